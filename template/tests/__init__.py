@@ -1,0 +1,1 @@
+"""The project's tests: `production/` proves the template's part, everything else is yours."""
