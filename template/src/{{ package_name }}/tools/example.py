@@ -1,0 +1,26 @@
+"""The starter tool: reads one resource of the API at `BASE_URL`."""
+
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import Context
+from pydantic import BaseModel, Field
+
+from ..production import upstream
+
+# So that what the model writes stays a path of the API: no query, no other host, no way upwards.
+PATH = r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$"
+
+
+class Resource(BaseModel):
+    """What the model gets. Its schema is part of the tool; describe the fields of your API here."""
+
+    path: str
+    content: Any = Field(description="The resource, as the API has it")
+
+
+async def get_resource(
+    path: Annotated[str, Field(description="Path of a resource, for example /users/42", pattern=PATH, max_length=200)],
+    ctx: Context[Any, Any],
+) -> Resource:
+    """Reads one resource of the API."""
+    return Resource(path=path, content=await upstream(ctx).get_json(path))

@@ -1,0 +1,52 @@
+"""The starter tool: the current weather of a city, from Open-Meteo (https://open-meteo.com/en/docs)."""
+
+import os
+from typing import Annotated, Any
+
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import BaseModel, Field
+
+from ..production import upstream
+
+
+class Forecast(BaseModel):
+    """What the model gets. Its schema is part of the tool, so the descriptions count."""
+
+    place: str = Field(description="The place that was found, with its region and country")
+    temperature_celsius: float
+    wind_speed_kmh: float
+    time: str = Field(description="Local time of the observation, ISO 8601")
+
+
+def geocoding_url() -> str:
+    """Open-Meteo's search for places has a host of its own; `BASE_URL` stands in where that is set."""
+    return os.environ.get("GEOCODING_URL") or os.environ.get("BASE_URL") or "https://geocoding-api.open-meteo.com"
+
+
+async def get_weather(
+    city: Annotated[str, Field(description="A city, for example Lisbon", min_length=2, max_length=100)],
+    ctx: Context[Any, Any],
+) -> Forecast:
+    """The current weather in a city."""
+    api = upstream(ctx)
+    found = await api.get_json(f"{geocoding_url().rstrip('/')}/v1/search", params={"name": city, "count": 1})
+    if not found.get("results"):
+        raise ToolError(f"No city named {city!r} is known. Check the spelling, or try a larger place nearby.")
+    place = found["results"][0]
+    forecast = await api.get_json(
+        "/v1/forecast",
+        params={
+            "latitude": place["latitude"],
+            "longitude": place["longitude"],
+            "current": "temperature_2m,wind_speed_10m",
+            "timezone": "auto",
+        },
+    )
+    now = forecast["current"]
+    return Forecast(
+        place=", ".join(place[part] for part in ("name", "admin1", "country") if place.get(part)),
+        temperature_celsius=now["temperature_2m"],
+        wind_speed_kmh=now["wind_speed_10m"],
+        time=now["time"],
+    )
