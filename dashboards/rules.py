@@ -1,0 +1,28 @@
+"""The alert rules of the generated project as Kubernetes resources, which the Prometheus Operator reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OPS = Path(__file__).resolve().parent.parent / "template" / "ops"
+DESTINATION = OPS / "kubernetes" / "base" / "rules"
+
+HEAD = """\
+# Made from ops/prometheus/rules/{file}, which promtool tests.
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {name}
+spec:
+"""
+
+
+def build() -> dict[str, str]:
+    """A PrometheusRule for each file of rules, by its name; what the file says stays as it is written there."""
+    found = {}
+    for path in sorted((OPS / "prometheus" / "rules").glob("*.yml")):
+        text = path.read_text(encoding="utf-8")
+        lines = text[text.index("groups:") :].splitlines()
+        body = "\n".join(f"  {line}" if line else line for line in lines)
+        found[path.name] = HEAD.format(file=path.name, name=path.stem.replace("_", "-")) + body + "\n"
+    return found
