@@ -231,7 +231,7 @@ class Keys:
 
     async def open(self) -> None:
         """Fetches the keys before the first request. Without them the server starts all the same."""
-        self._client = httpx2.AsyncClient(timeout=FETCH_SECONDS)
+        self._client = httpx2.AsyncClient(timeout=None)  # each fetch has one, as a whole
         self._next_fetch = float("-inf")
         await self._refresh()
 

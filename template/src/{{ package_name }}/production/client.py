@@ -7,7 +7,6 @@ way is an `UpstreamError`, whose text is made for the model: what failed, whethe
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -190,7 +189,6 @@ class Upstream:
     @asynccontextmanager
     async def open(cls, app: App) -> AsyncIterator[Upstream]:
         """The client with its connection pool, which closes at the end of the block."""
-        _silence_urls()
         attempt = app.config.attempt_timeout_seconds
         soon = min(MAX_CONNECT_SECONDS, attempt / 2)  # before the attempt ends: then it is known that nothing was sent
         async with httpx2.AsyncClient(
@@ -396,13 +394,6 @@ def _bind(link: UpstreamLink, following: UpstreamNext) -> UpstreamNext:
         return await link(request, following)
 
     return bound
-
-
-def _silence_urls() -> None:
-    """httpx2 logs whole URLs, secrets in the query included. A level that somebody chose stays."""
-    logger = logging.getLogger("httpx2")
-    if logger.level == logging.NOTSET:
-        logger.setLevel(logging.WARNING)
 
 
 def _credentials(config: ProductionConfig) -> tuple[str, str] | None:

@@ -117,18 +117,22 @@ class Pipeline:
     ) -> None:
         """Writes what came from outside this module: redacted, and with `exception` as one text."""
         try:
+            message = self.redactor.shortened(message)
             safe = self.redactor.value(fields) if fields else {}
             found = _exc_info(exception)
             if found is not None:
                 safe["error_type"] = found[0].__qualname__
-                safe["exception"] = self.redactor.text(_ends("".join(traceback.format_exception(*found))))
+                safe["exception"] = self._long("".join(traceback.format_exception(*found)))
             if stack:
-                text = stack if isinstance(stack, str) else "".join(traceback.format_stack())
-                safe["stack"] = self.redactor.text(_ends(text))
-            message = self.redactor.shortened(message)
+                safe["stack"] = self._long(stack if isinstance(stack, str) else "".join(traceback.format_stack()))
         except Exception as error:
-            safe = {"logging_failed": repr(error)}
+            safe = {"logging_failed": type(error).__name__}
         self.write(level, logger, message, safe)
+
+    def _long(self, text: str) -> str:
+        # Redacted before it is cut where it will be seen: half a secret is one too.
+        text = _ends(self.redactor.without_configured(text), 8 * MAX_EXCEPTION)
+        return _ends(self.redactor.text(text), MAX_EXCEPTION)
 
     def write(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> None:
         """Writes one line from values that are redacted and of JSON's types."""
@@ -193,11 +197,11 @@ def _exc_info(given: object) -> ExcInfo | None:
     return found if isinstance(found[0], type) else None
 
 
-def _ends(text: str) -> str:
-    if len(text) <= MAX_EXCEPTION:
+def _ends(text: str, limit: int) -> str:
+    if len(text) <= limit:
         return text
-    half = MAX_EXCEPTION // 2
-    return f"{text[:half]}\n... ({len(text) - MAX_EXCEPTION} characters)\n{text[-half:]}"
+    half = limit // 2
+    return f"{text[:half]}\n... ({len(text) - limit} characters)\n{text[-half:]}"
 
 
 def as_json(line: dict[str, Any]) -> bytes:

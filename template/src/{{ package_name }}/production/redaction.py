@@ -109,8 +109,7 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """`text` without secrets."""
-        for secret in self._known:
-            text = text.replace(secret, REDACTED)
+        text = self.without_configured(text)
         if _SUSPECT.search(text) is None:
             return text
         lowered = text.lower()
@@ -126,12 +125,18 @@ class Redactor:
                 at = lowered.find(literal, match.end() if match else at + len(literal))
         return _without(text, found) if found else text
 
+    def without_configured(self, text: str) -> str:
+        """`text` without the configured secrets only: fast on a text of any length, so it comes before a cut."""
+        for secret in self._known:
+            text = text.replace(secret, REDACTED)
+        return text
+
     def shortened(self, text: str) -> str:
         """`text` without secrets, at most `MAX_TEXT` characters of it."""
         if len(text) <= MAX_TEXT:
             return self.text(text)
         # Redacted before it is cut: half a secret is one too.
-        return shorten(self.text(text[: 2 * MAX_TEXT]), MAX_TEXT, len(text))
+        return shorten(self.text(self.without_configured(text)[: 2 * MAX_TEXT]), MAX_TEXT, len(text))
 
     def value(self, value: object) -> Any:
         """`value` as JSON knows it, without secrets: at most `MAX_DEPTH` deep and `MAX_VALUES` wide.
