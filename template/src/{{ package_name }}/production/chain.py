@@ -85,15 +85,9 @@ async def errors(call: Call, following: Next) -> Result:
     except MCPError as error:  # the tool asked for a protocol error: the SDK answers with it
         call.outcome, call.error_type = "error", type(error).__name__
         raise
-    except UnexpectedToolError as error:
-        cause = error.__cause__ or error
-        call.outcome, call.error_type = "error", type(cause).__name__
-        log.error("tool raised an unexpected exception", exc_info=cause)
-        return failure(
-            f"Error executing tool {call.name}: an unexpected error occurred. Request id: {call.request_id}",
-            request_id=call.request_id,
-        )
-    except ToolError as error:
+    except Exception as error:
+        if not isinstance(error, ToolError) or isinstance(error, UnexpectedToolError):
+            return _crashed(call, error)
         cause = error.__cause__ or error
         call.outcome, call.error_type = "error", type(cause).__name__
         if isinstance(cause, ValidationError):
@@ -106,6 +100,17 @@ async def errors(call: Call, following: Next) -> Result:
     if isinstance(result, CallToolResult) and result.is_error and call.outcome == "success":
         call.outcome, call.error_type = "error", "ToolError"
     return result
+
+
+def _crashed(call: Call, error: Exception) -> CallToolResult:
+    """For a crash of the tool, which the SDK has wrapped, or of a link."""
+    cause = error.__cause__ or error if isinstance(error, UnexpectedToolError) else error
+    call.outcome, call.error_type = "error", type(cause).__name__
+    log.error("tool raised an unexpected exception", exc_info=cause)
+    return failure(
+        f"Error executing tool {call.name}: an unexpected error occurred. Request id: {call.request_id}",
+        request_id=call.request_id,
+    )
 
 
 def _rejected(call: Call, error: ValidationError) -> str:

@@ -24,7 +24,7 @@ from .chain import Call, Next, Result, failure
 from .config import ConfigError, variable
 from .rate_limit import Buckets, Quota, install_in_memory, limiting, status
 
-TIMEOUT_SECONDS = 0.08
+TIMEOUT_SECONDS = 0.05
 """The longest that a call waits for Redis, whatever state it is in."""
 
 PAUSE_SECONDS = 1.0
