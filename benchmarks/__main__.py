@@ -1,0 +1,302 @@
+"""Measures what the production layer costs and writes the figures, a table and a plot.
+
+    python3 with_uv.py run python -m benchmarks            # everything, about twenty minutes
+    python3 with_uv.py run python -m benchmarks --quick    # two minutes: proves that it runs, no more
+
+Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
+another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare
+one of the same round: what else the machine does meets both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import environments, report, targets
+from .processes import HERE, LOCAL, LoadGenerator, Server, load_generator, machine, start, stop, wait
+from .targets import ALL, ALL_BUT_TELEMETRY, BARE, Cell, Target
+
+PARTS = ("load", "micro", "startup", "growth", "memory")
+MINUTE = 60.0
+
+
+class Bench:
+    """The environments, the processes that run, and the figures so far."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.work: Path = options.cache / "run"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.interpreters = {
+            "project": environments.project(options.cache),
+            "fastmcp": environments.fastmcp(options.cache),
+        }
+        cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self.server_cpus, self.load_cpus = (cpus[:1], cpus[1:]) if len(cpus) > 1 else ([], [])
+        self.ports: dict[str, int] = {}
+        self.figures: dict[str, Any] = {
+            "machine": machine(),
+            "versions": {
+                "project": environments.versions(self.interpreters["project"], "mcp", "uvicorn", "uvloop", "httptools"),
+                "fastmcp": environments.versions(self.interpreters["fastmcp"], "fastmcp", "mcp", "uvicorn"),
+            },
+            "options": {"rounds": options.rounds, "seconds": options.seconds, "quick": options.quick},
+        }
+
+    def launch(self, target: Target, response: str = "json", **settings: str) -> Server:
+        wanted = {**target.settings, "RESPONSE_MODE": response, "PACKAGE": environments.PACKAGE, **settings}
+        filled = {name: value.format(**self.ports) for name, value in wanted.items()}
+        slug = re.sub(r"\W+", "-", f"{target.name} {response}")
+        log = self.work / f"{slug}-{time.monotonic_ns()}.log"
+        return start(targets.command(target, self.interpreters, HERE), log, filled, self.server_cpus)
+
+    @contextmanager
+    def serving(
+        self, wanted: Sequence[tuple[Target, str]], **settings: str
+    ) -> Iterator[dict[tuple[Target, str], Server]]:
+        """All of these servers, started at once."""
+        servers: dict[tuple[Target, str], Server] = {}
+        try:
+            for target, response in wanted:
+                servers[target, response] = self.launch(target, response, **settings)
+            for server in servers.values():
+                wait(server)
+            yield servers
+        finally:
+            for server in servers.values():
+                stop(server)
+                with suppress(OSError):
+                    server.log.unlink()
+
+    @contextmanager
+    def support(self) -> Iterator[None]:
+        """Redis and the OTLP receiver, beside the load."""
+        python = self.interpreters["project"]
+        running = []
+        try:
+            for name in ("redis", "otlp"):
+                script = HERE / "servers" / f"{'redis_peer' if name == 'redis' else name}.py"
+                server = start([python, script], self.work / f"{name}.log", {}, self.load_cpus)
+                running.append(server)
+                wait(server)
+                self.ports[name] = server.port
+            yield
+        finally:
+            for server in running:
+                stop(server)
+
+    def spans(self) -> int:
+        with urllib.request.urlopen(f"http://{LOCAL}:{self.ports['otlp']}/", timeout=5) as answer:
+            return int(answer.read())
+
+
+def job(server: Server, target: Target, version: str, concurrency: int, seconds: float, **more: Any) -> dict[str, Any]:
+    token, forwarded_for = target.token, more.pop("forwarded_for", "")
+    text = targets.request(version, token=token, port=server.port, forwarded_for=forwarded_for)
+    expected = '"text":"5"' if target is not targets.NOTHING else "text"
+    return {
+        "host": LOCAL,
+        "port": server.port,
+        "request": text,
+        "expected": expected,
+        "concurrency": concurrency,
+        "seconds": seconds,
+        **more,
+    }
+
+
+def measure(generator: LoadGenerator, server: Server, cell: Cell, seconds: float, **more: Any) -> dict[str, Any]:
+    before = server.cpu_seconds()
+    warm_up = more.pop("warm_up", min(0.3, seconds / 4))
+    answer = generator.run(**job(server, cell.target, cell.version, cell.concurrency, seconds, warm_up=warm_up, **more))
+    if answer["wrong"]:
+        raise SystemExit(f"{cell.key}: wrong answers, such as\n{answer['wrong'][0]}\n{server.log.read_text()[-2000:]}")
+    answer["server_us"] = (server.cpu_seconds() - before) / max(1, answer["all_calls"]) * 1e6
+    answer["memory_mb"] = server.memory_mb()
+    server.forget_log()
+    return answer
+
+
+def load(bench: Bench, generator: LoadGenerator) -> None:
+    """Throughput and latency of every combination."""
+    only = re.compile(bench.options.only)
+    cells = [Cell(t, "2026-07-28", "json", c) for t in targets.JSON_TARGETS for c in (1, 32)]
+    cells += [
+        Cell(t, version, response, c)
+        for t in targets.MAIN
+        for version in targets.VERSIONS
+        for response in targets.RESPONSES
+        if (version, response) != ("2026-07-28", "json")
+        for c in (1, 32)
+    ]
+    cells.append(Cell(targets.NOTHING, "2026-07-28", "json", 32))
+    cells = [cell for cell in cells if only.search(cell.key) or cell.target == BARE]
+    needed = list(dict.fromkeys((cell.target, cell.response) for cell in cells))
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    order = random.Random(1)  # the same on every run
+    with bench.serving(needed) as servers:
+        for cell in cells:  # what is made at the first calls is made now
+            measure(generator, servers[cell.target, cell.response], cell, 0.3)
+        for number in range(bench.options.rounds):
+            for group in groups(cells, order):
+                for cell in group:
+                    server = servers[cell.target, cell.response]
+                    result = measure(generator, server, cell, bench.options.seconds)
+                    result["round"] = number
+                    found[cell.key].append(result)
+            say(f"round {number + 1} of {bench.options.rounds} done")
+        bench.figures["spans_received"] = bench.spans()
+    bench.figures["load"] = dict(found)
+
+
+def groups(cells: Sequence[Cell], order: random.Random) -> Iterator[list[Cell]]:
+    """Cells that are compared with one another, near in time; in each the bare server comes first and last."""
+    by_kind: dict[tuple[str, str, int], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_kind[cell.version, cell.response, cell.concurrency].append(cell)
+    for kind in order.sample(list(by_kind.values()), len(by_kind)):
+        bare = [cell for cell in kind if cell.target == BARE]
+        others = [cell for cell in kind if cell.target != BARE]
+        yield [*bare, *order.sample(others, len(others)), *bare]
+
+
+def micro(bench: Bench, generator: LoadGenerator) -> None:
+    """Microseconds of each link."""
+    python = bench.interpreters["project"]
+    url = targets.REDIS["REDIS_URL"].format(**bench.ports)
+    done = subprocess.run(
+        [str(python), str(HERE / "micro.py"), environments.PACKAGE, url], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    bench.figures["micro_us"] = json.loads(done.stdout)
+
+
+def startup(bench: Bench, generator: LoadGenerator) -> None:
+    """Seconds from the start of the process to its first answer, and the memory it has then."""
+    chosen = (
+        BARE,
+        targets.EVERYTHING_OFF,
+        ALL_BUT_TELEMETRY,
+        ALL,
+        targets.FASTMCP,
+        targets.FASTMCP_ALL,
+        targets.SAMPLE,
+    )
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for number in range(bench.options.starts + 1):
+        for target in chosen:
+            began = time.perf_counter()
+            server = bench.launch(target)
+            try:
+                wait(server)
+                generator.run(**job(server, target, "2026-07-28", 1, 10.0, calls=1))
+                seconds = time.perf_counter() - began
+                if number:  # the first one filled the caches
+                    found[target.name].append({"seconds": seconds, "memory_mb": server.memory_mb()})
+            finally:
+                stop(server)
+    bench.figures["startup"] = dict(found)
+
+
+def growth(bench: Bench, generator: LoadGenerator) -> None:
+    """Whether cost grows with tools, clients and calls at once."""
+    seconds, rounds = bench.options.seconds, max(1, bench.options.rounds // 2)
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {"tools": {}, "clients": {}, "concurrency": {}}
+    chosen = (BARE, ALL_BUT_TELEMETRY, targets.FASTMCP_LAYER)
+    numbers = (1, 10, 100, 1000)
+    tools = {t.with_settings(TOOLS=str(n)): n for t in chosen for n in numbers}
+    with bench.serving([(target, "json") for target in tools]) as servers:
+        for _ in range(rounds):
+            for target, n in tools.items():
+                cell = Cell(target, "2026-07-28", "json", 1)
+                result = measure(generator, servers[target, "json"], cell, seconds)
+                keep(found["tools"], f"{target.name} | {n}", result)
+    limited = replace(ALL_BUT_TELEMETRY.with_settings(TRUSTED_PROXIES=LOCAL, AUTH_TOKENS=""), token=False)
+    with bench.serving([(limited, "json"), (BARE, "json")]) as servers:
+        for _ in range(rounds):
+            for label, address in (("one client", "1.2.3.4"), ("each call a new client", "255.255.255.255")):
+                cell = Cell(limited, "2026-07-28", "json", 32)
+                result = measure(generator, servers[limited, "json"], cell, seconds, forwarded_for=address)
+                keep(found["clients"], label, result)
+        for _ in range(rounds):
+            for concurrency in (1, 8, 32, 128, 512):
+                for target in (BARE, limited):
+                    cell = Cell(target, "2026-07-28", "json", concurrency)
+                    result = measure(generator, servers[target, "json"], cell, seconds)
+                    keep(found["concurrency"], f"{target.name} | {concurrency}", result)
+    bench.figures["growth"] = found
+
+
+def keep(where: dict[str, list[dict[str, Any]]], key: str, result: dict[str, Any]) -> None:
+    where.setdefault(key, []).append(result)
+
+
+def memory(bench: Bench, generator: LoadGenerator) -> None:
+    """Resident memory while a server with everything on answers up to a million calls."""
+    deadline = time.monotonic() + bench.options.memory_minutes * MINUTE
+    cell = Cell(ALL, "2026-07-28", "json", 32)
+    with bench.serving([(ALL, "json")]) as servers:
+        server = servers[ALL, "json"]
+        samples = [{"calls": 0, "memory_mb": server.memory_mb()}]
+        calls = 0
+        while calls < bench.options.memory_calls and time.monotonic() < deadline:
+            calls += measure(generator, server, cell, 10.0, warm_up=0.0)["all_calls"]
+            samples.append({"calls": calls, "memory_mb": server.memory_mb()})
+    bench.figures["memory"] = samples
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one short round of everything")
+    parser.add_argument("--rounds", type=int, default=5, help="how often every server takes its turn (default: 5)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default: 2)")
+    parser.add_argument("--only", default="", metavar="REGEX", help="of the load part only these servers, beside bare")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
+    parser.add_argument("--memory-calls", type=int, default=1_000_000, help="calls of the memory part")
+    parser.add_argument("--memory-minutes", type=float, default=15.0, help="its limit in minutes")
+    parser.add_argument(
+        "--cache", type=Path, default=environments.cache_directory(), help="where environments are kept"
+    )
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="where the figures go")
+    options = parser.parse_args()
+    options.starts = 5
+    if options.quick:
+        options.rounds, options.seconds, options.memory_calls, options.starts = 1, 0.3, 1, 1
+    say("making the environments")
+    bench = Bench(options)
+    parts = {"load": load, "micro": micro, "startup": startup, "growth": growth, "memory": memory}
+    options.out.mkdir(parents=True, exist_ok=True)
+    raw = options.out / "figures.json"
+    if set(options.parts) != set(PARTS) and raw.exists():  # the other parts stay as they were measured
+        bench.figures = json.loads(raw.read_text("utf-8")) | bench.figures
+    with bench.support(), load_generator(bench.interpreters["project"], bench.load_cpus) as generator:
+        for name in options.parts:
+            say(f"measuring: {name}")
+            parts[name](bench, generator)
+            raw.write_text(json.dumps(bench.figures, indent=1) + "\n", "utf-8")
+    report.write(bench.figures, options.out)
+    print((options.out / "table.md").read_text("utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What the benchmark needs beside this repository: a generated project and FastMCP, each with its own environment.
+
+Both are kept in a cache directory; the project is rendered anew each time, so that what is measured is what is in
+`template/` now.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+ANSWERS = {
+    "project_name": "Benchmark Server",
+    "enable_metrics_tool": "true",
+    "rate_limit_backend": "redis",
+    "include_ci": "false",
+    "include_docker": "false",
+}
+PACKAGE = "benchmark_server"
+FASTMCP = ("fastmcp>=4.1,<5", "uvloop", "httptools", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+
+
+def cache_directory() -> Path:
+    named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(named) if named else Path.home() / ".cache") / "mcp-server-template" / "benchmarks"
+
+
+def uv() -> str:
+    """The uv that runs this, else the one on PATH."""
+    found = os.environ.get("UV") or shutil.which("uv")
+    if found is None:
+        raise SystemExit("uv is missing; run this with: python3 with_uv.py run python -m benchmarks")
+    return found
+
+
+def project(cache: Path) -> Path:
+    """The interpreter of a project with every feature, with the template's files as they are now."""
+    target = cache / "project"
+    source = cache / "template"
+    shutil.rmtree(source, ignore_errors=True)
+    source.mkdir(parents=True)
+    for name in ("copier.yml", "template", "hooks"):
+        path = ROOT / name
+        if path.is_dir():
+            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(path, source / name)
+    shutil.rmtree(target / "src", ignore_errors=True)
+    data = [f"--data={name}={value}" for name, value in ANSWERS.items()]
+    copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
+    _run([*copy, *data, str(source), str(target)])
+    _run([uv(), "sync", "--quiet", "--directory", str(target)])
+    return interpreter(target / ".venv")
+
+
+def fastmcp(cache: Path) -> Path:
+    target = cache / "fastmcp"
+    python = interpreter(target)
+    if not python.exists():
+        _run([uv(), "venv", "--quiet", str(target)])
+    _run([uv(), "pip", "install", "--quiet", "--python", str(python), *FASTMCP])
+    return python
+
+
+def interpreter(environment: Path) -> Path:
+    return environment / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def versions(python: Path, *names: str) -> dict[str, str]:
+    """The versions of distributions in an environment, and of its interpreter."""
+    code = (
+        "import importlib.metadata as m, json, platform, sys; "
+        "print(json.dumps({'python': platform.python_version()} | {n: m.version(n) for n in sys.argv[1:]}))"
+    )
+    done = subprocess.run([python, "-c", code, *names], capture_output=True, text=True, check=True)
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def _run(command: list[str]) -> None:
+    inherited = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH", "UV")}
+    done = subprocess.run(command, env=inherited, capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")

@@ -1,0 +1,21 @@
+"""The tools of every measured server: `add`, and as many more as TOOLS says, to see whether their number costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+TOOLS = int(os.environ.get("TOOLS", "1"))
+
+
+async def add(a: int, b: int) -> int:
+    """The sum of two numbers."""
+    return a + b
+
+
+def register(tool: Callable[..., Any]) -> None:
+    """Registers with `tool(function, name)`."""
+    tool(add, "add")
+    for number in range(1, TOOLS):
+        tool(add, f"add_{number}")

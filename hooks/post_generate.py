@@ -1,0 +1,256 @@
+"""Runs once after `copier copy` and once after `copier update`, and proves that the project works.
+
+    python post_generate.py copy|update [PROJECT]
+
+On copy it makes the lock file, the environment and .env; on update it looks for conflicts and renews the first two.
+Then the project's smoke test starts the server. A line for each step gives its time. A problem of the machine (no uv,
+no network) is a warning with the command to run later. A real failure prints its evidence and the command that repeats
+it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails; with CI
+or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STEP_SECONDS = 600
+"""How long one step may take; a first download of every dependency is within it."""
+
+CONFLICT = re.compile(r"^(<<<<<<< before updating|>>>>>>> after updating)", re.MULTILINE)
+
+MACHINE = re.compile(
+    r"dns error|error sending request|connection (refused|reset)|could not connect|network is unreachable"
+    r"|network connectivity is disabled|network was disabled|name resolution|timed out|request failed after"
+    r"|no interpreter found|no space left",
+    re.IGNORECASE,
+)
+"""What uv says when the machine, not the project, is at fault."""
+
+STARTERS: Mapping[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+    "weather": (
+        "get_weather",
+        {"city": "Berlin"},
+        {
+            "/v1/search": {
+                "results": [{"name": "Berlin", "country": "Germany", "latitude": 52.52, "longitude": 13.41}]
+            },
+            "/v1/forecast": {
+                "current": {"time": "2026-01-01T12:00", "temperature_2m": 3.4, "wind_speed_10m": 11.2},
+            },
+        },
+    ),
+    "example": ("get_resource", {"path": "/status"}, {"/status": {"ok": True}}),
+}
+"""For each starter: its tool, arguments, and what the stand-in of its upstream answers, by path."""
+
+
+class MachineError(Exception):
+    """Something the machine lacks; the message says what."""
+
+
+class ProjectError(Exception):
+    """The project is not as it should be; the message has the evidence and the command that repeats it."""
+
+
+class Step(NamedTuple):
+    name: str
+    action: Callable[[], object]
+    wanted: bool = True
+    vital: bool = True
+    """Whether the steps after it make no sense once it has failed."""
+
+
+class Hook:
+    """The steps on one project."""
+
+    def __init__(self, project: Path) -> None:
+        self.project = project
+        self.slug, self.package = identity(project)
+        self.uv: list[str] = []
+
+    def steps(self, operation: str) -> list[Step]:
+        copying = operation == "copy"
+        sources = [f"src/{self.package}", "tests"]
+        found = [
+            Step("conflicts", self.find_conflicts, wanted=not copying),
+            Step("uv", self.find_uv),
+            Step("lock file", lambda: self.execute("lock")),
+            Step("environment", lambda: self.execute("sync")),
+            Step(".env", self.make_env, wanted=copying, vital=False),
+            # After an update the sources are merged with the owner's edits, and judged by his own rules.
+            Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
+            Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
+            Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying))),
+        ]
+        return [step for step in found if step.wanted]
+
+    def later(self) -> str:
+        """What to run once the machine has what it lacked."""
+        commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", "uv run python -m tests.production.smoke"]
+        return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
+
+    def find_uv(self) -> None:
+        """The uv that runs Copier, else the one on PATH, else the module beside Copier."""
+        for candidate in (os.environ.get("UV"), shutil.which("uv")):
+            if candidate and Path(candidate).is_file():
+                self.uv = [candidate]
+                return
+        probe = subprocess.run([sys.executable, "-m", "uv", "--version"], capture_output=True, check=False)
+        if probe.returncode != 0:
+            raise MachineError("uv is not installed (https://docs.astral.sh/uv/)")
+        self.uv = [sys.executable, "-m", "uv"]
+
+    def execute(self, *arguments: str) -> None:
+        """Runs uv with these arguments in the project.
+
+        Raises:
+            MachineError: the machine lacks something.
+            ProjectError: the command failed for another reason, or took too long.
+        """
+        environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        try:
+            done = subprocess.run(
+                [*self.uv, *arguments],
+                cwd=self.project,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+                timeout=STEP_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            evidence, status = f"{text(error.output)}\nnot done within {STEP_SECONDS} s", -1
+        except OSError as error:
+            raise MachineError(f"{self.uv[0]} cannot be run: {error.strerror}") from None
+        else:
+            evidence, status = done.stdout.strip(), done.returncode
+        if status == 0:
+            return
+        if arguments[0] in ("lock", "sync") and MACHINE.search(evidence):
+            raise MachineError(f"uv {arguments[0]} says:\n\n{indented(evidence)}\n")
+        again = f"cd {shlex.quote(str(self.project))} && {shlex.join(['uv', *arguments])}"
+        raise ProjectError(f"{indented(evidence)}\n\nTo repeat it: {again}")
+
+    def ruff(self, command: str, *arguments: str) -> None:
+        self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)
+
+    def make_env(self) -> None:
+        if (self.project / ".env.example").exists() and not (self.project / ".env").exists():
+            self.execute("run", "--no-sync", self.slug, "--init-env")
+
+    def smoke(self, *, with_starter: bool) -> list[str]:
+        command = ["run", "--no-sync", "python", "-m", "tests.production.smoke"]
+        for starter, (tool, arguments, upstream) in STARTERS.items():
+            if with_starter and (self.project / "src" / self.package / "tools" / f"{starter}.py").exists():
+                return [*command, "--call", tool, json.dumps(arguments), "--upstream", json.dumps(upstream)]
+        return command
+
+    def find_conflicts(self) -> None:
+        """Copier's exit status says nothing of them.
+
+        Raises:
+            ProjectError: the update and the owner's edits meet; the message names the files.
+        """
+        listed = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=self.project,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        ).stdout
+        marked = sorted({name for name in listed.split("\0") if name and has_conflict(self.project / name)})
+        if marked:
+            raise ProjectError(
+                "The update and your edits meet in:\n\n"
+                + indented("\n".join(marked))
+                + "\n\nIn each file look for <<<<<<< and keep what is right (a .rej file has what did not fit). "
+                f"Then:\n    {self.later()}"
+            )
+
+
+def identity(project: Path) -> tuple[str, str]:
+    """The names of the distribution and of its package.
+
+    Raises:
+        ProjectError: no package of this template is in `project`.
+    """
+    for found in sorted((project / "src").glob("*/production/answers.json")):
+        return json.loads(found.read_text(encoding="utf-8"))["slug"], found.parents[1].name
+    raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is no project of the template")
+
+
+def has_conflict(path: Path) -> bool:
+    try:
+        return path.suffix == ".rej" or bool(CONFLICT.search(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def indented(lines: str) -> str:
+    return "\n".join(f"    {line}".rstrip() for line in lines.splitlines())
+
+
+def text(output: bytes | str | None) -> str:
+    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
+
+
+def perform(steps: Sequence[Step]) -> None:
+    """Takes the steps and prints a line for each.
+
+    Raises:
+        MachineError: the machine lacks something for a step; the others were not tried.
+        ProjectError: steps have failed; the message has all they say.
+    """
+    failures: list[str] = []
+    for step in steps:
+        print(f"  {step.name:<12}", end=" ", file=sys.stderr, flush=True)
+        start = time.monotonic()
+        state = "failed"
+        try:
+            step.action()
+            state = "ok"
+        except ProjectError as error:
+            failures.append(str(error))
+        finally:
+            print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
+        if state == "failed" and step.vital:
+            break
+    if failures:
+        raise ProjectError("\n\n".join(failures))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("operation", choices=("copy", "update"))
+    parser.add_argument("project", nargs="?", type=Path, default=Path())
+    options = parser.parse_args()
+    start = time.monotonic()
+    try:
+        hook = Hook(options.project.resolve())
+        perform(hook.steps(options.operation))
+    except MachineError as error:
+        print(f"\nWARNING: the project is complete but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
+    except ProjectError as error:
+        print(f"\nFAILED, and the project stays as it is:\n\n{error}\n", file=sys.stderr)
+    else:
+        print(f"  {'in all':<12} {time.monotonic() - start:5.1f} s", file=sys.stderr)
+        return 0
+    return 1 if os.environ.get("CI") or os.environ.get("MCP_TEMPLATE_STRICT") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Renderings that many tests read, and the rule that nothing is skipped on CI."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+
+from .support import (
+    DEADLINE_SECONDS,
+    ROOT,
+    TEMPLATE_PATHS,
+    Answers,
+    clean_environment,
+    files,
+    keep_compiled_sources,
+    run,
+    uv,
+    variants,
+)
+
+FIGURE = "figure"
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """One variant, rendered twice in processes that share nothing."""
+
+    name: str
+    data: Answers
+    first: Path
+    second: Path
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        return files(self.first)
+
+
+@pytest.fixture(scope="session")
+def copier_template_paths() -> list[str]:
+    """What pytest-copier takes into the git repository that its tests copy from and update to."""
+    return list(TEMPLATE_PATHS)
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template as a plain directory, which renders faster than a git repository. Nobody changes it."""
+    directory = tmp_path_factory.mktemp("template")
+    copy_template(directory)
+    return directory
+
+
+def copy_template(directory: Path) -> None:
+    for name in TEMPLATE_PATHS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+        else:
+            shutil.copy(source, directory / name)
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
+    """The template's files that repeat an answer's text, alone: rendering them is quick."""
+    directory = tmp_path_factory.mktemp("words")
+    shutil.copytree(template, directory, dirs_exist_ok=True)
+    texts = ("project_name", "project_description", "project_slug", "_copier_answers", "rate_limit_preset")
+    for path, content in files(directory / "template").items():
+        if not (path.endswith(".jinja") and any(text in content.decode() for text in texts)):
+            (directory / "template" / path).unlink()
+    return directory
+
+
+@pytest.fixture(scope="module")
+def quickly() -> Iterator[None]:
+    """For tests that render much and do not measure."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        keep_compiled_sources(monkeypatch)
+        yield
+
+
+@dataclass(frozen=True)
+class Built:
+    """A project with its environment, which works without a network from here on."""
+
+    path: Path
+
+    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs the interpreter of its environment."""
+        return self.uv("run", "--no-sync", "python", *arguments)
+
+
+@pytest.fixture(scope="session")
+def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+    """`built("default")` makes that variant's project once; the tests share it and leave its files alone."""
+
+    @cache
+    def build(variant: str) -> Built:
+        project = tmp_path_factory.mktemp("built") / variant
+        run_copy(str(template), project, data=variants()[variant], defaults=True, skip_tasks=True, quiet=True)
+        done = run(uv(), "sync", cwd=project)
+        assert done.returncode == 0, done.stderr
+        return Built(project)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def renderings(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Rendering]:
+    """Every variant, rendered twice: by two processes at once, with different hash seeds, into different places."""
+    root = tmp_path_factory.mktemp("variants")
+    found = {name: Rendering(name, data, root / "1" / name, root / "2" / name) for name, data in variants().items()}
+    orders = [
+        {str(rendering.first): rendering.data for rendering in found.values()},
+        {str(rendering.second): rendering.data for rendering in found.values()},
+    ]
+    workers = [_start_rendering(template, order, hash_seed=seed) for seed, order in enumerate(orders, start=1)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
+        assert worker.returncode == 0, errors
+    return found
+
+
+def _start_rendering(template: Path, order: Mapping[str, Answers], hash_seed: int) -> subprocess.Popen[str]:
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "tests.render_many"],
+        cwd=ROOT,
+        env=clean_environment(
+            PYTHONHASHSEED=str(hash_seed), PATH=""
+        ),  # Copier asks git about each file, if there is one
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    )
+    assert worker.stdin is not None
+    json.dump({"template": str(template), "projects": order}, worker.stdin)
+    worker.stdin.close()
+    worker.stdin = None
+    return worker
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """`figure("hook: 9.1 s")` has a measured figure printed at the end of the session."""
+    return lambda text: record_property(FIGURE, text)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for report in (report for found in terminalreporter.stats.values() for report in found):
+        if getattr(report, "when", None) == "call":
+            for name, text in report.user_properties:
+                if name == FIGURE:
+                    terminalreporter.write_line(text)
+    if skipped := skipped_on_ci(terminalreporter):
+        terminalreporter.section("skipped, which CI does not allow", sep="=", red=True, bold=True)
+        for nodeid in skipped:
+            terminalreporter.write_line(nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and skipped_on_ci(reporter):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def skipped_on_ci(reporter: pytest.TerminalReporter) -> list[str]:
+    """The tests and modules that were skipped, where that is a failure."""
+    if not os.environ.get("CI"):
+        return []
+    return sorted({report.nodeid for report in reporter.stats.get("skipped", [])})

