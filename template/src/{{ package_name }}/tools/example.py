@@ -20,7 +20,7 @@ class Resource(BaseModel):
 
 async def get_resource(
     path: Annotated[str, Field(description="Path of a resource, for example /users/42", pattern=PATH, max_length=200)],
-    ctx: Context[Any, Any],
+    ctx: Context,
 ) -> Resource:
     """Reads one resource of the API."""
     return Resource(path=path, content=await upstream(ctx).get_json(path))

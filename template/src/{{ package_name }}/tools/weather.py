@@ -1,7 +1,7 @@
 """The starter tool: the current weather of a city, from Open-Meteo (https://open-meteo.com/en/docs)."""
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -26,7 +26,7 @@ def geocoding_url() -> str:
 
 async def get_weather(
     city: Annotated[str, Field(description="A city, for example Lisbon", min_length=2, max_length=100)],
-    ctx: Context[Any, Any],
+    ctx: Context,
 ) -> Forecast:
     """The current weather in a city."""
     api = upstream(ctx)
