@@ -159,6 +159,14 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
     return lambda text: record_property(FIGURE, text)
 
 
+LONGEST_FIRST = ("test_projects.py", "test_soak.py", "test_ops_live.py")
+"""A file is one worker's: begun last, these would leave the other worker idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in (report for found in terminalreporter.stats.values() for report in found):
         if getattr(report, "when", None) == "call":

@@ -28,7 +28,7 @@ import yaml
 from copier import run_copy
 
 from .ops import dashboards, expressions, filled, load, passes, rules, tool
-from .support import EVERYTHING, clean_environment
+from .support import EVERYTHING, clean_environment, uv
 
 pytestmark = pytest.mark.slow
 
@@ -198,7 +198,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The everything variant with its environment."""
     directory = tmp_path_factory.mktemp("live") / "project"
     run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
-    passes("uv", "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
+    passes(str(uv()), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
     return directory
 
 
