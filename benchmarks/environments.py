@@ -14,14 +14,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ANSWERS = {
-    "project_name": "Benchmark Server",
-    "enable_metrics_tool": "true",
-    "rate_limit_backend": "redis",
-    "include_ci": "false",
-    "include_docker": "false",
-}
+ANSWERS = {"project_name": "Benchmark Server", "enable_metrics_tool": "true", "include_ci": "false"}
 PACKAGE = "benchmark_server"
+PYTHON = ".".join(map(str, sys.version_info[:2]))
 FASTMCP = ("fastmcp>=4.1,<5", "uvloop", "httptools", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
 
 
@@ -38,9 +33,9 @@ def uv() -> str:
     return found
 
 
-def project(cache: Path) -> Path:
-    """The interpreter of a project with every feature, with the template's files as they are now."""
-    target = cache / "project"
+def project(cache: Path, backend: str) -> Path:
+    """The interpreter of a project with every feature and the limits in `backend`, as the template is now."""
+    target = cache / f"project-{backend}"
     source = cache / "template"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
@@ -51,10 +46,10 @@ def project(cache: Path) -> Path:
         else:
             shutil.copy(path, source / name)
     shutil.rmtree(target / "src", ignore_errors=True)
-    data = [f"--data={name}={value}" for name, value in ANSWERS.items()]
+    data = [f"--data={name}={value}" for name, value in (ANSWERS | {"rate_limit_backend": backend}).items()]
     copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
     _run([*copy, *data, str(source), str(target)])
-    _run([uv(), "sync", "--quiet", "--directory", str(target)])
+    _run([uv(), "sync", "--quiet", "--python", PYTHON, "--directory", str(target)])
     return interpreter(target / ".venv")
 
 
@@ -62,7 +57,7 @@ def fastmcp(cache: Path) -> Path:
     target = cache / "fastmcp"
     python = interpreter(target)
     if not python.exists():
-        _run([uv(), "venv", "--quiet", str(target)])
+        _run([uv(), "venv", "--quiet", "--python", PYTHON, str(target)])
     _run([uv(), "pip", "install", "--quiet", "--python", str(python), *FASTMCP])
     return python
 

@@ -41,7 +41,9 @@ def _heading(figures: Figures) -> str:
     return (
         f"{machine['cpus']} x {machine['cpu']}, {machine['system']}, Python {project['python']}, mcp {project['mcp']}, "
         f"uvicorn {project['uvicorn']}, uvloop {project['uvloop']}, fastmcp {peer['fastmcp']}; {machine['date']}; "
-        f"{options['rounds']} rounds of {options['seconds']:g} s; every server one process on one core."
+        f"{options['rounds']} rounds of {options['seconds']:g} s; every server one process on one core.\n\n"
+        f"Load average while it ran: up to {machine.get('busiest_load_average', math.nan)}. The benchmark alone makes "
+        "about 2: with more, other work took part of the machine, and the figures say little."
     )
 
 

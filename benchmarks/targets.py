@@ -42,7 +42,8 @@ def _production(name: str, *settings: Mapping[str, str]) -> Target:
     merged: dict[str, str] = {}
     for part in (OFF, COMMON, *settings):
         merged |= part
-    return Target(name, "production", merged, token="AUTH_TOKENS" in merged)
+    environment = "redis" if "REDIS_URL" in merged else "project"
+    return Target(name, "production", merged, environment, token="AUTH_TOKENS" in merged)
 
 
 BARE = Target("bare MCPServer", "bare")

@@ -252,7 +252,7 @@ def test_random_requests(server: Server, figure: Callable[[str], None]) -> None:
     while time.monotonic() < deadline:
         raw = damaged(chance.choice(good), chance)
         try:
-            harmless(send(server.port, raw, 0.5), raw)
+            harmless(send(server.port, raw, 0.15), raw)
         except TimeoutError:  # the damage made it wait for more
             continue
         count += 1

@@ -214,7 +214,7 @@ def _become_global() -> bool:
 
 
 class Redacting(SpanExporter):
-    """Takes secrets out of spans on their way out, in the exporting thread: no call pays for it."""
+    """Takes secrets out of spans on their way out, in the exporting thread: no call waits for it."""
 
     def __init__(self, exporter: SpanExporter, redactor: Redactor) -> None:
         self._exporter = exporter
