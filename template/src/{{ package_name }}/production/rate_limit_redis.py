@@ -8,16 +8,15 @@ or none does (closed).
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar, cast
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import Context
+from typing import Any, NamedTuple
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from .app import App, HealthPart
 from .chain import Call, Next, Result, failure
@@ -27,13 +26,20 @@ from .rate_limit import Buckets, Quota, install_in_memory, limiting, status
 TIMEOUT_SECONDS = 0.05
 """The longest that a call waits for Redis, whatever state it is in."""
 
+LATE_TURNS = 12
+"""How many turns of the event loop there are between a question, behind another batch, and its answer.
+
+A burst of calls makes each turn longer than `TIMEOUT_SECONDS`: then the loop is late, not Redis.
+"""
+
+GIVE_UP_SECONDS = 1.0
+"""When a connection without an answer is closed. So long the start waits too; then the server starts without Redis."""
+
 PAUSE_SECONDS = 1.0
 """How long after a failure Redis is left alone; then one call tries it again."""
 
 LOG_SECONDS = 60.0
 """How often an outage is logged, at most."""
-
-MAX_CONNECTIONS = 50
 
 SCRIPT = """
 local limit, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -69,7 +75,8 @@ exactly. It expires when it is full (PXAT: Redis 6.2). A bucket beyond the windo
 it counts as empty.
 """
 
-T = TypeVar("T")
+SCRIPT_ID = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
+"""By which EVALSHA names the script."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -78,34 +85,60 @@ class StoreDownError(Exception):
     """Redis gave no answer, or is left alone after it gave none; the text says why, without credentials."""
 
 
+class Question(NamedTuple):
+    """A client's bucket, what to take out of it (a permit's cost in ticks, or 0), and where the answer goes.
+
+    The answer is whether the permit was taken and the debt in ticks, or why there is none.
+    """
+
+    key: str
+    cost: int
+    answer: asyncio.Future[tuple[bool, int] | str]
+
+
 class SharedBuckets:
-    """The buckets in Redis. No question takes longer than `timeout`; after a failure there is a pause."""
+    """The buckets in Redis, asked over one connection: what is asked while it is busy goes out together next.
+
+    So a thousand calls at once cost a few round trips, and a Redis that is gone costs one attempt to connect. When one
+    question has waited for `timeout`, and not for the event loop, none waits any longer, and a pause begins.
+    """
 
     def __init__(self, quota: Quota, url: str, prefix: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Connects at the first question only. `timeout` is in seconds; keys begin with `prefix`.
+        """Connects when it is opened, or at the first question. `timeout` is in seconds; keys begin with `prefix`.
 
         Raises:
             ValueError: `url` cannot be the URL of a Redis server. The text may repeat parts of it.
             TypeError: the same, for an unknown option in its query.
         """
+        from redis.asyncio import ConnectionPool  # here: half a second that only those wait who have a Redis
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+        from redis.exceptions import RedisError
+
         self.quota = quota
-        pool = BlockingConnectionPool.from_url(
+        pool = ConnectionPool.from_url(
             url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout,
-            socket_connect_timeout=timeout,
-            socket_timeout=None,  # `_answer` has its own; this one is a wait_for, which in 3.11 may lose a cancellation
+            socket_connect_timeout=None,  # every use has a limit of its own
+            socket_timeout=None,  # the same; this one is a wait_for, which in 3.11 may lose a cancellation
             retry=Retry(NoBackoff(), 0),  # a question that was not answered may have taken its permit
-            protocol=2,  # with 3 the pool hands out connections that the server has closed
+            protocol=2,  # what 3 adds, pushed messages, would have to be told from answers
         )
-        pool.connection_class(**pool.connection_kwargs)  # raises now what would fail every connection
-        self._redis = Redis.from_pool(pool)
-        self._script = self._redis.register_script(SCRIPT)
+        self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # without types of its own
+        self._errors = (RedisError, OSError)
         self._prefix = f"{prefix}:rate_limit:{quota.limit}/{quota.window}:"
         self._timeout = timeout
+        self._asked: list[Question] = []
+        self._waiting: list[Question] = []
+        self._asking: asyncio.Task[None] | None = None
         self._outage: str | None = None
         self._retry_at = 0.0
         self._logged_at: float | None = None
+
+    async def open(self) -> None:
+        """Connects and loads the script, so that the first call need not; logs why where that fails."""
+        async with self._at_most(GIVE_UP_SECONDS):
+            await self._connect()
+            await self._load()
 
     async def spend(self, client_id: str) -> int:
         """Takes a permit: returns 0, or the microseconds until there is one.
@@ -126,52 +159,132 @@ class SharedBuckets:
         return self.quota.remaining(debt)
 
     async def ping(self) -> None:
-        """Returns when Redis answers.
+        """Returns when Redis answers a question.
 
         Raises:
             StoreDownError
         """
-        await self._answer(self._redis.ping)
+        await self._debt("", 0)
 
     async def close(self) -> None:
-        """Closes the connections. A question afterwards opens new ones."""
-        await self._redis.aclose()
+        """Closes the connection; who still waits is told so. A question afterwards opens a new one."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        await self._connection.disconnect(nowait=True)
 
     async def _debt(self, client_id: str, cost: int) -> tuple[bool, int]:
-        limit, window = self.quota.limit, self.quota.window
-
-        async def ask() -> list[int]:
-            return cast(list[int], await self._script(keys=[self._prefix + client_id], args=[limit, window, cost]))
-
-        taken, whole, part = await self._answer(ask)
-        return taken == 1, whole * limit + part
-
-    async def _answer(self, ask: Callable[[], Awaitable[T]]) -> T:
         if self._outage is not None:
             now = time.monotonic()
             if now < self._retry_at:
                 raise StoreDownError(self._outage)
             self._retry_at = now + PAUSE_SECONDS  # this call tries, the others do not wait for it
+        loop = asyncio.get_running_loop()
+        question = Question(self._prefix + client_id, cost, loop.create_future())
+        self._waiting.append(question)
+        if self._asking is None:
+            self._asking = loop.create_task(self._ask(), context=Context())  # it works for all, in nobody's context
+        timer = loop.call_later(self._timeout, self._late, question, LATE_TURNS)
         try:
-            async with asyncio.timeout(self._timeout):
-                answer = await ask()
-        except TimeoutError:
-            raise self._failed(f"no answer within {self._timeout * 1000:g} ms") from None
-        except (RedisError, OSError) as error:
-            raise self._failed(f"{type(error).__name__}: {error}") from None
-        if self._outage is not None:
-            self._outage = None
-            log.info("redis answers again: the rate limits are shared")
+            answer = await question.answer
+        finally:
+            timer.cancel()
+        if isinstance(answer, str):
+            raise StoreDownError(answer)
         return answer
 
-    def _failed(self, reason: str) -> StoreDownError:
+    async def _ask(self) -> None:
+        """Asks what is waiting, until nothing is."""
+        try:
+            while self._waiting:
+                self._asked, self._waiting = self._waiting, []
+                await self._answer(self._asked)
+        finally:
+            self._asking = None
+            self._give_up("the connection was closed")  # nobody waits here, unless the task was stopped
+
+    async def _answer(self, batch: list[Question]) -> None:
+        async with self._at_most(GIVE_UP_SECONDS):
+            await self._connect()
+            answers = await self._evaluate(batch)
+            in_time = False
+            for question, (taken, whole, part) in zip(batch, answers, strict=True):
+                if not question.answer.done():  # its call may be gone
+                    question.answer.set_result((taken == 1, whole * self.quota.limit + part))
+                    in_time = True
+            if in_time and self._outage is not None:
+                self._outage = None
+                log.info("redis answers again: the rate limits are shared")
+
+    @asynccontextmanager
+    async def _at_most(self, seconds: float) -> AsyncIterator[None]:
+        """Makes an outage of every failure inside, and closes the connection then."""
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+                return
+        except TimeoutError:
+            self._failed(f"no answer within {seconds * 1000:g} ms")
+        except self._errors as error:
+            self._failed(f"{type(error).__name__}: {error}")
+        await self._connection.disconnect(nowait=True)
+
+    async def _connect(self) -> None:
+        await self._connection.connect()  # does nothing where it is connected
+        if await self._connection.can_read():  # Redis has closed it, or sent an answer that nobody waits for
+            await self._connection.disconnect(nowait=True)
+            await self._connection.connect()
+
+    async def _load(self) -> None:
+        await self._connection.send_command("SCRIPT", "LOAD", SCRIPT)
+        await self._connection.read_response()
+
+    async def _evaluate(self, batch: list[Question]) -> list[list[int]]:
+        """The script's answers."""
+        from redis.exceptions import NoScriptError
+
+        limit, window = self.quota.limit, self.quota.window
+        questions = [("EVALSHA", SCRIPT_ID, 1, question.key, limit, window, question.cost) for question in batch]
+        await self._connection.send_packed_command(self._connection.pack_commands(questions))
+        answers: list[list[int]] = []
+        unanswered: list[int] = []
+        for number in range(len(batch)):
+            try:
+                answers.append(await self._connection.read_response())
+            except NoScriptError:  # Redis was restarted; no permit was taken
+                unanswered.append(number)
+                answers.append([])
+        if unanswered:
+            await self._load()
+            again = await self._evaluate([batch[number] for number in unanswered])
+            for number, answer in zip(unanswered, again, strict=True):
+                answers[number] = answer
+        return answers
+
+    def _late(self, question: Question, turns: int) -> None:
+        """Ends the wait, once the event loop has had `turns` more to bring an answer that is here already."""
+        if question.answer.done():
+            return
+        if turns:
+            asyncio.get_running_loop().call_soon(self._late, question, turns - 1)
+        else:
+            self._failed(f"no answer within {self._timeout * 1000:g} ms")
+
+    def _failed(self, reason: str) -> None:
         now = time.monotonic()
         self._outage = reason
         self._retry_at = now + PAUSE_SECONDS
         if self._logged_at is None or now - self._logged_at >= LOG_SECONDS:
             self._logged_at = now
             log.warning("redis does not answer: the rate limits are not shared", reason=reason)
-        return StoreDownError(reason)
+        self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        """Tells all who wait."""
+        for question in (*self._asked, *self._waiting):
+            if not question.answer.done():
+                question.answer.set_result(reason)
+        self._waiting.clear()
 
 
 def install(app: App) -> None:
@@ -198,6 +311,7 @@ def install(app: App) -> None:
         raise ConfigError(
             [f"{variable('redis_url')}: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"]
         ) from None
+    app.on_startup.append(shared.open)
     app.on_shutdown.append(shared.close)
     policy = config.rate_limit_on_store_failure
     local = Buckets(quota)
