@@ -76,6 +76,7 @@ def _rules() -> Iterable[tuple[str, re.Pattern[str]]]:
 
 
 _RULES = tuple(_rules())
+_NAME = re.compile(rf"[\w.-]{{1,{MAX_KEY}}}")
 _SUSPECT = re.compile("[=:,]|bearer |eyj", re.IGNORECASE)
 """Every rule needs one of these."""
 
@@ -240,7 +241,7 @@ def _is_secret_pair(element: object) -> TypeGuard[tuple[str | bytes, object]]:
     name = element[0]
     if isinstance(name, bytes):
         name = name.decode("latin-1")
-    return isinstance(name, str) and len(name) <= MAX_KEY and is_secret(name)
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and is_secret(name)
 
 
 def _without(text: str, spans: list[tuple[int, int]]) -> str:
