@@ -13,8 +13,8 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
-from copier import run_copy
 
+from .matrix import Project, structure
 from .support import (
     DEADLINE_SECONDS,
     ROOT,
@@ -23,8 +23,6 @@ from .support import (
     clean_environment,
     files,
     keep_compiled_sources,
-    run,
-    uv,
     variants,
 )
 
@@ -88,31 +86,14 @@ def quickly() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class Built:
-    """A project with its environment, which works without a network from here on."""
-
-    path: Path
-
-    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
-
-    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs the interpreter of its environment."""
-        return self.uv("run", "--no-sync", "python", *arguments)
-
-
 @pytest.fixture(scope="session")
-def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Built]:
+def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
     """`built("default")` makes that variant's project once; the tests share it and leave its files alone."""
 
     @cache
-    def build(variant: str) -> Built:
-        project = tmp_path_factory.mktemp("built") / variant
-        run_copy(str(template), project, data=variants()[variant], defaults=True, skip_tasks=True, quiet=True)
-        done = run(uv(), "sync", cwd=project)
-        assert done.returncode == 0, done.stderr
-        return Built(project)
+    def build(variant: str) -> Project:
+        data = (variants() | structure())[variant]
+        return Project.build(template, tmp_path_factory.mktemp("built") / variant, data)
 
     return build
 

@@ -18,7 +18,7 @@ import pytest
 from .live import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages, uv
 from .support import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
 CALLS = 40
 TOOLS = {"echo", "health_check", "get_metrics"}

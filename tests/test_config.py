@@ -11,7 +11,7 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .conftest import Built
+from .matrix import Project
 from .support import ANSWERS_FILE, Answers, answers, choices, questions
 
 GENERATION_ONLY = {
@@ -51,14 +51,14 @@ class Model(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def model(built: Callable[[str], Built]) -> Model:
+def model(built: Callable[[str], Project]) -> Model:
     done = built("default").python("-c", DUMP)
     assert done.returncode == 0, done.stderr
     return Model(**json.loads(done.stdout))
 
 
 @pytest.fixture(scope="module")
-def default_answers(built: Callable[[str], Built]) -> Answers:
+def default_answers(built: Callable[[str], Project]) -> Answers:
     found: Answers = yaml.safe_load((built("default").path / ANSWERS_FILE).read_text("utf-8"))
     return found
 

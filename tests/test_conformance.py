@@ -15,7 +15,7 @@ import yaml
 from .live import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
 from .support import run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
 SUITE = "@modelcontextprotocol/conformance"
 BASELINE = IN_PROJECT / "conformance-baseline.yml"

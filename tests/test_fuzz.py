@@ -22,7 +22,7 @@ import pytest
 
 from .live import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "8"))
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)

@@ -30,7 +30,7 @@ from copier import run_copy
 from .ops import dashboards, expressions, filled, load, passes, rules, tool
 from .support import EVERYTHING, clean_environment, uv
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
 LOOK_BACK = "10s"
 DEADLINE_SECONDS = 60.0

@@ -1,45 +1,38 @@
-"""The default, the minimal and the everything project, each in its own environment: what its owner runs is green."""
+"""Projects, each in its own environment: what their owner runs is green, and they start."""
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from .conftest import Built
+from .matrix import CHECKS, Project, structure
 from .support import run, uv
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=["default", "minimal", "everything"])
-def project(request: pytest.FixtureRequest, built: Callable[[str], Built]) -> Built:
+VARIANTS = ("default", "minimal", "everything")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.acceptance) for name in structure())],
+)
+def project(request: pytest.FixtureRequest, built: Callable[[str], Project]) -> Project:
     return built(request.param)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
-    ids=["lint", "format", "types"],
-)
-def test_a_check_of_its_own_is_green(project: Built, command: list[str]) -> None:
-    done = project.uv("run", "--no-sync", *command)
-    assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_check_is_green(project: Project, check: str, figure: Callable[[str], None]) -> None:
+    last = project.check(check)
+    if check == "tests":
+        figure(f"tests of the {project.path.name} project: {last}")
 
 
-def test_its_own_tests_are_green_and_none_is_skipped(project: Built, figure: Callable[[str], None]) -> None:
-    done = project.uv("run", "pytest", "-q", "-p", "no:cacheprovider")
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    summary = done.stdout.strip().splitlines()[-1]
-    figure(f"tests of the {project.path.name} project: {summary}")
-    assert re.search(r"\d+ passed", summary)
-    assert "skipped" not in summary, done.stdout
-
-
-def test_its_wheel_has_the_answers(project: Built, tmp_path: Path) -> None:
+def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
     done = run(uv(), "build", "--wheel", "--quiet", "--out-dir", tmp_path, cwd=project.path, UV_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")

@@ -27,6 +27,7 @@ from .live import HEADERS, LOCAL, Project, Server, free_port, make_project, stat
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.acceptance,
     pytest.mark.skipif(sys.platform != "linux", reason="reads memory and file descriptors from /proc"),
 ]
 

@@ -1,0 +1,213 @@
+"""Projects of many answers at once, each with its own environment: linted, type-checked, tested and started.
+
+    python3 with_uv.py run python -m tests.matrix outbound     # all 32 combinations around the upstream client
+    python3 with_uv.py run python -m tests.matrix structure    # every pair of answers that bring or remove a file
+    python3 with_uv.py run python -m tests.matrix questions    # every pair of answers
+
+`structure` is what `pytest -m acceptance` runs too. A project takes about a minute on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from copier import run_copy
+
+from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, OTHER_VALUES, Answers, answers, choices, questions, run, uv
+
+OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
+STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
+"""Questions beside the switches whose answers bring or remove a file, or decide how the server serves."""
+
+CHECKS = {
+    "lint": ("run", "--no-sync", "ruff", "check", "."),
+    "format": ("run", "--no-sync", "ruff", "format", "--check", "."),
+    "types": ("run", "--no-sync", "mypy"),
+    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider"),
+    "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
+}
+"""What an owner and the hook run, as arguments of uv."""
+
+TRIES = 40
+"""How many covers are made, with luck of their own but the same on every run; the shortest is taken."""
+
+Factors = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project with its environment, which works without a network from here on."""
+
+    path: Path
+
+    @classmethod
+    def build(cls, template: Path, path: Path, data: Answers) -> Project:
+        run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
+        done = run(uv(), "sync", cwd=path)
+        assert done.returncode == 0, done.stderr
+        return cls(path)
+
+    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
+
+    def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Runs the interpreter of its environment."""
+        return self.uv("run", "--no-sync", "python", *arguments)
+
+    def check(self, name: str) -> str:
+        """Runs one of `CHECKS`; returns its last line.
+
+        Raises:
+            AssertionError: it failed, or skipped a test.
+        """
+        done = self.uv(*CHECKS[name])
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+        last = (done.stdout.strip().splitlines() or [""])[-1]
+        if name == "tests":
+            assert re.search(r"\d+ passed", last), done.stdout
+            assert "skipped" not in last, done.stdout
+        return last
+
+
+def pairwise(factors: Factors, covered: Iterable[Answers], order: random.Random) -> Iterator[Answers]:
+    """Answers in which every two values that may stand together do so once, beside what `covered` covers.
+
+    Greedy: each row begins with a missing pair and takes for every other question the value that adds the most.
+    """
+    missing = {
+        frozenset(((one, a), (other, b)))
+        for one, other in itertools.combinations(factors, 2)
+        for a, b in itertools.product(factors[one], factors[other])
+        if allowed({one: a, other: b})
+    }
+    for known in covered:
+        missing -= _pairs(known)
+
+    def gain(row: Answers, name: str, value: Any) -> int:
+        return sum(frozenset((item, (name, value))) in missing for item in row.items())
+
+    while missing:
+        row: Answers = dict(order.choice(sorted(missing, key=lambda pair: sorted(map(repr, pair)))))
+        for name in order.sample([*factors], len(factors)):
+            if name not in row:
+                values = [value for value in factors[name] if allowed(row | {name: value})]
+                row[name] = max(order.sample(values, len(values)), key=partial(gain, row, name))
+        missing -= _pairs(row)
+        yield row
+
+
+def _pairs(row: Answers) -> set[frozenset[tuple[str, Any]]]:
+    return {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
+
+
+def allowed(row: Answers) -> bool:
+    """Whether the validators accept these answers together."""
+    return all(
+        row.get(needed, value) == value
+        for name, needs in NEEDS.items()
+        if row.get(name) is True
+        for needed, value in needs.items()
+    )
+
+
+def outbound() -> dict[str, Answers]:
+    """All combinations of the features around the upstream client, the rest as by default."""
+    found = {}
+    for values in itertools.product((True, False), repeat=len(OUTBOUND)):
+        row = dict(zip(OUTBOUND, values, strict=True))
+        on = [name.removeprefix("enable_") for name, value in row.items() if value]
+        found["+".join(on) or "nothing"] = answers(**(DEFAULT | row))
+    return found
+
+
+@cache
+def structure() -> dict[str, Answers]:
+    """A pairwise cover of what decides on files, beside the default, the minimal and the everything project."""
+    switches = [name for name, question in questions().items() if question["type"] == "bool"]
+    return _cover({name: _values(name) for name in (*switches, *STRUCTURAL)})
+
+
+@cache
+def all_questions() -> dict[str, Answers]:
+    """The same over every question but the names of the project: the tests know them."""
+    return _cover({name: _values(name) for name in questions() if name not in ("project_name", "package_name")})
+
+
+def _cover(factors: Factors) -> dict[str, Answers]:
+    known = [_complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
+    tries = ([*pairwise(factors, known, random.Random(seed))] for seed in range(TRIES))  # noqa: S311 (no secret)
+    rows = min(tries, key=len)
+    return {f"pairwise-{number}": answers(**(DEFAULT | row)) for number, row in enumerate(rows, start=1)}
+
+
+def _values(name: str) -> Sequence[Any]:
+    question = questions()[name]
+    if question["type"] == "bool":
+        return (True, False)
+    return choices(question) or (question["default"], OTHER_VALUES[name])
+
+
+def _complete(data: Answers, factors: Factors) -> Answers:
+    """`data` with the answers that it leaves to its profile."""
+    minimal = data.get("profile") == "minimal"
+    found: Answers = {}
+    for name in factors:
+        default = questions()[name]["default"]
+        if "profile" in str(default):
+            default = {True: "none", False: "token"}[minimal] if name == "auth" else not minimal
+        found[name] = data.get(name, default)
+    return found
+
+
+MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
+    "outbound": outbound,
+    "structure": structure,
+    "questions": all_questions,
+}
+
+
+def main() -> int:
+    """Proves every project of one matrix, a line for each; the status is 1 when one failed."""
+    from .conftest import copy_template
+
+    parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("matrix", choices=MATRICES)
+    parser.add_argument("--only", default="", metavar="REGEX", help="only the projects whose name matches")
+    parser.add_argument("--list", action="store_true", help="show the answers, build nothing")
+    options = parser.parse_args()
+    rows = {name: data for name, data in MATRICES[options.matrix]().items() if re.search(options.only, name)}
+    failed = 0
+    for name, data in rows.items():
+        if options.list:
+            print(name, data)
+            continue
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory() as folder:
+            template = Path(folder) / "template"
+            template.mkdir()
+            copy_template(template)
+            try:
+                project = Project.build(template, Path(folder) / "project", data)
+                last = {check: project.check(check) for check in CHECKS}["tests"]
+            except AssertionError as error:
+                failed += 1
+                last = f"FAILED {data}\n{error}"
+        print(f"{name}: {time.monotonic() - began:.0f} s, {last}", flush=True)
+    print(f"{len(rows) - failed} of {len(rows)} projects")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

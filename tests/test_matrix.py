@@ -1,0 +1,33 @@
+"""The sets of answers that are built as projects cover what they say."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .matrix import OUTBOUND, _complete, _values, all_questions, outbound, structure
+from .support import DEFAULT, EVERYTHING, MINIMAL, Answers
+
+
+@pytest.mark.parametrize("cover", [structure, all_questions])
+def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answers]]) -> None:
+    names = list(next(iter(cover().values())).keys() - {"project_name"})
+    rows = [*cover().values(), *(_complete(data, dict.fromkeys(names, ())) for data in (DEFAULT, MINIMAL, EVERYTHING))]
+    met = {(one, row[one], other, row[other]) for row in rows for one, other in itertools.permutations(names, 2)}
+    impossible: set[tuple[Any, ...]] = {("enable_metrics_tool", True, "enable_metrics", False)}
+    wanted = {
+        (one, a, other, b)
+        for one, other in itertools.combinations(names, 2)
+        for a, b in itertools.product(_values(one), _values(other))
+    }
+    alone = {pair for pair in wanted if pair not in impossible and (*pair[2:], *pair[:2]) not in impossible}
+    assert alone - met == set()
+
+
+def test_the_outbound_features_come_in_every_combination() -> None:
+    found = {tuple(data[name] for name in OUTBOUND) for data in outbound().values()}
+    assert found == set(itertools.product((True, False), repeat=5))
+    assert len(outbound()) == 32
