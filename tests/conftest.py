@@ -24,6 +24,7 @@ from .support import (
     files,
     keep_compiled_sources,
     variants,
+    wait_for,
 )
 
 FIGURE = "figure"
@@ -99,10 +100,18 @@ def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="session")
-def renderings(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Rendering]:
-    """Every variant, rendered twice: by two processes at once, with different hash seeds, into different places."""
-    root = tmp_path_factory.mktemp("variants")
+def renderings(template: Path, shared_directory: Path) -> Mapping[str, Rendering]:
+    """Every variant, rendered twice: by two processes at once, with different hash seeds, into different places.
+
+    The workers of a session share them: the first one that asks has them made, the others wait.
+    """
+    root = shared_directory / "variants"
     found = {name: Rendering(name, data, root / "1" / name, root / "2" / name) for name, data in variants().items()}
+    try:
+        root.mkdir()
+    except FileExistsError:
+        wait_for((root / "done").exists, lambda: "another worker has not rendered the variants", DEADLINE_SECONDS)
+        return found
     orders = [
         {str(rendering.first): rendering.data for rendering in found.values()},
         {str(rendering.second): rendering.data for rendering in found.values()},
@@ -111,7 +120,15 @@ def renderings(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapp
     for worker in workers:
         _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
         assert worker.returncode == 0, errors
+    (root / "done").touch()
     return found
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A directory that all workers of this session know."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
 
 
 def _start_rendering(template: Path, order: Mapping[str, Answers], hash_seed: int) -> subprocess.Popen[str]:

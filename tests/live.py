@@ -13,8 +13,7 @@ import socket
 import socketserver
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import pytest
 from copier import run_copy
 
-from .support import EVERYTHING, ROOT, clean_environment, run
+from .support import EVERYTHING, ROOT, clean_environment, run, uv, wait_for
 
 LOCAL = "127.0.0.1"
 TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 (of servers on loopback that live for a test)
@@ -114,13 +113,6 @@ def make_project(template: Path, directory: Path, *tools: str) -> Project:
     return Project(directory)
 
 
-def uv() -> str:
-    found = os.environ.get("UV") or shutil.which("uv")
-    if found is None:
-        pytest.skip("uv is missing: run the tests with python3 with_uv.py run pytest")
-    return found
-
-
 @contextlib.contextmanager
 def process(
     command: Sequence[str | Path], log_file: Path, cwd: Path, **environment: str
@@ -161,13 +153,6 @@ def status(port: int, path: str) -> int:
         connection.request("GET", path)
         return connection.getresponse().status
     return 0
-
-
-def wait_for(condition: Callable[[], object], what: Callable[[], object], seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what()}"
-        time.sleep(0.02)
 
 
 # --- A balancer ---------------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import yaml
@@ -31,6 +32,7 @@ DEADLINE_SECONDS = 300
 """For one command; what takes longer hangs."""
 
 Answers = dict[str, Any]
+T = TypeVar("T")
 
 
 @cache
@@ -154,6 +156,15 @@ def uv() -> Path:
     found = os.environ.get("UV") or shutil.which("uv")
     assert found, "these tests need uv: run them with `uv run pytest`"
     return Path(found)
+
+
+def wait_for(condition: Callable[[], T], what: Callable[[], object], seconds: float = 60.0) -> T:
+    """What `condition()` returns as soon as that is true; until `seconds` have passed, then `what()` went wrong."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
+        time.sleep(0.05)
+    return found
 
 
 def path_with_uv() -> str:

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from .live import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages, uv
-from .support import run
+from .live import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages
+from .support import run, uv
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
@@ -70,7 +70,7 @@ def test_no_call_of_a_client_is_lost(
     python: list[str | Path] = [replicas.project.python]
     if distributions:
         wanted = [option for distribution in distributions for option in ("--with", distribution)]
-        python = [uv(), "run", "--quiet", "--no-project", *wanted, "python"]
+        python = [str(uv()), "run", "--quiet", "--no-project", *wanted, "python"]
     done = run(*python, IN_PROJECT / f"{script}.py", replicas.url, TOKEN, mode, str(CALLS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)

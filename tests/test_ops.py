@@ -316,6 +316,7 @@ def test_thresholds_of_panels_are_those_of_the_alerts(renderings: Mapping[str, R
         assert panel_limits[alert] == {limits[alert]}, alert
 
 
+@pytest.mark.slow
 def test_what_a_user_adds_survives_an_update(tmp_path: Path) -> None:
     template, project = tmp_path / "template", tmp_path / "project"
     template.mkdir()

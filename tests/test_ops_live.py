@@ -12,7 +12,6 @@ import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -27,8 +26,9 @@ import pytest
 import yaml
 from copier import run_copy
 
+from .live import LOCAL, free_port, process
 from .ops import dashboards, expressions, filled, load, passes, rules, tool
-from .support import EVERYTHING, clean_environment, uv
+from .support import EVERYTHING, uv, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
@@ -99,42 +99,6 @@ def serving(handler: type[Handler]) -> Iterator[int]:
         server.shutdown()
         server.server_close()
         thread.join()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-@contextlib.contextmanager
-def process(log: Path, *command: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output:
-        started = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=log.parent,
-            env=clean_environment(**environment),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        try:
-            yield started
-        finally:
-            started.kill()
-            started.wait()
-
-
-def wait_for(condition: Callable[[], Any], what: Callable[[], object]) -> Any:
-    """What `condition()` returns as soon as it is true."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        found = condition()
-        if found:
-            return found
-        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what()}"
-        time.sleep(0.2)
 
 
 def ask(port: int, path: str, message: object = None, **headers: str) -> str:
@@ -213,12 +177,15 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
         api, hook = start(serving(upstream())), start(serving(webhook(delivered)))
         write_configuration(project, tmp_path, ports, hook)
         store = start(
-            process(tmp_path / "redis.log", valkey, "--port", str(ports["redis"]), "--bind", "127.0.0.1", "--save", "")
+            process(
+                [valkey, "--port", str(ports["redis"]), "--bind", LOCAL, "--save", ""], tmp_path / "redis.log", tmp_path
+            )
         )
         server = start(
             process(
+                [project / ".venv/bin/weather-station"],
                 tmp_path / "server.log",
-                project / ".venv/bin/weather-station",
+                tmp_path,
                 PORT=str(ports["server"]),
                 METRICS_PORT="",
                 AUTH_TOKENS=",".join(f"{client}:token-of-the-client-{client}" for client in CLIENTS),
@@ -233,21 +200,27 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
         wait_for(lambda: answers(ports["server"], "/readyz"), (tmp_path / "server.log").read_text)
         start(
             process(
+                [
+                    alertmanager,
+                    f"--config.file={tmp_path / 'alertmanager.yml'}",
+                    f"--storage.path={tmp_path / 'alertmanager'}",
+                    f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
+                    "--cluster.listen-address=",
+                ],
                 tmp_path / "alertmanager.log",
-                alertmanager,
-                f"--config.file={tmp_path / 'alertmanager.yml'}",
-                f"--storage.path={tmp_path / 'alertmanager'}",
-                f"--web.listen-address=127.0.0.1:{ports['alertmanager']}",
-                "--cluster.listen-address=",
+                tmp_path,
             )
         )
         start(
             process(
+                [
+                    prometheus,
+                    f"--config.file={tmp_path / 'prometheus.yml'}",
+                    f"--storage.tsdb.path={tmp_path / 'data'}",
+                    f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
+                ],
                 tmp_path / "prometheus.log",
-                prometheus,
-                f"--config.file={tmp_path / 'prometheus.yml'}",
-                f"--storage.tsdb.path={tmp_path / 'data'}",
-                f"--web.listen-address=127.0.0.1:{ports['prometheus']}",
+                tmp_path,
             )
         )
         wait_for(lambda: answers(ports["alertmanager"], "/-/ready"), (tmp_path / "alertmanager.log").read_text)

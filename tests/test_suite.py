@@ -21,6 +21,7 @@ def test_left_out():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", ["0", "1"])
 def test_on_ci_a_skipped_test_fails_the_session_and_is_named(tmp_path: Path, processes: str) -> None:
     (tmp_path / "test_example.py").write_text(EXAMPLE, "utf-8")
