@@ -103,11 +103,9 @@ def make_project(template: Path, directory: Path, *tools: str) -> Project:
     """The everything variant whose tools are those of these files of `in_project/`."""
     run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
     package = next((directory / "src").iterdir()) / "tools"
+    (package / "weather.py").unlink()
     for name in tools:
         shutil.copy(IN_PROJECT / f"{name}.py", package / f"{name}.py")
-    imports = "".join(f"from . import {name}\n" for name in tools)
-    calls = "".join(f"    {name}.register(server)\n" for name in tools)
-    (package / "__init__.py").write_text(f"{imports}\n\ndef register(server):\n{calls}", "utf-8")
     done = run(uv(), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
     assert done.returncode == 0, done.stderr
     return Project(directory)

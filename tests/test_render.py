@@ -141,7 +141,8 @@ def test_no_module_is_left_behind(renderings: Mapping[str, Rendering]) -> None:
 
     def check(rendering: Rendering) -> Iterator[str]:
         modules = {name: path for name, path in python_modules(rendering).items() if not name.startswith("tests")}
-        reached, ahead = set[str](), [f"{package(rendering)}.__main__", package(rendering)]
+        own_tools = [name for name in modules if name.startswith(f"{package(rendering)}.tools.")]  # found at start
+        reached, ahead = set[str](), [f"{package(rendering)}.__main__", package(rendering), *own_tools]
         while ahead:
             name = ahead.pop()
             if name in reached or name not in modules:

@@ -1,6 +1,6 @@
 """What the MCP conformance suite expects of a server: its tools, resources and prompts, registered as an owner would.
 
-The test copies this file into the generated project's `tools/` and has `register` call it. Names, texts and schemas are
+The test copies this file into the generated project's `tools/`, where the server finds it. Names, texts and schemas are
 those that the suite's scenarios describe.
 """
 

@@ -37,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     # Until the server handles it: the kernel would ignore the signal for a process with PID 1.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    from .production.app import StartError
-    from .production.config import ConfigError, ProductionConfig
+    from .production.config import ConfigError, ProductionConfig, StartError
 
     try:
         if options.init_env:
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return _say(error.problems, 2)
     except StartError as error:
-        return _say([str(error)], 1)
+        return _say(str(error).splitlines(), 1)
     except KeyboardInterrupt:
         return 130
 

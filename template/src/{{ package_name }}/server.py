@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from .production import client, guard, health, http, lifecycle, plain_logging
+from .production import client, guard, health, http, lifecycle, plain_logging, tools
 from .production.app import App, ProductionServer
 from .production.config import ANSWERED, ANSWERS, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
-from .tools import register
 
 ADD = "Add it with: uvx copier update --trust"
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
@@ -18,7 +17,8 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     """A server with every feature that the project has and `config` leaves on, and all tools registered.
 
     Raises:
-        ConfigError: the configuration asks for what this project lacks, or a tool cannot be registered.
+        ConfigError: the configuration asks for what this project lacks.
+        StartError: a tool cannot be registered.
     """
     plain_logging.configure(config.log_level)
     app = App(config, about())
@@ -30,9 +30,18 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     lifecycle.install(app)
     health.install(app)
     server = ProductionServer(app)
-    for add_tools in (*app.tools, register):
+    for add_tools in app.tools:
         add_tools(server)
+    with tools.explained():
+        register(server)
     return server
+
+
+def register(server: ProductionServer) -> None:
+    """The owner's tools, imported here and not above, so that a mistake in them is reported as one."""
+    from .tools import register as add_tools
+
+    add_tools(server)
 
 
 def create_app(server: ProductionServer) -> ASGIApp:

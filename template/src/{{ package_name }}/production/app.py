@@ -22,10 +22,10 @@ from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
-from . import chain
+from . import chain, tools
 from .chain import Call, Link, Next, Result
 from .client import Upstream, UpstreamLink, UpstreamSeries
-from .config import About, ConfigError, ProductionConfig
+from .config import About, ConfigError, ProductionConfig, StartError
 from .identity import client_identifier
 from .meter import Meter, NullMeter
 
@@ -49,10 +49,6 @@ class HealthPart:
     fields: dict[str, Any] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
     """Why the server works, but not as it should; one short reason each."""
-
-
-class StartError(Exception):
-    """A startup callback failed; the text is one line for the operator, the cause has the details."""
 
 
 class App:
@@ -132,23 +128,22 @@ class ProductionServer(MCPServer[Runtime]):
         self.middleware[:0] = app.middleware
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, *further: Any, **options: Any) -> None:
-        """Registers a tool; a second one of the same name stops the start, where the SDK would drop it silently.
+        """Registers a tool. What the SDK lets pass with a warning, such as a second tool of a name, stops the start.
 
         Raises:
-            ConfigError: the name is taken, or the function cannot be a tool.
+            StartError: the name cannot be had, or the function cannot be a tool.
         """
-        name = name or getattr(fn, "__name__", None)
-        if name is None:
-            raise ConfigError([f"tool: {_name(fn)} has no name; give it one: server.tool(name=...)"])
-        if self._tool_manager.get_tool(name):
-            raise ConfigError([f"tool {name}: {_name(fn)} is a second tool of that name; give it another one"])
+        tool = name or str(getattr(fn, "__name__", ""))
+        taken = self._tool_manager.get_tool(tool)
+        if problem := tools.refusal(fn, tool, taken.fn if taken else None):
+            raise StartError(problem)
         try:
-            super().add_tool(fn, name, *further, **options)
+            super().add_tool(fn, tool, *further, **options)
         except Exception as error:
-            problem = " ".join(str(error).split())
-            raise ConfigError([f"tool {name}: {_name(fn)} cannot be a tool: {problem}"]) from error
+            log.debug("a tool is refused", exc_info=error)
+            raise StartError(tools.failure(fn, tool, error)) from error
         for hook in self.production.on_tool:
-            hook(name)
+            hook(tool)
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Runtime, Any] | None = None
@@ -207,7 +202,7 @@ async def _start(callback: Callback) -> None:
         await callback()
     except Exception as error:
         cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise StartError(f"cannot start: {_name(callback)} failed with {cause}") from error
+        raise StartError(f"cannot start: {tools.dotted(callback)} failed with {cause}") from error
 
 
 async def _stop(callback: Callback, say: Callable[..., object]) -> None:
@@ -216,11 +211,7 @@ async def _stop(callback: Callback, say: Callable[..., object]) -> None:
         async with asyncio.timeout(SHUTDOWN_CALLBACK_SECONDS):
             await callback()
     except Exception as error:
-        say("shutdown callback fails", callback=_name(callback), exc_info=error)
-
-
-def _name(function: Callable[..., object]) -> str:
-    return f"{getattr(function, '__module__', '?')}.{getattr(function, '__qualname__', repr(function))}"
+        say("shutdown callback fails", callback=tools.dotted(callback), exc_info=error)
 
 
 def production_of(where: MCPServer[Any] | Context[Any, Any]) -> App:

@@ -60,6 +60,10 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class StartError(Exception):
+    """The server cannot start, whatever its configuration; the text has one line for each problem."""
+
+
 def _split(value: object) -> object:
     if isinstance(value, str):
         return tuple(part for raw in value.split(",") if (part := raw.strip()))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import structlog
 
+from . import tools
 from .app import App, ProductionServer
 from .config import ConfigError
 from .health import report
@@ -66,15 +67,16 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     config = app.config
     async with server.running():
         found = await report(app, STDIO)
-        tools = [tool.name for tool in await server.list_tools()]
+        names = [tool.name for tool in await server.list_tools()]
     rows = [
         ("server", f"{app.about.name} {app.about.version}"),
         ("transport", config.transport if config.transport == "stdio" else f"http on {config.host}:{config.port}"),
         ("features", _list(sorted(app.features))),
-        ("tools", _list(tools)),
+        ("tools", _list(names)),
         ("upstream", config.upstream_base_url),
         *(("variable", f"{name} is {state}") for name, state in found.auth_config.items()),
         *(("notice", notice) for notice in app.notices),
+        *(("advice", text) for text in tools.advice(server._tool_manager.list_tools())),
         *(("problem", problem) for problem in found.problems),
         ("status", found.status),
     ]

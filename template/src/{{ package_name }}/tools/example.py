@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any
 
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from ..production import upstream
+
+READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=True)
 
 # So that what the model writes stays a path of the API: no query, no other host, no way upwards.
 PATH = r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+$"
@@ -24,3 +27,8 @@ async def get_resource(
 ) -> Resource:
     """Reads one resource of the API."""
     return Resource(path=path, content=await upstream(ctx).get_json(path))
+
+
+def register(server: MCPServer[Any]) -> None:
+    """Adds the tools of this file; `tools/__init__.py` calls it at start."""
+    server.tool(title="Get a resource", annotations=READ_ONLY)(get_resource)

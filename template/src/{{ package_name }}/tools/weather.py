@@ -1,13 +1,16 @@
 """The starter tool: the current weather of a city, from Open-Meteo (https://open-meteo.com/en/docs)."""
 
 import os
-from typing import Annotated
+from typing import Annotated, Any
 
-from mcp.server.mcpserver import Context
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp_types import ToolAnnotations
 from pydantic import BaseModel, Field
 
 from ..production import upstream
+
+READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=True)
 
 
 class Forecast(BaseModel):
@@ -50,3 +53,8 @@ async def get_weather(
         wind_speed_kmh=now["wind_speed_10m"],
         time=now["time"],
     )
+
+
+def register(server: MCPServer[Any]) -> None:
+    """Adds the tools of this file; `tools/__init__.py` calls it at start."""
+    server.tool(title="Current weather", annotations=READ_ONLY)(get_weather)
