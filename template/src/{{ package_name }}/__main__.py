@@ -32,6 +32,10 @@ OPTIONS = {
 """Options that override a setting: what it means, its variable and its default, as `ProductionConfig` has them."""
 
 
+CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode")
+"""Those of `production.client_config`."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     options = _parser().parse_args(argv)
@@ -46,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say(create(Path.cwd()), 0)
         given = {name: getattr(options, name) for name in OPTIONS}
         config = ProductionConfig.load(**{name: value for name, value in given.items() if value is not None})
+        if options.print_config:
+            return _print_config(config, options.print_config, options.transport or "stdio")
         return _run(config, check=options.check)
     except ConfigError as error:
         return _say(error.problems, 2)
@@ -110,6 +116,14 @@ def _check(server: ProductionServer) -> int:
     return 0 if ready else 1
 
 
+def _print_config(config: ProductionConfig, client: str, transport: str) -> int:
+    from .production import client_config
+
+    document = client_config.entry(client, config, transport=transport)
+    print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 (for a file; nothing serves)
+    return _say([f"put this into {client_config.CLIENTS[client].file} (docs/clients.md)"], 0)
+
+
 def _say(lines: Sequence[str], status: int) -> int:
     for line in lines:
         sys.stderr.write(f"{SLUG}: {line}\n")
@@ -131,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
   {SLUG} --port 9000              on another port
   {SLUG} --transport stdio        for a client that starts the server itself
   {SLUG} --check                  validate the configuration and its connections, then exit
+  {SLUG} --print-config vscode    what a client's configuration file needs
 
 Options win over the environment; every setting is described in .env.example.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -140,6 +155,12 @@ Options win over the environment; every setting is described in .env.example."""
     parser.add_argument("--host", help=_help("host"))
     parser.add_argument("--port", type=_port, help=_help("port"))
     parser.add_argument("--check", action="store_true", help="report on configuration and connections, then exit")
+    parser.add_argument(
+        "--print-config",
+        metavar="CLIENT",
+        choices=CLIENTS,
+        help=f"print the configuration of a client, over stdio unless --transport http: {', '.join(CLIENTS)}",
+    )
     parser.add_argument("--init-env", action="store_true", help="make .env from .env.example with random secrets")
     version = f"{SLUG} {_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")

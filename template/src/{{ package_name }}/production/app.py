@@ -16,6 +16,7 @@ import httpx2
 import structlog
 from mcp.server.context import ServerMiddleware
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from starlette.requests import Request
@@ -26,6 +27,7 @@ from . import chain, tools
 from .chain import Call, Link, Next, Result
 from .client import Upstream, UpstreamLink, UpstreamSeries
 from .config import About, ConfigError, ProductionConfig, StartError
+from .connections import Connection
 from .identity import client_identifier
 from .meter import Meter, NullMeter
 
@@ -74,6 +76,10 @@ class App:
         """Each gets the id of the client that asks."""
         self.start_checks: list[Callable[[], list[str]]] = []
         """Each returns the problems that forbid serving over HTTP with this configuration, a line each."""
+        self.connections: dict[str, Connection] = {}
+        """What a feature talks to, by what it is for; `--check` asks whether it answers."""
+        self.metrics_address: str | None = None
+        """Where `/metrics` is: a path of the server's own address, or a URL."""
         self.notices: list[str] = []
         """What the operator should know at start and in `--check`, a line each."""
         self.on_startup: list[Callback] = []
@@ -144,6 +150,10 @@ class ProductionServer(MCPServer[Runtime]):
             raise StartError(tools.failure(fn, tool, error)) from error
         for hook in self.production.on_tool:
             hook(tool)
+
+    def registered_tools(self) -> list[Tool]:
+        """All tools, in the order of their registration."""
+        return self._tool_manager.list_tools()
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Runtime, Any] | None = None

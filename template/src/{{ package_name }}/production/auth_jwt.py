@@ -29,6 +29,7 @@ from . import auth
 from .app import App, HealthPart
 from .auth import Fingerprint, Owner, RefusedError
 from .config import ConfigError, ProductionConfig
+from .connections import Connection
 from .guard import binds_loopback, own_host
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
@@ -101,6 +102,7 @@ def install(app: App) -> None:
     app.on_startup.append(keys.open)
     app.on_shutdown.append(keys.close)
     app.health.append(keys.health)
+    app.connections["issuer"] = Connection(config.jwt_jwks_url or config.jwt_issuer, keys.check)
     resource = Resource(app, config.jwt_issuer, config.jwt_audience)
     app.routes += resource.routes()
     tokens = Tokens(config.jwt_issuer, config.jwt_audience, config.jwt_required_scopes, keys)
@@ -226,6 +228,7 @@ class Keys:
         self._url = url
         self._keys: tuple[SigningKey, ...] = ()
         self._fetched_at = self._next_fetch = float("-inf")
+        self._problem = "not asked yet"
         self._fetching: asyncio.Task[None] | None = None
         self._client: httpx2.AsyncClient | None = None
 
@@ -243,6 +246,15 @@ class Keys:
         if self._client is not None:
             await self._client.aclose()
             self._client = None
+
+    async def check(self) -> None:
+        """Returns when the keys are here.
+
+        Raises:
+            ValueError: they are not; the text is why.
+        """
+        if not self._keys:
+            raise ValueError(self._problem)
 
     async def health(self, client_id: str) -> HealthPart:
         return HealthPart() if self._keys else HealthPart(degraded=("the keys of JWT_ISSUER cannot be fetched",))
@@ -288,7 +300,8 @@ class Keys:
             if not keys:
                 raise ValueError(f"{url} has no key that can be used")
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
-            log.warning("the issuer's keys cannot be fetched", issuer=self._issuer, problem=str(error) or repr(error))
+            self._problem = str(error) or repr(error)
+            log.warning("the issuer's keys cannot be fetched", issuer=self._issuer, problem=self._problem)
         else:
             self._keys, self._fetched_at = keys, time.monotonic()
         finally:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TextIO, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
@@ -234,6 +234,19 @@ def exports_traces(config: ProductionConfig) -> bool:
     if exporters:
         return "otlp" in exporters
     return config.telemetry_endpoint is not None or any(name in environment for name in OTLP_ENDPOINTS)
+
+
+def traces_endpoint(config: ProductionConfig) -> str:
+    """Where traces go when they are exported; without any setting it is the standard's default."""
+    environment = otel_environment()
+    named = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
+    return named or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
+
+
+def coloured(stream: TextIO | None) -> bool:
+    """Whether to colour what goes to `stream`: a terminal that can, and nobody has asked for none (no-color.org)."""
+    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return wanted and stream is not None and stream.isatty()
 
 
 def otel_environment() -> Mapping[str, str]:

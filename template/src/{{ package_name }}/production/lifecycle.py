@@ -241,6 +241,7 @@ def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.
 
     async def serve() -> None:
         await http.serve([listener])
+        log.info("stopped")
         leave_within(EXIT_SECONDS)
 
     with asyncio.Runner(loop_factory=http.config.get_loop_factory()) as runner:

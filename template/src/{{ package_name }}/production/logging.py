@@ -31,6 +31,7 @@ from structlog.typing import EventDict, WrappedLogger
 from . import plain_logging
 from .app import App
 from .chain import Call, Link, Next, Result
+from .config import coloured
 from .redaction import Redactor, configured_secrets, shorten
 
 MAX_LINE = 16_000
@@ -57,7 +58,7 @@ def install(app: App) -> None:
     console = config.log_format == "console" or (config.log_format == "auto" and os.isatty(2))
     pipeline = Pipeline(
         Redactor(configured_secrets(config)),
-        Console(colours=os.isatty(2)) if console else as_json,
+        Console(colours=coloured(sys.stderr)) if console else as_json,
         STDERR.write,
     )
     plain_logging.use(Handler(pipeline), [pipeline.from_structlog], config.log_level)
@@ -225,6 +226,7 @@ class Console:
         rest = dict(line)
         at, level, message = rest.pop("timestamp"), rest.pop("level"), rest.pop("message")
         del rest["severity"]
+        rest["logger"] = rest.pop("logger")  # who says it is the last one wants to know
         below = [str(rest.pop(name)) for name in ("exception", "stack") if name in rest]
         words = " ".join(f"{self._style(key, '2')}={_plain(value)}" for key, value in rest.items())
         first = f"{at:%H:%M:%S}.{at.microsecond // 1000:03d} {self._style(f'{level:<8}', self._COLOURS[level])}"
@@ -237,6 +239,8 @@ class Console:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        value = ",".join(value)
     return plain_logging.one_line(value) if isinstance(value, str) and " " not in value else repr(value)
 
 

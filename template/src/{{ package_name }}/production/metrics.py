@@ -112,8 +112,9 @@ def install(app: App) -> None:
     port = app.config.metrics_port
     if port is None or (port == app.config.port != 0 and app.config.transport == "http"):
         app.routes.append(route)
+        app.metrics_address = route.path
         return
-    listener = _Listener(app.config.host, port, route)
+    listener = _Listener(app, port, route)
     app.before_start.append(listener.bind)
     app.on_startup.append(listener.start)
     app.on_shutdown.append(listener.stop)
@@ -168,8 +169,9 @@ def _exposition(meter: PrometheusMeter) -> Callable[[Request], Awaitable[Respons
 class _Listener:
     """`/metrics` on a port of its own, while the server runs."""
 
-    def __init__(self, host: str, port: int, route: Route) -> None:
-        self._host = host
+    def __init__(self, app: App, port: int, route: Route) -> None:
+        self._app = app
+        self._host = app.config.host
         self._port = port
         self._route = route
         self._socket: socket.socket | None = None
@@ -206,7 +208,7 @@ class _Listener:
             )
         )
         self._serving = asyncio.create_task(self._server.serve(sockets=[listener]))
-        log.info("serving metrics", host=host, port=port, path=self._route.path)
+        self._app.metrics_address = f"http://{f'[{host}]' if ':' in host else host}:{port}{self._route.path}"
 
     async def stop(self) -> None:
         if self._server is None or self._serving is None:

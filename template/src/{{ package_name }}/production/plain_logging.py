@@ -18,6 +18,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 QUIET = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
 """Loggers that say something about every request, with whole URLs and headers in it: warnings only."""
 
+REPEATS = "uvicorn.error"
+"""Says of start and stop what `startup` and `lifecycle` have said: below warnings at DEBUG only."""
+
 _processors: list[Processor] = []
 """What structlog runs. Loggers keep this very list from their first use on, so it is changed in place."""
 
@@ -62,6 +65,7 @@ def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> No
     root.setLevel(level)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    logging.getLogger(REPEATS).setLevel(root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level))
     _processors[:] = processors
     structlog.configure(
         processors=_processors,

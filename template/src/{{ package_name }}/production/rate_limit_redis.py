@@ -21,6 +21,7 @@ import structlog
 from .app import App, HealthPart
 from .chain import Call, Next, Result, failure
 from .config import ConfigError, variable
+from .connections import Connection, without_credentials
 from .rate_limit import Buckets, Quota, install_in_memory, limiting, status
 
 TIMEOUT_SECONDS = 0.05
@@ -313,6 +314,7 @@ def install(app: App) -> None:
         ) from None
     app.on_startup.append(shared.open)
     app.on_shutdown.append(shared.close)
+    app.connections["redis"] = Connection(without_credentials(config.redis_url.get_secret_value()), shared.ping)
     policy = config.rate_limit_on_store_failure
     local = Buckets(quota)
 

@@ -13,11 +13,14 @@ from concurrent.futures import CancelledError
 
 import anyio
 import anyio.to_thread
+import structlog
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 
 from .app import ProductionServer
 from .lifecycle import EXIT_SECONDS, Drain, leave_within, on_signals
+
+log = structlog.stdlib.get_logger(__name__)
 
 LISTEN = "subscriptions/listen"
 """The one request that is open until its client leaves."""
@@ -80,6 +83,7 @@ async def _serve(server: ProductionServer, source: int, sink: int) -> None:
             await server.converse(messages, _Answers(sink, pending))
     finally:
         ending.cancel()
+    log.info("stopped")
     leave_within(EXIT_SECONDS)
 
 
