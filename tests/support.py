@@ -23,7 +23,7 @@ TEMPLATE_PATHS = ("copier.yml", "template", "hooks")
 """What a template needs of this repository."""
 
 ANSWERS_FILE = ".copier-answers.yml"
-USER_OWNED = ("src/*/tools/**", "tests/test_tools.py", "README.md", "CHANGELOG.md")
+USER_OWNED = ("src/*/tools/**", "tests/test_tools.py", "README.md", "CHANGELOG.md", "server.json")
 """Seeded on copy, absent from updates."""
 
 MADE_BY_THE_HOOK = ("uv.lock", ".venv", ".env")
