@@ -25,16 +25,14 @@ from urllib.parse import unquote
 from urllib.request import urlopen
 
 import pytest
-from copier import run_copy
 
+from . import tables
 from .conftest import Built, Rendering
 from .live import free_port
 from .support import (
     DEADLINE_SECONDS,
-    EVERYTHING,
     ROOT,
     TEMPLATE_PATHS,
-    Answers,
     clean_environment,
     files,
     path_with_uv,
@@ -48,7 +46,6 @@ BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-VARIABLE = re.compile(r"`([A-Z][A-Z0-9_]+)`")
 VARIANTS = ("default", "minimal", "everything")
 ADDRESS = "127.0.0.1:8000"
 
@@ -265,37 +262,14 @@ def test_every_link_of_a_project_leads_somewhere(renderings: Mapping[str, Render
     assert list(broken_links(texts, there.__contains__)) == []
 
 
-def table(section: str) -> str:
-    """The rows of the table in a section of the README."""
-    found = re.search(rf"^## {section}\n(.*?)(?=^## )", README.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    assert found is not None
-    return "\n".join(line for line in found[1].splitlines() if line.startswith("|"))
+def test_the_tables_are_those_of_what_they_repeat() -> None:
+    """After a change: `uv run python -m tests.tables`."""
+    text = README.read_text("utf-8")
+    assert tables.filled(text) == text
 
 
-def test_the_table_of_questions_has_every_question() -> None:
-    first_cells = [line.split("|")[1] for line in table("Questions").splitlines()]
-    named = set(re.findall(r"`(\w+)`", "".join(first_cells)))
-    assert named == questions().keys()
-
-
-def test_the_table_of_variables_is_that_of_the_examples(words: Path, template: Path, tmp_path: Path) -> None:
-    """`.env.example` of all variants together, which `test_config` compares with the model."""
-    named = set(VARIABLE.findall(table("Environment variables")))
-    listed = set[str]()
-    for number, data in enumerate(each_authentication()):
-        run_copy(str(words), tmp_path / str(number), data=data, defaults=True, skip_tasks=True, quiet=True)
-        example = (tmp_path / str(number) / ".env.example").read_text("utf-8")
-        listed |= set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE))
-    assert named == listed
-
-
-def each_authentication() -> Iterator[Answers]:
-    for auth in ("token", "jwt"):
-        yield EVERYTHING | {"auth": auth, "upstream_api_key_env": "API_KEY"}
-
-
-def test_a_feature_is_found_by_its_name() -> None:
-    """Every page that a feature brings is linked from the table of features."""
-    pages = set(files(ROOT / "template" / "docs"))
-    linked = {link.removeprefix("template/docs/") for link in LINK.findall(table("What you get"))}
-    assert pages - linked == set()
+def test_the_tables_have_every_question_and_page() -> None:
+    text = README.read_text("utf-8")
+    assert all(f"| `{name}` |" in text for name in questions())
+    linked = {link.removeprefix("template/docs/") for link in LINK.findall(text)}
+    assert set(files(ROOT / "template" / "docs")) - linked == set()

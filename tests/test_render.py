@@ -378,6 +378,8 @@ def excluded(**data: Any) -> list[str]:
     """The patterns that keep files away when every switch is off and no starter is wanted."""
     context = {name: False if entry["type"] == "bool" else "none" for name, entry in variables().items()}
     environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 (no HTML is made)
+    lines = environment.from_string(copier_yml()["feature_table"]["default"]).render(context)
+    context["feature_table"] = yaml.safe_load(lines)
     rendered = [
         environment.from_string(entry).render(context | {"_copier_operation": "copy"} | data)
         for entry in copier_yml()["_exclude"]

@@ -1,0 +1,93 @@
+"""The tables of README.md that repeat what stands elsewhere, made of it.
+
+    uv run python -m tests.tables
+
+rewrites them between their marks. Features come from the pages in `template/docs/` (heading and first sentence), questions
+from `copier.yml`, variables from `.env.example` as the variants have it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from copier import run_copy
+
+from .support import EVERYTHING, ROOT, Answers, questions
+
+README = ROOT / "README.md"
+OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
+"""Pages that are no feature's; the README links them elsewhere."""
+
+
+def features() -> Iterator[str]:
+    yield "| page | what it is about |"
+    yield "|---|---|"
+    for page in sorted((ROOT / "template" / "docs").iterdir()):
+        if page.name not in OPERATIONS:
+            title, text = page.read_text("utf-8").split("\n", 1)
+            yield f"| [{title.removeprefix('# ')}](template/docs/{page.name}) | {first_sentence(text)} |"
+
+
+def first_sentence(text: str) -> str:
+    paragraph = " ".join(text.strip().split("\n\n")[0].split())
+    found = re.match(r".*?\.(?= |$)", paragraph)
+    sentence = found[0] if found else paragraph
+    return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", sentence).rstrip(".:")
+
+
+def asked() -> Iterator[str]:
+    yield "| question | default | what it decides |"
+    yield "|---|---|---|"
+    for name, question in questions().items():
+        default = " ".join(str(question["default"]).split())
+        shown = "by profile or name" if "{" in default else f"`{default}`" if default else "empty"
+        yield f"| `{name}` | {shown} | {question['help']} |"
+
+
+def variables() -> Iterator[str]:
+    yield "| for | variables |"
+    yield "|---|---|"
+    sections: dict[str, dict[str, None]] = {}
+    for auth in ("token", "jwt"):
+        for section, name in listed(EVERYTHING | {"auth": auth, "upstream_api_key_env": "API_KEY"}):
+            sections.setdefault(section, {})[name] = None
+    for section, names in sections.items():
+        yield f"| {section} | {' '.join(f'`{name}`' for name in names)} |"
+
+
+def listed(data: Answers) -> list[tuple[str, str]]:
+    """Section and name of each variable in this variant's `.env.example`."""
+    found: list[tuple[str, str]] = []
+    with tempfile.TemporaryDirectory() as name:
+        source, project = Path(name) / "source", Path(name) / "project"
+        (source / "template").mkdir(parents=True)
+        for needed in ("copier.yml", "template/.env.example.jinja"):
+            shutil.copy(ROOT / needed, source / needed)
+        run_copy(str(source), project, data=data, defaults=True, skip_tasks=True, quiet=True)
+        section = ""
+        for line in (project / ".env.example").read_text("utf-8").splitlines():
+            if heading := re.match(r"# --- (.*?) -+$", line):
+                section = heading[1]
+            if variable := re.match(r"#?([A-Z][A-Z0-9_]+)=", line):
+                found.append((section, variable[1]))
+    return found
+
+
+TABLES = {"features": features, "questions": asked, "variables": variables}
+
+
+def filled(text: str) -> str:
+    """`text` with each table between its marks made anew."""
+    for name, rows in TABLES.items():
+        begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}" + "".join(f"{row}\n" for row in rows()) + end + rest.split(end)[1]
+    return text
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text("utf-8")), "utf-8")
