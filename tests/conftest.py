@@ -20,6 +20,7 @@ from .support import (
     ROOT,
     TEMPLATE_PATHS,
     Answers,
+    ask_git_nothing_of_each_file,
     clean_environment,
     files,
     keep_compiled_sources,
@@ -84,6 +85,7 @@ def quickly() -> Iterator[None]:
     """For tests that render much and do not measure."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
+        ask_git_nothing_of_each_file(monkeypatch)
         yield
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from copier._main import Worker
 from jinja2 import Environment
 from jinja2.nativetypes import NativeEnvironment
 
@@ -23,10 +26,10 @@ TEMPLATE_PATHS = ("copier.yml", "template", "hooks")
 """What a template needs of this repository."""
 
 ANSWERS_FILE = ".copier-answers.yml"
-USER_OWNED = ("src/*/tools/**", "tests/test_tools.py", "README.md", "CHANGELOG.md", "server.json")
-"""Seeded on copy, absent from updates."""
+OWNERSHIP: dict[str, list[str]] = tomllib.loads((ROOT / "tests" / "ownership.toml").read_text("utf-8"))
+"""Patterns of a project's paths by their owner: template, user, shared, and made by the hook."""
 
-MADE_BY_THE_HOOK = ("uv.lock", ".venv", ".env")
+MADE_BY_THE_HOOK = tuple(OWNERSHIP["made"])
 
 DEADLINE_SECONDS = 300
 """For one command; what takes longer hangs."""
@@ -177,6 +180,17 @@ def copier(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.
     return run(sys.executable, "-m", "copier", *arguments, cwd=cwd, **environment)
 
 
+def owners(path: str) -> list[str]:
+    """Who claims a path of a project: exactly one, where tests/ownership.toml is right."""
+    return [owner for owner, patterns in OWNERSHIP.items() if any(covers(pattern, path) for pattern in patterns)]
+
+
+def covers(pattern: str, path: str) -> bool:
+    """Whether a pattern means the path: `*` is a part of one name, a `/**` at the end everything below."""
+    below, tail = (pattern.removesuffix("/**"), r"/.+") if pattern.endswith("/**") else (pattern, "")
+    return bool(re.fullmatch(re.escape(below).replace(r"\*", r"[^/]*") + tail, path))
+
+
 def files(project: Path) -> dict[str, bytes]:
     """Every file of a project as rendered, by its path from the project's root with forward slashes."""
     return {
@@ -198,3 +212,8 @@ def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         return compiled[key]
 
     monkeypatch.setattr(Environment, "compile", compile_once)
+
+
+def ask_git_nothing_of_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For each file that it writes, Copier asks git whether the file system knows modes: 200 processes in an update."""
+    monkeypatch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None)

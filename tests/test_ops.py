@@ -123,6 +123,25 @@ def hardened(service: dict[str, Any]) -> None:
         assert port["host_ip"] == "127.0.0.1"
 
 
+def test_an_alertmanager_of_the_owners_takes_the_place_of_the_templates(
+    renderings: Mapping[str, Rendering], tmp_path: Path
+) -> None:
+    project = renderings["default"].first
+    page = (project / "docs" / "deployment.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(services:\n  alertmanager:.*?)```", page, re.DOTALL)
+    override = tmp_path / "docker-compose.override.yml"
+    override.write_text(block, "utf-8")
+    (project / ".env").touch()
+    try:
+        files = ("-f", "docker-compose.yml", "-f", override)
+        merged = passes(docker_compose(), *files, "config", "--format", "json", cwd=project, **COMPOSE)
+    finally:
+        (project / ".env").unlink()
+    volumes = json.loads(merged)["services"]["alertmanager"]["volumes"]
+    mounts = {mount["target"]: mount["source"] for mount in volumes}
+    assert mounts["/etc/alertmanager"] == str(project / "alertmanager")
+
+
 def test_compose_needs_a_password_and_an_environment(renderings: Mapping[str, Rendering]) -> None:
     project = renderings["default"].first
     done = run(docker_compose(), "config", "--quiet", cwd=project)
