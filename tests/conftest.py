@@ -23,6 +23,7 @@ from .support import (
     ask_git_nothing_of_each_file,
     clean_environment,
     files,
+    keep_checkouts,
     keep_compiled_sources,
     variants,
     wait_for,
@@ -81,11 +82,12 @@ def words(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def quickly() -> Iterator[None]:
+def quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For tests that render much and do not measure."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
         ask_git_nothing_of_each_file(monkeypatch)
+        keep_checkouts(monkeypatch, tmp_path_factory.mktemp("checkouts"))
         yield
 
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from copier import _template
 from copier._main import Worker
 from jinja2 import Environment
 from jinja2.nativetypes import NativeEnvironment
@@ -217,3 +219,20 @@ def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask_git_nothing_of_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """For each file that it writes, Copier asks git whether the file system knows modes: 200 processes in an update."""
     monkeypatch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None)
+
+
+def keep_checkouts(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """An update checks the template out five times; here each commit of each template once, below `directory`."""
+    check_out: Any = vars(_template)["clone"]
+    kept: dict[tuple[str, str], str] = {}
+
+    def once(url: str, ref: str = "HEAD", location: str | None = None) -> str:
+        found = run("git", "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=Path(url))
+        if ref == "HEAD" or found.returncode != 0:
+            return str(check_out(url, ref, location))
+        key = (url, found.stdout.strip())
+        if key not in kept:
+            kept[key] = check_out(url, ref, tempfile.mkdtemp(dir=directory))
+        return kept[key]
+
+    monkeypatch.setattr(_template, "clone", once)

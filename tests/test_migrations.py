@@ -1,0 +1,164 @@
+"""What the template renames or removes loses nothing of its owner's: the example of hooks/migrations/README.md."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from .support import ROOT, files, run
+from .workshop import Workshop, commit, edit, git, recorded, update
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+
+GUARD = Path("src/weather_station/production/guard.py")
+DOORMAN = GUARD.with_name("doorman.py")
+OWN_LINE = "OF_MINE = 'a line of the owner'"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, quickly: None) -> Workshop:
+    """Version 1.0.0, the working tree; and 2.0.0, which renames and removes what the example says."""
+    made = Workshop.of_the_working_tree(tmp_path_factory.mktemp("migrations"))
+    template = made.template / "template"
+    production = template / "src" / "{{ package_name }}" / "production"
+    for old, new in ((production / "guard.py", "doorman.py"), (template / "docs" / "guard.md", "doorman.md")):
+        text = old.read_text("utf-8")
+        old.with_name(new).write_text(f"{text}\n# The last line of version 2.\n", "utf-8")
+        old.unlink()
+    (template / "docs" / "lifecycle.md").unlink()
+    for path in [made.template / "copier.yml", *template.rglob("*.jinja")]:
+        path.write_text(re.sub(r"\blog_level\b", "logging_level", path.read_text("utf-8")), "utf-8")
+    (made.template / "hooks" / "migrations" / "v2_0_0_doorman.py").write_text(example(), "utf-8")
+    made.release("2.0.0")
+    return made
+
+
+def example() -> str:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "hooks/migrations/README.md").read_text("utf-8"), re.DOTALL)
+    return str(code)
+
+
+@pytest.fixture(scope="module")
+def original(workshop: Workshop) -> Path:
+    """A project of version 1 whose owner has changed what version 2 moves."""
+    project = workshop.copy("original", revision="1.0.0", log_level="DEBUG")
+    edit(project / GUARD, "\nimport ", f"\nimport this  # {OWN_LINE}\nimport ", count=1)
+    for page in ("guard", "lifecycle"):
+        path = project / "docs" / f"{page}.md"
+        path.write_text(f"{OWN_LINE}\n\n{path.read_text('utf-8')}", "utf-8")
+    (project / "src/weather_station/tools/mine.py").write_text("from ..production import get_logger\n", "utf-8")
+    commit(project)
+    return project
+
+
+@pytest.fixture
+def project(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "project"))
+
+
+def migrate(workshop: Workshop, project: Path, stage: str, version: str = "1.0.0") -> str:
+    """What the command of copier.yml says, which has to succeed."""
+    program = workshop.template / "hooks" / "migrate.py"
+    done = run(sys.executable, program, stage, workshop.template, version, ".copier-answers.yml", cwd=project)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_owners_edits_survive(workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    update(project, "2.0.0")
+    now = files(project)
+    for moved in (DOORMAN.as_posix(), "docs/doorman.md"):
+        text = now[moved].decode()
+        assert OWN_LINE in text
+        assert text.endswith("# The last line of version 2.\n")
+        assert "<<<<<<<" not in text
+    assert {GUARD.as_posix(), "docs/guard.md", "docs/lifecycle.md"} & now.keys() == set()
+    assert recorded(project)["logging_level"] == "DEBUG"
+    assert now["src/weather_station/tools/mine.py"] == b"from ..production import logger_for\n"
+
+    said = capfd.readouterr().err
+    assert f"moved        {GUARD} is {DOORMAN} now; your edits are in it" in said
+    assert (
+        "removed      docs/lifecycle.md, which you had edited; git still has it: git show HEAD:./docs/lifecycle.md"
+        in said
+    )
+    assert "docs/health.md has it now." in said
+
+    migrate(workshop, project, "before")
+    migrate(workshop, project, "after")
+    assert files(project) == now, "a second run changes something"
+
+    commit(project)
+    workshop.update(project, revision="2.0.0")
+    assert files(project) == now, "a second update changes something"
+
+
+def test_edits_that_meet_the_templates_leave_markers(workshop: Workshop, project: Path) -> None:
+    path = project / "docs" / "guard.md"
+    path.write_text(path.read_text("utf-8").rstrip() + "\nThe last line of the owner.\n", "utf-8")
+    commit(project)
+    update(project, "2.0.0")
+    text = (project / "docs" / "doorman.md").read_text("utf-8")
+    assert re.findall(r"^[<>]{7} .*$", text, re.MULTILINE) == ["<<<<<<< before updating", ">>>>>>> after updating"]
+    assert "The last line of the owner." in text
+
+
+def test_what_nobody_had_edited_moves_without_a_word(workshop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
+    project = workshop.copy("untouched", revision="1.0.0")
+    workshop.update(project, revision="2.0.0")
+    assert "moved  " not in capfd.readouterr().err
+    updated = files(project)
+    shutil.rmtree(project)
+    fresh = files(workshop.copy("untouched", revision="2.0.0"))
+    assert fresh == updated
+
+
+def test_a_project_that_had_a_migration_does_not_get_it_again(workshop: Workshop, project: Path) -> None:
+    """Later an owner may have files of the old names himself."""
+    workshop.update(project, revision="2.0.0")
+    (project / GUARD).write_text("MINE = 1\n", "utf-8")
+    (project / "docs" / "lifecycle.md").write_text("Mine.\n", "utf-8")
+    (project / "src/weather_station/tools/again.py").write_text("import get_logger\n", "utf-8")
+    commit(project)
+    before = files(project)
+    workshop.update(project, revision="2.0.0")
+    assert files(project) == before
+
+
+def test_an_edited_file_whose_feature_is_switched_off_is_named(
+    workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    retry = "src/weather_station/production/retry.py"
+    edit(project / retry, '"""', f'"""{OWN_LINE}. ', count=1)
+    commit(project)
+    update(project, "1.0.0", enable_retries=False)
+    said = capfd.readouterr().err
+    assert f"removed      {retry}, which you had edited; git still has it" in said
+    assert said.count("removed  ") == 1
+    assert OWN_LINE in git("show", f"HEAD:./{retry}", cwd=project)
+
+
+def test_a_commit_that_the_template_lacks_is_said(workshop: Workshop, project: Path) -> None:
+    program = workshop.template / "hooks" / "migrate.py"
+    done = run(sys.executable, program, "after", workshop.template, "0.0.9", ".copier-answers.yml", cwd=project)
+    assert done.returncode == 1
+    assert "FAILED to migrate: git ls-tree" in done.stderr
+    assert "0.0.9" in done.stderr
+    assert "git reset --hard" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_in_a_folder_of_a_larger_repository_edits_survive_too(
+    workshop: Workshop, original: Path, tmp_path: Path
+) -> None:
+    project = tmp_path / "many" / "servers" / "weather"
+    shutil.copytree(original, project, ignore=lambda _, names: {".git"} & set(names))
+    git("init", "--quiet", cwd=tmp_path / "many")
+    commit(tmp_path / "many")
+    workshop.update(project, revision="2.0.0")
+    assert OWN_LINE in (project / DOORMAN).read_text("utf-8")
+    assert {path.name for path in (tmp_path / "many").iterdir()} == {".git", "servers"}
