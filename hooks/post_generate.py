@@ -178,7 +178,7 @@ class Hook:
                 "The update and your edits meet in:\n\n"
                 + indented("\n".join(marked))
                 + "\n\nIn each file look for <<<<<<< and keep what is right (a .rej file has what did not fit). "
-                f"Then:\n    {self.later()}"
+                f"Then:\n    {self.later()}\nOr go back to your last commit: git reset --hard"
             )
 
 
@@ -238,16 +238,27 @@ def main() -> int:
     parser.add_argument("operation", choices=("copy", "update"))
     parser.add_argument("project", nargs="?", type=Path, default=Path())
     options = parser.parse_args()
+    if sys.version_info < (3, 10):
+        print(f"post_generate.py: Python 3.10 or later is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
+        return 1
+    updating = options.operation == "update"
     start = time.monotonic()
     try:
         hook = Hook(options.project.resolve())
         perform(hook.steps(options.operation))
     except MachineError as error:
-        print(f"\nWARNING: the project is complete but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
+        state = "updated" if updating else "complete"
+        print(f"\nWARNING: the project is {state} but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
     except ProjectError as error:
-        print(f"\nFAILED, and the project stays as it is:\n\n{error}\n", file=sys.stderr)
+        # Copier says nothing of this, and ends with status 0.
+        state = (
+            "the update is in your project, and this is left to do" if updating else "and the project stays as it is"
+        )
+        print(f"\nFAILED, {state}:\n\n{error}\n", file=sys.stderr)
     else:
         print(f"  {'in all':<12} {time.monotonic() - start:5.1f} s", file=sys.stderr)
+        if updating:
+            print("\nUpdated. Look at the change with git diff, run uv run pytest, then commit.", file=sys.stderr)
         return 0
     return 1 if os.environ.get("CI") or os.environ.get("MCP_TEMPLATE_STRICT") else 0
 

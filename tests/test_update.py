@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from .support import Answers, files, questions
-from .workshop import Workshop, commit, edit, git, recorded
+from .workshop import Workshop, git, recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
 
@@ -76,43 +75,6 @@ def test_features_leave_and_return(workshop: Recording) -> None:
 
 def recorded_default(name: str) -> bool:
     return name != "enable_metrics_tool"
-
-
-def test_an_update_brings_what_is_new_and_leaves_what_is_yours(workshop: Recording) -> None:
-    project = workshop.copy()
-    tools = project / "src" / "weather_station" / "tools"
-    edit(project / "README.md", "# Weather Station", "# My Weather Station")
-    edit(tools / "weather.py", '"""', '"""Mine. ')
-    (tools / "mine.py").write_text("MINE = True\n", "utf-8")
-    (project / "CHANGELOG.md").unlink()
-    commit(project)
-    yours = {path: content for path, content in files(project).items() if "/tools/" in path or path == "README.md"}
-
-    production = workshop.template / "template" / "src" / "{{ package_name }}" / "production"
-    edit(production / "meter.py", '"""', '"""New. ')
-    for seeded in ("README.md.jinja", "CHANGELOG.md"):
-        path = workshop.template / "template" / seeded
-        path.write_text(path.read_text("utf-8") + "\nNews.\n", "utf-8")
-    for tool in (workshop.template / "template" / "src" / "{{ package_name }}" / "tools").glob("*.py*"):
-        tool.write_text(tool.read_text("utf-8") + "\n# News.\n", "utf-8")
-    workshop.release("1.1.0")
-    workshop.update(project)
-
-    now = files(project)
-    assert {path: now.get(path) for path in yours} == yours
-    assert "CHANGELOG.md" not in now
-    assert now["src/weather_station/production/meter.py"].startswith(b'"""New. ')
-    assert recorded(project)["_commit"] == "1.1.0"
-
-
-def test_an_unchanged_project_becomes_what_a_new_one_is(workshop: Recording) -> None:
-    project = workshop.copy()
-    edit(workshop.template / "template" / "src" / "{{ package_name }}" / "production" / "meter.py", '"""', '"""New. ')
-    workshop.release("1.1.0")
-    workshop.update(project)
-    updated = files(project)
-    shutil.rmtree(project)
-    assert files(workshop.copy()) == updated
 
 
 def test_git_takes_every_file_of_the_template(workshop: Recording) -> None:

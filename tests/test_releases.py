@@ -1,0 +1,87 @@
+"""No update loses a file or an answer without a word, from whichever release."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from packaging.version import Version
+
+from . import releases as under_test
+from .releases import Migrated, Release, commit_of, losses, losses_since, releases
+from .support import ROOT
+
+NOTHING = Migrated({}, {}, {})
+
+
+def test_every_release_is_a_commit_in_the_order_of_versions() -> None:
+    versions = [Version(release.version) for release in releases()]
+    assert versions
+    assert versions == sorted(set(versions))
+    assert [commit_of(release.commit) for release in releases()] == [release.commit for release in releases()]
+
+
+@pytest.mark.parametrize("release", releases(), ids=lambda release: str(release.version))
+def test_what_is_renamed_or_removed_has_a_migration(release: Release) -> None:
+    assert losses_since(release) == [], "hooks/migrations/README.md says how to write one"
+
+
+THEN = {"docs/guard.md", "src/{{ package_name }}/production/guard.py", "src/{{ package_name }}/tools/weather.py"}
+GUARD = "src/{{ package_name }}/production/guard.py"
+DOORMAN = "src/{{ package_name }}/production/doorman.py"
+
+
+@pytest.mark.parametrize(
+    ("now", "told", "lost"),
+    [
+        (THEN | {"docs/new.md"}, NOTHING, []),
+        (THEN - {"src/{{ package_name }}/tools/weather.py"}, NOTHING, []),
+        (THEN - {"docs/guard.md"}, NOTHING, ["template/docs/guard.md is gone, and no migration says where to"]),
+        (THEN - {"docs/guard.md"}, Migrated({}, {"docs/guard.md": "See docs/auth.md."}, {}), []),
+        (THEN - {GUARD} | {DOORMAN}, NOTHING, [f"template/{GUARD} is gone, and no migration says where to"]),
+        (THEN - {GUARD} | {DOORMAN}, Migrated({GUARD: DOORMAN}, {}, {}), []),
+        (
+            THEN - {GUARD},
+            Migrated({GUARD: DOORMAN}, {}, {}),
+            [f"template/{GUARD} moved to {DOORMAN}, which is not there"],
+        ),
+        (THEN - {GUARD}, Migrated({GUARD: DOORMAN}, {DOORMAN: "Gone later."}, {}), []),
+    ],
+)
+def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
+    now: set[str], told: Migrated, lost: list[str]
+) -> None:
+    assert list(losses(THEN, set(), now, set(), told)) == lost
+
+
+@pytest.mark.parametrize(
+    ("told", "lost"),
+    [
+        ({}, ["the question log_level is gone, and no migration says what becomes of its answer"]),
+        ({"log_level": "verbosity"}, []),
+        ({"log_level": None}, []),
+        ({"log_level": "loudness"}, ["the question log_level became loudness, which is not asked"]),
+    ],
+)
+def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
+    told: dict[str, str | None], lost: list[str]
+) -> None:
+    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated({}, {}, told))) == lost
+
+
+def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tmp_path / "clone"
+    command = ["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), str(clone)]
+    subprocess.run(command, check=True, capture_output=True)
+    monkeypatch.setattr(under_test, "ROOT", clone)
+    first = "0" * 40
+    with pytest.raises(LookupError, match=r"This clone is shallow .*git fetch --unshallow") as refusal:
+        commit_of(first)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_a_commit_that_is_not_there_is_named() -> None:
+    with pytest.raises(LookupError, match=re.escape("0" * 40)):
+        commit_of("0" * 40)
