@@ -227,8 +227,10 @@ def keep_checkouts(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     kept: dict[tuple[str, str], str] = {}
 
     def once(url: str, ref: str = "HEAD", location: str | None = None) -> str:
+        if ref == "HEAD" or not Path(url).is_dir():
+            return str(check_out(url, ref, location))
         found = run("git", "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=Path(url))
-        if ref == "HEAD" or found.returncode != 0:
+        if found.returncode != 0:
             return str(check_out(url, ref, location))
         key = (url, found.stdout.strip())
         if key not in kept:

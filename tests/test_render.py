@@ -121,21 +121,7 @@ def test_every_data_file_parses(renderings: Mapping[str, Rendering]) -> None:
 
 
 def test_every_import_finds_its_module_and_name(renderings: Mapping[str, Rendering]) -> None:
-    def check(rendering: Rendering) -> Iterator[str]:
-        modules = python_modules(rendering)
-        for name, path in modules.items():
-            for imported, names in own_imports(name, rendering.files[path].decode(), package=is_package(path)):
-                if imported.split(".")[0] not in ("tests", package(rendering)):
-                    continue
-                if imported not in modules:
-                    yield f"{path} imports {imported}, which is not there"
-                    continue
-                known = defined(rendering.files[modules[imported]].decode())
-                for each in names:
-                    if each not in known and f"{imported}.{each}" not in modules:
-                        yield f"{path} imports {each} from {imported}, which lacks it"
-
-    holds(renderings, check)
+    holds(renderings, broken_imports)
 
 
 def test_no_module_is_left_behind(renderings: Mapping[str, Rendering]) -> None:
@@ -211,14 +197,8 @@ def test_windows_can_check_out_the_template() -> None:
 
 
 def test_ruff_has_nothing_to_say(renderings: Mapping[str, Rendering]) -> None:
-    root = renderings["default"].first.parent
-    found: list[tuple[str, str]] = []
-    for command in (("check", "--output-format=concise"), ("format", "--check", "--output-format=concise")):
-        done = run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=root)
-        assert done.returncode in (0, 1), done.stderr
-        found += [(problem, variant) for variant, problem in re.findall(r"^([^/\s]+)/(.+)$", done.stdout, re.MULTILINE)]
-        assert done.returncode == 0 or found, done.stdout
-    report(found)
+    problems = ruff_problems(renderings["default"].first.parent)
+    report((problem, variant) for variant, problem in problems)
 
 
 def test_every_name_in_the_manifest_is_a_module() -> None:
@@ -282,6 +262,34 @@ def distribution(module: str) -> str:
 
 def distributions(requirements: list[str]) -> set[str]:
     return {re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in requirements}
+
+
+def broken_imports(rendering: Rendering) -> Iterator[str]:
+    """What its modules import of each other and is not there."""
+    modules = python_modules(rendering)
+    for name, path in modules.items():
+        for imported, names in own_imports(name, rendering.files[path].decode(), package=is_package(path)):
+            if imported.split(".")[0] not in ("tests", package(rendering)):
+                continue
+            if imported not in modules:
+                yield f"{path} imports {imported}, which is not there"
+                continue
+            known = defined(rendering.files[modules[imported]].decode())
+            for each in names:
+                if each not in known and f"{imported}.{each}" not in modules:
+                    yield f"{path} imports {each} from {imported}, which lacks it"
+
+
+def ruff_problems(root: Path) -> list[tuple[str, str]]:
+    """What ruff says of the projects in a folder: a project's name with each problem."""
+    found: list[tuple[str, str]] = []
+    for command in (("check", "--output-format=concise"), ("format", "--check", "--output-format=concise")):
+        done = run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=root)
+        assert done.returncode in (0, 1), done.stderr
+        here = re.findall(r"^([^/\s]+)/(.+)$", done.stdout, re.MULTILINE)
+        assert done.returncode == 0 or here, done.stdout
+        found += here
+    return found
 
 
 @cache

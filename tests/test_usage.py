@@ -1,0 +1,214 @@
+"""Every way to copy and to update that README names: where from, where to, with trust and without, from Python."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from copier import run_copy
+
+from .support import ANSWERS_FILE, ROOT, copier, copier_yml, files, questions, run
+from .workshop import Workshop, commit, edit, git, recorded, update
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+
+PRODUCTION = "template/src/{{ package_name }}/production"
+METER = f"{PRODUCTION}/meter.py"
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory, words: Path, quickly: None) -> Workshop:
+    """Versions 1.0.0 and 2.0.0, a branch behind both called `next`, and HEAD, a commit beyond; each changes a line."""
+    made = Workshop.of(words, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/retry.py")
+    meter = made.template / METER
+    for version, line in (("2.0.0", "Two. "), ("", "Beyond. ")):
+        edit(meter, '"""', f'"""{line}', count=1)
+        made.release(version)
+    trunk = git("branch", "--show-current", cwd=made.template).strip()
+    git("switch", "--quiet", "--create", "next", cwd=made.template)
+    edit(meter, '"""', '"""Next. ', count=1)
+    made.release()
+    git("switch", "--quiet", trunk, cwd=made.template)
+    git("clone", "--quiet", "--mirror", made.template, repository(made), cwd=made.root)
+    return made
+
+
+def repository(workshop: Workshop) -> Path:
+    """The template as a server has it. Copier takes a URL for git's by its `.git` at the end."""
+    return workshop.root / "template.git"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COPIER_CACHE_DIR", str(tmp_path / "copier-cache"))
+
+
+def first_words(project: Path) -> str:
+    text = (project / METER.removeprefix("template/").replace("{{ package_name }}", "weather_station")).read_text(
+        "utf-8"
+    )
+    return text.removeprefix('"""')
+
+
+# --- Where from ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reference", "line"),
+    [(None, "Two."), ("1.0.0", "Where"), ("2.0.0", "Two."), ("next", "Next."), ("HEAD", "Beyond.")],
+)
+def test_a_tag_a_branch_or_head_of_a_url(workshop: Workshop, tmp_path: Path, reference: str | None, line: str) -> None:
+    run_copy(
+        repository(workshop).as_uri(),
+        tmp_path / "weather-station",
+        vcs_ref=reference,
+        defaults=True,
+        skip_tasks=True,
+        quiet=True,
+    )
+    assert first_words(tmp_path / "weather-station").startswith(line)
+    described = recorded(tmp_path / "weather-station")
+    assert described["_src_path"] == repository(workshop).as_uri()
+    assert re.fullmatch(r"[12]\.0\.0(-\d+-g[0-9a-f]+)?", described["_commit"])
+
+
+def test_a_project_of_a_url_follows_a_branch(workshop: Workshop, tmp_path: Path) -> None:
+    project = tmp_path / "weather-station"
+    url = repository(workshop).as_uri()
+    run_copy(url, project, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
+    git("init", "--quiet", cwd=project)
+    commit(project)
+    update(project, "next")
+    assert first_words(project).startswith("Next")
+    assert recorded(project)["_commit"].startswith("2.0.0-2-g")
+
+
+# --- Where to ------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_and_one_with_files_of_others(workshop: Workshop, tmp_path: Path) -> None:
+    new, empty, full = tmp_path / "1/weather-station", tmp_path / "2/weather-station", tmp_path / "3/weather-station"
+    empty.mkdir(parents=True)
+    (full / "src").mkdir(parents=True)
+    (full / "notes.txt").write_text("mine")
+    (full / "src" / "mine.py").write_text("MINE = 1\n")
+    for target in (new, empty, full):
+        run_copy(str(workshop.template), target, defaults=True, skip_tasks=True, quiet=True)
+    made = files(new)
+    assert files(empty) == made
+    assert files(full) == made | {"notes.txt": b"mine", "src/mine.py": b"MINE = 1\n"}
+
+
+def test_a_file_of_the_same_name_is_not_overwritten_unasked(workshop: Workshop, tmp_path: Path) -> None:
+    """Copier asks on a terminal; without one it ends, and says which option decides."""
+    project = tmp_path / "weather-station"
+    project.mkdir()
+    (project / "README.md").write_text("mine")
+    done = copier("copy", "-T", "--defaults", "--quiet", str(workshop.template), str(project), cwd=tmp_path)
+    assert done.returncode != 0
+    assert (project / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["with space", "Ünïcode 天气", "it's (100 %) & more"])
+def test_any_folder(workshop: Workshop, tmp_path: Path, name: str) -> None:
+    parent = tmp_path / name
+    parent.mkdir()
+    template = Workshop(Path(shutil.copytree(workshop.template, parent / "template of mine")), parent)
+    project = template.copy("a server", "1.0.0")
+    update(project, "2.0.0")
+    assert first_words(project).startswith("Two")
+    assert git("status", "--porcelain", cwd=project).count("\n") == 2  # the changed line, and the recorded version
+
+
+def test_a_folder_of_a_larger_repository(workshop: Workshop, tmp_path: Path) -> None:
+    """Copied into it, updated there, with the owner's edits kept, and nothing beside it touched."""
+    whole = tmp_path / "many"
+    project = whole / "servers" / "weather"
+    run_copy(
+        str(workshop.template),
+        project,
+        data={"project_name": "Weather Station"},
+        vcs_ref="1.0.0",
+        defaults=True,
+        skip_tasks=True,
+        quiet=True,
+    )
+    (whole / "README.md").write_text("Of all.\n")
+    (whole / "pyproject.toml").write_text("[tool.all]\n")
+    edit(project / "pyproject.toml", 'version = "0.1.0"', 'version = "1.0.0"')
+    git("init", "--quiet", cwd=whole)
+    commit(whole)
+    beside = {path: content for path, content in files(whole).items() if not path.startswith("servers/")}
+
+    update(project, "2.0.0", enable_retries=False)
+
+    now = files(whole)
+    assert first_words(project).startswith("Two")
+    assert 'version = "1.0.0"' in now["servers/weather/pyproject.toml"].decode()
+    assert "servers/weather/src/weather_station/production/retry.py" not in now
+    assert {path: content for path, content in now.items() if not path.startswith("servers/")} == beside
+
+
+# --- Trust ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(workshop: Workshop, tmp_path: Path) -> Path:
+    made = tmp_path / "weather-station"
+    run_copy(str(workshop.template), made, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
+    git("init", "--quiet", cwd=made)
+    commit(made)
+    return made
+
+
+@pytest.mark.parametrize("options", [[], ["--skip-tasks"]])
+def test_an_update_without_trust_is_refused_and_changes_nothing(project: Path, options: list[str]) -> None:
+    """Migrations are code, and no option leaves them out."""
+    before = files(project)
+    done = copier("update", "--defaults", *options, cwd=project)
+    assert done.returncode == 4
+    assert "unsafe features: migrations, tasks" in done.stderr
+    assert "--trust" in done.stderr
+    assert files(project) == before
+
+
+def test_trust_by_settings_means_the_url_as_it_is_written(workshop: Workshop, project: Path, tmp_path: Path) -> None:
+    settings = tmp_path / "settings.yml"
+    for trusted, status in ((workshop.template.as_uri(), 4), (str(workshop.template), 0)):
+        settings.write_text(yaml.safe_dump({"trust": [trusted]}), "utf-8")
+        done = copier("update", "--defaults", "--quiet", cwd=project, COPIER_SETTINGS_PATH=str(settings))
+        assert done.returncode == status, done.stderr
+
+
+def test_tasks_and_migrations_are_lists_that_run_python() -> None:
+    """A string would go to the platform's shell, and `python` is missing on many machines."""
+    config = copier_yml()
+    commands = [entry["command"] for entry in [*config["_tasks"], *config["_migrations"]]]
+    assert [command for command in commands if not isinstance(command, list)] == []
+    assert {command[0] for command in commands} == {"{{ _copier_python }}"}
+    assert [path.name for path in (ROOT / "hooks").rglob("*") if path.suffix not in (".py", ".md", ".pyc", "")] == []
+    scripts = [path for path in files(ROOT / "template") if path.endswith((".sh", ".bash", ".bat", ".ps1"))]
+    assert scripts == []
+
+
+# --- From Python ---------------------------------------------------------------------------------------------
+
+
+def test_the_example_for_use_from_python_in_readme_runs(workshop: Workshop, tmp_path: Path) -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(from copier import run_copy.*?)```", readme, re.DOTALL)
+    program = f"TEMPLATE = {repository(workshop).as_uri()!r}\n{example}"
+    done = run(sys.executable, "-c", program, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (project,) = (path.parent for path in tmp_path.glob(f"*/{ANSWERS_FILE}"))
+    (data,) = (
+        node.value for node in ast.walk(ast.parse(example)) if isinstance(node, ast.keyword) and node.arg == "data"
+    )
+    given = ast.literal_eval(data)
+    assert given.keys() <= questions().keys()
+    assert {name: recorded(project)[name] for name in given} == given
