@@ -81,6 +81,8 @@ class Line:
         change_everything(self.workshop.template)
         self.workshop.release(NEXT)
         self.original = cache(self._original)
+        self.seconds: list[float] = []
+        """How long each update took."""
 
     def _original(self, origin: str, name: str) -> Path:
         known = questions_of(self.commits[origin])
@@ -90,6 +92,11 @@ class Line:
     def project(self, origin: str, name: str, directory: Path) -> Path:
         """A project of an origin and a set of answers, for one test to change."""
         return Path(shutil.copytree(self.original(origin, name), directory / "weather-station"))
+
+    def update(self, project: Path, version: str) -> None:
+        start = time.perf_counter()
+        update(project, version)
+        self.seconds.append(time.perf_counter() - start)
 
     def fresh(self, version: str, project: Path, directory: Path) -> dict[str, bytes]:
         """What a version makes of a project's recorded answers from nothing."""
@@ -282,7 +289,7 @@ def without_the_users(found: Mapping[str, bytes]) -> dict[str, bytes]:
 def test_an_unchanged_project_becomes_what_a_new_one_is(line: Line, tmp_path: Path, origin: str, name: str) -> None:
     project = line.project(origin, name, tmp_path)
     before = files(project)
-    update(project, NOW)
+    line.update(project, NOW)
     now = files(project)
     fresh = line.fresh(NOW, project, tmp_path / "fresh")
     assert without_the_users(now) == without_the_users(fresh)
@@ -301,7 +308,7 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
     mine = files(project)
     asked = recorded(project)
 
-    update(project, NEXT)
+    line.update(project, NEXT)
 
     now = files(project)
     assert conflicts(project) == []
@@ -325,7 +332,7 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
 
     if name == "mixed":
         commit(project)
-        update(project, NEXT)
+        line.update(project, NEXT)
         assert files(project) == now, "a second update changes something"
 
 
@@ -350,6 +357,7 @@ def test_with_the_whole_hook_the_owners_project_works_after_the_update(
     updated = time.perf_counter()
     tests = run(uv(), "run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", cwd=project)
     assert tests.returncode == 0, tests.stdout[-4000:] + tests.stderr[-2000:]
+    figure(f"{len(line.seconds)} updates of {len(ORIGINS) * len(SETS)} projects: {sum(line.seconds):.0f} s")
     figure(
         f"update with the whole hook: {updated - start:.1f} s; tests of the updated project: "
         f"{time.perf_counter() - updated:.1f} s, {tests.stdout.strip().splitlines()[-1]}"

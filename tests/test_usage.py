@@ -13,6 +13,7 @@ import yaml
 from copier import run_copy
 
 from .support import ANSWERS_FILE, ROOT, copier, copier_yml, files, questions, run
+from .test_render import forbidden_by_windows
 from .workshop import Workshop, commit, edit, git, recorded, update
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
@@ -194,6 +195,11 @@ def test_tasks_and_migrations_are_lists_that_run_python() -> None:
     assert [path.name for path in (ROOT / "hooks").rglob("*") if path.suffix not in (".py", ".md", ".pyc", "")] == []
     scripts = [path for path in files(ROOT / "template") if path.endswith((".sh", ".bash", ".bat", ".ps1"))]
     assert scripts == []
+
+
+def test_windows_can_check_out_this_repository() -> None:
+    tracked = git("ls-files", "-z", cwd=ROOT).rstrip("\0").split("\0")
+    assert list(forbidden_by_windows(dict.fromkeys(tracked, b""))) == []
 
 
 # --- From Python ---------------------------------------------------------------------------------------------
