@@ -2,8 +2,8 @@
 
     uv run python -m tests.tables
 
-rewrites them between their marks. Features come from the pages in `template/docs/` (heading and first sentence), questions
-from `copier.yml`, variables from `.env.example` as the variants have it.
+rewrites them between their marks. Features come from the pages in `template/docs/` (heading and first sentence),
+questions from `copier.yml`, variables from `.env.example` as the variants have it.
 """
 
 from __future__ import annotations

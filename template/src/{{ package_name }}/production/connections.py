@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ async def _ask(connection: Connection) -> Answer:
     except TimeoutError:
         problem = f"no answer within {ANSWER_SECONDS:g} s"
     except Exception as error:
-        problem = " ".join(f"{error}".split()) or type(error).__name__
+        problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
     return Answer(connection.target, problem, round((time.perf_counter() - started) * 1000))
 
 
