@@ -15,7 +15,8 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .conftest import Built, Rendering
+from .conftest import Rendering
+from .matrix import Project
 from .support import DEFAULT, MINIMAL, run, uv
 
 SCHEMA = "schemas/mcp_registry/v2025_12_11/server.schema.json"
@@ -118,7 +119,7 @@ def test_the_dev_container_is_of_the_chosen_python(renderings: Mapping[str, Rend
 
 
 @pytest.mark.slow
-def test_the_public_names_are_typed(built: Callable[[str], Built], tmp_path: Path) -> None:
+def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: Path) -> None:
     """Seen from outside the package, as a type checker does only with `py.typed`."""
     consumer = tmp_path / "consumer.py"
     consumer.write_text(CONSUMER)
@@ -130,7 +131,7 @@ def test_the_public_names_are_typed(built: Callable[[str], Built], tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_hooks_find_what_is_wrong_offline(template: Path, built: Callable[[str], Built], tmp_path: Path) -> None:
+def test_the_hooks_find_what_is_wrong_offline(template: Path, built: Callable[[str], Project], tmp_path: Path) -> None:
     """With the environment in place; run by prek, which reads pre-commit's configuration."""
     project = tmp_path / "project"
     run_copy(str(template), project, data=MINIMAL, defaults=True, skip_tasks=True, quiet=True)

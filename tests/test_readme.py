@@ -27,8 +27,9 @@ from urllib.request import urlopen
 import pytest
 
 from . import tables
-from .conftest import Built, Rendering
+from .conftest import Rendering
 from .live import free_port
+from .matrix import Project
 from .support import (
     DEADLINE_SECONDS,
     ROOT,
@@ -187,7 +188,7 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
-def test_the_commands_of_a_generated_readme_work_in_order(built: Callable[[str], Built], tmp_path: Path) -> None:
+def test_the_commands_of_a_generated_readme_work_in_order(built: Callable[[str], Project], tmp_path: Path) -> None:
     """In the default project, whose upstream is a stand-in: `--check` asks it."""
     project, port = built("default").path, free_port()
     text = (project / "README.md").read_text("utf-8")
