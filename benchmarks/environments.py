@@ -17,6 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {"project_name": "Benchmark Server", "enable_metrics_tool": "true", "include_ci": "false"}
 PACKAGE = "benchmark_server"
 PYTHON = ".".join(map(str, sys.version_info[:2]))
+TOOLS = """import _tools
+
+
+def register(server):
+    _tools.register(lambda function, name: server.add_tool(function, name=name))
+"""
+"""The project's `tools/`, which belongs to its owner: here the benchmark."""
 FASTMCP = ("fastmcp>=4.1,<5", "uvloop", "httptools", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
 
 
@@ -49,6 +56,7 @@ def project(cache: Path, backend: str) -> Path:
     data = [f"--data={name}={value}" for name, value in (ANSWERS | {"rate_limit_backend": backend}).items()]
     copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
     _run([*copy, *data, str(source), str(target)])
+    (target / "src" / PACKAGE / "tools" / "__init__.py").write_text(TOOLS, "utf-8")
     _run([uv(), "sync", "--quiet", "--python", PYTHON, "--directory", str(target)])
     return interpreter(target / ".venv")
 

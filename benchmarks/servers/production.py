@@ -1,22 +1,11 @@
-"""The generated server as its command starts it, with the benchmark's tools in place of its own."""
+"""The generated server as its command starts it; the project has the benchmark's tools (`environments.TOOLS`)."""
 
 from __future__ import annotations
 
-import importlib
 import os
+import runpy
 import sys
-from typing import Any
-
-import _tools
 
 package = os.environ["PACKAGE"]
-main = importlib.import_module(f"{package}.__main__").main
-assembly = importlib.import_module(f"{package}.server")
-
-
-def register(server: Any) -> None:
-    _tools.register(lambda function, name: server.add_tool(function, name=name))
-
-
-vars(assembly)["register"] = register
-sys.exit(main([]))
+sys.argv[1:] = []
+runpy.run_module(package, run_name="__main__", alter_sys=True)
