@@ -85,6 +85,7 @@ async def accepts(url: str) -> None:
     parts = urlsplit(url)
     _, writer = await asyncio.open_connection(parts.hostname, parts.port or PORTS.get(parts.scheme, 0))
     writer.close()
+    await writer.wait_closed()
 
 
 def without_credentials(url: str) -> str:
