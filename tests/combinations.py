@@ -20,16 +20,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from copy import deepcopy
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pytest
-from copier import _template, run_copy
+from copier import run_copy
 
 from .conftest import Rendering, copy_template
-from .support import NEEDS, Answers, answers, choices, copier_yml, keep_compiled_sources, questions
+from .support import NEEDS, Answers, answers, choices, copier_yml, keep_compiled_sources, keep_configurations, questions
 from .test_render import broken_imports, ruff_problems, texts, unreadable
 
 BATCH = 48
@@ -81,15 +80,7 @@ def begin() -> None:
     os.environ["PATH"] = ""
     monkeypatch = pytest.MonkeyPatch()
     keep_compiled_sources(monkeypatch)
-    load: Any = vars(_template)["load_template_config"]
-    loaded: dict[Path, Any] = {}
-
-    def once(path: Path) -> Any:
-        if path not in loaded:
-            loaded[path] = load(path)
-        return deepcopy(loaded[path])
-
-    monkeypatch.setattr(_template, "load_template_config", once)
+    keep_configurations(monkeypatch)
 
 
 SEEN: set[tuple[str, bytes]] = set()
@@ -110,9 +101,9 @@ def check(template: str, batch: list[Answers]) -> Result:
             rendering = Rendering(name, data, root / name, root / name)
             problems += [(problem, data) for problem in faults(rendering)]
             for path, content in rendering.files.items():
-                # By the packages that are there ruff tells the project's own imports from others'.
-                if (path, content) in SEEN and path.endswith(".py") and not path.endswith("__init__.py"):
-                    (root / name / path).unlink()
+                # Emptied, not removed: by the modules that are there ruff tells the project's imports from others'.
+                if (path, content) in SEEN and path.endswith(".py"):
+                    (root / name / path).write_bytes(b"")
                 SEEN.add((path, content))
         problems += [(problem, projects[name]) for name, problem in ruff_problems(root)]
         return Result(len(batch), rendered - start, time.process_time() - rendered, problems)

@@ -25,6 +25,7 @@ from .support import (
     files,
     keep_checkouts,
     keep_compiled_sources,
+    keep_configurations,
     variants,
     wait_for,
 )
@@ -86,6 +87,7 @@ def quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """For tests that render much and do not measure."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
+        keep_configurations(monkeypatch)
         ask_git_nothing_of_each_file(monkeypatch)
         keep_checkouts(monkeypatch, tmp_path_factory.mktemp("checkouts"))
         yield

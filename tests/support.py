@@ -11,6 +11,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from types import CodeType
@@ -214,6 +215,21 @@ def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:
         return compiled[key]
 
     monkeypatch.setattr(Environment, "compile", compile_once)
+
+
+def keep_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update parses copier.yml six times; here each state of a file once."""
+    load: Any = vars(_template)["load_template_config"]
+    loaded: dict[tuple[Path, int, int], Any] = {}
+
+    def load_once(path: Path) -> Any:
+        state = path.stat()
+        key = (path, state.st_mtime_ns, state.st_size)
+        if key not in loaded:
+            loaded[key] = load(path)
+        return deepcopy(loaded[key])
+
+    monkeypatch.setattr(_template, "load_template_config", load_once)
 
 
 def ask_git_nothing_of_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
