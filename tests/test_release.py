@@ -146,6 +146,7 @@ def test_a_release_on_another_line_is_named(repository: Path, monkeypatch: pytes
     assert list(under_test.problems_of_the_list()) == ["tests/releases.toml: 0.1.1 does not lie behind this commit"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tests.release", "tests.combinations"])
 def test_the_commands_are_documented_and_start(module: str) -> None:
     assert f"python3 with_uv.py run python -m {module}" in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
