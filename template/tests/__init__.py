@@ -1,1 +1,0 @@
-"""The project's tests: `production/` proves the template's part, everything else is yours."""
