@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from . import chain, tools
 from .chain import Call, Link, Next, Result
-from .client import Upstream, UpstreamLink, UpstreamSeries
+from .client import Credentials, Upstream, UpstreamLink, UpstreamSeries
 from .config import About, ConfigError, ProductionConfig, StartError
 from .connections import Connection
 from .identity import client_identifier
@@ -62,8 +62,8 @@ class App:
         self.meter: Meter = NullMeter()
         self.links: dict[str, Link] = {"errors": chain.errors, "timeout": chain.timeout(self)}
         self.upstream_links: dict[str, UpstreamLink] = {}
-        self.upstream_credentials: tuple[str, str] | None
-        """Name and value of the header with the upstream's key; set, as the next, by `client.install`."""
+        self.upstream_credentials: Credentials | None
+        """The upstream's key and where it goes; set, as the next, by `client.install`."""
         self.upstream_series: UpstreamSeries
         self.client_hooks: list[Callable[[httpx2.AsyncClient], None]] = []
         self.endpoint_wrappers: list[Callable[[ASGIApp], ASGIApp]] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
 from math import ceil
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 from urllib.parse import quote, unquote
 
 import httpx2
@@ -164,6 +165,23 @@ def install(app: App) -> None:
     app.upstream_series = UpstreamSeries(app.meter)
 
 
+class Credentials(NamedTuple):
+    """The upstream's key, as it is sent to the origin of `BASE_URL`."""
+
+    name: str
+    """Of the header or of the query's parameter."""
+    value: str
+    in_query: bool = False
+
+    def add_to(self, request: httpx2.Request) -> None:
+        """Adds them, unless the tool has given its own."""
+        if not self.in_query:
+            request.headers.setdefault(self.name, self.value)
+        elif self.name not in request.url.params:
+            own = f"{quote(self.name, safe='')}={quote(self.value, safe='')}".encode()
+            request.url = request.url.copy_with(query=b"&".join(filter(None, (request.url.query, own))))
+
+
 class Upstream:
     """The configured client. Paths are paths of `BASE_URL`; absolute URLs reach other hosts, without credentials."""
 
@@ -270,7 +288,7 @@ class Upstream:
         if idempotency_key is not None:
             http.headers["Idempotency-Key"] = idempotency_key
         if self._credentials and (not absolute or http.url.origin == self._base_origin):
-            http.headers.setdefault(*self._credentials)
+            self._credentials.add_to(http)
         host = http.url.netloc.decode("ascii") if absolute else self._base_host
         request = UpstreamRequest(
             http,
@@ -396,8 +414,8 @@ def _bind(link: UpstreamLink, following: UpstreamNext) -> UpstreamNext:
     return bound
 
 
-def _credentials(config: ProductionConfig) -> tuple[str, str] | None:
-    """Name and value of the header with the upstream's key, if there is a key.
+def _credentials(config: ProductionConfig) -> Credentials | None:
+    """The upstream's key and where it goes, if there is a key.
 
     Raises:
         ConfigError: the key cannot be sent in a header.
@@ -406,10 +424,16 @@ def _credentials(config: ProductionConfig) -> tuple[str, str] | None:
     if key is None:
         return None
     value = key.get_secret_value().strip()
+    if config.upstream_api_key_query:
+        return Credentials(config.upstream_api_key_query, value, in_query=True)
     if not (value.isascii() and value.isprintable()):
         raise ConfigError([f"{config.upstream_api_key_env}: must be printable ASCII, for it is sent in a header"])
-    name = config.upstream_api_key_header
-    return name, f"Bearer {value}" if name.lower() == "authorization" else value
+    name, scheme = config.upstream_api_key_header, config.upstream_api_key_scheme
+    if name.lower() != "authorization" or scheme.lower() == "none":
+        return Credentials(name, value)
+    if scheme.lower() == "basic":  # the key is user:password (RFC 7617)
+        value = b64encode(value.encode()).decode()
+    return Credentials(name, f"{scheme} {value}")
 
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")

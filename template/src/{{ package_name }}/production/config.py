@@ -101,6 +101,9 @@ def _empty_is_none(value: object) -> object:
     return None if value == "" else value
 
 
+HTTP_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
+"""A header's name, or an authentication scheme's (RFC 9110, 5.6.2)."""
+
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(_empty_is_none)]
@@ -176,7 +179,9 @@ class ProductionConfig(BaseSettings):
 
     upstream_base_url: HttpUrl = Field(default="https://api.open-meteo.com", validation_alias="BASE_URL")
     upstream_api_key_env: str = ""
-    upstream_api_key_header: str = Field(default="Authorization", pattern=r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$")
+    upstream_api_key_header: str = Field(default="Authorization", pattern=HTTP_NAME)
+    upstream_api_key_scheme: str = Field(default="Bearer", pattern=HTTP_NAME)
+    upstream_api_key_query: str = ""
     request_timeout_seconds: Seconds = 30.0
     attempt_timeout_seconds: Seconds = 10.0
     max_response_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=1024**3)

@@ -15,7 +15,7 @@ from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, TypeGuard
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 from pydantic import BaseModel
@@ -104,7 +104,8 @@ class Redactor:
     """Takes secrets out of texts and values: those under keys that look like it, and the `secrets` themselves."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = {form for secret in secrets for form in (secret, unquote(secret)) if len(form) >= MIN_SECRET}
+        forms = (form for secret in secrets for form in (secret, unquote(secret), quote(secret, safe="")))
+        known = {form for form in forms if len(form) >= MIN_SECRET}
         # The longest first: one secret may begin with another.
         self._known = tuple(sorted(known, key=len, reverse=True))
 
