@@ -1,8 +1,9 @@
 """Runs once after `copier copy` and once after `copier update`, and proves that the project works.
 
-    python post_generate.py copy|update [PROJECT]
+    python post_generate.py copy|update [PROJECT] [--openapi SPEC [--operations SELECTION]]
 
-On copy it makes the lock file, the environment and .env; on update it looks for conflicts and renews the first two.
+On copy it makes the lock file, the environment and .env, and the tools of an OpenAPI document if one is given; on
+update it looks for conflicts and renews the first two.
 Then the project's smoke test starts the server. A line for each step gives its time. A problem of the machine (no uv,
 no network) is a warning with the command to run later. A real failure prints its evidence and the command that repeats
 it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails; with CI
@@ -37,6 +38,12 @@ MACHINE = re.compile(
 )
 """What uv says when the machine, not the project, is at fault."""
 
+SEEDER_SPOKE = "no tools were made"
+"""In the words of `openapi.py`: it did run, so that the document is at fault and not the machine."""
+
+MAX_SMOKE_ANSWER = 20_000
+"""Characters: the answer of the stand-in is an argument of a command."""
+
 STARTERS: Mapping[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "weather": (
         "get_weather",
@@ -69,13 +76,17 @@ class Step(NamedTuple):
     wanted: bool = True
     vital: bool = True
     """Whether the steps after it make no sense once it has failed."""
+    telling: bool = False
+    """Whether what it returns is for the reader."""
 
 
 class Hook:
     """The steps on one project."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, spec: str = "", operations: str = "") -> None:
         self.project = project
+        self.spec = spec
+        self.operations = operations
         self.slug, self.package = identity(project)
         self.uv: list[str] = []
 
@@ -88,6 +99,7 @@ class Hook:
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
             Step(".env", self.make_env, wanted=copying, vital=False),
+            Step("tools", self.seed_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
             # After an update the sources are merged with the owner's edits, and judged by his own rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
@@ -98,6 +110,8 @@ class Hook:
     def later(self) -> str:
         """What to run once the machine has what it lacked."""
         commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", "uv run python -m tests.production.smoke"]
+        if self.spec:
+            commands.insert(3, shlex.join(["uv", *self.seeding()]))
         return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
 
     def find_uv(self) -> None:
@@ -111,8 +125,8 @@ class Hook:
             raise MachineError("uv is not installed (https://docs.astral.sh/uv/)")
         self.uv = [sys.executable, "-m", "uv"]
 
-    def execute(self, *arguments: str) -> None:
-        """Runs uv with these arguments in the project.
+    def execute(self, *arguments: str) -> str:
+        """Runs uv with these arguments in the project, and returns what it says.
 
         Raises:
             MachineError: the machine lacks something.
@@ -139,11 +153,21 @@ class Hook:
         else:
             evidence, status = done.stdout.strip(), done.returncode
         if status == 0:
-            return
-        if arguments[0] in ("lock", "sync") and MACHINE.search(evidence):
+            return evidence
+        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and SEEDER_SPOKE not in evidence)
+        if fetching and MACHINE.search(evidence):
             raise MachineError(f"uv {arguments[0]} says:\n\n{indented(evidence)}\n")
         again = f"cd {shlex.quote(str(self.project))} && {shlex.join(['uv', *arguments])}"
         raise ProjectError(f"{indented(evidence)}\n\nTo repeat it: {again}")
+
+    def seeding(self) -> list[str]:
+        """The arguments of uv that make the tools; the program names the libraries that it needs."""
+        program = Path(__file__).with_name("openapi.py")
+        selection = [f"--only={self.operations}"] if self.operations else []
+        return ["run", "--script", str(program), *selection, "--", self.spec, str(self.project)]
+
+    def seed_tools(self) -> str:
+        return self.execute(*self.seeding())
 
     def ruff(self, command: str, *arguments: str) -> None:
         self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)
@@ -154,6 +178,14 @@ class Hook:
 
     def smoke(self, *, with_starter: bool) -> list[str]:
         command = ["run", "--no-sync", "python", "-m", "tests.production.smoke"]
+        cases = self.project / "tests" / "openapi.json"
+        if with_starter and self.spec and cases.exists():
+            for case in json.loads(cases.read_text(encoding="utf-8")):
+                asked, answer = case["request"], case["answer"]
+                said = json.dumps({asked["path"]: answer.get("content")})
+                plain = asked["method"] == "GET" and answer["status"] == 200 and "content" in answer
+                if plain and len(said) < MAX_SMOKE_ANSWER:
+                    return [*command, "--call", case["tool"], json.dumps(case["arguments"]), "--upstream", said]
         for starter, (tool, arguments, upstream) in STARTERS.items():
             if with_starter and (self.project / "src" / self.package / "tools" / f"{starter}.py").exists():
                 return [*command, "--call", tool, json.dumps(arguments), "--upstream", json.dumps(upstream)]
@@ -221,12 +253,14 @@ def perform(steps: Sequence[Step]) -> None:
         start = time.monotonic()
         state = "failed"
         try:
-            step.action()
+            result = step.action()
             state = "ok"
         except ProjectError as error:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
+        if state == "ok" and step.telling:
+            print(indented(str(result)), file=sys.stderr, flush=True)
         if state == "failed" and step.vital:
             break
     if failures:
@@ -237,6 +271,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("operation", choices=("copy", "update"))
     parser.add_argument("project", nargs="?", type=Path, default=Path())
+    parser.add_argument("--openapi", default="", metavar="SPEC", help="an OpenAPI document to make tools of")
+    parser.add_argument("--operations", default="", metavar="SELECTION", help="which of its operations")
     options = parser.parse_args()
     if sys.version_info < (3, 10):
         print(f"post_generate.py: Python 3.10 or later is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
@@ -244,7 +280,7 @@ def main() -> int:
     updating = options.operation == "update"
     start = time.monotonic()
     try:
-        hook = Hook(options.project.resolve())
+        hook = Hook(options.project.resolve(), options.openapi, options.operations)
         perform(hook.steps(options.operation))
     except MachineError as error:
         state = "updated" if updating else "complete"

@@ -103,11 +103,16 @@ OTHER_VALUES: Answers = {
     "circuit_half_open_requests": 3,
     "telemetry_endpoint": "https://collector.example.com:4318",
     "upstream_api_key_env": "API_KEY",
+    "openapi_spec": "https://api.example.com/openapi.json",
+    "openapi_operations": "pets, GET /pets/*",
 }
 """A second value for each question that has neither choices nor a switch."""
 
-NEEDS: dict[str, Answers] = {"enable_metrics_tool": {"enable_metrics": True}}
-"""What an answer cannot be true without."""
+NEEDS: dict[str, Answers] = {
+    "enable_metrics_tool": {"enable_metrics": True},
+    "openapi_spec": {"upstream_base_url": "https://api.example.com/v1"},
+}
+"""What an answer cannot be given without."""
 
 
 def variants() -> dict[str, Answers]:
@@ -119,7 +124,7 @@ def variants() -> dict[str, Answers]:
     for base_name, base in (("default", DEFAULT), ("minimal", MINIMAL)):
         for name, question in questions().items():
             for label, value in _alternatives(name, question, base):
-                needed = NEEDS.get(name, {}) if value is True else {}
+                needed = NEEDS.get(name, {}) if value is not False else {}
                 found[f"{base_name}-{name}-{label}"] = answers(**(base | needed | {name: value}))
     return found
 

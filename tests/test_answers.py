@@ -154,10 +154,25 @@ BAD: dict[str, tuple[object, ...]] = {
     "circuit_half_open_requests": (0, 1001),
     "telemetry_endpoint": ("jaeger:4318", "grpc://jaeger:4317", "http://jaeger:4318?x=1", "http://u:p@jaeger:4318"),
     "upstream_api_key_env": ("api_key", "1KEY", "KEY-1", "K" * 101, "KEY\n"),
+    "openapi_spec": (
+        "petstore.yaml\n",
+        " petstore.yaml",
+        "--help",
+        "ftp://api.example.com/openapi.json",
+        "file:///etc/passwd",
+        "https://user:secret@api.example.com/openapi.json",
+        "https://api.example.com/openapi.json#top",
+        "x" * 501,
+    ),
+    "openapi_operations": ("a;b", "$(id)", "--only", "a\n", "a" * 2002, "'a'"),
 }
 """Values that each validator refuses."""
 
-BESIDE: dict[str, Answers] = {"enable_metrics_tool": {"enable_metrics": False}}
+BESIDE: dict[str, Answers] = {
+    "enable_metrics_tool": {"enable_metrics": False},
+    "openapi_spec": {"upstream_base_url": "https://api.example.com"},
+    "openapi_operations": {"upstream_base_url": "https://api.example.com", "openapi_spec": "petstore.yaml"},
+}
 """What makes a value wrong that is right otherwise."""
 
 
@@ -309,6 +324,19 @@ def test_a_bad_value_is_refused(words: Path, tmp_path: Path, name: str, value: o
     last_line = str(refusal.value).splitlines()[-1]
     assert len(last_line) > 20
     assert not (tmp_path / "project").exists()
+
+
+def test_a_document_needs_the_url_of_its_server(words: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--data upstream_base_url=URL with the URL that is under servers in it"):
+        render(words, tmp_path, project_name="A b", openapi_spec="petstore.yaml")
+
+
+@pytest.mark.parametrize(
+    "spec", ["petstore.yaml", "../C:\\my docs\\Ünï.json", "~/a b.yaml", "https://api.example.com/v1/openapi.json?v=3"]
+)
+def test_a_path_or_a_url_of_a_document_is_recorded_as_given(words: Path, tmp_path: Path, spec: str) -> None:
+    told = render(words, tmp_path, project_name="A b", upstream_base_url="https://api.example.com", openapi_spec=spec)
+    assert told.recorded["openapi_spec"] == spec
 
 
 @pytest.mark.parametrize("profile", ["production", "minimal"])

@@ -25,6 +25,8 @@ GENERATION_ONLY = {
     "include_docker",
     "include_kubernetes",
     "include_ci",
+    "openapi_spec",
+    "openapi_operations",
 }
 """Questions that decide files or texts, and nothing while the server runs."""
 

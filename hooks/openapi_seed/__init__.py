@@ -1,0 +1,1 @@
+"""Makes tools of an OpenAPI document. `hooks/openapi.py` is its command."""
