@@ -132,7 +132,9 @@ def change_everything(template: Path) -> None:
             text = path.read_text("utf-8")
             path.write_text(text + ADDED.get(kind, "\n# A line that the next version brings.\n"), "utf-8")
             if kind == ".json":
-                path.write_text(text.replace('"editable": true', '"editable": false'), "utf-8")
+                for old, new in (('"editable": true', '"editable": false'), ('"MCP server"', '"An MCP server"')):
+                    text = text.replace(old, new)
+                path.write_text(text, "utf-8")
 
     project = template / "template"
     pyproject = project / "pyproject.toml.jinja"
@@ -157,7 +159,7 @@ def change_everything(template: Path) -> None:
     config = template / "copier.yml"
     question = "enable_caching:\n  type: bool\n  help: A cache of answers?\n  default: true\n\nenable_retries:\n"
     edit(config, "enable_retries:\n", question, count=1)
-    edit(config, "      'retry': ", "      'caching': (enable_caching | default(true)),\n      'retry': ", count=1)
+    edit(config, "      'redaction': ", "      'caching': (enable_caching | default(true)),\n      'redaction': ", count=1)
     (meter.parent / "caching.py").write_text('"""Caching, which the next version brings."""\n', "utf-8")
     (project / "docs" / "caching.md").write_text("# Caching\n", "utf-8")
 
@@ -193,9 +195,10 @@ def own(project: Path, *, starter: bool) -> None:
     if starter:
         seeded = next(path for path in tools.glob("*.py") if path.name in ("weather.py", "example.py"))
         edit(seeded, '"""', '"""Mine by now. ', count=1)
-        edit(tools / "__init__.py", "\n\ndef register", "\nfrom .stocks import get_price\n\n\ndef register", count=1)
-        with (tools / "__init__.py").open("a", encoding="utf-8") as registered:
-            registered.write("    server.tool()(get_price)\n")
+        if "register_modules" not in (tools / "__init__.py").read_text("utf-8"):  # until 0.1.0
+            edit(tools / "__init__.py", "\n\ndef register", "\nfrom . import stocks\n\n\ndef register", count=1)
+            with (tools / "__init__.py").open("a", encoding="utf-8") as registered:
+                registered.write("    stocks.register(server)\n")
     else:
         for path in (tools / "weather.py", tools / "example.py", project / "tests" / "test_tools.py"):
             path.unlink(missing_ok=True)
@@ -219,13 +222,20 @@ RUFF = 'extend-select = ["PLC"]\nextend-ignore = ["E501"]\n'
 STOCKS = '''\
 """Prices."""
 
+from typing import Any
+
 import yaml
+from mcp.server.mcpserver import MCPServer
 
 
 async def get_price(name: str) -> float:
     """The price of one share."""
     prices: dict[str, float] = yaml.safe_load("{acme: 12.5}")
     return prices[name]
+
+
+def register(server: MCPServer[Any]) -> None:
+    server.tool()(get_price)
 '''
 TEST_STOCKS = """\
 from weather_station.tools.stocks import get_price
@@ -241,11 +251,11 @@ from typing import Any
 
 from mcp.server.mcpserver import MCPServer
 
-from .stocks import get_price
+from . import stocks
 
 
 def register(server: MCPServer[Any]) -> None:
-    server.tool()(get_price)
+    stocks.register(server)
 '''
 
 
