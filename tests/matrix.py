@@ -35,7 +35,7 @@ CHECKS = {
     "lint": ("run", "--no-sync", "ruff", "check", "."),
     "format": ("run", "--no-sync", "ruff", "format", "--check", "."),
     "types": ("run", "--no-sync", "mypy"),
-    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider"),
+    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=2"),
     "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
 }
 """What an owner and the hook run, as arguments of uv."""
@@ -55,7 +55,7 @@ class Project:
     @classmethod
     def build(cls, template: Path, path: Path, data: Answers) -> Project:
         run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
-        done = run(uv(), "sync", cwd=path)
+        done = run(uv(), "sync", "--compile-bytecode", cwd=path)  # or each process of its tests does
         assert done.returncode == 0, done.stderr
         return cls(path)
 

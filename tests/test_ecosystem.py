@@ -119,6 +119,7 @@ def test_the_dev_container_is_of_the_chosen_python(renderings: Mapping[str, Rend
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: Path) -> None:
     """Seen from outside the package, as a type checker does only with `py.typed`."""
     consumer = tmp_path / "consumer.py"
@@ -131,6 +132,7 @@ def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 def test_the_hooks_find_what_is_wrong_offline(template: Path, built: Callable[[str], Project], tmp_path: Path) -> None:
     """With the environment in place; run by prek, which reads pre-commit's configuration."""
     project = tmp_path / "project"

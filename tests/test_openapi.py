@@ -130,6 +130,7 @@ def assert_green(project: Path, *, types: bool = True) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 def test_the_hook_makes_a_project_with_a_tool_for_each_operation(project: Path) -> None:
     said = (project.parent / "said").read_text("utf-8")
     assert re.search(r"^  tools +\d+\.\d s  ok$", said, re.MULTILINE), said
@@ -149,6 +150,7 @@ def test_the_hook_makes_a_project_with_a_tool_for_each_operation(project: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 @pytest.mark.parametrize("name", ["modern", "hostile"])
 def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: str) -> None:
     unseeded(project)
@@ -164,6 +166,7 @@ def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: 
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 def test_what_exists_is_not_written_over(project: Path) -> None:
     unseeded(project)
     mine = project / "src" / "pets" / "tools" / "_models.py"
@@ -178,6 +181,7 @@ def test_what_exists_is_not_written_over(project: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 def test_a_document_that_cannot_be_used_leaves_a_project_that_works(project: Path) -> None:
     unseeded(project)
     broken = project.parent / "broken.yaml"

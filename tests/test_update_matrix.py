@@ -159,7 +159,12 @@ def change_everything(template: Path) -> None:
     config = template / "copier.yml"
     question = "enable_caching:\n  type: bool\n  help: A cache of answers?\n  default: true\n\nenable_retries:\n"
     edit(config, "enable_retries:\n", question, count=1)
-    edit(config, "      'redaction': ", "      'caching': (enable_caching | default(true)),\n      'redaction': ", count=1)
+    edit(
+        config,
+        "      'redaction': ",
+        "      'caching': (enable_caching | default(true)),\n      'redaction': ",
+        count=1,
+    )
     (meter.parent / "caching.py").write_text('"""Caching, which the next version brings."""\n', "utf-8")
     (project / "docs" / "caching.md").write_text("# Caching\n", "utf-8")
 
@@ -346,6 +351,7 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
         assert files(project) == now, "a second update changes something"
 
 
+@pytest.mark.acceptance
 def test_with_the_whole_hook_the_owners_project_works_after_the_update(
     line: Line, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
