@@ -16,8 +16,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -42,6 +44,9 @@ CHECKS = {
 
 TRIES = 40
 """How many covers are made, with luck of their own but the same on every run; the shortest is taken."""
+
+BUILDING = threading.Lock()
+"""Copier changes the working directory of its process."""
 
 Factors = Mapping[str, Sequence[Any]]
 
@@ -178,33 +183,46 @@ MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
 }
 
 
-def main() -> int:
-    """Proves every project of one matrix, a line for each; the status is 1 when one failed."""
+def prove(data: Answers) -> str:
+    """Builds the project of these answers and runs its checks; returns what its tests said.
+
+    Raises:
+        AssertionError: a check failed.
+    """
     from .conftest import copy_template
 
+    with tempfile.TemporaryDirectory() as folder:
+        template = Path(folder) / "template"
+        template.mkdir()
+        copy_template(template)
+        with BUILDING:
+            project = Project.build(template, Path(folder) / "project", data)
+        return {check: project.check(check) for check in CHECKS}["tests"]
+
+
+def main() -> int:
+    """Proves every project of one matrix, a line for each; the status is 1 when one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrix", choices=MATRICES)
     parser.add_argument("--only", default="", metavar="REGEX", help="only the projects whose name matches")
+    parser.add_argument("--jobs", type=int, default=2, help="how many projects at once (default: 2)")
     parser.add_argument("--list", action="store_true", help="show the answers, build nothing")
     options = parser.parse_args()
     rows = {name: data for name, data in MATRICES[options.matrix]().items() if re.search(options.only, name)}
-    failed = 0
-    for name, data in rows.items():
-        if options.list:
+    if options.list:
+        for name, data in rows.items():
             print(name, data)
-            continue
-        began = time.monotonic()
-        with tempfile.TemporaryDirectory() as folder:
-            template = Path(folder) / "template"
-            template.mkdir()
-            copy_template(template)
+        return 0
+    began, failed = time.monotonic(), 0
+    with ThreadPoolExecutor(options.jobs) as jobs:
+        running = {jobs.submit(prove, data): name for name, data in rows.items()}
+        for done in as_completed(running):
             try:
-                project = Project.build(template, Path(folder) / "project", data)
-                last = {check: project.check(check) for check in CHECKS}["tests"]
+                last = done.result()
             except AssertionError as error:
                 failed += 1
-                last = f"FAILED {data}\n{error}"
-        print(f"{name}: {time.monotonic() - began:.0f} s, {last}", flush=True)
+                last = f"FAILED {rows[running[done]]}\n{error}"
+            print(f"{time.monotonic() - began:.0f} s {running[done]}: {last}", flush=True)
     print(f"{len(rows) - failed} of {len(rows)} projects")
     return 1 if failed else 0
 
