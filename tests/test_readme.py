@@ -169,6 +169,7 @@ def clean(home: Path, port: int, **settings: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
 def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
     checkout, port = tmp_path / "checkout", free_port()
@@ -187,6 +188,7 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.acceptance
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
 def test_the_commands_of_a_generated_readme_work_in_order(built: Callable[[str], Project], tmp_path: Path) -> None:
     """In the default project, whose upstream is a stand-in: `--check` asks it."""
