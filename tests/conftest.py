@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .matrix import Project, structure
+from .matrix import Project, outbound_pairs
 from .support import (
     DEADLINE_SECONDS,
     ROOT,
@@ -99,7 +99,7 @@ def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
     @cache
     def build(variant: str) -> Project:
-        data = (variants() | structure())[variant]
+        data = (variants() | outbound_pairs())[variant]
         return Project.build(template, tmp_path_factory.mktemp("built") / variant, data)
 
     return build

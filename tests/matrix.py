@@ -4,7 +4,8 @@
     python3 with_uv.py run python -m tests.matrix structure    # every pair of answers that bring or remove a file
     python3 with_uv.py run python -m tests.matrix questions    # every pair of answers
 
-`structure` is what `pytest -m acceptance` runs too. A project takes about a minute on two cores.
+`pytest -m acceptance` runs the shortest cover of pairs for `outbound`, with as many others as fit into it. A project
+takes about a minute on two cores.
 """
 
 from __future__ import annotations
@@ -86,11 +87,15 @@ class Project:
         return last
 
 
-def pairwise(factors: Factors, covered: Iterable[Answers], order: random.Random) -> Iterator[Answers]:
+def pairwise(
+    factors: Factors, covered: Iterable[Answers], order: random.Random, needed: Iterable[str] | None = None
+) -> Iterator[Answers]:
     """Answers in which every two values that may stand together do so once, beside what `covered` covers.
 
-    Greedy: each row begins with a missing pair and takes for every other question the value that adds the most.
+    Greedy: each row begins with a missing pair and takes for every other question the value that adds the most. Where
+    questions are `needed`, it ends with their pairs.
     """
+    wanted = set(factors if needed is None else needed)
     missing = {
         frozenset(((one, a), (other, b)))
         for one, other in itertools.combinations(factors, 2)
@@ -103,8 +108,8 @@ def pairwise(factors: Factors, covered: Iterable[Answers], order: random.Random)
     def gain(row: Answers, name: str, value: Any) -> int:
         return sum(frozenset((item, (name, value))) in missing for item in row.items())
 
-    while missing:
-        row: Answers = dict(order.choice(sorted(missing, key=lambda pair: sorted(map(repr, pair)))))
+    while pending := [pair for pair in missing if {name for name, _ in pair} <= wanted]:
+        row: Answers = dict(order.choice(sorted(pending, key=lambda pair: sorted(map(repr, pair)))))
         for name in order.sample([*factors], len(factors)):
             if name not in row:
                 values = [value for value in factors[name] if allowed(row | {name: value})]
@@ -137,22 +142,30 @@ def outbound() -> dict[str, Answers]:
     return found
 
 
-@cache
 def structure() -> dict[str, Answers]:
     """A pairwise cover of what decides on files, beside the default, the minimal and the everything project."""
-    switches = [name for name, question in questions().items() if question["type"] == "bool"]
-    return _cover({name: _values(name) for name in (*switches, *STRUCTURAL)})
+    return _cover(_structure())
 
 
 @cache
+def outbound_pairs() -> dict[str, Answers]:
+    """The same of the features around the upstream client, the other answers as different as they can be."""
+    return _cover(_structure(), OUTBOUND)
+
+
+def _structure() -> Factors:
+    switches = [name for name, question in questions().items() if question["type"] == "bool"]
+    return {name: _values(name) for name in (*switches, *STRUCTURAL)}
+
+
 def all_questions() -> dict[str, Answers]:
     """The same over every question but the names of the project: the tests know them."""
     return _cover({name: _values(name) for name in questions() if name not in ("project_name", "package_name")})
 
 
-def _cover(factors: Factors) -> dict[str, Answers]:
+def _cover(factors: Factors, needed: Iterable[str] | None = None) -> dict[str, Answers]:
     known = [_complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
-    tries = ([*pairwise(factors, known, random.Random(seed))] for seed in range(TRIES))  # noqa: S311 (no secret)
+    tries = ([*pairwise(factors, known, random.Random(seed), needed)] for seed in range(TRIES))  # noqa: S311 (no secret)
     rows = min(tries, key=len)
     return {f"pairwise-{number}": answers(**(DEFAULT | row)) for number, row in enumerate(rows, start=1)}
 

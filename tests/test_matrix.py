@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
-from .matrix import OUTBOUND, _complete, _values, all_questions, outbound, structure
+from .matrix import OUTBOUND, _complete, _values, all_questions, outbound, outbound_pairs, structure
 from .support import DEFAULT, EVERYTHING, MINIMAL, Answers
 
 
-@pytest.mark.parametrize("cover", [structure, all_questions])
-def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answers]]) -> None:
-    names = list(next(iter(cover().values())).keys() - {"project_name"})
-    rows = [*cover().values(), *(_complete(data, dict.fromkeys(names, ())) for data in (DEFAULT, MINIMAL, EVERYTHING))]
+@pytest.mark.parametrize(
+    ("cover", "of"),
+    [(structure, None), (all_questions, None), (outbound_pairs, OUTBOUND)],
+    ids=["structure", "all questions", "outbound"],
+)
+def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answers]], of: Sequence[str] | None) -> None:
+    found = [*cover().values()]
+    names = of or list(found[0].keys() - {"project_name"})
+    rows = [*found, *(_complete(data, dict.fromkeys(names, ())) for data in (DEFAULT, MINIMAL, EVERYTHING))]
     met = {(one, row[one], other, row[other]) for row in rows for one, other in itertools.permutations(names, 2)}
     impossible: set[tuple[Any, ...]] = {("enable_metrics_tool", True, "enable_metrics", False)}
     wanted = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .matrix import CHECKS, Project, structure
+from .matrix import CHECKS, Project, outbound_pairs
 from .support import run, uv
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,7 @@ VARIANTS = ("default", "minimal", "everything")
 
 @pytest.fixture(
     scope="module",
-    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.acceptance) for name in structure())],
+    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.acceptance) for name in outbound_pairs())],
 )
 def project(request: pytest.FixtureRequest, built: Callable[[str], Project]) -> Project:
     return built(request.param)
