@@ -38,7 +38,7 @@ CHECKS = {
     "lint": ("run", "--no-sync", "ruff", "check", "."),
     "format": ("run", "--no-sync", "ruff", "format", "--check", "."),
     "types": ("run", "--no-sync", "mypy"),
-    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=2"),
+    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
     "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
 }
 """What an owner and the hook run, as arguments of uv."""
