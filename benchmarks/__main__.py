@@ -181,7 +181,11 @@ def micro(bench: Bench, generator: LoadGenerator) -> None:
     python = bench.interpreters["redis"]
     url = targets.REDIS["REDIS_URL"].format(**bench.ports)
     done = subprocess.run(
-        [str(python), str(HERE / "micro.py"), environments.PACKAGE, url], capture_output=True, text=True, check=False
+        [str(python), str(HERE / "micro.py"), environments.PACKAGE, url],
+        env=os.environ | {"PYTHONPATH": str(HERE / "servers")},  # for the project's tools
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(done.stderr)
