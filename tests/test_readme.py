@@ -14,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from .support import (
     questions,
     run,
     uv,
+    wait_for,
 )
 
 README = ROOT / "README.md"
@@ -134,15 +134,15 @@ class Shell:
 
 
 def wait_until_it_serves(url: str, started: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    def serves() -> bool:
         assert started.poll() is None, started.communicate()[1]
         try:
             with urlopen(url, timeout=5):  # noqa: S310 (the server of this test)
-                return
+                return True
         except (URLError, ConnectionError):
-            time.sleep(0.05)
-    raise AssertionError(f"{url} does not answer")
+            return False
+
+    wait_for(serves, lambda: f"{url} does not answer")
 
 
 def run_in_order(shell: Shell, text: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -63,11 +64,11 @@ RULES_FOR = {
 """The type that a keyword is a rule for; on another one it says nothing."""
 
 
-class Type:
+class Type(ABC):
     """A type of Python, to be annotated as `source` says: its classes are found at `prefix`."""
 
-    def source(self, prefix: str = "", within: tuple[Type, ...] = ()) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def source(self, prefix: str = "", within: tuple[Type, ...] = ()) -> str: ...
 
 
 @dataclass(frozen=True)
