@@ -60,7 +60,8 @@ def free_port() -> int:
 def start(command: list[str | Path], log: Path, settings: Mapping[str, str], cpus: list[int] | None = None) -> Server:
     """Starts a server on a port of its own; `wait` says when it listens."""
     port = free_port()
-    drop = ("PYTHONPATH", "VIRTUAL_ENV", "OTEL_", "FASTMCP_")
+    # PYTHONDONTWRITEBYTECODE among them: a start would be compiling what an image has compiled.
+    drop = ("PYTHON", "VIRTUAL_ENV", "OTEL_", "FASTMCP_")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     with log.open("ab") as stderr:  # appending, so that it can be emptied in between
         process = subprocess.Popen(
