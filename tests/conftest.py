@@ -32,6 +32,9 @@ from .support import (
 
 FIGURE = "figure"
 
+# Some shells and images set it. The suite starts some hundred servers, and each would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @dataclass(frozen=True)
 class Rendering:

@@ -11,13 +11,14 @@ import sys
 import pytest
 from copier import run_copy
 
-from .support import keep_compiled_sources
+from .support import keep_compiled_sources, keep_configurations
 
 
 def main() -> None:
     order = json.load(sys.stdin)
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
+        keep_configurations(monkeypatch)
         for directory, data in order["projects"].items():
             run_copy(order["template"], directory, data=data, defaults=True, skip_tasks=True, quiet=True)
 

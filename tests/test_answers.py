@@ -377,6 +377,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("option", "line"), REFUSED, ids=[ascii(option)[:40] for option, _ in REFUSED])
 def test_a_refusal_ends_with_status_1_and_a_readable_line_and_loses_nothing(
     words: Path, tmp_path: Path, option: str, line: str
@@ -393,6 +394,7 @@ def test_a_refusal_ends_with_status_1_and_a_readable_line_and_loses_nothing(
 HOSTILE = ['it\'s "q" \\ {{ 7*7 }}', "{% raw %} # : - x", "-dash `id` $(id)", "[a] = 'b' & <c>"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_name_survives_the_command_line(words: Path, tmp_path: Path, name: str) -> None:
     done = copier("copy", "-T", "--defaults", "-d", f"project_name={name}", str(words), "folder", cwd=tmp_path)

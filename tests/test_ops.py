@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -94,16 +95,23 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     assert alerts("everything") == default | {"RateLimitStoreDown"}
 
 
-def test_compose_accepts_its_file_alone_and_with_the_load_balancer(renderings: Mapping[str, Rendering]) -> None:
+def with_env_file(rendering: Rendering, directory: Path) -> Path:
+    """A copy of the project with an empty .env: other workers read the rendering itself at the same time."""
+    project = directory / rendering.name
+    shutil.copytree(rendering.first, project)
+    (project / ".env").touch()
+    return project
+
+
+def test_compose_accepts_its_file_alone_and_with_the_load_balancer(
+    renderings: Mapping[str, Rendering], tmp_path: Path
+) -> None:
     compose = docker_compose()
     for rendering in distinct(renderings, "docker-compose.yml", "ops/load-balancer/"):
-        (rendering.first / ".env").touch()
-        try:
-            passes(compose, "config", "--quiet", cwd=rendering.first, **COMPOSE)
-            passes(compose, *BALANCED, "config", "--quiet", cwd=rendering.first, **COMPOSE)
-            balanced = passes(compose, *BALANCED, "config", "--format", "json", cwd=rendering.first, **COMPOSE)
-        finally:
-            (rendering.first / ".env").unlink()
+        project = with_env_file(rendering, tmp_path)
+        passes(compose, "config", "--quiet", cwd=project, **COMPOSE)
+        passes(compose, *BALANCED, "config", "--quiet", cwd=project, **COMPOSE)
+        balanced = passes(compose, *BALANCED, "config", "--format", "json", cwd=project, **COMPOSE)
         services = json.loads(balanced)["services"]
         assert "ports" not in services["server"]
         for service in services.values():
@@ -126,17 +134,13 @@ def hardened(service: dict[str, Any]) -> None:
 def test_an_alertmanager_of_the_owners_takes_the_place_of_the_templates(
     renderings: Mapping[str, Rendering], tmp_path: Path
 ) -> None:
-    project = renderings["default"].first
+    project = with_env_file(renderings["default"], tmp_path)
     page = (project / "docs" / "deployment.md").read_text("utf-8")
     (block,) = re.findall(r"```yaml\n(services:\n  alertmanager:.*?)```", page, re.DOTALL)
     override = tmp_path / "docker-compose.override.yml"
     override.write_text(block, "utf-8")
-    (project / ".env").touch()
-    try:
-        files = ("-f", "docker-compose.yml", "-f", override)
-        merged = passes(docker_compose(), *files, "config", "--format", "json", cwd=project, **COMPOSE)
-    finally:
-        (project / ".env").unlink()
+    files = ("-f", "docker-compose.yml", "-f", override)
+    merged = passes(docker_compose(), *files, "config", "--format", "json", cwd=project, **COMPOSE)
     volumes = json.loads(merged)["services"]["alertmanager"]["volumes"]
     mounts = {mount["target"]: mount["source"] for mount in volumes}
     assert mounts["/etc/alertmanager"] == str(project / "alertmanager")
