@@ -127,7 +127,7 @@ def allowed(row: Answers) -> bool:
     return all(
         row.get(needed, value) == value
         for name, needs in NEEDS.items()
-        if row.get(name) is True
+        if row.get(name)
         for needed, value in needs.items()
     )
 
@@ -159,8 +159,9 @@ def _structure() -> Factors:
 
 
 def all_questions() -> dict[str, Answers]:
-    """The same over every question but the names of the project: the tests know them."""
-    return _cover({name: _values(name) for name in questions() if name not in ("project_name", "package_name")})
+    """The same over every question but the names of the project: the tests know them, and each follows from another."""
+    names = ("project_name", "project_slug", "package_name")
+    return _cover({name: _values(name) for name in questions() if name not in names})
 
 
 def _cover(factors: Factors, needed: Iterable[str] | None = None) -> dict[str, Answers]:
@@ -232,9 +233,9 @@ def main() -> int:
         for done in as_completed(running):
             try:
                 last = done.result()
-            except AssertionError as error:
+            except Exception as error:  # whatever is wrong with one project, the others are proven
                 failed += 1
-                last = f"FAILED {rows[running[done]]}\n{error}"
+                last = f"FAILED {rows[running[done]]}\n{type(error).__name__}: {error}"
             print(f"{time.monotonic() - began:.0f} s {running[done]}: {last}", flush=True)
     print(f"{len(rows) - failed} of {len(rows)} projects")
     return 1 if failed else 0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 import pytest
+from copier import run_copy
 
-from .matrix import OUTBOUND, _complete, _values, all_questions, outbound, outbound_pairs, structure
+from .matrix import OUTBOUND, _complete, _values, all_questions, allowed, outbound, outbound_pairs, structure
 from .support import DEFAULT, EVERYTHING, MINIMAL, Answers
 
 
@@ -22,14 +23,22 @@ def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answe
     names = of or list(found[0].keys() - {"project_name"})
     rows = [*found, *(_complete(data, dict.fromkeys(names, ())) for data in (DEFAULT, MINIMAL, EVERYTHING))]
     met = {(one, row[one], other, row[other]) for row in rows for one, other in itertools.permutations(names, 2)}
-    impossible: set[tuple[Any, ...]] = {("enable_metrics_tool", True, "enable_metrics", False)}
     wanted = {
         (one, a, other, b)
         for one, other in itertools.combinations(names, 2)
         for a, b in itertools.product(_values(one), _values(other))
+        if allowed({one: a, other: b})
     }
-    alone = {pair for pair in wanted if pair not in impossible and (*pair[2:], *pair[:2]) not in impossible}
-    assert alone - met == set()
+    assert wanted - met == set()
+
+
+@pytest.mark.parametrize("cover", [structure, all_questions, outbound_pairs])
+@pytest.mark.usefixtures("quickly")
+def test_every_project_of_a_cover_can_be_made(
+    cover: Callable[[], dict[str, Answers]], template: Path, tmp_path: Path
+) -> None:
+    for name, data in cover().items():
+        run_copy(str(template), tmp_path / name, data=data, defaults=True, skip_tasks=True, quiet=True)
 
 
 def test_the_outbound_features_come_in_every_combination() -> None:
