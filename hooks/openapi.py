@@ -14,6 +14,7 @@ that exists is written over. What cannot be expressed is told, and in full in do
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shutil
 import subprocess
@@ -38,6 +39,9 @@ def main() -> int:
     parser.add_argument("--only", metavar="SELECTION", default="")
     options = parser.parse_args()
     sys.setrecursionlimit(5000)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # a pipe on Windows has no letters but the West's
     try:
         project = options.project.resolve()
         package = package_of(project)

@@ -221,7 +221,10 @@ def identity(project: Path) -> tuple[str, str]:
         ProjectError: no package of this template is in `project`.
     """
     for found in sorted((project / "src").glob("*/production/answers.json")):
-        return json.loads(found.read_text(encoding="utf-8"))["slug"], found.parents[1].name
+        package = found.parents[1].name
+        # An update that conflicts may have left marks between the lines, so it need not be JSON.
+        slug = re.search(r'"slug": "([^"]+)"', found.read_text(encoding="utf-8"))
+        return slug[1] if slug else package.replace("_", "-"), package
     raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is no project of the template")
 
 

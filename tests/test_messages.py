@@ -193,6 +193,15 @@ def test_conflicts_are_the_last_word_and_name_files_and_both_ways_out(project: P
     assert "Updated." not in done.stderr
 
 
+def test_a_conflict_in_the_answers_themselves_is_one_too(project: Path) -> None:
+    answers = project / "src" / "weather_station" / "production" / "answers.json"
+    text = answers.read_text("utf-8")
+    answers.write_text(f"<<<<<<< before updating\n{text}=======\n{text}>>>>>>> after updating\n", "utf-8")
+    done = hook(project, "update")
+    assert "meet in:\n\n    src/weather_station/production/answers.json\n" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_copier_says_nothing_after_an_update() -> None:
     """It would say it after the hook, whatever the hook has found."""
     config = (ROOT / "copier.yml").read_text("utf-8")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import json
+import os
 import re
 import shutil
+import socket
 import sys
 import threading
 import types
@@ -29,6 +31,7 @@ from openapi_seed.seed import CASES, REPORT, TESTS, Seeded, seed
 from pydantic import BaseModel, ConfigDict
 
 from .support import ROOT, copier, files, path_with_uv, run, uv
+from .test_messages import stand_in_for_uv
 
 DOCUMENTS = ROOT / "tests" / "openapi"
 PROGRAM = ROOT / "hooks" / "openapi.py"
@@ -457,6 +460,56 @@ def test_what_is_no_document_is_refused_with_its_place(tmp_path: Path, text: str
     with pytest.raises(DocumentError, match=problem) as refusal:
         Document(str(path))
     assert str(path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("malformed", ["true", "5", "", "text", "{a: 1}"])
+def test_what_is_no_list_where_one_belongs_counts_as_none(tmp_path: Path, malformed: str) -> None:
+    schema = f"{{type: object, required: {malformed}, properties: {{x: {{type: object, required: {malformed}}}}}}}"
+    path = tmp_path / "document.yaml"
+    path.write_text(
+        f"""openapi: 3.0.0
+tags: {malformed}
+servers: [{{url: https://api.example.com}}]
+paths:
+  /things:
+    post:
+      operationId: makeThing
+      tags: {malformed}
+      servers: {malformed}
+      requestBody: {{content: {{application/json: {{schema: {schema}}}}}}}
+      responses: {{"200": {{content: {{application/json: {{schema: {schema}}}}}}}}}
+""",
+        "utf-8",
+    )
+    assert names_of(seed(Document(str(path)), "package")) == ["make_thing"]
+
+
+def test_another_protocol_behind_the_url_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.recv(4096)
+                connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(DocumentError, match="cannot be read: SSH-2"):
+            Document(f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
+def test_names_that_a_pipe_of_windows_has_no_letters_for_are_told(tmp_path: Path) -> None:
+    answers = tmp_path / "src" / "pets" / "production" / "answers.json"
+    answers.parent.mkdir(parents=True)
+    answers.write_text("{}")
+    document = tmp_path / "document.json"
+    paths = {"/x": {"get": operation(security=[{"Schlüssel-キー": []}])}}
+    scheme = {"type": "apiKey", "in": "header", "name": "X-Key"}
+    document.write_text(json.dumps(with_paths(paths, securitySchemes={"Schlüssel-キー": scheme})), "utf-8")
+    uv = str(stand_in_for_uv(tmp_path, fails_on=""))
+    done = run(sys.executable, PROGRAM, document, tmp_path, cwd=tmp_path, UV=uv, PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert "Schlüssel-キー" in done.stdout
 
 
 def test_a_missing_or_too_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,9 +6,9 @@ import json
 import math
 import re
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
@@ -167,6 +167,11 @@ def escaped(key: str | int) -> str:
     return "".join(each if each.isprintable() else "?" for each in text[:200])
 
 
+def listed(value: Any) -> list[Any]:
+    """`value` where it is a list, as the specification wants; documents have `required: true` and the like instead."""
+    return value if isinstance(value, list) else []
+
+
 def fetch(location: str) -> bytes:
     """The bytes at a path or URL.
 
@@ -186,7 +191,7 @@ def fetch(location: str) -> bytes:
                     content += part
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"it did not arrive within {MAX_SECONDS:g} s")
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, HTTPException) as error:  # the last where something else than HTTP answers
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise DocumentError(f"{location} cannot be read: {reason}. Give the path or the URL of the document.") from None
     if len(content) > MAX_BYTES:

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 from urllib.parse import quote
 
-from .document import Document, DocumentError, Node
+from .document import Document, DocumentError, Node, listed
 from .names import (
     IN_TOOLS,
     MAX_DESCRIPTION,
@@ -143,7 +143,7 @@ class Found:
 
     @property
     def tags(self) -> list[str]:
-        return [tag for tag in self.node.mapping.get("tags") or [] if isinstance(tag, str)]
+        return [tag for tag in listed(self.node.mapping.get("tags")) if isinstance(tag, str)]
 
     @property
     def deprecated(self) -> bool:
@@ -629,7 +629,7 @@ class Reader:
 
 def _places(servers: Any) -> list[str]:
     """The servers' URLs without their schemes."""
-    urls = [str(each.get("url")) for each in servers or [] if isinstance(each, dict)]
+    urls = [str(each.get("url")) for each in listed(servers) if isinstance(each, dict)]
     return [re.sub(r"^https?:", "", url).rstrip("/") for url in urls]
 
 

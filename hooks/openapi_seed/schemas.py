@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pydantic_core
 
-from .document import Document, DocumentError, Node
+from .document import Document, DocumentError, Node, listed
 from .names import (
     MAX_FIELD_DESCRIPTION,
     MODEL_ATTRIBUTES,
@@ -381,7 +381,7 @@ class Schemas:
     def _fill(self, model: Model, node: Node, name: str, mode: Mode) -> None:
         schema = node.value
         names = Namespace(MODEL_ATTRIBUTES)
-        required = {each for each in schema.get("required", []) if isinstance(each, str)}
+        required = {each for each in listed(schema.get("required")) if isinstance(each, str)}
         properties = schema.get("properties")
         places = dict(node.get("properties").entries())
         for wire, place in places.items():
