@@ -51,12 +51,6 @@ class Rendering:
 
 
 @pytest.fixture(scope="session")
-def copier_template_paths() -> list[str]:
-    """What pytest-copier takes into the git repository that its tests copy from and update to."""
-    return list(TEMPLATE_PATHS)
-
-
-@pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template as a plain directory, which renders faster than a git repository. Nobody changes it."""
     directory = tmp_path_factory.mktemp("template")

@@ -26,7 +26,6 @@ from .support import EVERYTHING, ROOT, clean_environment, run, uv, wait_for
 
 LOCAL = "127.0.0.1"
 TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 (of servers on loopback that live for a test)
-START_SECONDS = 60.0
 IN_PROJECT = ROOT / "tests" / "in_project"
 
 

@@ -69,7 +69,7 @@ def test_every_free_question_has_a_second_value_to_test() -> None:
     assert OTHER_VALUES.keys() == free
 
 
-def test_rendering_is_quick(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_everything_renders_in_process(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
     start = time.perf_counter()
     run_copy(str(template), tmp_path, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
     figure(f"rendering the everything variant in process: {time.perf_counter() - start:.2f} s")

@@ -223,7 +223,6 @@ def own(project: Path, *, starter: bool) -> None:
     commit(project)
 
 
-RUFF = 'extend-select = ["PLC"]\nextend-ignore = ["E501"]\n'
 STOCKS = '''\
 """Prices."""
 
