@@ -1,6 +1,6 @@
 """Measures what the production layer costs and writes the figures, a table and a plot.
 
-    python3 with_uv.py run python -m benchmarks            # everything, about twenty minutes
+    python3 with_uv.py run python -m benchmarks            # everything, about half an hour
     python3 with_uv.py run python -m benchmarks --quick    # two minutes: proves that it runs, no more
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on

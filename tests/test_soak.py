@@ -1,6 +1,6 @@
 """Two replicas under a steady load lose no call while their upstream, Redis and the collector fail, and one restarts.
 
-A short form by default. `SOAK_SECONDS=600 SOAK_RATE=800 pytest -m acceptance -n0 tests/test_soak.py` runs the long one: the faults
+A short form by default. `SOAK_SECONDS=600 SOAK_RATE=600 pytest -m acceptance -n0 tests/test_soak.py` runs the long one: the faults
 keep their share of the time.
 """
 
