@@ -238,6 +238,19 @@ def test_kubernetes_accepts_base_and_overlay(renderings: Mapping[str, Rendering]
             confined(pods[0]["spec"]["template"]["spec"])
 
 
+def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(renderings: Mapping[str, Rendering]) -> None:
+    """`BASE_URL` in the environment means another API than the answer's, which the starter then asks for places too."""
+    for name in ("default-include_kubernetes-True", "minimal-include_kubernetes-True"):
+        (settings,) = built(renderings[name], "base", "ConfigMap")
+        assert "BASE_URL" not in settings.get("data", {})
+
+
+def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
+    """The resources of a kind that kustomize makes of a folder of ops/kubernetes."""
+    text = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
+    return [resource for resource in yaml.safe_load_all(text) if resource["kind"] == kind]
+
+
 def confined(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
     probes = {kind: container[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "liveness", "readiness")}

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from ..production import upstream
 
+OPEN_METEO = "https://api.open-meteo.com"
 READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=True)
 
 
@@ -23,8 +24,11 @@ class Forecast(BaseModel):
 
 
 def geocoding_url() -> str:
-    """Open-Meteo's search for places has a host of its own; `BASE_URL` stands in where that is set."""
-    return os.environ.get("GEOCODING_URL") or os.environ.get("BASE_URL") or "https://geocoding-api.open-meteo.com"
+    """Open-Meteo's search for places has a host of its own; another API at `BASE_URL` stands in for both."""
+    if chosen := os.environ.get("GEOCODING_URL"):
+        return chosen
+    base = os.environ.get("BASE_URL", "").rstrip("/")
+    return base if base not in ("", OPEN_METEO) else "https://geocoding-api.open-meteo.com"
 
 
 async def get_weather(
