@@ -13,6 +13,7 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
+from copier import run_copy
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -243,6 +244,39 @@ def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(renderings: Map
     for name in ("default-include_kubernetes-True", "minimal-include_kubernetes-True"):
         (settings,) = built(renderings[name], "base", "ConfigMap")
         assert "BASE_URL" not in settings.get("data", {})
+
+
+@pytest.mark.parametrize(
+    ("answers", "ports"),
+    [
+        ({}, [443, 4318]),
+        ({"telemetry_protocol": "grpc", "rate_limit_backend": "redis"}, [443, 4317, 6379]),
+        ({"telemetry_endpoint": "https://collector.example.com"}, [443]),
+        ({"telemetry_endpoint": "http://collector:14318/otlp", "upstream_base_url": "http://api"}, [443, 80, 14318]),
+        ({"enable_telemetry": False, "upstream_base_url": "https://api.example.com:8443/v1"}, [443, 8443]),
+    ],
+)
+def test_the_network_policy_lets_out_what_the_answers_name(
+    answers: dict[str, Any], ports: list[int], template: Path, tmp_path: Path
+) -> None:
+    data = {"include_kubernetes": True} | answers
+    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
+    _names, anywhere = load(tmp_path / "ops/kubernetes/base/network-policy.yml")["spec"]["egress"]
+    assert [entry["port"] for entry in anywhere["ports"]] == ports
+    assert [kind for peer in anywhere["to"] for kind in peer] == ["namespaceSelector", "ipBlock", "ipBlock"]
+
+
+def test_the_page_s_patch_lets_out_more(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    shutil.copytree(renderings["everything"].first, project)
+    page = (project / "docs/deployment.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\npatches:\n(.*?)```", page, re.DOTALL)
+    overlay = project / "ops/kubernetes/overlays/example/kustomization.yml"
+    overlay.write_text(overlay.read_text("utf-8") + block, "utf-8")
+    made = passes(tool("kubectl"), "kustomize", overlay.parent, cwd=project)
+    (policy,) = [one for one in yaml.safe_load_all(made) if one["kind"] == "NetworkPolicy"]
+    assert [entry["port"] for rule in policy["spec"]["egress"] for entry in rule["ports"]][-1] == 5432
+    assert len(policy["spec"]["ingress"]) == 3
 
 
 def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
