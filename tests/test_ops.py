@@ -279,6 +279,14 @@ def test_the_page_s_patch_lets_out_more(renderings: Mapping[str, Rendering], tmp
     assert len(policy["spec"]["ingress"]) == 3
 
 
+def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, Rendering]) -> None:
+    base = renderings["everything"].first / "ops/kubernetes/base"
+    (cpu,) = load(base / "autoscaler.yml")["spec"]["metrics"]
+    (container,) = load(base / "deployment.yml")["spec"]["template"]["spec"]["containers"]
+    assert cpu["resource"]["target"] == {"type": "AverageValue", "averageValue": "700m"}
+    assert container["resources"]["limits"]["cpu"] == "1"
+
+
 def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
     """The resources of a kind that kustomize makes of a folder of ops/kubernetes."""
     text = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
