@@ -287,6 +287,26 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
     assert container["resources"]["limits"]["cpu"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("answers", "variables"),
+    [
+        ({}, ["AUTH_TOKENS"]),
+        ({"auth": "jwt", "rate_limit_backend": "redis"}, ["JWT_ISSUER", "JWT_AUDIENCE", "REDIS_URL"]),
+        ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["API_KEY"]),
+        ({"auth": "none"}, []),
+    ],
+)
+def test_the_example_makes_the_secret_that_the_server_reads(
+    answers: dict[str, Any], variables: list[str], template: Path, tmp_path: Path
+) -> None:
+    data = {"include_kubernetes": True} | answers
+    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
+    head = (tmp_path / "ops/kubernetes/overlays/example/kustomization.yml").read_text("utf-8").split("\napiVersion")[0]
+    assert re.findall(r"--from-literal=(\w+)=", head) == variables
+    commands = re.findall(r"kubectl .*?(apply|create)", head)
+    assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"
+
+
 def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
     """The resources of a kind that kustomize makes of a folder of ops/kubernetes."""
     text = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
