@@ -307,6 +307,23 @@ def test_the_example_makes_the_secret_that_the_server_reads(
     assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"
 
 
+def test_a_release_s_prometheus_finds_what_the_example_labels(
+    renderings: Mapping[str, Rendering], tmp_path: Path
+) -> None:
+    shutil.copytree(renderings["everything"].first / "ops/kubernetes", tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes/overlays/example"
+    file = overlay / "kustomization.yml"
+    text, uncommented = re.subn(r"^# (labels:|  - pairs:|      release: )", r"\1", file.read_text("utf-8"), flags=re.M)
+    assert uncommented == 3
+    file.write_text(text, "utf-8")
+    made = list(yaml.safe_load_all(passes(tool("kubectl"), "kustomize", overlay, cwd=tmp_path)))
+    read = [one for one in made if one["kind"] in ("ServiceMonitor", "PrometheusRule")]
+    assert len(read) == 6
+    assert {one["metadata"]["labels"]["release"] for one in read} == {"kube-prometheus-stack"}
+    (pods,) = [one for one in made if one["kind"] == "Deployment"]
+    assert "release" not in pods["spec"]["selector"]["matchLabels"]
+
+
 def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
     """The resources of a kind that kustomize makes of a folder of ops/kubernetes."""
     text = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
