@@ -324,6 +324,18 @@ def test_a_release_s_prometheus_finds_what_the_example_labels(
     assert "release" not in pods["spec"]["selector"]["matchLabels"]
 
 
+def test_another_server_in_the_cluster_does_not_stand_in_for_this_one(renderings: Mapping[str, Rendering]) -> None:
+    slug = "weather-station"
+    made = built(renderings["everything"], "base", "PrometheusRule")
+    rules = [rule for one in made for group in one["spec"]["groups"] for rule in group["rules"]]
+    (down,) = [rule["expr"] for rule in rules if rule.get("alert") == "ServerDown"]
+    selector = f'up{{job="{slug}", component="mcp-server"}}'
+    assert down == f"{selector} == 0 or absent({selector})"
+    promql_parser.parse(down)
+    (monitor,) = built(renderings["everything"], "base", "ServiceMonitor")
+    assert {"targetLabel": "job", "replacement": slug} in monitor["spec"]["endpoints"][0]["relabelings"]
+
+
 def built(rendering: Rendering, folder: str, kind: str) -> list[dict[str, Any]]:
     """The resources of a kind that kustomize makes of a folder of ops/kubernetes."""
     text = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
