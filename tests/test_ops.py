@@ -84,6 +84,18 @@ def test_each_alert_says_what_to_do(renderings: Mapping[str, Rendering]) -> None
         assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == sorted(alerts, key=runbook.index)
 
 
+def test_the_runbook_speaks_of_what_the_project_has(renderings: Mapping[str, Rendering]) -> None:
+    def page(name: str) -> str:
+        return renderings[name].files["docs/RUNBOOK.md"].decode()
+
+    for word in ("client_id", "request_id", '"level"'):
+        assert word in page("default")
+        assert word not in page("default-enable_logging-False")
+    assert "kubectl" not in page("default")
+    assert "docker compose logs" in page("default")
+    assert "kubectl -n weather-station logs -l app.kubernetes.io/name=weather-station " in page("everything")
+
+
 def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) -> None:
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
