@@ -84,6 +84,14 @@ METRICS: Rows = {
         number("Running calls", "Tool calls that run now.", "none", Query(f"sum(mcp_active_requests{{{SERVER}}})")),
         label("Version", "What runs.", Query(f"count by (version) (mcp_build_info{{{SERVER}}})", "{{version}}")),
     ],
+    "Readiness": [
+        states(
+            "Ready",
+            "Whether an instance passes its readiness checks, and so gets calls. Alert: NotReady.",
+            Query(f"mcp_ready{{{SERVER}}}", "{{instance}}"),
+            {"0": ("not ready", "red"), "1": ("ready", "green")},
+        ),
+    ],
     "Traffic": [
         series(
             "Calls by tool",

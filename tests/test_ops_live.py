@@ -34,6 +34,22 @@ pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
 LOOK_BACK = "10s"
 DEADLINE_SECONDS = 60.0
+MAINTENANCE = """
+import os
+from pathlib import Path
+
+from ..production import readiness_check
+
+
+async def check():
+    if Path(os.environ["MAINTENANCE"]).exists():
+        raise RuntimeError("somebody works on it")
+
+
+def register(server):
+    readiness_check(server, "maintenance", check)
+"""
+"""An owner's own readiness check, as a file of `tools/`."""
 CLIENTS = ("steady", "broken", "flaky", "slow", "busy")
 MCP_HEADERS = {
     "content-type": "application/json",
@@ -132,6 +148,8 @@ class Stack:
     store: subprocess.Popen[bytes]
     server_port: int
     prometheus_port: int
+    maintenance: Path
+    """While there is such a file, the server is not ready."""
     delivered: list[dict[str, Any]] = field(default_factory=list)
 
     def call(self, client: str, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -159,9 +177,10 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The everything variant with its environment."""
+    """The everything variant with its environment, and a readiness check of the owner's."""
     directory = tmp_path_factory.mktemp("live") / "project"
     run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
+    (directory / "src/weather_station/tools/maintenance.py").write_text(MAINTENANCE, "utf-8")
     passes(str(uv()), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
     return directory
 
@@ -195,6 +214,7 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
                 RATE_LIMIT_REQUESTS="600",
                 RETRY_DELAY_SECONDS="0.01",
                 CIRCUIT_RECOVERY_TIMEOUT="1",
+                MAINTENANCE=str(tmp_path / "maintenance"),
             )
         )
         wait_for(lambda: answers(ports["server"], "/readyz"), (tmp_path / "server.log").read_text)
@@ -225,7 +245,7 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
         )
         wait_for(lambda: answers(ports["alertmanager"], "/-/ready"), (tmp_path / "alertmanager.log").read_text)
         wait_for(lambda: answers(ports["prometheus"], "/-/ready"), (tmp_path / "prometheus.log").read_text)
-        yield Stack(project, server, store, ports["server"], ports["prometheus"], delivered)
+        yield Stack(project, server, store, ports["server"], ports["prometheus"], tmp_path / "maintenance", delivered)
 
 
 def write_configuration(project: Path, place: Path, ports: dict[str, int], hook: int) -> None:
@@ -291,11 +311,13 @@ def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure:
     recorded = {rule["record"] for _, rule in rules(stack.project) if "record" in rule}
     alerts = {rule["alert"] for _, rule in rules(stack.project) if "alert" in rule}
     assert len(asked) > 30
-    assert len(alerts) == 7
+    assert len(alerts) == 8
 
     with traffic(stack):
         wait_for(lambda: stack.query("mcp_circuit_state == 2"), lambda: "no circuit has opened")
         wait_for(lambda: stack.query("mcp_rate_limit_rejections_total > 0"), lambda: "no call was refused")
+        assert "NotReady" not in stack.fired()
+        stack.maintenance.touch()
         stack.store.kill()
         while_it_runs = alerts - {"ServerDown"}
         wait_for(lambda: stack.fired() >= while_it_runs, lambda: f"not delivered: {while_it_runs - stack.fired()}")

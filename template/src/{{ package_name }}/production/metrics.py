@@ -34,6 +34,7 @@ from starlette.routing import Route
 from .app import App
 from .chain import Call, Link, Next, Outcome, Result
 from .config import ConfigError
+from .health import failing_checks
 from .lifecycle import bind
 from .meter import Counter
 
@@ -108,7 +109,7 @@ def install(app: App) -> None:
     info = meter.gauge("mcp_build_info", "What runs, as labels; the value is always 1.", build)
     info(app.about.name, app.about.version, platform.python_version()).set(1)
     app.links["metrics"] = _link(app, meter)
-    route = Route("/metrics", _exposition(meter))
+    route = Route("/metrics", _exposition(app, meter))
     port = app.config.metrics_port
     if port is None or (port == app.config.port != 0 and app.config.transport == "http"):
         app.routes.append(route)
@@ -158,8 +159,12 @@ def _link(app: App, meter: PrometheusMeter) -> Link:
     return link
 
 
-def _exposition(meter: PrometheusMeter) -> Callable[[Request], Awaitable[Response]]:
+def _exposition(app: App, meter: PrometheusMeter) -> Callable[[Request], Awaitable[Response]]:
+    ready = meter.gauge("mcp_ready", "1 while every readiness check passes, 0 while one fails or the server stops.")()
+
     async def metrics(request: Request) -> Response:
+        # Asked here, for a server that no probe asks is not ready either. A check ends within two seconds.
+        ready.set(0 if await failing_checks(app) else 1)
         encode, content_type = choose_encoder(",".join(request.headers.getlist("accept")))
         return Response(encode(meter), headers={"content-type": content_type})
 
