@@ -20,7 +20,8 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.message import SessionMessage
 from starlette.requests import Request
-from starlette.routing import BaseRoute
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
 from . import chain, tools
@@ -40,6 +41,7 @@ SHUTDOWN_CALLBACK_SECONDS = 5.0
 log = structlog.stdlib.get_logger(__name__)
 
 Callback = Callable[[], Awaitable[None]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 Check = Callable[[], Awaitable[None]]
 """A readiness check: returns when ready, raises with the reason when not."""
 
@@ -150,6 +152,18 @@ class ProductionServer(MCPServer[Runtime]):
             raise StartError(tools.failure(fn, tool, error)) from error
         for hook in self.production.on_tool:
             hook(tool)
+
+    def custom_route(
+        self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True
+    ) -> Callable[[Endpoint], Endpoint]:
+        """Serves `path` over HTTP beside the MCP endpoint, with neither authentication nor limits in front of it."""
+
+        def add(endpoint: Endpoint) -> Endpoint:
+            route = Route(path, endpoint, methods=methods, name=name, include_in_schema=include_in_schema)
+            self.production.routes.append(route)
+            return endpoint
+
+        return add
 
     def registered_tools(self) -> list[Tool]:
         """All tools, in the order of their registration."""

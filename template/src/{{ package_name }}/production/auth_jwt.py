@@ -158,7 +158,8 @@ class Tokens:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise RefusedError(401, "invalid_token", "The access token is not a JWT") from None
-        if header.get("alg") not in ACCEPTED:
+        algorithm = header.get("alg")
+        if not isinstance(algorithm, str) or algorithm not in ACCEPTED:
             raise RefusedError(401, "invalid_token", "The access token is not signed with an accepted algorithm")
         signing = await self._keys.find(header.get("kid"))
         try:

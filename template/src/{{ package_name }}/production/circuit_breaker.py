@@ -6,10 +6,10 @@ any number of concurrent calls of one event loop.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -203,13 +203,21 @@ class CircuitGuard:
     def __init__(self, circuit: CircuitBreaker, failures: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._circuit = circuit
         self._failures = failures
+        self._eras: dict[asyncio.Task[Any] | None, list[int]] = {}
+        """Of the blocks that tasks are in, the innermost last."""
 
     async def __aenter__(self) -> None:
-        _entered.set((*_entered.get(), self._circuit.admit()))
+        era = self._circuit.admit()
+        self._eras.setdefault(asyncio.current_task(), []).append(era)
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        *outer, era = _entered.get()
-        _entered.set(tuple(outer))
+        task = asyncio.current_task()
+        if task not in self._eras:  # an async generator, closed by another task than the one that began it
+            task = next(iter(self._eras))
+        eras = self._eras[task]
+        era = eras.pop()
+        if not eras:
+            del self._eras[task]
         self._circuit.record(era, self._failed(error))
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -226,10 +234,6 @@ class CircuitGuard:
         if isinstance(error, UpstreamError):
             return error.outage
         return True if isinstance(error, self._failures) else None
-
-
-_entered: ContextVar[tuple[int, ...]] = ContextVar("_entered", default=())
-"""The eras of the `async with` blocks that the running task is in, the innermost last."""
 
 
 def install(app: App) -> None:

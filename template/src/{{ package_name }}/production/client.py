@@ -330,6 +330,8 @@ class Upstream:
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
             explained = _transport_error(request, error, seconds)
+            if isinstance(error, TimeoutError) and ends - started < min(self._attempt_seconds, self._total_seconds) / 2:
+                explained.outage = None  # what a retry had left of the deadline says nothing of the upstream
             outcome = explained.outcome
             raise explained from None
         except UpstreamResponseError as error:
@@ -511,7 +513,7 @@ def _status_error(request: UpstreamRequest, response: httpx2.Response) -> Upstre
         host=request.host,
         response=response,
         retry_after=retry_after,
-        may_retry=status in TRANSIENT and (refused or request.repeatable),
+        may_retry=status in TRANSIENT and request.repeatable,
         outage=status >= 500,
     )
 
@@ -547,9 +549,10 @@ def parse_retry_after(value: str | None) -> float | None:
         return float(min(int(value[:12]), MAX_RETRY_AFTER))
     try:
         date = parsedate_to_datetime(value)
-    except ValueError:
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):  # the latter for a year, a day or an offset of twenty digits
         return None
-    return max(0.0, (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
+    return max(0.0, min(seconds, MAX_RETRY_AFTER))
 
 
 def seconds_text(seconds: float) -> str:

@@ -25,6 +25,9 @@ from .config import ConfigError, ProductionConfig
 MAX_JSON_DEPTH = 100
 """How deep the arrays and objects of a message may nest. Code that walks arguments may recurse so far."""
 
+MAX_NAME = 400
+"""Bytes of a Host or Origin header: a host name has at most 253 (RFC 1035, section 2.3.4)."""
+
 QUIET_SECONDS = 10.0
 """The shortest time between two log lines about refused requests, so that a flood of them floods no log."""
 
@@ -91,7 +94,8 @@ class Guard:
 
     def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
         self._app = app
-        # Clients repeat themselves: a lookup instead of parsing. Bounded, for the values are theirs.
+        # Clients repeat themselves: a lookup instead of parsing. Bounded, in number here and in size below, for the
+        # values are theirs.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
         self._refused = RefusalLog()
@@ -107,14 +111,14 @@ class Guard:
                 host = value if host is None else b""  # twice: neither counts (RFC 9112, section 3.2)
             elif name == b"origin":
                 origin = value if origin is None else b""
-        if host is None or not self._host_allowed(host):
+        if host is None or len(host) > MAX_NAME or not self._host_allowed(host):
             self._refused("host is not allowed", host=_shown(host), setting="ALLOWED_HOSTS")
             await refuse(send, 421, f"This server does not answer for host {_shown(host)}: see ALLOWED_HOSTS.")
             return
         if origin is None:
             await self._app(scope, receive, send)
             return
-        if not self._origin_allowed(origin, host):
+        if len(origin) > MAX_NAME or not self._origin_allowed(origin, host):
             self._refused("origin is not allowed", origin=_shown(origin), setting="ALLOWED_ORIGINS")
             await refuse(send, 403, f"Requests from origin {_shown(origin)} are not allowed: see ALLOWED_ORIGINS.")
             return

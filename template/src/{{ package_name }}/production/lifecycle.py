@@ -207,7 +207,7 @@ class HttpServer(uvicorn.Server):
                 await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._app.draining:
+        if self._app.draining or not self.started:  # a startup callback that hangs must not keep the process
             os._exit(128 + sig)
         self._notice = 0.0 if sig == signal.SIGINT else NOTICE_SECONDS
         self._app.draining = True

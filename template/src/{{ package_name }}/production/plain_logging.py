@@ -5,6 +5,7 @@ stdout is the protocol's under stdio, so nothing here ever writes there.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import traceback
@@ -38,7 +39,9 @@ class _Plain(RootHandler):
             lines += traceback.format_exception(*record.exc_info)
         if record.stack_info:
             lines.append(record.stack_info)
-        if sys.stderr is not None:  # None where a process has no console at all
+        if sys.stderr is None:  # where a process has no console at all
+            return
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to fail a call or a stop
             sys.stderr.write("\n".join(line.rstrip("\n") for line in lines) + "\n")
 
 

@@ -72,7 +72,8 @@ def _rules() -> Iterable[tuple[str, re.Pattern[str]]]:
         yield f"{name}=", re.compile(rf"(?<=[?&]){name}=(?P<secret>[^\s&\"'#]+)", re.IGNORECASE)
     yield "bearer ", re.compile(r"bearer (?=\S*\d|\S{16})(?P<secret>[\w.~+/=-]{8,})", re.IGNORECASE)
     yield "://", re.compile(r"://(?P<secret>[^/\s@\"']+)(?=@)")
-    yield "eyj", re.compile(r"(?P<secret>eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*)")  # a JSON Web Token
+    # A JSON Web Token. A word that begins like one and is none is passed over whole, or a long one costs its square.
+    yield "eyj", re.compile(r"(?P<secret>eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+)|eyJ[\w-]*+")
 
 
 _RULES = tuple(_rules())
@@ -97,7 +98,7 @@ def configured_secrets(config: ProductionConfig) -> list[str]:
         secrets.append(urlsplit(config.redis_url.get_secret_value()).password or "")
     if config.upstream_api_key is not None:
         secrets.append(config.upstream_api_key.get_secret_value())
-    return secrets
+    return [secret.strip() for secret in secrets]  # as they are sent: a mounted file ends with a line break
 
 
 class Redactor:
@@ -122,7 +123,7 @@ class Redactor:
             at = lowered.find(literal)
             while at >= 0:
                 match = pattern.match(text, at)
-                if match is not None:
+                if match is not None and match["secret"] is not None:
                     found.append(match.span("secret"))
                 at = lowered.find(literal, match.end() if match else at + len(literal))
         return _without(text, found) if found else text

@@ -17,7 +17,7 @@ import structlog
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 
-from .app import ProductionServer
+from .app import SHUTDOWN_CALLBACK_SECONDS, ProductionServer
 from .lifecycle import EXIT_SECONDS, Drain, leave_within, on_signals
 
 log = structlog.stdlib.get_logger(__name__)
@@ -73,6 +73,8 @@ async def _serve(server: ProductionServer, source: int, sink: int) -> None:
         await stopping.wait()
         await app.drain.run(0.0)
         await incoming.aclose()
+        # A client that no longer reads holds the thread that writes to it, and a startup callback may hang.
+        leave_within(EXIT_SECONDS + SHUTDOWN_CALLBACK_SECONDS * len(app.on_shutdown))
 
     on_signals(loop, stop)
     # A daemon, since nothing can wake a thread that reads: the process ends without it.

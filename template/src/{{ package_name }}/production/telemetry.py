@@ -249,7 +249,7 @@ class Redacting(SpanExporter):
         return self._redactor.shortened(text) == text
 
     def _cleaned(self, span: ReadableSpan) -> ReadableSpan:
-        text = self._redactor.text
+        text = self._redactor.shortened
         return ReadableSpan(
             text(span.name),
             span.context,
