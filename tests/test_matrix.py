@@ -10,7 +10,7 @@ import pytest
 from copier import run_copy
 
 from .matrix import OUTBOUND, _complete, _values, all_questions, allowed, outbound, outbound_pairs, structure
-from .support import DEFAULT, EVERYTHING, MINIMAL, Answers
+from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, Answers, answers
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,21 @@ def test_every_project_of_a_cover_can_be_made(
 ) -> None:
     for name, data in cover().items():
         run_copy(str(template), tmp_path / name, data=data, defaults=True, skip_tasks=True, quiet=True)
+
+
+@pytest.mark.usefixtures("quickly")
+def test_what_a_cover_leaves_out_is_refused(words: Path, tmp_path: Path) -> None:
+    names = sorted(next(iter(all_questions().values())).keys() - {"project_name"})
+    pairs = (
+        {one: a, other: b}
+        for one, other in itertools.combinations(names, 2)
+        for a, b in itertools.product(_values(one), _values(other))
+    )
+    left_out = [pair for pair in pairs if not allowed(pair)]
+    assert len(left_out) == len(NEEDS)
+    for pair in left_out:
+        with pytest.raises(ValueError, match="Validation error for question"):
+            run_copy(str(words), tmp_path, data=answers(**(DEFAULT | pair)), defaults=True, skip_tasks=True, quiet=True)
 
 
 def test_the_outbound_features_come_in_every_combination() -> None:
