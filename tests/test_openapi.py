@@ -476,6 +476,7 @@ paths:
       operationId: makeThing
       tags: {malformed}
       servers: {malformed}
+      security: [{malformed}]
       requestBody: {{content: {{application/json: {{schema: {schema}}}}}}}
       responses: {{"200": {{content: {{application/json: {{schema: {schema}}}}}}}}}
 """,

@@ -727,10 +727,10 @@ class Security:
     def check(self, operation: Node) -> None:
         wanted = operation.mapping.get("security", self.document.root.mapping.get("security"))
         place = f"{operation.pointer}/security"
-        if not isinstance(wanted, list) or not wanted or {} in wanted:
+        together = [each for each in listed(wanted) if isinstance(each, dict)]
+        if not together or {} in together:
             self.without += 1
             return
-        together = [each for each in wanted if isinstance(each, dict)]
         for each in together:
             for name in each:
                 self.used[name] = self.used.get(name, 0) + 1
