@@ -216,6 +216,8 @@ def own(project: Path, *, starter: bool) -> None:
     if (project / "ops" / "prometheus").exists():
         (project / "ops/prometheus/rules/mine.yml").write_text("groups: []\n", "utf-8")
         (project / "ops/grafana/dashboards/mine.json").write_text('{"title": "Mine"}\n', "utf-8")
+        receivers = project / "ops/alertmanager/alertmanager.yml"
+        edit(receivers, "  - name: on-call\n", "  - name: on-call\n    webhook_configs: []\n")
     if (project / ".github").exists():
         edit(project / ".github/workflows/ci.yml", "name: Lint, types, tests", "name: Checks")
         (project / ".github/workflows/mine.yml").write_text("name: Mine\non: push\njobs: {}\n", "utf-8")
