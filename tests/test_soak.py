@@ -1,7 +1,7 @@
 """Two replicas under a steady load lose no call while their upstream, Redis and the collector fail, and one restarts.
 
-A short form by default. `SOAK_SECONDS=600 SOAK_RATE=600 pytest -m acceptance -n0 tests/test_soak.py` runs the long one: the faults
-keep their share of the time.
+A short form by default. `SOAK_SECONDS=600 SOAK_RATE=600 pytest -m acceptance -n0 tests/test_soak.py` runs the long one:
+the faults keep their share of the time.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Load:
     ready: set[int] = field(default_factory=set)
     outcomes: list[tuple[float, str, str]] = field(default_factory=list)
     """When each call began, its tool, and its outcome."""
+    under_way: dict[int, float] = field(default_factory=dict)
+    """When each call began that has no outcome yet."""
     problems: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
@@ -111,7 +113,7 @@ class Load:
             await asyncio.sleep(0.05)
 
     async def _call(self, number: int) -> None:
-        at = self.now()
+        at = self.under_way[number] = self.now()
         tool, arguments = ("fetch", {"number": number}) if number % 3 == 0 else ("echo", {"text": str(number)})
         ports = sorted(self.ready) or self.ports
         message = tool_call(tool, arguments, number)
@@ -121,6 +123,7 @@ class Load:
         except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
             outcome = f"lost: {type(error).__name__}"
         self.outcomes.append((at, tool, outcome))
+        del self.under_way[number]
 
     async def _post(self, port: int, message: dict[str, object]) -> str:
         body = json.dumps(message).encode()
@@ -179,6 +182,7 @@ def test_no_call_is_lost_whatever_fails(project: Project, tmp_path: Path, figure
         thread.start()
         before = descriptors_at_rest(stays, load)
         at(load, 0.20)
+        ended(load, 0.19)
         memory = stays.memory_mb()
         Upstream.broken = True
         at(load, 0.35)
@@ -188,6 +192,7 @@ def test_no_call_is_lost_whatever_fails(project: Project, tmp_path: Path, figure
         at(load, 0.60)
         store.enter_context(project.redis(tmp_path / "redis.log", redis))
         at(load, 0.70)
+        ended(load, 0.69)
         exit_status = restarts.terminate()
         second.close()
         second.enter_context(project.serving(tmp_path / "restarts.log", **(settings | {"PORT": restarts.port})))
@@ -226,6 +231,12 @@ def at(load: Load, share: float) -> None:
     """Waits until `share` of the time is over."""
     while load.now() < share:
         time.sleep(0.02)
+
+
+def ended(load: Load, share: float) -> None:
+    """Waits until every call that began before `share` has its outcome, so that what happens now is none of it."""
+    while any(begun < share for begun in [*load.under_way.values()]):
+        time.sleep(0.005)
 
 
 def descriptors_at_rest(server: Server, load: Load) -> int:
