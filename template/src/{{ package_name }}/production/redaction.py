@@ -93,7 +93,7 @@ def configured_secrets(config: ProductionConfig) -> list[str]:
     """The secrets in the configuration, as they would appear in a text."""
     secrets = []
     if config.auth_tokens is not None:
-        secrets += [entry.partition(":")[2].strip() for entry in config.auth_tokens.get_secret_value().split(",")]
+        secrets += [entry.partition(":")[2] for entry in config.auth_tokens.get_secret_value().split(",")]
     if config.redis_url is not None:
         secrets.append(urlsplit(config.redis_url.get_secret_value()).password or "")
     if config.upstream_api_key is not None:

@@ -22,7 +22,7 @@ from opentelemetry import trace
 from stamina.instrumentation import RetryDetails, RetryHook, get_on_retry_hooks, set_on_retry_hooks
 
 from .app import App, production_of
-from .client import UpstreamConnectError, UpstreamError, UpstreamNext, UpstreamRequest
+from .client import UpstreamError, UpstreamNext, UpstreamRequest
 from .meter import Counter
 
 P = ParamSpec("P")
@@ -84,9 +84,7 @@ class Retries:
 
     async def __call__(self, request: UpstreamRequest, following: UpstreamNext) -> httpx2.Response:
         def worth_it(error: Exception) -> bool:
-            if not isinstance(error, UpstreamError) or not error.may_retry:
-                return False
-            return request.repeatable or isinstance(error, UpstreamConnectError)
+            return isinstance(error, UpstreamError) and error.may_retry
 
         return await self.run(lambda: following(request), request.group, worth_it, request.deadline)
 

@@ -234,7 +234,7 @@ class Redacting(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
     def _is_clean(self, span: ReadableSpan) -> bool:
-        """Whether nothing of `span` has to change, as with most: to find that out is a tenth of making another."""
+        """Whether nothing of `span` has to change, as with most: to find that out is an eighth of making another."""
         attributes = span.attributes or {}
         if span.events or span.links or span.status.description or _any_is_secret(tuple(attributes)):
             return False
