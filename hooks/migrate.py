@@ -1,4 +1,4 @@
-"""Runs the migrations of an update, so that none of the owner's work is lost where the template moved things.
+"""Runs the migrations of an update, so that none of the owner's work is lost where things have moved.
 
     python migrate.py before|after TEMPLATE COMMIT ANSWERS_FILE
 
@@ -9,8 +9,8 @@ or a template without tags, migrates like one that goes from release to release.
 
 Left to itself Copier deletes a file that the template no longer has, with whatever the owner had changed in it. Here
 the stage `after` merges his changes into the file's new place, and names each edited file that has none; the commit
-before the update still has it. Needs Copier's interpreter: what he had changed shows against the old version, which is
-rendered again.
+before the update still has it. A package with a new name is such a move, of all its files: the owner's go along, and
+imports follow. Needs Copier's interpreter: what he had changed shows against the old version, which is rendered again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import argparse
 import io
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from post_generate import ProjectError, identity
+from post_generate import GO_BACK, ProjectError, identity
 
 FOLDER = "hooks/migrations"
 
@@ -42,6 +43,17 @@ class Migrations:
         self.commit = commit
         self.answers_file = answers_file
         self.package = identity(project)[1]
+
+    @cached_property
+    def package_before(self) -> str:
+        """The name that the package had in the last commit."""
+        return str(self.answers_before["package_name"])
+
+    @cached_property
+    def answers_before(self) -> dict[str, Any]:
+        import yaml
+
+        return dict(yaml.safe_load(self.mine(self.answers_file)))
 
     @cached_property
     def pending(self) -> list[dict[str, Any]]:
@@ -62,13 +74,16 @@ class Migrations:
                 migration["before"](self.project)
 
     def after(self) -> None:
-        """Merges edits into the new places of files, names those that have none, then calls each own `after`."""
+        """Merges edits into the new places of files, names those that have none, moves what is the owner's alone.
+
+        Then it calls each migration's own `after`.
+        """
         moved, reasons = dict[str, str](), dict[str, str]()
         for migration in self.pending:
             moved |= {self.path(old): self.path(new) for old, new in migration.get("MOVED", {}).items()}
             reasons |= {self.path(path): reason for path, reason in migration.get("GONE", {}).items()}
         for path in self.edited_and_gone():
-            target = destination(path, moved)
+            target = self.now(destination(path, moved))
             if target != path and (self.project / target).is_file():
                 self.merge(path, target)
                 say("moved", f"{path} is {target} now; your edits are in it")
@@ -76,13 +91,21 @@ class Migrations:
                 kept = f"git show HEAD:./{path}"
                 say("removed", f"{path}, which you had edited; git still has it: {kept}", reasons.get(path, ""))
             (self.project / f"{path}.rej").unlink(missing_ok=True)
+        if self.package != self.package_before:
+            self.follow_the_package()
         for migration in self.pending:
             if "after" in migration:
                 migration["after"](self.project)
 
     def path(self, of_template: str) -> str:
-        """The path in the project of a path under template/."""
-        return of_template.removesuffix(".jinja").replace("{{ package_name }}", self.package)
+        """What a path under template/ was in the project before the update."""
+        return of_template.removesuffix(".jinja").replace("{{ package_name }}", self.package_before)
+
+    def now(self, path: str) -> str:
+        """The same in the package's new name, if it has one."""
+        package, found, rest = path.removeprefix("src/").partition("/")
+        here = path.startswith("src/") and found and package == self.package_before
+        return f"src/{self.package}/{rest}" if here else path
 
     @cached_property
     def gone(self) -> list[str]:
@@ -104,7 +127,6 @@ class Migrations:
     @cached_property
     def old(self) -> Path:
         """The removed files as the project's old version and old answers make them."""
-        import yaml
         from copier import run_copy
 
         there = git(self.template, "ls-tree", "-r", "-z", "--name-only", self.commit, "template/").decode()
@@ -115,8 +137,7 @@ class Migrations:
         (source / "template").mkdir(parents=True)
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             files.extractall(source)
-        answers = yaml.safe_load(self.mine(self.answers_file))
-        data = {name: value for name, value in answers.items() if not name.startswith("_")}
+        data = {name: value for name, value in self.answers_before.items() if not name.startswith("_")}
         run_copy(str(source), target, data=data, defaults=True, skip_tasks=True, quiet=True)
         return target
 
@@ -138,6 +159,40 @@ class Migrations:
                 reason = done.stderr.decode(errors="replace").strip()
                 raise ProjectError(f"{path} cannot be merged into {target}: {reason}")
         (self.project / target).write_bytes(done.stdout)
+
+    def follow_the_package(self) -> None:
+        """Brings what the update left under the package's old name to the new one, and corrects the imports."""
+        old, new = self.project / "src" / self.package_before, self.project / "src" / self.package
+        move_into(new, old)
+        imports = re.compile(rf"^([ \t]*(?:from|import)[ \t]+){self.package_before}(?![^\s.,;])".encode(), re.MULTILINE)
+        listed = git(self.project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "*.py")
+        for path in {self.project / name for name in listed.decode().split("\0") if name}:
+            if path.is_file() and imports.search(text := path.read_bytes()):
+                path.write_bytes(imports.sub(rb"\g<1>" + self.package.encode(), text))
+        if old.exists():
+            say("left", f"{old.relative_to(self.project)}: the files of these names in src/{self.package} are others")
+        say(
+            "renamed",
+            f"src/{self.package_before} is src/{self.package} now, with your files and all imports",
+            f"what else of yours has the old name: git grep --untracked --word-regexp {self.package_before}",
+        )
+
+
+def move_into(new: Path, old: Path) -> None:
+    """Moves what is in one folder into another, except where that has a file of the same name."""
+    if not old.is_dir():
+        return
+    for entry in sorted(old.iterdir()):
+        target = new / entry.name
+        if entry.name == "__pycache__":
+            shutil.rmtree(entry)
+        elif not target.exists():
+            new.mkdir(parents=True, exist_ok=True)
+            entry.rename(target)
+        elif target.is_dir():
+            move_into(target, entry)
+    if not any(old.iterdir()):
+        old.rmdir()
 
 
 def destination(path: str, moved: dict[str, str]) -> str:
@@ -181,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             migrations.after()
     except ProjectError as error:
         print(
-            f"\nFAILED to migrate: {error}\nYour last commit has everything: git reset --hard goes back to it.\n",
+            f"\nFAILED to migrate: {error}\nYour last commit has everything, and this goes back to it: {GO_BACK}\n",
             file=sys.stderr,
         )
         return 1

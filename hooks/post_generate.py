@@ -28,6 +28,9 @@ from typing import Any, NamedTuple
 STEP_SECONDS = 600
 """How long one step may take; a first download of every dependency is within it."""
 
+GO_BACK = "git reset --hard && git clean -fd"
+"""Ends an update as if it had not been: Copier begins with a clean tree only, so that what git does not know is new."""
+
 CONFLICT = re.compile(r"^(<<<<<<< before updating|>>>>>>> after updating)", re.MULTILINE)
 
 MACHINE = re.compile(
@@ -210,7 +213,7 @@ class Hook:
                 "The update and your edits meet in:\n\n"
                 + indented("\n".join(marked))
                 + "\n\nIn each file look for <<<<<<< and keep what is right (a .rej file has what did not fit). "
-                f"Then:\n    {self.later()}\nOr go back to your last commit: git reset --hard"
+                f"Then:\n    {self.later()}\nOr go back to your last commit: {GO_BACK}"
             )
 
 

@@ -189,7 +189,7 @@ def test_conflicts_are_the_last_word_and_name_files_and_both_ways_out(project: P
     assert done.returncode == 0
     _, _, said = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
     assert "The update and your edits meet in:\n\n    README.md.rej\n    pyproject.toml\n" in said
-    assert "git reset --hard" in said
+    assert said.endswith("Or go back to your last commit: git reset --hard && git clean -fd\n\n")
     assert "Updated." not in done.stderr
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .support import ROOT, files, run
+from .support import ROOT, Answers, files, owners, run
 from .workshop import Workshop, commit, edit, git, recorded, update
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
@@ -148,8 +148,77 @@ def test_a_commit_that_the_template_lacks_is_said(workshop: Workshop, project: P
     assert done.returncode == 1
     assert "FAILED to migrate: git ls-tree" in done.stderr
     assert "0.0.9" in done.stderr
-    assert "git reset --hard" in done.stderr
+    assert "this goes back to it: git reset --hard && git clean -fd\n" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("changed", [{}, {"package_name": "forecast"}], ids=["files moved", "package renamed"])
+def test_the_way_back_that_the_messages_name_ends_where_the_update_began(project: Path, changed: Answers) -> None:
+    before = files(project)
+    for _ in range(2):  # Copier would refuse to begin again where something were left
+        update(project, "2.0.0", **changed)
+        assert files(project) != before
+        git("reset", "--quiet", "--hard", cwd=project)
+        git("clean", "--quiet", "-fd", cwd=project)
+        assert files(project) == before
+
+
+def test_a_package_with_a_new_name_has_all_of_its_owners_work(
+    workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    package = project / "src/weather_station"
+    (package / "database").mkdir()
+    (package / "database/__init__.py").touch()
+    (package / "database/query.sql").write_text("select 'weather_station'\n", "utf-8")
+    (package / "production/__pycache__").mkdir(exist_ok=True)
+    (package / "production/__pycache__/guard.pyc").write_bytes(b"")
+    (package / "tools/mine.py").write_text("import weather_station.database\nimport weather_stations\n", "utf-8")
+    test = project / "tests" / "test_mine.py"
+    test.write_text("def test_mine():\n    from weather_station import database\n", "utf-8")
+    commit(project)
+    weather, seeded = (package / "tools/weather.py").read_bytes(), (project / "tests/test_tools.py").read_text("utf-8")
+
+    update(project, "1.0.0", package_name="forecast")
+    now = files(project)
+    assert not package.exists()
+    assert now["src/forecast/tools/weather.py"] == weather
+    assert now["src/forecast/tools/mine.py"] == b"import forecast.database\nimport weather_stations\n"
+    assert now["src/forecast/database/query.sql"] == b"select 'weather_station'\n"
+    assert now["tests/test_mine.py"] == b"def test_mine():\n    from forecast import database\n"
+    assert now["tests/test_tools.py"].decode() == seeded.replace("weather_station", "forecast")
+    assert OWN_LINE in now["src/forecast/production/guard.py"].decode()
+    assert b"weather_station" not in b"".join(now[path] for path in now if owners(path) == ["template"])
+    said = capfd.readouterr().err
+    assert f"moved        {GUARD} is src/forecast/production/guard.py now; your edits are in it" in said
+    assert "renamed      src/weather_station is src/forecast now, with your files and all imports" in said
+    search = re.search(r"old name: git (.*)", said)
+    assert search
+    found = git(*search[1].split(), cwd=project).splitlines()
+    assert {line.partition(":")[0] for line in found} == {"README.md", "src/forecast/database/query.sql"}
+
+    migrate(workshop, project, "after")
+    assert files(project) == now, "a second run changes something"
+    commit(project)
+    workshop.update(project, "1.0.0")
+    assert files(project) == now, "a second update changes something"
+
+
+def test_a_package_with_a_new_name_meets_files_that_move(workshop: Workshop, project: Path) -> None:
+    workshop.update(project, "2.0.0", package_name="forecast")
+    assert OWN_LINE in (project / "src/forecast/production/doorman.py").read_text("utf-8")
+    assert not (project / "src/weather_station").exists()
+
+
+def test_what_has_its_new_place_taken_stays_and_is_named(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (project / "src/forecast/tools").mkdir(parents=True)
+    (project / "src/forecast/tools/mine.py").write_text("ANOTHER = 1\n", "utf-8")
+    mine = project / "src/weather_station/tools/mine.py"
+    text = mine.read_bytes()
+    commit(project)
+    update(project, "1.0.0", package_name="forecast")
+    assert (project / "src/forecast/tools/mine.py").read_text("utf-8") == "ANOTHER = 1\n"
+    assert mine.read_bytes() == text
+    assert "left         src/weather_station: " in capfd.readouterr().err
 
 
 def test_in_a_folder_of_a_larger_repository_edits_survive_too(
