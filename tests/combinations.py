@@ -27,8 +27,18 @@ from typing import Any, NamedTuple
 import pytest
 from copier import run_copy
 
-from .conftest import Rendering, copy_template
-from .support import NEEDS, Answers, answers, choices, copier_yml, keep_compiled_sources, keep_configurations, questions
+from .conftest import Rendering
+from .support import (
+    NEEDS,
+    Answers,
+    answers,
+    choices,
+    copier_yml,
+    copy_template,
+    keep_compiled_sources,
+    keep_configurations,
+    questions,
+)
 from .test_render import broken_imports, ruff_problems, texts, unreadable
 
 BATCH = 48

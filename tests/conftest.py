@@ -18,10 +18,10 @@ from .matrix import Project, outbound_pairs
 from .support import (
     DEADLINE_SECONDS,
     ROOT,
-    TEMPLATE_PATHS,
     Answers,
     ask_git_nothing_of_each_file,
     clean_environment,
+    copy_template,
     files,
     keep_checkouts,
     keep_compiled_sources,
@@ -56,15 +56,6 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("template")
     copy_template(directory)
     return directory
-
-
-def copy_template(directory: Path) -> None:
-    for name in TEMPLATE_PATHS:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
-        else:
-            shutil.copy(source, directory / name)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,10 @@
     python3 with_uv.py run python -m tests.matrix outbound     # all 32 combinations around the upstream client
     python3 with_uv.py run python -m tests.matrix structure    # every pair of answers that bring or remove a file
     python3 with_uv.py run python -m tests.matrix questions    # every pair of answers
+    python3 with_uv.py run python -m tests.matrix kinds --from 0.1.0
+
+With `--from`, a release or "previous commit", each project is made of that, worked on by an owner (`tests/updates.py`)
+and updated to the working tree, and what is proven is the result.
 
 `pytest -m acceptance` runs the shortest cover of pairs for `outbound`, with as many others as fit into it. A project
 takes about a minute on two cores.
@@ -28,7 +32,21 @@ from typing import Any
 
 from copier import run_copy
 
-from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, OTHER_VALUES, Answers, answers, choices, questions, run, uv
+from .support import (
+    DEFAULT,
+    EVERYTHING,
+    MINIMAL,
+    NEEDS,
+    OTHER_VALUES,
+    Answers,
+    answers,
+    choices,
+    copy_template,
+    questions,
+    run,
+    uv,
+)
+from .updates import NOW, ORIGINS, SETS, Line, own
 
 OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
 STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
@@ -60,7 +78,12 @@ class Project:
 
     @classmethod
     def build(cls, template: Path, path: Path, data: Answers) -> Project:
-        run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
+        render(template, data, path)
+        return cls.of(path)
+
+    @classmethod
+    def of(cls, path: Path) -> Project:
+        """Makes the environment of a project that is there."""
         done = run(uv(), "sync", "--compile-bytecode", cwd=path)  # or each process of its tests does
         assert done.returncode == 0, done.stderr
         return cls(path)
@@ -191,26 +214,36 @@ def _complete(data: Answers, factors: Factors) -> Answers:
 
 
 MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
+    "kinds": lambda: dict(SETS),
     "outbound": outbound,
     "structure": structure,
     "questions": all_questions,
 }
 
 
-def prove(data: Answers) -> str:
-    """Builds the project of these answers and runs its checks; returns what its tests said.
+def render(template: Path, data: Answers, path: Path) -> None:
+    """Makes a project without an environment."""
+    run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
+
+
+def update(line: Line, origin: str, data: Answers, path: Path) -> None:
+    """Makes a project of an origin, does an owner's work on it, and updates it to the working tree."""
+    line.copy(origin, path, data)
+    own(path, starter=True)
+    line.update(path, NOW)
+
+
+def prove(make: Callable[[Path], None]) -> str:
+    """Makes a project and its environment and runs its checks; returns what its tests said.
 
     Raises:
         AssertionError: a check failed.
     """
-    from .conftest import copy_template
-
     with tempfile.TemporaryDirectory() as folder:
-        template = Path(folder) / "template"
-        template.mkdir()
-        copy_template(template)
+        path = Path(folder) / "project"
         with BUILDING:
-            project = Project.build(template, Path(folder) / "project", data)
+            make(path)
+        project = Project.of(path)
         return {check: project.check(check) for check in CHECKS}["tests"]
 
 
@@ -219,6 +252,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrix", choices=MATRICES)
     parser.add_argument("--only", default="", metavar="REGEX", help="only the projects whose name matches")
+    parser.add_argument("--from", dest="origin", choices=ORIGINS, help="what an owner has worked on and updates")
     parser.add_argument("--jobs", type=int, default=2, help="how many projects at once (default: 2)")
     parser.add_argument("--list", action="store_true", help="show the answers, build nothing")
     options = parser.parse_args()
@@ -228,8 +262,14 @@ def main() -> int:
             print(name, data)
         return 0
     began, failed = time.monotonic(), 0
-    with ThreadPoolExecutor(options.jobs) as jobs:
-        running = {jobs.submit(prove, data): name for name, data in rows.items()}
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as jobs:
+        make: Callable[[Answers, Path], None]
+        if options.origin:
+            make = partial(update, Line(Path(folder)), options.origin)
+        else:
+            copy_template(Path(folder))
+            make = partial(render, Path(folder))
+        running = {jobs.submit(prove, partial(make, data)): name for name, data in rows.items()}
         for done in as_completed(running):
             try:
                 last = done.result()

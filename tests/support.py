@@ -199,6 +199,16 @@ def covers(pattern: str, path: str) -> bool:
     return bool(re.fullmatch(re.escape(below).replace(r"\*", r"[^/]*") + tail, path))
 
 
+def copy_template(directory: Path) -> None:
+    """Copies what the working tree has of the template into a directory that exists."""
+    for name in TEMPLATE_PATHS:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+        else:
+            shutil.copy(source, directory / name)
+
+
 def files(project: Path) -> dict[str, bytes]:
     """Every file of a project as rendered, by its path from the project's root with forward slashes."""
     return {
@@ -206,6 +216,11 @@ def files(project: Path) -> dict[str, bytes]:
         for path in sorted(project.rglob("*"))
         if path.is_file() and ".git" not in path.relative_to(project).parts
     }
+
+
+def without_the_users(found: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Those of a project's files that an update may change."""
+    return {path: content for path, content in found.items() if owners(path) != ["user"]}
 
 
 def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from .conftest import copy_template
-from .support import DEFAULT, MADE_BY_THE_HOOK, copier, files, path_with_uv, run, uv
+from .support import DEFAULT, MADE_BY_THE_HOOK, copier, copy_template, files, path_with_uv, run, uv
 
 STEPS = ["uv", "lock file", "environment", ".env", "lint", "format", "smoke test"]
 STEP = re.compile(r"^  (\S.*?) +(\d+\.\d) s  (ok|failed)$", re.MULTILINE)

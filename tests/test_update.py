@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from .support import Answers, files, questions
+from .conftest import Rendering
+from .support import ANSWERS_FILE, Answers, files, questions, variants, without_the_users
 from .workshop import Workshop, git, recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
@@ -19,6 +21,11 @@ with open({log!r}, "a", encoding="utf-8") as log:
 """
 
 SWITCHES = [name for name in questions() if name.startswith("enable_")]
+FEATURES = {
+    *(name for name, question in questions().items() if question["type"] == "bool"),
+    *("auth", "rate_limit_backend", "telemetry_protocol"),
+}
+"""The answers that bring and remove files, one feature each."""
 
 
 @dataclass
@@ -57,13 +64,31 @@ def test_answers_that_were_never_asked_are_recorded_and_kept(workshop: Recording
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (2, "3.12")
 
 
-def test_features_leave_and_return(workshop: Recording) -> None:
+def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mapping[str, Rendering]) -> None:
+    """One after another: the update that switches the next one brings the last one back."""
+    project = workshop.copy()
+    first, asked = files(project), recorded(project)
+    changes = {
+        name: {question: value for question, value in data.items() if value != asked[question]}
+        for name, data in variants().items()
+        if name.startswith("default-")
+    }
+    changes = {name: changed for name, changed in changes.items() if changed.keys() <= FEATURES}
+    assert {question for changed in changes.values() for question in changed} == FEATURES
+    back: Answers = {}
+    for name, changed in changes.items():
+        workshop.update(project, **(back | changed))
+        now, fresh = without_the_users(files(project)), without_the_users(renderings[name].files)
+        assert now.keys() == fresh.keys(), name
+        assert [path for path in now if now[path] != fresh[path]] == [ANSWERS_FILE], name  # which names the commit
+        back = {question: asked[question] for question in changed}
+    workshop.update(project, **back)
+    assert files(project) == first
+
+
+def test_all_features_leave_and_return_together(workshop: Recording) -> None:
     project = workshop.copy()
     first = files(project)
-    workshop.update(project, enable_retries=False)
-    gone = first.keys() - files(project).keys()
-    assert "src/weather_station/production/retry.py" in gone
-    assert all(Path(path).stem.removeprefix("test_") == "retry" for path in gone)
     off: Answers = dict.fromkeys(SWITCHES, False)
     workshop.update(project, auth="none", **off)
     bare = files(project).keys()

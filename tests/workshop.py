@@ -14,8 +14,7 @@ from typing import Any, Self
 import yaml
 from copier import run_copy, run_update
 
-from .conftest import copy_template
-from .support import ANSWERS_FILE, ROOT, TEMPLATE_PATHS, Answers, answers
+from .support import ANSWERS_FILE, ROOT, TEMPLATE_PATHS, Answers, answers, copy_template
 
 PROGRAM = '\nif __name__ == "__main__":\n'
 
@@ -102,7 +101,7 @@ class Workshop:
             git("tag", version, cwd=self.template)
         return git("rev-parse", "HEAD", cwd=self.template).strip()
 
-    def copy(self, name: str = "project", revision: str | None = None, **data: Any) -> Path:
+    def copy(self, name: str | Path = "project", revision: str | None = None, **data: Any) -> Path:
         """A committed project of one version, the latest release unless told."""
         project = self.root / name
         data = answers(**{"project_name": "Weather Station"} | data)

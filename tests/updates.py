@@ -1,0 +1,242 @@
+"""Projects of a release that an owner has worked on, and the versions of the template that they are updated to.
+
+The owner's edits are what owners do: dependencies by `uv add`, settings of their own in pyproject.toml, tools, tests,
+rules, dashboards, an override for compose, a renamed CI job. What they meet is more than the template's own changes:
+the version after this one changes every file that the template owns, adds dependencies, a step, a question and its
+feature.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from functools import cache
+from pathlib import Path
+
+from copier import run_copy
+
+from .releases import commit_of, previous_commit, questions_of, releases
+from .support import DEFAULT, EVERYTHING, MINIMAL, Answers, answers, files, run, uv
+from .workshop import Workshop, commit, edit, recorded, update
+
+NOW, NEXT = "90.0.0", "91.0.0"
+"""What the working tree, and a version after it that changes every file, are tagged in these tests."""
+
+MIXED = answers(
+    project_name="Weather Station",
+    profile="custom",
+    upstream_base_url="https://api.example.com/v1",
+    upstream_api_key_env="API_KEY",
+    auth="none",
+    enable_logging=False,
+    enable_telemetry=False,
+    enable_rate_limiting=False,
+    metrics_port=9464,
+    max_retries=7,
+    session_mode="stateful",
+    response_mode="sse",
+    python_version="3.12",
+    include_kubernetes=True,
+)
+SETS = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING, "mixed": MIXED}
+
+ORIGINS = [*(release.version for release in releases()), "previous commit"]
+
+
+class Line:
+    """The versions of the template in one repository, and each project of an origin, made once."""
+
+    def __init__(self, root: Path) -> None:
+        self.workshop = Workshop.empty(root)
+        self.commits = {release.version: release.commit for release in releases()}
+        self.commits["previous commit"] = previous_commit()
+        self.revisions: dict[str, str] = {}
+        for origin, commit_here in self.commits.items():
+            self.workshop.take(commit_of(commit_here))
+            self.revisions[origin] = self.workshop.release("" if origin == "previous commit" else origin)
+        self.workshop.take_the_working_tree()
+        self.workshop.release(NOW)
+        change_everything(self.workshop.template)
+        self.workshop.release(NEXT)
+        self.original = cache(self._original)
+        self.seconds: list[float] = []
+        """How long each update took."""
+
+    def _original(self, origin: str, name: str) -> Path:
+        return self.copy(origin, f"{name} {origin}", SETS[name])
+
+    def copy(self, origin: str, project: str | Path, data: Answers) -> Path:
+        """A committed project of an origin, with those of the answers that it asked for."""
+        known = questions_of(self.commits[origin])
+        asked = {question: answer for question, answer in data.items() if question in known}
+        return self.workshop.copy(project, revision=self.revisions[origin], **asked)
+
+    def project(self, origin: str, name: str, directory: Path) -> Path:
+        """A project of an origin and a set of answers, for one test to change."""
+        return Path(shutil.copytree(self.original(origin, name), directory / "weather-station"))
+
+    def update(self, project: Path, version: str) -> None:
+        start = time.perf_counter()
+        update(project, version)
+        self.seconds.append(time.perf_counter() - start)
+
+    def fresh(self, version: str, project: Path, directory: Path) -> dict[str, bytes]:
+        """What a version makes of a project's recorded answers from nothing."""
+        data = {name: value for name, value in recorded(project).items() if not name.startswith("_")}
+        source = str(self.workshop.template)
+        run_copy(source, directory, data=data, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
+        return files(directory)
+
+
+# --- The version after this one ------------------------------------------------------------------------------
+
+ADDED = {
+    ".py": '\n\nNEXT_VERSION = "a name that the next version brings"\n',
+    ".md": "\nA sentence that the next version brings.\n",
+    ".json": "",
+}
+"""What the next version puts at the end of a file, by its kind; a comment in the others."""
+
+ENDS_ARE_THE_OWNERS = ("pyproject.toml.jinja", ".gitignore.jinja")
+"""Files whose last lines are for what owners append; the template adds further up."""
+
+
+def change_everything(template: Path) -> None:
+    """Makes the next version: a change in every file, a question with its feature, and the usual ones in between."""
+    for path in (template / "template").rglob("*"):
+        kind = path.with_suffix("").suffix if path.suffix == ".jinja" else path.suffix
+        if path.is_file() and path.name not in ("{{ _copier_conf.answers_file }}.jinja", *ENDS_ARE_THE_OWNERS):
+            text = path.read_text("utf-8")
+            path.write_text(text + ADDED.get(kind, "\n# A line that the next version brings.\n"), "utf-8")
+            if kind == ".json":
+                for old, new in (('"editable": true', '"editable": false'), ('"MCP server"', '"An MCP server"')):
+                    text = text.replace(old, new)
+                path.write_text(text, "utf-8")
+
+    project = template / "template"
+    pyproject = project / "pyproject.toml.jinja"
+    edit(pyproject, '    "uvicorn>=', '    "sniffio>=1.3",\n    "uvicorn>=')
+    edit(
+        pyproject, "    # Yours: uv add appends below", '    "typing-extensions>=4",\n    # Yours: uv add appends below'
+    )
+    edit(pyproject, "    # Yours: uv add --dev", '    "pytest-timeout>=2",\n    # Yours: uv add --dev')
+    edit(pyproject, "    # Yours below", '    "ignore:a new one:DeprecationWarning",\n    # Yours below')
+    edit(pyproject, 'select = ["A", ', 'select = ["A", "ANN", ')
+    edit(pyproject, "strict = true\nfiles", "strict = true\nwarn_unreachable = true\nfiles")
+    workflow = project / ".github" / "workflows" / "ci.yml.jinja"
+    edit(workflow, "timeout-minutes: 20", "timeout-minutes: 25")
+    edit(workflow, "      - run: uv sync --locked\n", "      - run: uv sync --locked\n      - run: uv pip check\n")
+    compose = project / "docker-compose.yml.jinja"
+    edit(compose, "    ports:", "    labels: {next: version}\n    ports:")
+    edit(project / "Dockerfile.jinja", "FROM ", "# The next version's base.\nFROM ", count=1)
+    edit(project / ".gitignore.jinja", ".coverage*\n", ".coverage*\n.next/\n")
+    meter = project / "src" / "{{ package_name }}" / "production" / "meter.py"
+    edit(meter, '"""', '"""New. ', count=1)
+
+    config = template / "copier.yml"
+    question = "enable_caching:\n  type: bool\n  help: A cache of answers?\n  default: true\n\nenable_retries:\n"
+    edit(config, "enable_retries:\n", question, count=1)
+    edit(
+        config,
+        "      'redaction': ",
+        "      'caching': (enable_caching | default(true)),\n      'redaction': ",
+        count=1,
+    )
+    (meter.parent / "caching.py").write_text('"""Caching, which the next version brings."""\n', "utf-8")
+    (project / "docs" / "caching.md").write_text("# Caching\n", "utf-8")
+
+
+# --- What owners do ------------------------------------------------------------------------------------------
+
+
+def own(project: Path, *, starter: bool) -> None:
+    """An owner's work of some months, committed; with or without the starter."""
+    add = run(uv(), "add", "--frozen", "pyyaml>=6", "python-dateutil>=2.9", cwd=project)
+    assert add.returncode == 0, add.stderr
+    add = run(uv(), "add", "--frozen", "--dev", "types-pyyaml>=6", "time-machine>=2.16", cwd=project)
+    assert add.returncode == 0, add.stderr
+    pyproject = project / "pyproject.toml"
+    edit(pyproject, 'version = "0.1.0"', 'version = "1.4.2"')
+    edit(pyproject, 'readme = "README.md"', 'readme = "README.md"\nlicense = "MIT"\nauthors = [{name = "Ada"}]')
+    edit(
+        pyproject,
+        "extend-ignore = [...]\n",
+        'extend-ignore = [...]\nextend-select = ["PLE"]\nextend-ignore = ["E501"]\n',
+    )
+    edit(pyproject, '"tests/**" = ["S101"]\n', '"tests/**" = ["S101"]\n"src/*/tools/**" = ["N802"]\n')
+    edit(pyproject, "    # Yours below\n", '    # Yours below\n    "ignore:.*utcnow.*:DeprecationWarning",\n')
+    pyproject.write_text(
+        pyproject.read_text("utf-8")
+        + '\n[[tool.mypy.overrides]]\nmodule = ["dateutil.*"]\nignore_missing_imports = true\n\n[tool.mine]\nkey = 1\n',
+        "utf-8",
+    )
+
+    tools = project / "src" / "weather_station" / "tools"
+    (tools / "stocks.py").write_text(STOCKS, "utf-8")
+    (project / "tests" / "test_stocks.py").write_text(TEST_STOCKS, "utf-8")
+    if starter:
+        seeded = next(path for path in tools.glob("*.py") if path.name in ("weather.py", "example.py"))
+        edit(seeded, '"""', '"""Mine by now. ', count=1)
+        if "register_modules" not in (tools / "__init__.py").read_text("utf-8"):  # until 0.1.0
+            edit(tools / "__init__.py", "\nfrom .", "\nfrom . import stocks\nfrom .", count=1)
+            with (tools / "__init__.py").open("a", encoding="utf-8") as registered:
+                registered.write("    stocks.register(server)\n")
+    else:
+        for path in (tools / "weather.py", tools / "example.py", project / "tests" / "test_tools.py"):
+            path.unlink(missing_ok=True)
+        (tools / "__init__.py").write_text(REGISTER, "utf-8")
+
+    edit(project / "README.md", "# Weather Station", "# Stocks and Weather")
+    edit(project / "CHANGELOG.md", "## [Unreleased]", "## [Unreleased]\n\n### Fixed\n\n- Mine.")
+    (project / "docker-compose.override.yml").write_text("services:\n  server:\n    mem_limit: 1g\n", "utf-8")
+    (project / ".gitignore").write_text((project / ".gitignore").read_text("utf-8") + "notes/\n", "utf-8")
+    if (project / "ops" / "prometheus").exists():
+        (project / "ops/prometheus/rules/mine.yml").write_text("groups: []\n", "utf-8")
+        (project / "ops/grafana/dashboards/mine.json").write_text('{"title": "Mine"}\n', "utf-8")
+        receivers = project / "ops/alertmanager/alertmanager.yml"
+        edit(receivers, "  - name: on-call\n", "  - name: on-call\n    webhook_configs: []\n")
+    if (project / ".github").exists():
+        edit(project / ".github/workflows/ci.yml", "name: Lint, types, tests", "name: Checks")
+        (project / ".github/workflows/mine.yml").write_text("name: Mine\non: push\njobs: {}\n", "utf-8")
+    (project / "docs" / "guard.md").unlink()
+    commit(project)
+
+
+STOCKS = '''\
+"""Prices."""
+
+from typing import Any
+
+import yaml
+from mcp.server.mcpserver import MCPServer
+
+
+async def get_price(name: str) -> float:
+    """The price of one share."""
+    prices: dict[str, float] = yaml.safe_load("{acme: 12.5}")
+    return prices[name]
+
+
+def register(server: MCPServer[Any]) -> None:
+    server.tool()(get_price)
+'''
+TEST_STOCKS = """\
+from weather_station.tools.stocks import get_price
+
+
+async def test_a_share_has_a_price() -> None:
+    assert await get_price("acme") == 12.5
+"""
+REGISTER = '''\
+"""Mine alone."""
+
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+
+from . import stocks
+
+
+def register(server: MCPServer[Any]) -> None:
+    stocks.register(server)
+'''
