@@ -170,7 +170,7 @@ class Migrations:
             if path.is_file() and imports.search(text := path.read_bytes()):
                 path.write_bytes(imports.sub(rb"\g<1>" + self.package.encode(), text))
         if old.exists():
-            say("left", f"{old.relative_to(self.project)}: the files of these names in src/{self.package} are others")
+            say("left", f"src/{self.package_before}: the names of its files are taken in src/{self.package}")
         say(
             "renamed",
             f"src/{self.package_before} is src/{self.package} now, with your files and all imports",
