@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Result = CallToolResult | InputRequiredResult
 Outcome = Literal["success", "error", "rejected"]
 
-ORDER = ("drain", "telemetry", "logging", "metrics", "errors", "rate_limit", "timeout")
+ORDER = ("drain", "telemetry", "logging", "metrics", "errors", "refusal", "rate_limit", "timeout")
 """From the socket inwards. The SDK's OpenTelemetry span is already open around all of it."""
 
 log = structlog.stdlib.get_logger(__name__)

@@ -56,9 +56,8 @@ class Drain:
 
     async def link(self, call: Call, following: Next) -> Result:
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        if self._app.draining:
-            call.outcome, call.error_type = "rejected", "Draining"
-            return failure("Server is shutting down. Try again in a few seconds.")
+        if self._app.draining:  # refused further in, where it is logged and counted
+            return await following(call)
         self._calls.add(task)
         try:
             return await following(call)
@@ -70,6 +69,12 @@ class Drain:
         finally:
             self._calls.discard(task)
             self._settle()
+
+    async def refusal(self, call: Call, following: Next) -> Result:
+        if not self._app.draining:
+            return await following(call)
+        call.outcome, call.error_type = "rejected", "Draining"
+        return failure("Server is shutting down. Try again in a few seconds.")
 
     def opened(self) -> None:
         """A request has been read; `answered` has to follow."""
@@ -113,6 +118,7 @@ class Drain:
 def install(app: App) -> None:
     app.drain = Drain(app)
     app.links["drain"] = app.drain.link
+    app.links["refusal"] = app.drain.refusal
 
 
 class Streams:
