@@ -10,12 +10,14 @@ or a template without tags, migrates like one that goes from release to release.
 Left to itself Copier deletes a file that the template no longer has, with whatever the owner had changed in it. Here
 the stage `after` merges his changes into the file's new place, and names each edited file that has none; the commit
 before the update still has it. A package with a new name is such a move, of all its files: the owner's go along, and
-imports follow. Needs Copier's interpreter: what he had changed shows against the old version, which is rendered again.
+imports follow. And it ends conflicts of pyproject.toml that are none: lines of both sides that are neighbours. Needs
+Copier's interpreter: what he had changed shows against the old version, which is rendered again.
 """
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import io
 import re
 import runpy
@@ -93,6 +95,7 @@ class Migrations:
             (self.project / f"{path}.rej").unlink(missing_ok=True)
         if self.package != self.package_before:
             self.follow_the_package()
+        self.part_neighbours("pyproject.toml")
         for migration in self.pending:
             if "after" in migration:
                 migration["after"](self.project)
@@ -176,6 +179,40 @@ class Migrations:
             f"src/{self.package_before} is src/{self.package} now, with your files and all imports",
             f"what else of yours has the old name: git grep --untracked --word-regexp {self.package_before}",
         )
+
+    def part_neighbours(self, path: str) -> None:
+        """Merges a file in which git sees a conflict, if no line was changed on both sides.
+
+        To git two changes are one where no line stands between them. In this file the version, which its owner raises,
+        stands between the name and the description, which are answers.
+        """
+        if not git(self.project, "ls-files", "--unmerged", "--", path):
+            return
+        base, mine, theirs = (
+            git(self.project, "show", f":{stage}:./{path}").splitlines(keepends=True) for stage in (1, 2, 3)
+        )
+        merged = merge_lines(base, mine, theirs)
+        if merged is not None:
+            (self.project / path).write_bytes(b"".join(merged))
+            git(self.project, "reset", "--quiet", "--", path)
+
+
+def merge_lines(base: list[bytes], one: list[bytes], other: list[bytes]) -> list[bytes] | None:
+    """`base` with the changes of both sides, or None where both change a line, or add at the same place."""
+    changes = {
+        (start, end, tuple(side[new_start:new_end]))
+        for side in (one, other)
+        for kind, start, end, new_start, new_end in difflib.SequenceMatcher(None, base, side, False).get_opcodes()
+        if kind != "equal"
+    }
+    merged: list[bytes] = []
+    done, added = 0, -1
+    for start, end, lines in sorted(changes):
+        if start < done or start == end == added:
+            return None
+        merged += base[done:start] + list(lines)
+        done, added = end, end if start == end else -1
+    return merged + base[done:]
 
 
 def move_into(new: Path, old: Path) -> None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from migrate import merge_lines
 
 from .support import ROOT, Answers, files, owners, run
 from .workshop import Workshop, commit, edit, git, recorded, update
@@ -231,3 +235,62 @@ def test_in_a_folder_of_a_larger_repository_edits_survive_too(
     workshop.update(project, revision="2.0.0")
     assert OWN_LINE in (project / DOORMAN).read_text("utf-8")
     assert {path.name for path in (tmp_path / "many").iterdir()} == {".git", "servers"}
+
+
+# --- Neighbours in pyproject.toml ----------------------------------------------------------------------------
+
+CHANGED: dict[str, Callable[[str], list[str]]] = {
+    "kept": lambda line: [line],
+    "replaced": lambda line: [line + "'"],
+    "removed": lambda line: [],
+    "followed": lambda line: [line, line + "+"],
+}
+Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
+"""Which side changes a line, and how."""
+
+
+@given(st.lists(Change, max_size=12))
+def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
+    def text(*sides: bool) -> list[bytes]:
+        lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
+        return [line.encode() for changed in lines for line in changed]
+
+    assert merge_lines(text(), text(True), text(False)) == text(True, False)
+    assert merge_lines(text(), text(False), text(True)) == text(True, False)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
+)
+def test_changes_of_the_same_line_are_a_conflict(mine: str, theirs: str) -> None:
+    base, one, other = ([letter.encode() for letter in text] for text in ("123", mine, theirs))
+    assert merge_lines(base, one, other) is None
+    assert merge_lines(base, one, one) == one
+
+
+def test_answers_beside_the_version_of_the_owner_do_not_conflict(project: Path) -> None:
+    pyproject = project / "pyproject.toml"
+    edit(pyproject, 'version = "0.1.0"', 'version = "1.4.2"')
+    edit(pyproject, 'readme = "README.md"', 'license = "MIT"\nreadme = "README.md"')
+    commit(project)
+    update(project, "1.0.0", project_slug="forecast", project_description="What the weather will be")
+    expected = [
+        "[project]",
+        'name = "forecast"',
+        'version = "1.4.2"',
+        'description = "What the weather will be"',
+        'license = "MIT"',
+        'readme = "README.md"',
+    ]
+    assert pyproject.read_text("utf-8").splitlines()[: len(expected)] == expected
+    assert git("ls-files", "--unmerged", cwd=project) == ""
+
+
+def test_a_line_that_both_sides_change_stays_a_conflict(project: Path) -> None:
+    pyproject = project / "pyproject.toml"
+    edit(pyproject, 'description = "A production MCP server"', 'description = "Mine"')
+    commit(project)
+    update(project, "1.0.0", project_description="What the weather will be")
+    text = pyproject.read_text("utf-8")
+    assert re.findall(r"^[<>]{7} .*$", text, re.MULTILINE) == ["<<<<<<< before updating", ">>>>>>> after updating"]
+    assert git("ls-files", "--unmerged", cwd=project) != ""
