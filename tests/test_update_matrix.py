@@ -12,12 +12,41 @@ from pathlib import Path
 
 import pytest
 
-from .releases import releases
-from .support import ANSWERS_FILE, copier, copy_template, files, owners, path_with_uv, run, uv, without_the_users
+from .releases import questions_of, releases
+from .support import (
+    ANSWERS_FILE,
+    OTHER_VALUES,
+    answers,
+    copier,
+    copy_template,
+    files,
+    owners,
+    path_with_uv,
+    run,
+    uv,
+    without_the_users,
+)
 from .updates import NEXT, NOW, ORIGINS, SETS, Line, own
 from .workshop import Workshop, commit, edit, recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+
+OTHERS = answers(
+    **{question: answer for question, answer in OTHER_VALUES.items() if question != "package_name"},
+    auth="jwt",
+    log_level="WARNING",
+    enable_metrics_tool=True,
+    enable_retries=False,
+    enable_circuit_breaker=False,
+    rate_limit_backend="redis",
+    rate_limit_preset="internal",
+    telemetry_protocol="grpc",
+    session_mode="stateful",
+    response_mode="sse",
+    python_version="3.12",
+    include_kubernetes=True,
+)
+"""Answers that leave the files that `own` edits where they are; tests/test_migrations.py renames packages."""
 
 MARKER = re.compile(r"^(<<<<<<<|>>>>>>>|=======$)", re.MULTILINE)
 
@@ -107,6 +136,18 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
         assert files(project) == now, "a second update changes something"
     if (origin, name) == ([*ORIGINS][-1], [*SETS][-1]):
         figure(f"{len(line.seconds)} updates of {len(ORIGINS) * len(SETS)} projects: {sum(line.seconds):.0f} s")
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_other_answers_to_all_questions_lose_nothing_either(line: Line, tmp_path: Path, origin: str) -> None:
+    project = line.project(origin, "default", tmp_path)
+    base, known = files(project), questions_of(line.commits[origin])
+    own(project, starter=True)
+    mine = files(project)
+    line.update(project, NEXT, **{question: answer for question, answer in OTHERS.items() if question in known})
+    assert conflicts(project) == []
+    assert list(lost(base, mine, files(project))) == []
+    assert recorded(project)["project_description"] == OTHERS["project_description"]
 
 
 @pytest.mark.acceptance

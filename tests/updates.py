@@ -12,6 +12,7 @@ import shutil
 import time
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from copier import run_copy
 
@@ -75,9 +76,9 @@ class Line:
         """A project of an origin and a set of answers, for one test to change."""
         return Path(shutil.copytree(self.original(origin, name), directory / "weather-station"))
 
-    def update(self, project: Path, version: str) -> None:
+    def update(self, project: Path, version: str, **data: Any) -> None:
         start = time.perf_counter()
-        update(project, version)
+        update(project, version, **data)
         self.seconds.append(time.perf_counter() - start)
 
     def fresh(self, version: str, project: Path, directory: Path) -> dict[str, bytes]:
