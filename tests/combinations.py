@@ -139,7 +139,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes, initializer=begin) as pool:
         copy_template(Path(folder))
         batches = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
-        results = list(pool.map(check, [folder] * len(batches), batches))
+        results: list[Result] = []
+        for result in pool.map(check, [folder] * len(batches), batches):
+            results.append(result)
+            done = sum(result.projects for result in results)
+            print(f"\r{done} of {len(wanted)}", end="", file=sys.stderr, flush=True)
+        print(file=sys.stderr)
     problems: dict[str, list[Answers]] = {}
     for problem, data in (found for result in results for found in result.problems):
         problems.setdefault(problem, []).append(data)
