@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import Rendering
-from .support import ANSWERS_FILE, Answers, files, questions, variants, without_the_users
-from .workshop import Workshop, git, recorded
+from .support import ANSWERS_FILE, Answers, copier, files, questions, variants, without_the_users
+from .workshop import Workshop, commit, git, recorded
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
 
@@ -62,6 +62,19 @@ def test_answers_that_were_never_asked_are_recorded_and_kept(workshop: Recording
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (7, "3.12")
     workshop.update(project, max_retries=2)
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (2, "3.12")
+
+
+def test_an_answer_can_change_without_a_newer_version(workshop: Recording) -> None:
+    project = workshop.copy()
+    workshop.release("1.1.0")
+    options = ("--trust", "--defaults", "--vcs-ref=:current:", "--data=enable_retries=false")
+    done = copier("update", *options, cwd=project)
+    assert done.returncode == 0, done.stderr
+    assert recorded(project)["_commit"] == "1.0.0"
+    assert not (project / "src/weather_station/production/retry.py").exists()
+    commit(project)
+    workshop.update(project)
+    assert (recorded(project)["_commit"], recorded(project)["enable_retries"]) == ("1.1.0", False)
 
 
 def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mapping[str, Rendering]) -> None:
