@@ -38,6 +38,7 @@ from .support import (
     keep_compiled_sources,
     keep_configurations,
     questions,
+    render_only_what_is_a_template,
 )
 from .test_render import broken_imports, ruff_problems, texts, unreadable
 
@@ -91,6 +92,7 @@ def begin() -> None:
     monkeypatch = pytest.MonkeyPatch()
     keep_compiled_sources(monkeypatch)
     keep_configurations(monkeypatch)
+    render_only_what_is_a_template(monkeypatch)
 
 
 SEEN: set[tuple[str, bytes]] = set()

@@ -26,6 +26,7 @@ from .support import (
     keep_checkouts,
     keep_compiled_sources,
     keep_configurations,
+    render_only_what_is_a_template,
     variants,
     wait_for,
 )
@@ -76,6 +77,7 @@ def quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
         keep_configurations(monkeypatch)
+        render_only_what_is_a_template(monkeypatch)
         ask_git_nothing_of_each_file(monkeypatch)
         keep_checkouts(monkeypatch, tmp_path_factory.mktemp("checkouts"))
         yield

@@ -11,7 +11,7 @@ import sys
 import pytest
 from copier import run_copy
 
-from .support import keep_compiled_sources, keep_configurations
+from .support import keep_compiled_sources, keep_configurations, render_only_what_is_a_template
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         keep_compiled_sources(monkeypatch)
         keep_configurations(monkeypatch)
+        render_only_what_is_a_template(monkeypatch)
         for directory, data in order["projects"].items():
             run_copy(order["template"], directory, data=data, defaults=True, skip_tasks=True, quiet=True)
 

@@ -252,6 +252,22 @@ def keep_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_template, "load_template_config", load_once)
 
 
+def render_only_what_is_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copier renders every part of every path, and before each the name of the answers file."""
+    render: Any = vars(Worker)["_render_string"]
+    answers_path: Any = vars(Worker)["answers_relpath"].fget
+
+    def render_string(self: Worker, string: str, extra_context: Answers | None = None) -> str:
+        return str(render(self, string, extra_context)) if "{" in string else string
+
+    def answers_relpath(self: Worker) -> Path:
+        plain = self.answers_file or self.template.answers_relpath
+        return Path(answers_path(self)) if "{" in str(plain) else Path(plain)
+
+    monkeypatch.setattr(Worker, "_render_string", render_string)
+    monkeypatch.setattr(Worker, "answers_relpath", property(answers_relpath))
+
+
 def ask_git_nothing_of_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """For each file that it writes, Copier asks git whether the file system knows modes: 200 processes in an update."""
     monkeypatch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None)

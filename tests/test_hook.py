@@ -15,6 +15,8 @@ import pytest
 
 from .support import DEFAULT, MADE_BY_THE_HOOK, copier, copy_template, files, path_with_uv, run, uv
 
+pytestmark = pytest.mark.slow
+
 STEPS = ["uv", "lock file", "environment", ".env", "lint", "format", "smoke test"]
 STEP = re.compile(r"^  (\S.*?) +(\d+\.\d) s  (ok|failed)$", re.MULTILINE)
 NO_NETWORK = {
@@ -52,7 +54,6 @@ def own_template(tmp_path: Path) -> Path:
     return directory
 
 
-@pytest.mark.slow
 def test_a_new_project_is_ready_and_proven(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
     done = copy(template, tmp_path)
     project = tmp_path / "project"
@@ -77,7 +78,6 @@ def test_a_new_project_is_ready_and_proven(template: Path, tmp_path: Path, figur
     assert [name for name in MADE_BY_THE_HOOK if (tmp_path / "plain" / name).exists()] == []
 
 
-@pytest.mark.slow
 def test_without_network_the_project_stays_and_the_command_is_named(template: Path, tmp_path: Path) -> None:
     done = copy(template, tmp_path, UV_CACHE_DIR=str(tmp_path / "cache"), **NO_NETWORK)
     assert done.returncode == 0, done.stderr
@@ -116,7 +116,6 @@ def without_uv(directory: Path) -> dict[str, str]:
     return {"PATH": str(folder), "UV": ""}
 
 
-@pytest.mark.slow
 def test_a_server_that_does_not_work_is_reported_with_evidence_and_kept(own_template: Path, tmp_path: Path) -> None:
     server = own_template / "template" / "src" / "{{ package_name }}" / "server.py"
     server.write_text(server.read_text("utf-8") + '\n\nimport os\nraise RuntimeError("broken on purpose")\n', "utf-8")
@@ -133,7 +132,6 @@ def test_a_server_that_does_not_work_is_reported_with_evidence_and_kept(own_temp
     assert (project / ".venv").exists()
 
 
-@pytest.mark.slow
 def test_an_update_that_conflicts_names_the_file(own_template: Path, tmp_path: Path) -> None:
     meter = "src/weather_station/production/meter.py"
     git_all(own_template, "1.0.0")

@@ -32,6 +32,7 @@ def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answe
     assert wanted - met == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cover", [structure, all_questions, outbound_pairs])
 @pytest.mark.usefixtures("quickly")
 def test_every_project_of_a_cover_can_be_made(

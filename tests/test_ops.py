@@ -23,6 +23,8 @@ from .conftest import Rendering
 from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
 from .support import ROOT, run
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
 """What compose reads from .env, which a rendering does not have yet."""
 
