@@ -106,9 +106,8 @@ class Migrations:
 
     def now(self, path: str) -> str:
         """The same in the package's new name, if it has one."""
-        package, found, rest = path.removeprefix("src/").partition("/")
-        here = path.startswith("src/") and found and package == self.package_before
-        return f"src/{self.package}/{rest}" if here else path
+        before = f"src/{self.package_before}/"
+        return f"src/{self.package}/{path.removeprefix(before)}" if path.startswith(before) else path
 
     @cached_property
     def gone(self) -> list[str]:
@@ -202,7 +201,9 @@ def merge_lines(base: list[bytes], one: list[bytes], other: list[bytes]) -> list
     changes = {
         (start, end, tuple(side[new_start:new_end]))
         for side in (one, other)
-        for kind, start, end, new_start, new_end in difflib.SequenceMatcher(None, base, side, False).get_opcodes()
+        for kind, start, end, new_start, new_end in difflib.SequenceMatcher(
+            a=base, b=side, autojunk=False
+        ).get_opcodes()
         if kind != "equal"
     }
     merged: list[bytes] = []
