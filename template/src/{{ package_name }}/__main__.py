@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 # Everything else is imported where it is needed, so that --help and --version answer at once.
 if TYPE_CHECKING:
-    from .production.app import ProductionServer
     from .production.config import ProductionConfig
+    from .production.sdk import ProductionServer
 
 SLUG: str = json.loads(resources.files(__package__).joinpath("production", "answers.json").read_text("utf-8"))["slug"]
 
@@ -38,16 +38,16 @@ CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
     # Until the server handles it: the kernel would ignore the signal for a process with PID 1.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    gc.disable()  # imports make objects and no garbage: looking for some takes a tenth of the start
+    gc.disable()  # collections during the imports find nothing and take a tenth of the start
     from .production.config import ConfigError, ProductionConfig, StartError
 
     try:
         if options.init_env:
-            from .production.env_file import create
+            from .production.serve.env_file import create
 
             return _say(create(Path.cwd()), 0)
         given = {name: getattr(options, name) for name in OPTIONS}
@@ -68,49 +68,48 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(config: ProductionConfig, *, check: bool) -> int:
     if config.transport == "stdio" and not check:
         return _serve_stdio(config, *_claim_stdio())
-    from .production import lifecycle, startup
+    from .production.serve import lifecycle, listen, startup
     from .server import create_app, create_server
 
     server = create_server(config)
-    app = server.production
     if config.transport == "http":
         application = create_app(server)
-        startup.may_serve_http(app)
+        startup.may_serve_http(server.registry)
     if check:
         return _check(server)
     try:
-        listener = lifecycle.bind(config.host, config.port)
+        listener = listen.bind(config.host, config.port)
     except OSError as error:
         where = f"{config.host}:{config.port}"
         return _say([f"cannot listen on {where}: {error.strerror}. Choose another with --host and --port"], 1)
     with listener:
-        startup.prepare(app, startup.url(listener))
-        _collect_garbage_from_now_on()
+        startup.announce_when_started(server.registry, startup.url(listener))
+        _enable_gc()
         lifecycle.serve_http(server, application, listener)
     return 0
 
 
 def _serve_stdio(config: ProductionConfig, source: int, sink: int) -> int:
-    from .production import startup, stdio
+    from .production.serve import startup, stdio
     from .server import create_server
 
     server = create_server(config)
-    startup.prepare(server.production, "stdio")
-    _collect_garbage_from_now_on()
+    startup.announce_when_started(server.registry, "stdio")
+    _enable_gc()
     stdio.serve(server, source, sink)
     return 0
 
 
-def _collect_garbage_from_now_on() -> None:
-    """What the imports made stays as long as the process: no collection has to look at it again."""
+def _enable_gc() -> None:
+    """Exempt what the imports made from garbage collection: it lives as long as the process."""
     gc.freeze()
     gc.enable()
 
 
 def _claim_stdio() -> tuple[int, int]:
-    """The protocol's two ends. From here on stdin is empty and all that is printed goes to stderr.
+    """Return file descriptors of the protocol's input and output; stdin becomes empty, and prints go to stderr.
 
-    Done before the tools are imported: what one of them prints then would already break the protocol.
+    This happens before the tools are imported, because a print at import would break the protocol.
     """
     source, sink = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -121,7 +120,7 @@ def _claim_stdio() -> tuple[int, int]:
 
 
 def _check(server: ProductionServer) -> int:
-    from .production import startup
+    from .production.serve import startup
 
     lines, ready = asyncio.run(startup.check(server))
     print("\n".join(lines))  # noqa: T201 (a report for the terminal; nothing serves)
@@ -129,11 +128,11 @@ def _check(server: ProductionServer) -> int:
 
 
 def _print_config(config: ProductionConfig, client: str, transport: str) -> int:
-    from .production import client_config
+    from .production.serve import host_config
 
-    document = client_config.entry(client, config, transport=transport)
+    document = host_config.entry(client, config, transport=transport)
     print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 (for a file; nothing serves)
-    return _say([f"put this into {client_config.CLIENTS[client].file} (docs/clients.md)"], 0)
+    return _say([f"put this into {host_config.CLIENTS[client].file} (docs/clients.md)"], 0)
 
 
 def _say(lines: Sequence[str], status: int) -> int:

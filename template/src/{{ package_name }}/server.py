@@ -1,67 +1,72 @@
-"""Assembles the server: configuration, then features, then tools, then the way in over HTTP."""
+"""Assembles the server: configuration, features, the owner's tools, and the ASGI application."""
 
 from __future__ import annotations
 
 from starlette.types import ASGIApp
 
-from .production import client, guard, health, http, lifecycle, plain_logging, tools
-from .production.app import App, ProductionServer
-from .production.config import ANSWERED, ANSWERS, ConfigError, ProductionConfig, about
+from .production.config import ANSWERS, CHOSEN_AT_COPY, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
+from .production.inbound import guard
+from .production.observe import health, plain_logging
+from .production.registry import Registry
+from .production.sdk import ProductionServer
+from .production.serve import http, listen, tool_loader
 
-ADD = "Add it with: uvx copier update --trust"
+UPDATE = "Add it with: uvx copier update --trust"
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
 def create_server(config: ProductionConfig) -> ProductionServer:
-    """A server with every feature that the project has and `config` leaves on, and all tools registered.
+    """Return a server with all features that are present and switched on in `config`, and with all tools.
 
     Raises:
         ConfigError: the configuration asks for what this project lacks.
         StartError: a tool cannot be registered.
     """
     plain_logging.configure(config.log_level)
-    app = App(config, about())
-    app.features = tuple(_enabled(config))
-    for name in app.features:
-        FEATURES[name](app)
-    client.install(app)
-    guard.install(app)
-    lifecycle.install(app)
-    health.install(app)
-    server = ProductionServer(app)
-    for add_tools in app.tools:
-        add_tools(server)
-    with tools.explained():
+    registry = Registry(config, about())
+    enabled = _enabled(config)
+    registry.features = tuple(name for name in enabled if name != "identity")  # it has no switch: others need it
+    for name in enabled:
+        FEATURES[name](registry)
+    guard.install(registry)
+    health.install(registry)
+    listen.install(registry)
+    server = ProductionServer(registry)
+    for register_tools in registry.tools.register:
+        register_tools(server)
+    with tool_loader.errors_explained():
         register(server)
     return server
 
 
 def register(server: ProductionServer) -> None:
-    """The owner's tools, imported here and not above, so that a mistake in them is reported as one."""
-    from .tools import register as add_tools
+    """Register the owner's tools. They are imported here, so that a mistake in them is reported as one."""
+    from .tools import register as register_tools
 
-    add_tools(server)
+    register_tools(server)
 
 
 def create_app(server: ProductionServer) -> ASGIApp:
-    """The ASGI application: the MCP endpoint at `/mcp`, probes and the features' routes beside it."""
+    """Return the ASGI application: the MCP endpoint at `/mcp`, the probes and the features' routes."""
     return http.build(server)
 
 
 def _enabled(config: ProductionConfig) -> list[str]:
-    wanted = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
+    """Return the features to install, in the order of `FEATURES`."""
+    on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
+    off = {switch.removeprefix("enable_") for switch in SWITCHES} - on
     problems = [
-        f"ENABLE_{name.upper()}: this project has no {name} feature. {ADD} --data enable_{name}=true"
-        for name in sorted(wanted - FEATURES.keys())
+        f"ENABLE_{name.upper()}: this project has no {name} feature. {UPDATE} --data enable_{name}=true"
+        for name in sorted(on - FEATURES.keys())
     ]
     problems += [
-        f"{field}={value}: this project was made with another answer. {ADD} --data {field}={value}"
-        for field in sorted(ANSWERED)
+        f"{field}={value}: this project was made with another answer. {UPDATE} --data {field}={value}"
+        for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
     ]
     if problems:
         raise ConfigError(problems)
-    if config.auth != "none":
-        wanted.add("auth")
-    return [name for name in FEATURES if name in wanted]
+    if config.auth == "none":
+        off.add("auth")
+    return [name for name in FEATURES if name not in off]

@@ -111,8 +111,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-ANSWERED = frozenset(("auth", "rate_limit_backend", "telemetry_protocol"))
-"""Fields that say which module an answer brought: another value in the environment could not bring another."""
+CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol"))
+"""Fields whose value decides which module the project has; the environment cannot change them."""
 
 
 class _Environment(EnvSettingsSource):
@@ -120,7 +120,7 @@ class _Environment(EnvSettingsSource):
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = field.validation_alias if isinstance(field.validation_alias, str) else field_name
-        value = None if field_name in ANSWERED else self.env_vars.get(name.lower())
+        value = None if field_name in CHOSEN_AT_COPY else self.env_vars.get(name.lower())
         return value, name, False
 
 
@@ -246,6 +246,12 @@ def traces_endpoint(config: ProductionConfig) -> str:
     environment = otel_environment()
     named = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
     return named or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
+
+
+def without_credentials(url: str) -> str:
+    """Return `url` without user, password, query and fragment."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def coloured(stream: TextIO | None) -> bool:

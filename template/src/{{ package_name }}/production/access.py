@@ -1,0 +1,78 @@
+"""What the owner's code reaches of its server: from a call's context, or from the server itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mcp.server.mcpserver import Context, MCPServer
+
+from .observe.meter import Meter
+from .registry import Callback, Check, Registry, Runtime
+from .upstream.client import Upstream
+
+Server = MCPServer[Any]
+CallContext = Context[Any, Any]
+
+
+def registry_of(where: Server | CallContext) -> Registry:
+    """Return the registry of a server, or of the server that handles the call of a context.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+    """
+    server = where.mcp_server if isinstance(where, Context) else where
+    registry = getattr(server, "registry", None)
+    if not isinstance(registry, Registry):
+        raise TypeError("this server has no production layer: make it with create_server()")
+    return registry
+
+
+def upstream(where: Server | CallContext) -> Upstream:
+    """Return the upstream client: in a tool from its context, in a background task from the running server.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+        RuntimeError: the server is not running, so that the client has no connections.
+    """
+    if isinstance(where, Context) and isinstance(runtime := where.request_context.lifespan_context, Runtime):
+        return runtime.upstream
+    running = registry_of(where).running
+    if not running:
+        raise RuntimeError("the upstream client is available while the server runs only")
+    return running[-1].upstream
+
+
+def meter(where: Server | CallContext) -> Meter:
+    """Return the meter of a server, which declares metrics of your own and shows them at `/metrics`.
+
+    It records nothing where metrics are absent or switched off.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+    """
+    return registry_of(where).meter
+
+
+def readiness_check(server: Server, name: str, check: Check) -> None:
+    """Register `check`: `/readyz` answers 503 with `name` while `await check()` raises or takes more than two seconds.
+
+    Raises:
+        ValueError: the name is registered already.
+    """
+    checks = registry_of(server).health.checks
+    if name in checks:
+        raise ValueError(f"a readiness check named {name!r} is registered already")
+    checks[name] = check
+
+
+def on_startup(server: Server, callback: Callback) -> None:
+    """Run `await callback()` before the first request; an exception stops the start with exit status 1."""
+    registry_of(server).on_startup.append(callback)
+
+
+def on_shutdown(server: Server, callback: Callback) -> None:
+    """Run `await callback()` after the last call has ended, in reverse order of registration.
+
+    It may take five seconds; what it raises is logged.
+    """
+    registry_of(server).on_shutdown.append(callback)

@@ -1,0 +1,57 @@
+"""Who sent a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from mcp.server.mcpserver import Context
+from starlette.requests import Request
+
+STDIO = "stdio"
+"""Id of the one caller of a server that serves over stdio."""
+
+UNKNOWN = "unknown"
+"""Id of a caller without an address, such as one on a Unix socket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The sender of a request, as far as the server has verified it."""
+
+    id: str
+    """Stable for one caller and never the caller's own choice: the token's subject or client, else the peer address."""
+    subject: str | None = None
+    """The token's `sub` (RFC 7519, section 4.1.2)."""
+    client: str | None = None
+    """The OAuth client or the name of a static token."""
+    issuer: str | None = None
+    """The token's `iss`."""
+    scopes: frozenset[str] = frozenset()
+    claims: Mapping[str, Any] = field(default_factory=dict)
+    """All claims of a JWT; empty for a static token."""
+
+
+current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
+"""Set by the request pipeline while it handles a request."""
+
+
+def caller(ctx: Context[Any, Any]) -> Caller:
+    """Return who sent the request that `ctx` belongs to.
+
+    Raises:
+        LookupError: no request is being handled.
+    """
+    sender = current_caller.get()
+    if sender is None:
+        raise LookupError("caller() is available while a request is being handled only")
+    return sender
+
+
+def peer_caller(request: Request | None) -> Caller:
+    """Identify a caller by the address of the connection alone; `None` stands for stdio."""
+    if request is None:
+        return Caller(STDIO)
+    return Caller(request.client.host if request.client else UNKNOWN)

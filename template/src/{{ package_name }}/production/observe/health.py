@@ -1,0 +1,125 @@
+"""Liveness, readiness and health: what an orchestrator, a balancer and an operator ask.
+
+`/livez` says that the process answers, `/readyz` that it may get traffic, `/health` and the `health_check` tool how
+it is. An outage of the upstream shows as `degraded` and never fails readiness: it would take every replica out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import structlog
+from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import ToolAnnotations
+from pydantic import BaseModel, ConfigDict
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from ..registry import Check, Registry
+
+CHECK_SECONDS = 2.0
+"""How long one readiness check may take."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class RateLimitStatus(BaseModel):
+    remaining: int
+    window_seconds: int
+
+
+class HealthReport(BaseModel):
+    """How the server is. `degraded`: it works, but not as it should; `unhealthy`: it should get no traffic."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Literal["healthy", "degraded", "unhealthy"]
+    timestamp: datetime
+    server_name: str
+    version: str
+    uptime_seconds: float
+    auth_config: dict[str, Literal["configured", "missing"]] = {}
+    rate_limit: RateLimitStatus | None = None
+    problems: list[str] = []
+
+
+def install(registry: Registry) -> None:
+    async def livez(request: Request) -> Response:
+        return JSONResponse({"status": "alive"})
+
+    async def readyz(request: Request) -> Response:
+        failing = await failing_checks(registry)
+        if failing:
+            return JSONResponse({"status": "not ready", "failing": failing}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def health(request: Request) -> Response:
+        found = await report(registry, registry.identify(request).id)
+        status = 503 if found.status == "unhealthy" else 200
+        return JSONResponse(found.model_dump(mode="json"), status_code=status)
+
+    async def health_check(ctx: Context[Any, Any]) -> HealthReport:
+        """How this server is: its status, version, uptime, configuration gaps and what is left of the rate limit."""
+        return await report(registry, registry.identify(ctx.request_context.request).id)
+
+    registry.http.routes += [Route("/livez", livez), Route("/readyz", readyz), Route("/health", health)]
+
+    def register(server: MCPServer[Any]) -> None:
+        server.tool(
+            title="Health check",
+            annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        )(health_check)
+
+    registry.tools.register.append(register)
+
+
+async def failing_checks(registry: Registry) -> list[str]:
+    """The names of the readiness checks that fail now, `draining` among them while the server stops."""
+    if registry.draining:
+        return ["draining"]
+    names = list(registry.health.checks)
+    reasons = await asyncio.gather(*(_failure(registry.health.checks[name]) for name in names))
+    failing = {name: reason for name, reason in zip(names, reasons, strict=True) if reason is not None}
+    for name in names:  # a probe comes every few seconds: the log gets the changes
+        if name in failing and name not in registry.health.failing:
+            log.warning("readiness check fails", check=name, reason=failing[name])
+        if name in registry.health.failing and name not in failing:
+            log.info("readiness check passes again", check=name)
+    registry.health.failing = frozenset(failing)
+    return list(failing)
+
+
+async def _failure(check: Check) -> str | None:
+    try:
+        async with asyncio.timeout(CHECK_SECONDS):
+            await check()
+    except Exception as error:
+        return repr(error)
+    return None
+
+
+async def report(registry: Registry, caller_id: str) -> HealthReport:
+    """The health report as `caller_id` gets it: the rate limit in it is that client's."""
+    failing = await failing_checks(registry)
+    problems = [f"not ready: {name}" for name in failing]
+    fields: dict[str, Any] = {}
+    for part in registry.health.parts:
+        found = await part(caller_id)
+        fields |= found.fields
+        problems += found.degraded
+    if registry.config.upstream_api_key_env:
+        state = "configured" if registry.config.upstream_api_key else "missing"
+        fields["auth_config"] = fields.get("auth_config", {}) | {registry.config.upstream_api_key_env: state}
+    return HealthReport(
+        status="unhealthy" if failing else "degraded" if problems else "healthy",
+        timestamp=datetime.now(UTC),
+        server_name=registry.about.name,
+        version=registry.about.version,
+        uptime_seconds=round(time.monotonic() - registry.started_at, 3),
+        problems=problems,
+        **fields,
+    )

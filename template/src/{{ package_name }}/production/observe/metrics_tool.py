@@ -1,0 +1,87 @@
+"""A `get_metrics` tool: the model reads how often each tool was called, how the calls ended and how long they took."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+from mcp.server.mcpserver import MCPServer
+from mcp_types import ToolAnnotations
+from pydantic import BaseModel, Field
+
+from ..registry import MetricsExport, Registry, Sample
+
+
+class ToolMetrics(BaseModel):
+    """One tool since the server started."""
+
+    tool: str
+    calls: dict[str, int] = Field(description="Finished calls by status: success, error or rejected")
+    errors: dict[str, int] = Field(description="Failed calls by error type")
+    mean_seconds: float | None
+
+
+class Metrics(BaseModel):
+    """All tools that were called since the server started."""
+
+    uptime_seconds: float
+    active_requests: int = Field(description="Running tool calls, this one included")
+    tools: list[ToolMetrics]
+    prometheus: str | None = Field(default=None, description="All metrics in the Prometheus text format, if asked for")
+
+
+def install(registry: Registry) -> None:
+    if registry.metrics is None:
+        registry.notices.append("get_metrics is not registered: it reads the metrics, and ENABLE_METRICS is false")
+        return
+    export: MetricsExport = registry.metrics
+
+    async def get_metrics(include_prometheus: bool = False) -> Metrics:
+        """How often each tool was called since the server started, how the calls ended and how long they took."""
+        metrics = summarize(export.samples(), time.monotonic() - registry.started_at)
+        metrics.prometheus = export.text() if include_prometheus else None
+        return metrics
+
+    def register(server: MCPServer[Any]) -> None:
+        server.tool(
+            title="Metrics",
+            annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
+        )(get_metrics)
+
+    registry.tools.register.append(register)
+
+
+def summarize(samples: Iterable[Sample], uptime_seconds: float) -> Metrics:
+    """Return the totals of the tools that were called."""
+    calls: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    errors: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    count: dict[str, float] = {}
+    total: dict[str, float] = {}
+    active = 0
+    for name, labels, value in samples:
+        tool = labels.get("tool_name", "")
+        if name == "mcp_active_requests":
+            active = int(value)
+        elif name == "mcp_tool_calls_total" and value:
+            calls[tool][labels["status"]] = int(value)
+        elif name == "mcp_tool_errors_total" and value:
+            errors[tool][labels["error_type"]] = int(value)
+        elif name == "mcp_tool_latency_seconds_count":
+            count[tool] = value
+        elif name == "mcp_tool_latency_seconds_sum":
+            total[tool] = value
+    return Metrics(
+        uptime_seconds=round(uptime_seconds, 3),
+        active_requests=active,
+        tools=[
+            ToolMetrics(
+                tool=tool,
+                calls=statuses,
+                errors=errors[tool],
+                mean_seconds=round(total[tool] / count[tool], 6) if count.get(tool) else None,
+            )
+            for tool, statuses in sorted(calls.items())
+        ],
+    )

@@ -1,0 +1,166 @@
+"""Draining: what runs when the server is told to stop is finished, within the grace time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import cast
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..registry import Registry
+from ..request import CallNext, MCPRequest, Result, error_result, reject
+
+LISTEN_HEADER = (b"mcp-method", b"subscriptions/listen")
+"""Header of the one POST that stays open until its client leaves; the SDK requires it."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Drain:
+    """Tracks the running calls and requests, and waits for their end; when the grace time is over it cancels calls."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._calls: set[asyncio.Task[object]] = set()
+        self._requests = 0
+        self._expired = False
+        self._idle = asyncio.Event()
+        self.closing = asyncio.Event()
+        """Set when open streams have to end."""
+
+    async def track(self, request: MCPRequest, call_next: CallNext) -> Result:
+        """Middleware: wait for this call during a drain."""
+        task = cast("asyncio.Task[object]", asyncio.current_task())
+        if self._registry.draining:  # rejected further in, where it is logged and counted
+            return await call_next(request)
+        self._calls.add(task)
+        try:
+            return await call_next(request)
+        except asyncio.CancelledError:
+            if not self._expired:
+                raise
+            task.uncancel()
+            return error_result("Server is shutting down; the call was stopped before it finished.")
+        finally:
+            self._calls.discard(task)
+            self._check_idle()
+
+    async def reject(self, request: MCPRequest, call_next: CallNext) -> Result:
+        """Middleware: reject a call that arrives during a drain."""
+        if not self._registry.draining:
+            return await call_next(request)
+        return reject(request, "Draining", "Server is shutting down. Try again in a few seconds.")
+
+    def request_received(self) -> None:
+        """Count a request; `request_finished` has to follow."""
+        self._requests += 1
+
+    def request_finished(self) -> None:
+        """Note that a response has been handed to its transport, or that there will be none."""
+        self._requests -= 1
+        self._check_idle()
+
+    async def run(self, notice_seconds: float) -> float:
+        """Wait until every running request has its response, at most the grace time plus one second.
+
+        Args:
+            notice_seconds: How long to accept connections at least, so that load balancers see `/readyz` fail.
+
+        Returns:
+            The seconds of the grace time that are left.
+        """
+        grace = self._registry.config.shutdown_grace_seconds
+        deadline = time.monotonic() + grace
+        log.info("draining", calls_in_flight=len(self._calls), grace_seconds=grace)
+        await asyncio.sleep(min(notice_seconds, grace))
+        await self._until_idle(deadline - time.monotonic())
+        if self._calls:
+            log.warning("grace time is over: stopping calls", calls_in_flight=len(self._calls))
+            self._expired = True
+            for task in list(self._calls):
+                task.cancel()
+            await self._until_idle(1.0)
+        self.closing.set()
+        return max(0.0, deadline - time.monotonic())
+
+    async def _until_idle(self, seconds: float) -> None:
+        self._idle.clear()
+        self._check_idle()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
+
+    def _check_idle(self) -> None:
+        if not self._calls and not self._requests:
+            self._idle.set()
+
+
+def install(registry: Registry) -> Drain:
+    drain = Drain(registry)
+    registry.middleware["drain"] = drain.track
+    registry.middleware["reject_draining"] = drain.reject
+    return drain
+
+
+class Streams:
+    """ASGI middleware that counts running requests for the drain, and ends open streams when it is over.
+
+    A GET stream and `subscriptions/listen` stay open until their client leaves. At the end of the drain they receive
+    the `http.disconnect` that ends them.
+    """
+
+    def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:
+        self._handler = handler
+        self._drain = drain
+        self._registry = registry
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
+            await self._stream(scope, receive, send)
+        elif self._registry.draining:  # not counted, or the drain might never end
+            await self._request(scope, receive, send)
+        else:
+            self._drain.request_received()
+            try:
+                await self._request(scope, receive, send)
+            finally:
+                self._drain.request_finished()
+
+    async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
+        open_ = False
+
+        async def send_and_track(message: Message) -> None:
+            nonlocal open_
+            open_ = message.get("more_body", message["type"] == "http.response.start")
+            await send(message)
+
+        await self._request(scope, receive, send_and_track)
+        if open_ and self._drain.closing.is_set():
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        closing = self._drain.closing
+        body_read = scope["method"] != "POST"
+
+        async def receive_until_closing() -> Message:
+            nonlocal body_read
+            if not body_read:
+                message = await receive()
+                body_read = not message.get("more_body", False)
+                return message
+            return await _receive_or_disconnect(receive, closing)
+
+        await self._handler(scope, receive_until_closing, send)
+
+
+async def _receive_or_disconnect(receive: Receive, closing: asyncio.Event) -> Message:
+    message = asyncio.ensure_future(receive())
+    closed = asyncio.ensure_future(closing.wait())
+    try:
+        await asyncio.wait((message, closed), return_when=asyncio.FIRST_COMPLETED)
+        return message.result() if message.done() else {"type": "http.disconnect"}
+    finally:
+        message.cancel()
+        closed.cancel()

@@ -1,0 +1,48 @@
+"""The HTTP edge: the MCP endpoint with everything in front of it, and the other routes beside it."""
+
+from __future__ import annotations
+
+from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..inbound.guard import Guard
+from ..inbound.http_limits import InputLimits
+from ..sdk import ProductionServer
+from .drain import Streams
+
+ENDPOINT = "/mcp"
+
+
+def build(server: ProductionServer) -> ASGIApp:
+    """Return the ASGI application of `server`.
+
+    A request to the MCP endpoint passes, in this order: the Host and Origin guard, authentication, the limits on its
+    body, the drain's accounting, and the SDK's handler. `/mcp` is dispatched here and not by Starlette's router, which
+    costs 12 µs a call; everything else is a route. The SDK's own Host check is off: it runs behind authentication and
+    matches by prefix.
+    """
+    registry = server.registry
+    config = registry.config
+    sdk = server.streamable_http_app(
+        streamable_http_path=ENDPOINT,
+        json_response=config.response_mode == "json",
+        stateless_http=config.session_mode == "stateless",
+        max_request_body_size=config.max_request_bytes,
+        transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+    )
+    handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
+    limits = InputLimits(config, handler)
+    authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
+    endpoint = Guard(config, authentication)
+
+    routes = Starlette(routes=registry.http.routes)
+    routes.router.lifespan_context = sdk.router.lifespan_context
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in (ENDPOINT, f"{ENDPOINT}/"):
+            await endpoint(scope, receive, send)
+        else:
+            await routes(scope, receive, send)
+
+    return application

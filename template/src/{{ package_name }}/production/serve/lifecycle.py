@@ -1,0 +1,123 @@
+"""The HTTP server's life: start, serve, drain, stop, without losing a call.
+
+Plain uvicorn closes its listener at once, so that no probe sees the failing readiness, and cuts streamed responses.
+Here the listener stays open until the last request has its response or `SHUTDOWN_GRACE_SECONDS` are over. A second
+signal stops at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from ..sdk import ProductionServer
+from .listen import uvicorn_config
+
+NOTICE_SECONDS = 1.0
+"""How long a stopping server keeps accepting after SIGTERM, so that load balancers see `/readyz` fail first."""
+
+CLOSE_SECONDS = 3.0
+"""Least time for connections to close once every request has its response."""
+
+EXIT_SECONDS = 2.0
+"""Time limit of the interpreter's exit: a tool that blocks a thread would prevent it."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class HttpServer(uvicorn.Server):
+    """A uvicorn server that drains before it stops listening."""
+
+    def __init__(self, server: ProductionServer, application: ASGIApp) -> None:
+        # The lifespan is entered below, so that a failing start is an exception and not uvicorn's traceback.
+        super().__init__(uvicorn_config(application, proxy_headers=False))
+        self._server = server
+        self._registry = server.registry
+        self._drain = server.drain
+        self._stopping: asyncio.Task[None] | None = None
+        self._notice_seconds = NOTICE_SECONDS
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run the startup callbacks, serve until the drain has ended, then run the shutdown callbacks.
+
+        Raises:
+            StartError: a startup callback failed.
+        """
+        with self.capture_signals():
+            async with self._server.session_manager.run():
+                await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._registry.draining or not self.started:  # not started: a startup callback may hang
+            os._exit(128 + sig)
+        self._notice_seconds = 0.0 if sig == signal.SIGINT else NOTICE_SECONDS
+        self._registry.draining = True
+
+    def stop(self) -> None:
+        """Drain and stop, as SIGINT does. Safe to call from any thread."""
+        self._notice_seconds = 0.0
+        self._registry.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._registry.draining and self._stopping is None:
+            self._stopping = asyncio.create_task(self._drain_and_exit())
+        return await super().on_tick(counter)
+
+    async def _drain_and_exit(self) -> None:
+        try:
+            left = await self._drain.run(self._notice_seconds)
+            # Clients that still read their response have the rest of the grace time.
+            self.config.timeout_graceful_shutdown = math.ceil(max(CLOSE_SECONDS, left))
+        finally:
+            self.should_exit = True
+
+
+def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.socket) -> None:
+    """Serve until a signal has drained the server. The process has to end afterwards.
+
+    Raises:
+        StartError: a startup callback failed.
+    """
+    http = HttpServer(server, application)
+
+    async def serve() -> None:
+        await http.serve([listener])
+        log.info("stopped")
+        exit_within(EXIT_SECONDS)
+
+    with asyncio.Runner(loop_factory=http.config.get_loop_factory()) as runner:
+        runner.run(serve())
+
+
+def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> None:
+    """Call `stop(signal)` in the loop on SIGINT and SIGTERM.
+
+    A process with PID 1 needs handlers: the kernel gives it no default ones.
+    """
+    for sig in (signal.SIGINT, signal.SIGTERM):
+        if sys.platform == "win32":
+            signal.signal(sig, lambda number, frame: loop.call_soon_threadsafe(stop, number))
+        else:
+            loop.add_signal_handler(sig, stop, sig)
+
+
+def exit_within(seconds: float) -> None:
+    """End the process with status 0 after `seconds`, even if a thread blocks the interpreter's exit."""
+
+    def exit_process() -> None:
+        time.sleep(seconds)
+        os._exit(0)
+
+    threading.Thread(target=exit_process, name="exit", daemon=True).start()

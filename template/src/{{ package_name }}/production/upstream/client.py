@@ -1,0 +1,469 @@
+"""HTTP client for the upstream API with deadlines, size limits and redacted errors.
+
+A request passes the middleware in `ORDER` and then makes one attempt over httpx2. Every failure is an `UpstreamError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from json import JSONDecodeError
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote, unquote
+
+import httpx2
+import structlog
+from mcp.server.mcpserver.exceptions import ToolError
+
+from ..config import About, ProductionConfig
+from ..observe.meter import Counter, Histogram, Meter
+from ..request import compose
+from .credentials import credentials_of
+from .errors import (
+    NO_RETRY,
+    RETRY_LATER,
+    UpstreamConnectError,
+    UpstreamError,
+    UpstreamInterruptedError,
+    UpstreamResponseError,
+    UpstreamStatusError,
+    UpstreamTimeoutError,
+    Verdict,
+    seconds_text,
+)
+
+ORDER = ("retry", "circuit_breaker")
+"""Upstream middleware from the outside in: the deadline covers all of it, inside is one attempt with its timeout."""
+
+LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+"""Upper bounds in seconds."""
+
+MAX_REDIRECTS = 5
+MAX_CONNECTIONS = 100
+MAX_CONNECT_SECONDS = 5.0
+
+MAX_HOSTS = 64
+"""Hosts with a label and a circuit of their own: a tool that gets URLs as arguments can meet any number of hosts."""
+
+OTHER = "other"
+
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "QUERY"})
+IDEMPOTENT = METHODS - {"POST", "PATCH"}
+"""Methods that are safe to repeat (RFC 9110, section 9.2.2; QUERY: RFC 10008)."""
+
+TRANSIENT = frozenset({429, 500, 502, 503, 504})
+"""Statuses that may be gone at a later attempt."""
+
+MAX_RETRY_AFTER = 10**9
+"""Seconds: upper bound for a Retry-After header."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """One request of a tool to the upstream; each attempt sends it again."""
+
+    http: httpx2.Request
+    host: str
+    host_label: str
+    """The host, or `other` beyond the first `MAX_HOSTS`: safe as a label and as a key."""
+    deadline: float
+    """On the event loop's clock."""
+    repeatable: bool
+    """Whether it is safe to send again although it may have arrived."""
+
+
+UpstreamCallNext = Callable[[UpstreamRequest], Awaitable[httpx2.Response]]
+UpstreamMiddleware = Callable[[UpstreamRequest, UpstreamCallNext], Awaitable[httpx2.Response]]
+
+
+class Upstream:
+    """HTTP client of the upstream API.
+
+    A path is a path below `BASE_URL`. An absolute URL reaches another host, without the configured credentials and with
+    a circuit of its own.
+    """
+
+    def __init__(
+        self,
+        client: httpx2.AsyncClient,
+        config: ProductionConfig,
+        meter: Meter,
+        middleware: Mapping[str, UpstreamMiddleware],
+    ) -> None:
+        base = httpx2.URL(config.upstream_base_url)
+        self._client = client
+        self._credentials = credentials_of(config)
+        self._base_url = config.upstream_base_url
+        self._base_origin = base.origin
+        self._base_host = base.netloc.decode("ascii")
+        self._attempt_seconds = config.attempt_timeout_seconds
+        self._total_seconds = config.request_timeout_seconds
+        self._max_bytes = config.max_response_bytes
+        self._known_hosts = {self._base_host}
+        self._metrics = UpstreamMetrics(meter)
+        self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls,
+        config: ProductionConfig,
+        about: About,
+        meter: Meter,
+        middleware: Mapping[str, UpstreamMiddleware],
+        client_hooks: Iterable[Callable[[httpx2.AsyncClient], None]] = (),
+    ) -> AsyncIterator[Upstream]:
+        """Open the client and its connection pool for the duration of the block.
+
+        Args:
+            config: Base URL, credentials, timeouts and size limit.
+            about: Name and version for the User-Agent header.
+            meter: Where attempts are counted and timed.
+            middleware: By the names in `ORDER`.
+            client_hooks: Each gets the HTTP client before its first request.
+
+        Raises:
+            ConfigError: the upstream's key cannot be sent in a header.
+            StartError: a middleware's name is not in `ORDER`.
+        """
+        attempt = config.attempt_timeout_seconds
+        connect = min(MAX_CONNECT_SECONDS, attempt / 2)  # ends before the attempt: then nothing was sent
+        async with httpx2.AsyncClient(
+            timeout=httpx2.Timeout(attempt, connect=connect, pool=connect),
+            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            headers={
+                "User-Agent": f"{about.name}/{about.version}",
+                "Accept": "application/json, */*;q=0.5",
+            },
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # callers must not share a session
+        ) as client:
+            for hook in client_hooks:
+                hook(client)
+            yield cls(client, config, meter, middleware)
+
+    async def get_json(
+        self,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        path_params: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Send a GET and return the decoded JSON body; arguments and errors as for `request`.
+
+        Raises:
+            UpstreamResponseError: the body is not JSON.
+        """
+        response = await self.request("GET", path, params=params, path_params=path_params, headers=headers)
+        try:
+            return response.json()
+        except (ValueError, RecursionError) as error:
+            upstream_error = _json_error(response, error)
+            _log(upstream_error)
+            raise upstream_error from None
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        path_params: Mapping[str, object] | None = None,
+        json: Any = None,
+        content: bytes | str | None = None,
+        headers: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+    ) -> httpx2.Response:
+        """Send a request, in as many attempts as retries allow, and return the response with its body read.
+
+        Args:
+            method: POST and PATCH are repeated only if they were never sent, or with an `idempotency_key`.
+            path: A path below `BASE_URL`, or an absolute http(s) URL. Put a model's text into `path_params`, not here.
+            params: Query parameters.
+            path_params: A value for each `{name}` in `path`; it is quoted, so that it stays one segment.
+            json: A body to encode as JSON.
+            content: A body to send as it is.
+            headers: Further headers; they override the configured credentials.
+            idempotency_key: Sent as `Idempotency-Key`, for APIs that carry out a repeated request once.
+
+        Raises:
+            UpstreamStatusError: the response has a status of 400 or more.
+            UpstreamError: any other failure to get a usable response.
+            ToolError: `path` is not a valid path or URL, or a value would change its segments.
+            KeyError: a `{name}` has no value.
+        """
+        absolute = path.lower().startswith(("http://", "https://"))
+        target = _fill_path(path, path_params)
+        if not absolute:
+            target = f"{self._base_url}/{target.lstrip('/')}"
+        try:
+            http = self._client.build_request(
+                method, target, params=params, json=json, content=content, headers=headers
+            )
+        except httpx2.InvalidURL:
+            raise ToolError("the path or URL of the upstream is malformed") from None
+        if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
+            raise ToolError("a URL must have a host, a possible port, and no credentials")
+        if idempotency_key is not None:
+            http.headers["Idempotency-Key"] = idempotency_key
+        if self._credentials and (not absolute or http.url.origin == self._base_origin):
+            self._credentials.add_to(http)
+        host = http.url.netloc.decode("ascii") if absolute else self._base_host
+        request = UpstreamRequest(
+            http,
+            host=host,
+            host_label=self._host_label(host),
+            deadline=asyncio.get_running_loop().time() + self._total_seconds,
+            repeatable=http.method in IDEMPOTENT or idempotency_key is not None,
+        )
+        try:
+            return await self._send(request)
+        except UpstreamError as error:
+            _log(error)
+            raise
+
+    def _host_label(self, host: str) -> str:
+        if host in self._known_hosts:
+            return host
+        if len(self._known_hosts) >= MAX_HOSTS:
+            return OTHER
+        self._known_hosts.add(host)
+        return host
+
+    async def _attempt(self, request: UpstreamRequest) -> httpx2.Response:
+        """Send `request` once, within its timeout, and record the outcome.
+
+        Exceptions of httpx2 are replaced and not chained: they hold the request with its headers.
+        """
+        started = asyncio.get_running_loop().time()
+        ends = min(started + self._attempt_seconds, request.deadline)
+        clock = perf_counter()
+        outcome = "error"
+        try:
+            async with asyncio.timeout_at(ends):
+                response = await self._follow(request)
+            outcome = f"{response.status_code // 100}xx"
+            if response.status_code >= 400:
+                raise _status_error(request, response)
+            return response
+        except (TimeoutError, httpx2.HTTPError) as error:
+            seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
+            upstream_error = _transport_error(request, error, seconds)
+            if isinstance(error, TimeoutError) and ends - started < min(self._attempt_seconds, self._total_seconds) / 2:
+                upstream_error.verdict = Verdict.NEUTRAL  # the deadline left it too little time
+            outcome = upstream_error.outcome
+            raise upstream_error from None
+        except UpstreamResponseError as error:
+            outcome = error.outcome
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        finally:
+            self._metrics.record(request.host_label, request.http.method, outcome, perf_counter() - clock)
+
+    async def _follow(self, request: UpstreamRequest) -> httpx2.Response:
+        """Return the response at the end of the redirects, which must stay on the same origin."""
+        http = request.http
+        for _ in range(MAX_REDIRECTS + 1):
+            response = await self._client.send(http, stream=True)
+            try:
+                read = await self._read(request, response)
+            finally:
+                await response.aclose()
+            redirect = response.next_request
+            if redirect is None:
+                return read
+            if redirect.url.origin != http.url.origin:
+                raise _response_error(request, "redirected to another origin, which is not followed")
+            http = redirect
+        raise _response_error(request, f"redirected more than {MAX_REDIRECTS} times")
+
+    async def _read(self, request: UpstreamRequest, response: httpx2.Response) -> httpx2.Response:
+        """Return `response` with its decompressed body of at most `MAX_RESPONSE_BYTES`."""
+        parts: list[bytes] = []
+        left = self._max_bytes
+        async for part in response.aiter_bytes():
+            left -= len(part)
+            if left < 0:
+                raise _response_error(request, f"answered with more than {self._max_bytes} bytes (MAX_RESPONSE_BYTES)")
+            parts.append(part)
+        headers = response.headers
+        if "content-encoding" in headers:
+            headers = httpx2.Headers(headers)
+            for name in ("content-encoding", "content-length"):
+                headers.pop(name, None)
+        return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
+
+
+class UpstreamMetrics:
+    """Metrics of the attempts; children are bound at their first use."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._requests = meter.counter(
+            "mcp_upstream_requests_total",
+            "Attempts to get a response from an upstream, by outcome.",
+            ("host", "method", "outcome"),
+        )
+        self._latency = meter.histogram(
+            "mcp_upstream_latency_seconds",
+            "Duration of attempts in seconds, including the response body.",
+            ("host",),
+            buckets=LATENCY_BUCKETS,
+        )
+        self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def record(self, host: str, method: str, outcome: str, seconds: float) -> None:
+        key = (host, method if method in METHODS else OTHER, outcome)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = (self._requests(*key), self._latency(host))
+        bound[0].inc()
+        bound[1].observe(seconds)
+
+
+def _log(error: UpstreamError) -> None:
+    """Log a failed request once: an outage as a warning, anything else, such as a 404, as information."""
+    report = log.warning if error.verdict is Verdict.FAILURE else log.info
+    report("upstream request failed", host=error.host, reason=error.problem, attempts=error.attempts)
+
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+def _fill_path(path: str, values: Mapping[str, object] | None) -> str:
+    """Return `path` with its placeholders replaced by the quoted `values`, without dot segments.
+
+    A dot segment cannot be quoted: servers and clients resolve its encoded form too (WHATWG URL, section 4.4).
+
+    Raises:
+        ToolError: the path or a value is a dot segment, or a value is empty.
+    """
+    if "." in path or "%" in path:
+        for segment in re.split(r"[/\\]", path.partition("?")[0]):
+            if unquote(segment) in (".", ".."):
+                raise ToolError("the path of an upstream must not have . or .. as a segment")
+
+    if values is None:
+        return path
+
+    def quoted(match: re.Match[str]) -> str:
+        value = str(values[match[1]])
+        if value in ("", ".", ".."):
+            raise ToolError(f"{match[1]} must not be {value!r}")
+        return quote(value, safe="")
+
+    return _PLACEHOLDER.sub(quoted, path)
+
+
+def _transport_error(request: UpstreamRequest, error: TimeoutError | httpx2.HTTPError, seconds: float) -> UpstreamError:
+    host = request.host
+    if isinstance(error, httpx2.PoolTimeout):
+        return UpstreamConnectError(
+            f"All connections are in use, so no request was sent to {host}",
+            "Try again in a few seconds.",
+            host=host,
+            may_retry=True,
+        )
+    if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
+        return UpstreamConnectError(
+            f"{host} cannot be reached", RETRY_LATER, host=host, may_retry=True, verdict=Verdict.FAILURE
+        )
+    if isinstance(error, TimeoutError | httpx2.TimeoutException):
+        return UpstreamTimeoutError(
+            f"{host} did not answer within {seconds:g} s",
+            _retry_advice(request),
+            host=host,
+            may_retry=request.repeatable,
+            verdict=Verdict.FAILURE,
+        )
+    if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
+        return UpstreamInterruptedError(
+            f"{host} broke the connection before its answer was complete",
+            _retry_advice(request),
+            host=host,
+            may_retry=request.repeatable,
+            verdict=Verdict.FAILURE,
+        )
+    if isinstance(error, httpx2.DecodingError):
+        return _response_error(request, "answered with a body that cannot be decompressed")
+    return UpstreamError(f"The request to {host} could not be sent ({type(error).__name__})", host=host)
+
+
+def _status_error(request: UpstreamRequest, response: httpx2.Response) -> UpstreamStatusError:
+    status = response.status_code
+    not_processed = status in (429, 503)
+    retry_after = parse_retry_after(response.headers.get("Retry-After")) if not_processed else None
+    if status == 401:
+        advice = "It does not accept this server's credentials: its operator has to correct them."
+    elif status not in TRANSIENT:
+        advice = NO_RETRY
+    elif retry_after is not None:
+        advice = f"Try again in {seconds_text(retry_after)}."
+    else:
+        advice = RETRY_LATER if not_processed else _retry_advice(request)
+    return UpstreamStatusError(
+        f"{request.host} answered {status}{_reason_phrase(status)}",
+        advice,
+        host=request.host,
+        response=response,
+        retry_after=retry_after,
+        may_retry=status in TRANSIENT and request.repeatable,
+        verdict=Verdict.FAILURE if status >= 500 else Verdict.SUCCESS,
+    )
+
+
+def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponseError:
+    host = response.url.netloc.decode("ascii")
+    media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if not response.content:
+        what = "nothing"
+    elif re.fullmatch(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}", media_type) and not media_type.endswith("json"):
+        what = media_type
+    elif isinstance(error, JSONDecodeError):
+        what = f"malformed JSON (line {error.lineno}, column {error.colno})"
+    else:
+        what = "malformed JSON"
+    problem = f"{host} answered with {what} where JSON was expected"
+    return UpstreamResponseError(problem, host=host, verdict=Verdict.SUCCESS)
+
+
+def _response_error(request: UpstreamRequest, what: str) -> UpstreamResponseError:
+    return UpstreamResponseError(f"{request.host} {what}", host=request.host, verdict=Verdict.SUCCESS)
+
+
+def _retry_advice(request: UpstreamRequest) -> str:
+    return RETRY_LATER if request.repeatable else "It may have been carried out: check before trying again."
+
+
+def parse_retry_after(value: str | None) -> float | None:
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); `None` if it is no number and no date."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdecimal():
+        return float(min(int(value[:12]), MAX_RETRY_AFTER))
+    try:
+        date = parsedate_to_datetime(value)
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    except (ValueError, OverflowError):  # OverflowError: a year, day or offset of twenty digits
+        return None
+    return max(0.0, min(seconds, MAX_RETRY_AFTER))
+
+
+def _reason_phrase(status: int) -> str:
+    """Return the standard's phrase for `status`: the upstream's own is text from outside."""
+    try:
+        return f" {HTTPStatus(status).phrase}"
+    except ValueError:
+        return ""

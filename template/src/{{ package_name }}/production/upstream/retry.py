@@ -1,0 +1,138 @@
+"""Retries of transient failures: where repeating is safe, within the deadline, with full jitter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from random import SystemRandom
+from typing import ParamSpec, TypeVar
+
+import httpx2
+import structlog
+from opentelemetry import trace
+
+from ..access import CallContext, Server, registry_of
+from ..config import ProductionConfig
+from ..observe.meter import Meter
+from ..registry import Registry
+from .client import UpstreamCallNext, UpstreamRequest
+from .errors import UpstreamError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+log = structlog.stdlib.get_logger(__name__)
+_random = SystemRandom()
+
+
+def install(registry: Registry) -> None:
+    registry.upstream.middleware["retry"] = Retries(registry.config, registry.meter).middleware
+
+
+def retry(
+    where: Server | CallContext, name: str, *, on: type[Exception] | tuple[type[Exception], ...]
+) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+    """Return a decorator that retries an async function, such as a database query, like requests to the upstream.
+
+    No attempt starts later than `REQUEST_TIMEOUT_SECONDS` after the first one; only `TOOL_TIMEOUT_SECONDS`
+    interrupts one. Where retries are switched off, the function stays as it is.
+
+    Args:
+        where: The server, or the context of a call.
+        name: Name of the dependency for the metric, the log and the span.
+        on: Exceptions to retry after; repeating the function must be safe after each of them. An `UpstreamError` has
+            its own `may_retry`, so that an open circuit ends the retries.
+    """
+    registry = registry_of(where)
+    if not registry.config.enable_retries:
+        return lambda function: function
+    retries = Retries(registry.config, registry.meter)
+
+    def may_retry(error: Exception) -> bool:
+        return error.may_retry if isinstance(error, UpstreamError) else isinstance(error, on)
+
+    def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        @wraps(function)
+        async def retried(*args: P.args, **kwargs: P.kwargs) -> T:
+            deadline = asyncio.get_running_loop().time() + registry.config.request_timeout_seconds
+            return await retries.run(lambda: function(*args, **kwargs), name, may_retry, deadline)
+
+        return retried
+
+    return decorate
+
+
+class Retries:
+    """The configured retry policy."""
+
+    def __init__(self, config: ProductionConfig, meter: Meter) -> None:
+        self.max_retries = config.max_retries
+        self.delay_seconds = config.retry_delay_seconds
+        self.max_delay_seconds = config.retry_max_delay_seconds
+        self._counter = meter.counter("mcp_upstream_retries_total", "Attempts that followed a failed one.", ("host",))
+
+    async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
+        def may_retry(error: Exception) -> bool:
+            return isinstance(error, UpstreamError) and error.may_retry
+
+        return await self.run(lambda: call_next(request), request.host_label, may_retry, request.deadline)
+
+    async def run(
+        self, attempt: Callable[[], Awaitable[T]], name: str, may_retry: Callable[[Exception], bool], deadline: float
+    ) -> T:
+        """Await `attempt()` until it succeeds, must not be repeated, or the deadline leaves no time for another.
+
+        Args:
+            attempt: Makes one attempt.
+            name: Name of the dependency for the metric, the log and the span.
+            may_retry: Whether another attempt can succeed and is safe after this exception.
+            deadline: On the event loop's clock.
+        """
+        counter = self._counter(name)
+        failures = 0
+        while True:
+            try:
+                return await attempt()
+            except Exception as error:
+                failures += 1
+                retry_after = None
+                if isinstance(error, UpstreamError):
+                    retry_after = error.retry_after
+                    if error.may_retry:
+                        error.attempts = failures
+                if failures > self.max_retries or not may_retry(error):
+                    raise
+                wait = self.wait_seconds(failures, retry_after)
+                if asyncio.get_running_loop().time() + wait >= deadline:
+                    raise
+                counter.inc()
+                _report(name, failures, wait, error)
+            await asyncio.sleep(wait)
+
+    def wait_seconds(self, failures: int, retry_after: float | None) -> float:
+        """Return a wait with full jitter, at least Retry-After.
+
+        Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
+
+        Args:
+            failures: How many attempts have failed.
+            retry_after: Seconds that the upstream asked for.
+        """
+        ceiling = min(self.max_delay_seconds, self.delay_seconds * 2.0 ** (failures - 1))
+        return max(_random.uniform(0, ceiling), retry_after or 0.0)
+
+
+def _report(name: str, failures: int, wait: float, error: Exception) -> None:
+    # The text of other exceptions may hold a connection string or a query.
+    reason = error.problem if isinstance(error, UpstreamError) else type(error).__name__
+    log.warning("retrying", host=name, failed_attempts=failures, wait_seconds=round(wait, 3), reason=reason)
+    trace.get_current_span().add_event(
+        "upstream.retry",
+        {
+            "server.address": name,
+            "error.type": type(error).__name__,
+            "retry.failed_attempts": failures,
+            "retry.wait_seconds": wait,
+        },
+    )
