@@ -59,13 +59,13 @@ def seed(document: Document, package: str, selection: str = "", taken: frozenset
     models = [model for model in reader.schemas.models if model in kept]
     files: dict[str, str] = {}
     if tools:
-        files[f"{folder}/_api.py"] = _seeded("_api.py")
+        files[f"{folder}/_api.py"] = _seeded("api.py")
         if models:
             files[f"{folder}/_models.py"] = models_module(models, title)
         for module in dict.fromkeys(each.module for each in tools):
             own = [each for each in tools if each.module == module]
             files[f"{folder}/{module}.py"] = tools_module(own, module_title(groups[module], title))
-        files[TESTS] = _seeded("test_openapi.py")
+        files[TESTS] = _seeded("tool_tests.py")
         files[CASES] = json.dumps(_cases(tools, report), indent=1) + "\n"
     files[REPORT] = _report(document, title, len(found), tools, advice, report)
     return Seeded(files, report, len(found), tools, advice)
@@ -86,7 +86,7 @@ def _cases(tools: list[Operation], report: Report) -> list[dict[str, Any]]:
 
 
 def _seeded(name: str) -> str:
-    return resources.files(__package__).joinpath("seeded", name).read_text("utf-8")
+    return resources.files(__package__).joinpath("project_files", name).read_text("utf-8")
 
 
 def _report(
