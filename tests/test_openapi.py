@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 import tomllib
@@ -89,7 +90,7 @@ def test_copier_makes_a_project_with_a_tool_for_each_operation(project: Path) ->
     assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in log
     tools = assert_green(project)
     assert tools["list_pets"]["title"] == "List all pets"
-    assert tools["list_pets"]["description"].startswith("Lists the pets,\nnewest first.\n\nThe answer may be one page")
+    assert tools["list_pets"]["description"].startswith("Lists the pets,\nnewest first.\n\nThe response may be one")
     hints = {name: tools[name]["annotations"] for name in ("get_pet", "replace_pet", "delete_pet", "create_pet")}
     assert hints["get_pet"]["readOnlyHint"]
     for name in ("replace_pet", "delete_pet"):
@@ -140,7 +141,7 @@ def test_a_document_that_cannot_be_used_leaves_a_project_that_works(project: Pat
     assert completed.returncode == 0, completed.stderr
     assert re.search(r"^  tools +\d+\.\d s  failed$", completed.stderr, re.MULTILINE), completed.stderr
     assert re.search(r"^  smoke test +\d+\.\d s  ok$", completed.stderr, re.MULTILINE), completed.stderr
-    assert re.search(r"broken\.yaml is no YAML: line \d, column \d", completed.stderr)
+    assert re.search(r"broken\.yaml is not valid YAML: line \d, column \d", completed.stderr)
     assert "To repeat it: cd " in completed.stderr
     broken.write_text("openapi: 3.0.0\npaths: {/pets: {get: {responses: {}}}}", "utf-8")
     again = re.findall(r"To repeat it: (cd .*)", completed.stderr)[-1]
@@ -185,3 +186,42 @@ def test_the_programs_dependencies_are_those_of_the_package_in_the_tested_versio
     package = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))["project"]
     assert {re.split("[>=<]", requirement)[0] for requirement in package["dependencies"]} == versions.keys()
     assert versions == {name: importlib.metadata.version(name) for name in versions}
+
+
+# --- The package on its own -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package_alone(tmp_path: Path) -> Path:
+    """A folder with the package at its path in the repository, and nothing else of the repository."""
+    ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+    shutil.copytree(PACKAGE, tmp_path / "packages" / "openapi-tools", ignore=ignored)
+    return tmp_path
+
+
+def readme_command(containing: str) -> list[str]:
+    """Return the arguments of uv of the command in the package's README that contains this text."""
+    lines = (PACKAGE / "README.md").read_text("utf-8").splitlines()
+    (command,) = (line for line in lines if line.startswith("uv run --project") and containing in line)
+    return shlex.split(command)[1:]
+
+
+@pytest.mark.slow
+def test_the_command_of_the_packages_readme_needs_nothing_but_the_package(package_alone: Path) -> None:
+    names = {"SPEC": str(DOCUMENTS / "plain.yaml"), "PROJECT": "project"}
+    command = [names.get(word, word) for word in readme_command("SPEC")]
+    completed = run(uv(), *command, cwd=package_alone)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("15 tools of 16 operations, in 3 modules\n")
+    assert (package_alone / "project" / "src" / "my_server" / "tools" / "pets.py").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.acceptance
+def test_the_packages_tests_need_nothing_but_the_package(package_alone: Path) -> None:
+    """All of them are imported; those of the command line run, since all run in this repository's suite as well."""
+    completed = run(uv(), *readme_command("pytest"), "-k", "test_cli", cwd=package_alone)
+    assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]
+    assert re.search(r"\d+ passed, \d+ deselected in ", completed.stdout)
+    lock = "packages/openapi-tools/uv.lock"
+    assert (package_alone / lock).read_bytes() == (ROOT / lock).read_bytes()

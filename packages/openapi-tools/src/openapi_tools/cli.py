@@ -8,17 +8,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .document import Document, DocumentError
-from .operations import SelectionError
+from .document import Document
+from .generator import API_MODULE, MODELS_MODULE, REPORT_PATH, Generated, generate
+from .loading import DocumentError
 from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
-from .seed import REPORT, Seeded, seed
+from .selection import SelectionError
 
 PROGRAM = "openapi-tools"
 
 RECURSION_LIMIT = 5000
 """Schemas nest, and types are converted and written recursively; Python's default of 1000 is too low for them."""
 
-SHARED_MODULES = frozenset(("__init__", "_api", "_models"))
+SHARED_MODULES = frozenset(("__init__", API_MODULE, MODELS_MODULE))
 """Modules of `tools` that are no tool modules: their names are never chosen for one."""
 
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     project: Path = options.output.resolve()
     try:
         existing = existing_tool_modules(project, options.package) - SHARED_MODULES
-        generated = seed(Document(options.spec), options.package, options.only, existing)
+        generated = generate(Document(options.spec), options.package, options.only, existing)
         write_files(generated.files, project)
     except (DocumentError, SelectionError, ProjectError) as error:
         print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
@@ -82,10 +83,10 @@ def write_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
 
 
-def summary(generated: Seeded) -> str:
+def summary(generated: Generated) -> str:
     """Return a few lines that say what was generated and how much was not."""
     modules = len({tool.module for tool in generated.tools})
-    lines = [f"{len(generated.tools)} tools of {generated.operations} operations, in {modules} modules"]
+    lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
-    lines += [f"  credentials: {line}" for line in generated.advice]
-    return "\n".join([*lines, f"All of it: {REPORT}"])
+    lines += [f"  credentials: {line}" for line in generated.credential_settings]
+    return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -1,73 +1,86 @@
-"""What of a document has no tool, or not all of it: nothing is dropped without a line here."""
+"""The findings about a document: nothing of it is left out or changed without a finding."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
 
+from .document import Node, UnresolvedReferenceError
+
 
 @dataclass(frozen=True, order=True)
 class Finding:
     kind: str
+    """A key of `KINDS`."""
     pointer: str
+    """The place in the document, a JSON pointer."""
     text: str
 
 
 KINDS: dict[str, str] = {
-    "authentication": "The credentials, and what is left for you to do",
+    "authentication": "Credentials, and what remains to be done about them",
     "skipped operation": "Operations without a tool",
-    "deprecated": "Deprecated operations, left out; name one in the selection to have it",
+    "deprecated": "Deprecated operations, which are left out; name one in the selection to include it",
     "name": "Names that had to change",
-    "server": "Operations with a server of their own; their tools ask BASE_URL all the same",
-    "parameter": "Parameters that are left out or sent otherwise than the document says",
-    "request body": "Request bodies that are left out or sent otherwise",
-    "response": "Answers that are given otherwise",
+    "server": "Operations with a server of their own; their tools call BASE_URL all the same",
+    "parameter": "Parameters that are left out or sent in another form than the document describes",
+    "request body": "Request bodies that are left out or sent in another form",
+    "response": "Responses that are returned in another form",
     "schema": "Rules of schemas that the models do not check; the API still does",
-    "pattern": "Patterns that pydantic's engine lacks; the API still checks them",
-    "test": "What the tests leave out",
-    "reference": "References that lead nowhere; any value is accepted there",
+    "pattern": "Patterns that pydantic's regular expressions do not support; the API still checks them",
+    "test": "Operations that the generated tests leave out",
+    "reference": "References that cannot be resolved; any value is accepted in their place",
 }
-"""Every kind of finding, in the report's order, with its heading."""
+"""The heading of each kind of finding, in the report's order."""
+
+MAX_CODE = 400
 
 
 @dataclass
 class Report:
+    """Findings in the order in which they were made, each once."""
+
     findings: dict[Finding, None] = field(default_factory=dict)
 
     def add(self, kind: str, pointer: str, text: str) -> None:
-        """Takes a finding, once.
+        """Add a finding.
 
         Raises:
-            ValueError: there is no such kind.
+            ValueError: `kind` is not in `KINDS`.
         """
         if kind not in KINDS:
             raise ValueError(kind)
         self.findings[Finding(kind, pointer, text)] = None
 
-    def counts(self) -> dict[str, int]:
-        """How many findings there are of each kind, in the order of `KINDS`."""
-        found = Counter(finding.kind for finding in self.findings)
-        return {kind: found[kind] for kind in KINDS if kind in found}
+    def add_unresolved(self, kind: str, node: Node, error: UnresolvedReferenceError) -> None:
+        """Add that the reference at `node` cannot be resolved."""
+        self.add(kind, node.pointer, error.problem if error.pointer == node.pointer else str(error))
 
-    def sections(self) -> str:
-        """The findings as Markdown, a heading for each kind; texts are code, so that nothing of a document acts."""
+    def counts(self) -> dict[str, int]:
+        """Return the number of findings of each kind that has any, in the order of `KINDS`."""
+        counter = Counter(finding.kind for finding in self.findings)
+        return {kind: counter[kind] for kind in KINDS if kind in counter}
+
+    def to_markdown(self) -> str:
+        """Return the findings as Markdown, with a heading for each kind and one entry for equal texts."""
         lines: list[str] = []
         for kind in self.counts():
             lines += [f"## {kind.capitalize()}", "", f"{KINDS[kind]}.", ""]
-            by_text: dict[str, list[str]] = {}
+            pointers_by_text: dict[str, list[str]] = {}
             for finding in self.findings:
                 if finding.kind == kind:
-                    by_text.setdefault(finding.text, []).append(finding.pointer)
-            for text, pointers in by_text.items():
+                    pointers_by_text.setdefault(finding.text, []).append(finding.pointer)
+            for text, pointers in pointers_by_text.items():
                 if len(pointers) == 1:
-                    lines.append(f"- {text}: {code(pointers[0])}")
+                    lines.append(f"- {text}: {markdown_code(pointers[0])}")
                 else:
-                    lines += [f"- {text} ({len(pointers)} places):", *(f"  - {code(pointer)}" for pointer in pointers)]
+                    lines.append(f"- {text} ({len(pointers)} places):")
+                    lines += [f"  - {markdown_code(pointer)}" for pointer in pointers]
             lines.append("")
         return "\n".join(lines)
 
 
-def code(text: str) -> str:
-    """`text` as code in Markdown."""
-    plain = "".join(each if each.isprintable() else "?" for each in text).replace("`", "'")
-    return f"`{plain[:400]}`"
+def markdown_code(text: str) -> str:
+    """Return an untrusted text as inline code, so that no markup in it takes effect."""
+    printable = "".join(char if char.isprintable() else "?" for char in text).replace("`", "'")
+    return f"`{printable[:MAX_CODE]}`"

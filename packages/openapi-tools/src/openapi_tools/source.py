@@ -1,22 +1,44 @@
-"""Writes the models and the tools as Python. Every text of the document comes through `names`."""
+"""The Python source of the models and tools. Every text of the document passes through `text` or `identifiers`."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from .names import MAX_TITLE, docstring, literal, one_line, short_literal
-from .operations import Body, Operation, Parameter
-from .schemas import Choice, ListOf, Model, Nothing, Property, Scalar, Type, members, models_in, nullable
+from .operations import Parameter, RequestBody, Tool
+from .python_types import (
+    EnumType,
+    ListType,
+    Model,
+    NullType,
+    Property,
+    ScalarType,
+    Type,
+    accepts_null,
+    models_in,
+    union_options,
+)
+from .text import MAX_TITLE, docstring, grouped_literal, literal, single_line
 
-ANNOTATIONS = {"GET": "READ_ONLY", "HEAD": "READ_ONLY", "OPTIONS": "READ_ONLY", "PUT": "REPLACES", "DELETE": "REPLACES"}
-
-IMPORTS: dict[str, tuple[str, ...]] = {
-    "typing": ("Annotated", "Any", "Literal"),
-    "mcp.server.mcpserver": ("Context", "MCPServer"),
-    "pydantic": ("ConfigDict", "Field", "JsonValue", "TypeAdapter"),
+TOOL_ANNOTATIONS = {
+    "GET": "READ_ONLY",
+    "HEAD": "READ_ONLY",
+    "OPTIONS": "READ_ONLY",
+    "PUT": "REPLACES",
+    "DELETE": "REPLACES",
 }
-OWN = (
+"""The annotations in `_api` of the tools of each method; of the other methods `CHANGES`."""
+
+LIBRARY_IMPORTS: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
+    (("typing", ("Annotated", "Any", "Literal")),),
+    (
+        ("mcp.server.mcpserver", ("Context", "MCPServer")),
+        ("pydantic", ("ConfigDict", "Field", "JsonValue", "TypeAdapter")),
+    ),
+)
+"""Names that the generated modules import, by module: the standard library's, then those of others."""
+
+API_NAMES = (
     "CHANGES",
     "READ_ONLY",
     "REPLACES",
@@ -40,245 +62,266 @@ OWN = (
     "text_body",
     "wire",
 )
-"""What `_api` has for these modules, in the order of a sorted import."""
+"""Names that the generated modules import from `_api`, in the order of a sorted import."""
+
+MODELS_IMPORT = "from . import _models as models\n"
+
+MAX_NAMES_ON_LINE = 6
 
 
-def models_module(models: list[Model], title: str) -> str:
-    """The source of `_models.py`."""
-    head = docstring(f"What the API of {title} takes and answers, seeded from its OpenAPI document.", "")
-    body = "\n\n".join(_class(model) for model in in_order(models))
-    return f"{head}\nfrom __future__ import annotations\n\n{_imports(body, ('ApiModel',))}\n\n{body}"
+def models_module(models: Sequence[Model], api_title: str) -> str:
+    """Return the source of `_models.py`."""
+    head = docstring(f"Request and response models of {api_title}, generated from its OpenAPI document.", "")
+    body = "\n\n".join(_class(model) for model in definition_order(models))
+    imports = _imports(body, ("ApiModel",))
+    return f"{head}\nfrom __future__ import annotations\n\n{imports}\n\n{body}"
 
 
-def tools_module(operations: list[Operation], about: str) -> str:
-    """The source of a module with these tools."""
-    parts = [part for operation in operations for part in (_adapter(operation), _function(operation)) if part]
-    registered = "".join(
-        f"    add(server, {each.name}, {short_literal(each.title)}, {ANNOTATIONS.get(each.method, 'CHANGES')})\n"
-        for each in operations
-    )
-    register = (
-        "def register(server: MCPServer[Any]) -> None:\n"
-        '    """Adds these tools to `server`; called once, before it serves."""\n' + registered
-    )
-    body = "\n\n".join([*parts, register])
-    space = "\n" if parts[0].startswith("async def") else ""
-    return f"{docstring(about, '')}\n{_imports(body, OWN)}\n{space}{body}"
+def tools_module(tools: Sequence[Tool], title: str) -> str:
+    """Return the source of a module with these tools."""
+    definitions = [part for tool in tools for part in (_type_adapter(tool), _function(tool)) if part]
+    body = "\n\n".join([*definitions, _register_function(tools)])
+    blank_line = "\n" if definitions[0].startswith("async def") else ""
+    return f"{docstring(title, '')}\n{_imports(body, API_NAMES, MODELS_IMPORT)}\n{blank_line}{body}"
 
 
-def module_title(group: str, title: str) -> str:
-    return f"Tools for {one_line(group, MAX_TITLE)} of {title}, seeded from its OpenAPI document."
+def module_title(group: str, api_title: str) -> str:
+    return f"Tools for {single_line(group, MAX_TITLE)} of {api_title}, generated from its OpenAPI document."
 
 
-def in_order(models: list[Model]) -> list[Model]:
-    """The models, each after those that it is made of where there is no circle."""
-    placed: dict[Model, None] = {}
+def definition_order(models: Sequence[Model]) -> list[Model]:
+    """Return the models, each after those that it refers to, as far as they are not recursive."""
+    ordered: dict[Model, None] = {}
     entered: set[Model] = set()
-    for first in models:
-        ahead = [first]
-        while ahead:
-            model = ahead[-1]
-            if model in placed:
-                ahead.pop()
-                continue
-            if model in entered:
-                placed[model] = None
-                ahead.pop()
-                continue
-            entered.add(model)
-            inner = (each for prop in model.properties for each in models_in(prop.type))
-            ahead += [each for each in inner if each not in entered]
-    return list(placed)
+    for root in models:
+        stack = [root]
+        while stack:
+            model = stack[-1]
+            if model in ordered:
+                stack.pop()
+            elif model in entered:
+                ordered[model] = None
+                stack.pop()
+            else:
+                entered.add(model)
+                stack += [reference for reference in model.referenced_models() if reference not in entered]
+    return list(ordered)
 
 
-def reachable(found: Iterable[Type]) -> set[Model]:
-    """Every model that these types are made of."""
+def reachable_models(types: Iterable[Type]) -> set[Model]:
+    """Return the models that these types refer to, directly or through other models."""
     reached: set[Model] = set()
-    ahead = [model for each in found for model in models_in(each)]
-    while ahead:
-        model = ahead.pop()
+    stack = [model for type_ in types for model in models_in(type_)]
+    while stack:
+        model = stack.pop()
         if model not in reached:
             reached.add(model)
-            ahead += [each for prop in model.properties for each in models_in(prop.type)]
+            stack += model.referenced_models()
     return reached
+
+
+# --- Models ------------------------------------------------------------------------------------------------------
 
 
 def _class(model: Model) -> str:
     lines = [f"class {model.name}(ApiModel):\n"]
     if model.description:
         lines.append(docstring(model.description, "    "))
-    if model.closed:
+    if model.forbids_extra:
         lines.append('    model_config = ConfigDict(extra="forbid")\n')
     if len(lines) > 1:
         lines.append("\n")
-    lines += [f"    {_field(each)}\n" for each in model.properties]
+    lines += [f"    {_field(prop)}\n" for prop in model.properties]
     if not model.properties and len(lines) == 1:
         lines.append("    pass\n")
     return "".join(lines)
 
 
-def _field(each: Property) -> str:
+def _field(prop: Property) -> str:
     arguments = []
-    if each.wire != each.name:
-        arguments.append(f"alias={literal(each.wire)}")
-    if each.description:
-        arguments.append(f"description={literal(each.description)}")
-    default = "" if each.required else " = None"
-    return f"{each.name}: {_annotated(each.type, arguments, optional=not each.required)}{default}"
+    if prop.api_name != prop.name:
+        arguments.append(f"alias={literal(prop.api_name)}")
+    if prop.description:
+        arguments.append(f"description={literal(prop.description)}")
+    return f"{prop.name}: {_annotated(prop.type, arguments, required=prop.required)}"
 
 
-def _annotated(found: Type, arguments: list[str], *, optional: bool, prefix: str = "") -> str:
-    """The annotation with these arguments of `Field`, to which a plain type adds its limits."""
-    if isinstance(found, Scalar | ListOf):
-        limits = [f"{name}={literal(value)}" for name, value in found.limits]
-        if isinstance(found, Scalar) and found.format:
-            limits.append(f'json_schema_extra={{"format": {short_literal(found.format)}}}')
-        base = found.kind if isinstance(found, Scalar) else f"list[{found.item.source(prefix)}]"
-        arguments = [*arguments, *limits]
+def _annotated(type_: Type, arguments: list[str], *, required: bool, prefix: str = "") -> str:
+    """Return the annotation with these arguments of `Field` and the type's constraints, and the default None."""
+    if isinstance(type_, ScalarType | ListType):
+        constraints = [f"{name}={literal(value)}" for name, value in type_.constraints]
+        if isinstance(type_, ScalarType) and type_.format:
+            constraints.append(f'json_schema_extra={{"format": {grouped_literal(type_.format)}}}')
+        base = type_.kind if isinstance(type_, ScalarType) else f"list[{type_.item.annotation(prefix)}]"
+        arguments = [*arguments, *constraints]
     else:
-        base = found.source(prefix)
-    if optional and base != "Any" and not nullable(found):
+        base = type_.annotation(prefix)
+    if not required and base != "Any" and not accepts_null(type_):
         base += " | None"
-    return f"Annotated[{base}, Field({', '.join(arguments)})]" if arguments else base
+    annotation = f"Annotated[{base}, Field({', '.join(arguments)})]" if arguments else base
+    return annotation if required else f"{annotation} = None"
 
 
-def _adapter(operation: Operation) -> str:
-    """The constant that reads an answer which is no model."""
-    if not _wants_adapter(operation):
+# --- Tools -------------------------------------------------------------------------------------------------------
+
+
+def _type_adapter(tool: Tool) -> str:
+    """Return the constant that validates a response which is no model, "" where the tool needs none."""
+    if tool.response.kind != "json" or isinstance(tool.response.type, Model):
         return ""
-    source = _answered(operation.answer.type)
-    return f"{_adapter_name(operation)}: TypeAdapter[{source}] = TypeAdapter({source})\n"
+    annotation = _result_annotation(tool.response.type)
+    return f"{_type_adapter_name(tool)}: TypeAdapter[{annotation}] = TypeAdapter({annotation})\n"
 
 
-def _wants_adapter(operation: Operation) -> bool:
-    return operation.answer.kind == "json" and not isinstance(operation.answer.type, Model)
+def _type_adapter_name(tool: Tool) -> str:
+    return f"{tool.name.rstrip('_').upper()}_ANSWER"
 
 
-def _adapter_name(operation: Operation) -> str:
-    return f"{operation.name.rstrip('_').upper()}_ANSWER"
-
-
-def _function(operation: Operation) -> str:
-    parameters = sorted(operation.parameters, key=lambda each: not each.required)
-    arguments = [_argument(each.name, each.type, each.description, each.required) for each in parameters]
-    if operation.body is not None:
-        body = operation.body
-        written = _argument(body.name, body.type, body.description, body.required)
-        arguments.insert(sum(each.required for each in parameters) if body.required else len(arguments), written)
-    signature = "".join(
-        f"    {argument},\n" for argument in ["ctx: Context", *(["*"] if arguments else []), *arguments]
-    )
-    returns, result = _result(operation)
+def _function(tool: Tool) -> str:
+    arguments = ["ctx: Context", *_arguments(tool)]
+    if len(arguments) > 1:
+        arguments.insert(1, "*")
+    returns, reader = _result(tool)
     return (
-        f"async def {operation.name}(\n{signature}) -> {returns}:\n"
-        + docstring(operation.description, "    ")
+        f"async def {tool.name}(\n"
+        + "".join(f"    {argument},\n" for argument in arguments)
+        + f") -> {returns}:\n"
+        + docstring(tool.description, "    ")
         + "    return await call(\n"
-        + "".join(f"        {part},\n" for part in _call(operation, result))
+        + "".join(f"        {argument},\n" for argument in _call_arguments(tool, reader))
         + "    )\n"
     )
 
 
-def _argument(name: str, found: Type, description: str, required: bool) -> str:
-    arguments = [f"description={literal(description)}"] if description else []
-    default = "" if required else " = None"
-    return f"{name}: {_annotated(found, arguments, optional=not required, prefix='models.')}{default}"
+def _arguments(tool: Tool) -> list[str]:
+    """Return the tool's arguments: the required parameters, then the optional ones, with the body after its kind."""
+    arguments: list[Parameter | RequestBody] = [*tool.parameters, *([tool.body] if tool.body is not None else [])]
+    return [_argument(each) for each in sorted(arguments, key=lambda each: not each.required)]
 
 
-def _result(operation: Operation) -> tuple[str, str]:
-    """The annotation of what the tool returns, and what makes it of the answer."""
-    answer = operation.answer
-    if answer.kind == "text":
+def _argument(parameter: Parameter | RequestBody) -> str:
+    arguments = [f"description={literal(parameter.description)}"] if parameter.description else []
+    annotation = _annotated(parameter.type, arguments, required=parameter.required, prefix="models.")
+    return f"{parameter.name}: {annotation}"
+
+
+def _result(tool: Tool) -> tuple[str, str]:
+    """Return the annotation of the tool's result and the function that reads it from the response."""
+    response = tool.response
+    if response.kind == "text":
         return "str", "as_text"
-    if answer.kind == "binary":
+    if response.kind == "binary":
         return "Binary", "as_binary"
-    if answer.kind == "nothing":
+    if response.kind == "nothing":
         return "Done", "as_done"
-    source = _answered(answer.type)
-    if isinstance(answer.type, Model):
-        validate = f"models.{answer.type.name}.model_validate"
+    annotation = _result_annotation(response.type)
+    if isinstance(response.type, Model):
+        validate = f"models.{response.type.name}.model_validate"
     else:
-        validate = f"{_adapter_name(operation)}.validate_python"
-    if answer.may_be_empty:
-        return f"{source} | Done", f"as_json_or_done({validate})"
-    return source, f"as_json({validate})"
+        validate = f"{_type_adapter_name(tool)}.validate_python"
+    if response.may_be_empty:
+        return f"{annotation} | Done", f"as_json_or_done({validate})"
+    return annotation, f"as_json({validate})"
 
 
-def _answered(found: Type) -> str:
-    """The annotation of an answer; what returns Any would have no structured content (MCP SDK 2.3)."""
-    source = found.source("models.")
-    return "JsonValue" if source == "Any" else source
+def _result_annotation(type_: Type) -> str:
+    """Return the annotation of a result; a tool that returns Any has no structured content (MCP SDK 2.3)."""
+    annotation = type_.annotation("models.")
+    return "JsonValue" if annotation == "Any" else annotation
 
 
-def _call(operation: Operation, result: str) -> list[str]:
-    parts = ["ctx", result, literal(operation.method), short_literal(operation.path)]
-    if path := operation.of("path"):
-        values = ", ".join(f"{literal(each.name)}: {_path_value(each)}" for each in path)
-        parts.append(f"path_params={{{values}}}")
-    if query := operation.of("query"):
-        parts.append(f"query=[{', '.join(f'*{query_part(each)}' for each in query)}]")
-    if headers := operation.of("header"):
-        parts.append(f"headers={{{', '.join(f'{literal(each.wire)}: {each.name}' for each in headers)}}}")
-    if cookies := operation.of("cookie"):
-        parts.append(f"cookies={{{', '.join(f'{literal(each.wire)}: {each.name}' for each in cookies)}}}")
-    if operation.body is not None:
-        parts.append(f"body={_body(operation.body)}")
-    if operation.answer.media_type:
-        parts.append(f"accept={literal(operation.answer.media_type)}")
-    return parts
+def _call_arguments(tool: Tool, reader: str) -> list[str]:
+    """Return the arguments of `_api.call`."""
+    arguments = ["ctx", reader, literal(tool.method), grouped_literal(tool.path)]
+    if path := tool.parameters_in("path"):
+        values = ", ".join(f"{literal(parameter.name)}: wire({parameter.name})" for parameter in path)
+        arguments.append(f"path_params={{{values}}}")
+    if query := tool.parameters_in("query"):
+        arguments.append(f"query=[{', '.join(f'*{_query_pairs(parameter)}' for parameter in query)}]")
+    if headers := tool.parameters_in("header"):
+        arguments.append(f"headers={_by_api_name(headers)}")
+    if cookies := tool.parameters_in("cookie"):
+        arguments.append(f"cookies={_by_api_name(cookies)}")
+    if tool.body is not None:
+        arguments.append(f"body={_body(tool.body)}")
+    if tool.response.accept:
+        arguments.append(f"accept={literal(tool.response.accept)}")
+    return arguments
 
 
-def _path_value(each: Parameter) -> str:
-    return f"wire({each.name})"
+def _by_api_name(parameters: Sequence[Parameter]) -> str:
+    return "{" + ", ".join(f"{literal(parameter.api_name)}: {parameter.name}" for parameter in parameters) + "}"
 
 
-def query_part(each: Parameter) -> str:
-    name = short_literal(each.wire)
-    if each.in_json:
-        return f"in_json({name}, {each.name})"
-    if each.style == "deepObject":
-        return f"deep({name}, {each.name})"
+def _query_pairs(parameter: Parameter) -> str:
+    """Return the call that makes the pairs of a query parameter."""
+    name = grouped_literal(parameter.api_name)
+    if parameter.is_json:
+        return f"in_json({name}, {parameter.name})"
+    if parameter.style == "deepObject":
+        return f"deep({name}, {parameter.name})"
     options = ""
-    if not each.explode and not _is_plain(each.type):
+    if not parameter.explode and not _is_single_value(parameter.type):
         options += ", explode=False"
-    if each.reserved:
+    if parameter.allow_reserved:
         options += ", reserved=True"
-    if each.style in ("spaceDelimited", "pipeDelimited") and not each.explode:
-        options += f', separator="{"%20" if each.style == "spaceDelimited" else "%7C"}"'
-    return f"form({name}, {each.name}{options})"
+    if parameter.style in ("spaceDelimited", "pipeDelimited") and not parameter.explode:
+        options += f', separator="{"%20" if parameter.style == "spaceDelimited" else "%7C"}"'
+    return f"form({name}, {parameter.name}{options})"
 
 
-def _is_plain(found: Type) -> bool:
-    return all(isinstance(each, Scalar | Choice | Nothing) for each in members(found))
+def _is_single_value(type_: Type) -> bool:
+    return all(isinstance(option, ScalarType | EnumType | NullType) for option in union_options(type_))
 
 
-def _body(body: Body) -> str:
+def _body(body: RequestBody) -> str:
+    """Return the call that makes the request's body."""
     match body.kind:
         case "json":
-            media = "" if body.media_type == "application/json" else f", {literal(body.media_type)}"
-            return f"json_body({body.name}{media})"
+            media_type = "" if body.media_type == "application/json" else f", {literal(body.media_type)}"
+            return f"json_body({body.name}{media_type})"
         case "form":
-            return f"form_body({body.name}{f', {literal(body.styles)}' if body.styles else ''})"
+            styles = f", {literal(body.property_styles)}" if body.property_styles else ""
+            return f"form_body({body.name}{styles})"
         case "multipart":
-            return f"multipart_body({body.name}{f', {literal(body.files)}' if body.files else ''})"
+            files = f", {literal(body.files)}" if body.files else ""
+            return f"multipart_body({body.name}{files})"
     return f"{body.kind}_body({body.name}, {literal(body.media_type)})"
 
 
-def _imports(body: str, own: tuple[str, ...]) -> str:
-    """The imports of what `body` uses, sorted as the linter has them."""
+def _register_function(tools: Sequence[Tool]) -> str:
+    lines = [
+        "def register(server: MCPServer[Any]) -> None:\n",
+        '    """Register these tools; called once, before the server starts."""\n',
+    ]
+    for tool in tools:
+        annotations = TOOL_ANNOTATIONS.get(tool.method, "CHANGES")
+        lines.append(f"    add(server, {tool.name}, {grouped_literal(tool.title)}, {annotations})\n")
+    return "".join(lines)
+
+
+# --- Imports -----------------------------------------------------------------------------------------------------
+
+
+def _imports(body: str, api_names: Sequence[str], models_import: str = "") -> str:
+    """Return the imports of the names that `body` uses, sorted as the linter wants them.
+
+    Args:
+        body: The source without its imports.
+        api_names: What the module may import from `_api`; a model's field may have the name of a function there.
+        models_import: The import of the models, for a module that may use them.
+    """
     used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
-    lines: list[str] = []
-    for module, names in IMPORTS.items():
-        if kept := [name for name in names if name in used]:
-            if module == "mcp.server.mcpserver" and lines:
-                lines.append("")
-            if module == "pydantic" and lines and not any("mcp.server" in line for line in lines):
-                lines.append("")
-            lines.append(f"from {module} import {', '.join(kept)}")
-    if lines:
-        lines.append("")
-    if "models" in used and own is OWN:
-        lines.append("from . import _models as models")
-    if kept := [name for name in own if name in used]:
-        listed = "".join(f"    {name},\n" for name in kept)
-        lines.append(f"from ._api import (\n{listed})" if len(kept) > 6 else f"from ._api import {', '.join(kept)}")
-    return "\n".join(lines) + "\n"
+    sections = ["".join(_import(module, names, used) for module, names in section) for section in LIBRARY_IMPORTS]
+    own = models_import if "models" in used else ""
+    used_api_names = [name for name in api_names if name in used]
+    if len(used_api_names) > MAX_NAMES_ON_LINE:
+        own += "from ._api import (\n" + "".join(f"    {name},\n" for name in used_api_names) + ")\n"
+    elif used_api_names:
+        own += f"from ._api import {', '.join(used_api_names)}\n"
+    return "\n".join(section for section in [*sections, own] if section)
+
+
+def _import(module: str, names: Sequence[str], used: set[str]) -> str:
+    used_names = [name for name in names if name in used]
+    return f"from {module} import {', '.join(used_names)}\n" if used_names else ""
