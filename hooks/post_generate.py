@@ -41,8 +41,8 @@ MACHINE = re.compile(
 )
 """What uv says when the machine, not the project, is at fault."""
 
-SEEDER_SPOKE = "no tools were made"
-"""In the words of `openapi.py`: it did run, so that the document is at fault and not the machine."""
+GENERATOR_MESSAGE = "openapi-tools: "
+"""Begins each error message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
 MAX_SMOKE_ANSWER = 20_000
 """Characters: the answer of the stand-in is an argument of a command."""
@@ -157,7 +157,7 @@ class Hook:
             evidence, status = done.stdout.strip(), done.returncode
         if status == 0:
             return evidence
-        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and SEEDER_SPOKE not in evidence)
+        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and GENERATOR_MESSAGE not in evidence)
         if fetching and MACHINE.search(evidence):
             raise MachineError(f"uv {arguments[0]} says:\n\n{indented(evidence)}\n")
         again = f"cd {shlex.quote(str(self.project))} && {shlex.join(['uv', *arguments])}"

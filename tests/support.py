@@ -25,7 +25,7 @@ from jinja2 import Environment
 from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE_PATHS = ("copier.yml", "template", "hooks")
+TEMPLATE_PATHS = ("copier.yml", "template", "hooks", "packages")
 """What a template needs of this repository."""
 
 ANSWERS_FILE = ".copier-answers.yml"
@@ -204,7 +204,7 @@ def copy_template(directory: Path) -> None:
     for name in TEMPLATE_PATHS:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".venv"))
         else:
             shutil.copy(source, directory / name)
 

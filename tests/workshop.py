@@ -78,8 +78,9 @@ class Workshop:
     def take(self, revision: str) -> None:
         """Takes what a commit of this repository has of the template."""
         self.clear()
+        present = git("ls-tree", "--name-only", revision, *TEMPLATE_PATHS, cwd=ROOT).split()
         archive = subprocess.run(
-            ["git", "archive", "--format=zip", revision, *TEMPLATE_PATHS],  # noqa: S607
+            ["git", "archive", "--format=zip", revision, *present],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
             check=True,

@@ -1,7 +1,8 @@
-"""Every tool of the OpenAPI document, called over HTTP, with a stand-in for the API made from that document.
+"""Each tool of the OpenAPI document, called over HTTP with a stand-in for the API.
 
-`openapi.json` beside this file has a call for each tool: its arguments, the request that has to arrive, what the
-stand-in answers, what the tool has to give, and arguments that it refuses. Yours to change, as the tools are.
+`openapi.json` beside this file has a case for each tool: its arguments, the request that the API has to receive
+(`request`), the stand-in's response and the tool's result (`answer`), and arguments that the tool rejects (`refused`).
+The files are yours, as the tools are.
 """
 
 import base64
@@ -23,28 +24,27 @@ from .production.harness import Running, config, running, text_of
 CASES: dict[str, dict[str, Any]] = {
     case["tool"]: case for case in json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
 }
-REFUSED = [name for name, case in CASES.items() if case["refused"] is not None]
+REJECTING = [name for name, case in CASES.items() if case["refused"] is not None]
 
 
 class StandIn(ThreadingHTTPServer):
-    """The API: keeps the requests that arrive, and answers each with `answer`."""
+    """A stand-in for the API: records the requests and responds to each with `answer`."""
 
     answer: dict[str, Any]
-    arrived: list[tuple[str, str, Any, bytes]]
+    requests: list[tuple[str, str, Any, bytes]]
 
 
 class Handler(BaseHTTPRequestHandler):
     server: StandIn
     protocol_version = "HTTP/1.1"
 
-    def handle_any(self) -> None:
+    def respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", "0")))
-        self.server.arrived.append((self.command, self.path, self.headers, body))
+        self.server.requests.append((self.command, self.path, self.headers, body))
         answer = self.server.answer
+        content = answer["text"].encode() if "text" in answer else b""
         if "base64" in answer:
             content = base64.b64decode(answer["base64"])
-        else:
-            content = answer["text"].encode() if "text" in answer else b""
         if "content" in answer:
             content = json.dumps(answer["content"]).encode()
         self.send_response(answer["status"])
@@ -55,10 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_HEAD = do_OPTIONS = do_PUT = do_DELETE = do_POST = do_PATCH = handle_any  # noqa: N815
+    do_GET = do_HEAD = do_OPTIONS = do_PUT = do_DELETE = do_POST = do_PATCH = respond  # noqa: N815
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Write no log."""
 
 
 @pytest.fixture(scope="module")
@@ -76,29 +76,27 @@ def server(api: StandIn) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_call_arrives_and_its_answer_comes_back(name: str, api: StandIn, server: Running) -> None:
+def test_a_call_sends_the_request_and_returns_the_response(name: str, api: StandIn, server: Running) -> None:
     case = CASES[name]
-    api.answer, api.arrived = case["answer"], []
+    api.answer, api.requests = case["answer"], []
     result = server.call(name, case["arguments"])
     assert not result.get("isError"), text_of(result)
-    assert len(api.arrived) == 1
-    assert arrived(api) == case["request"]
+    assert [parsed_request(request, case["request"]) for request in api.requests] == [case["request"]]
     assert result["structuredContent"] == case["answer"]["result"]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_arguments_that_do_not_fit_are_refused(name: str, api: StandIn, server: Running) -> None:
-    api.arrived = []
+@pytest.mark.parametrize("name", REJECTING)
+def test_invalid_arguments_are_rejected(name: str, api: StandIn, server: Running) -> None:
+    api.requests = []
     result = server.call(name, CASES[name]["refused"])
     assert result["isError"]
     assert "Invalid arguments" in text_of(result)
-    assert api.arrived == []
+    assert api.requests == []
 
 
-def arrived(api: StandIn) -> dict[str, Any]:
-    """The request, as `openapi.json` has it: of the headers and cookies those that are expected."""
-    method, target, headers, body = api.arrived[0]
-    expected = next(case["request"] for case in CASES.values() if case["answer"] is api.answer)
+def parsed_request(request: tuple[str, str, Any, bytes], expected: dict[str, Any]) -> dict[str, Any]:
+    """Return a request in the form of `openapi.json`, with the headers and cookies that are expected."""
+    method, target, headers, body = request
     cookies = SimpleCookie(headers.get("cookie", ""))
     return {
         "method": method,
@@ -106,28 +104,28 @@ def arrived(api: StandIn) -> dict[str, Any]:
         "query": [list(pair) for pair in parse_qsl(urlsplit(target).query, keep_blank_values=True)],
         "headers": {name: headers[name] for name in expected["headers"]},
         "cookies": {name: cookies[name].value for name in expected["cookies"]},
-        "body": None if expected["body"] is None else content(expected["body"]["kind"], headers["content-type"], body),
+        "body": expected["body"] and parsed_body(expected["body"]["kind"], headers["content-type"], body),
     }
 
 
-def content(kind: str, media_type: str, body: bytes) -> dict[str, Any]:
-    """A body by what it is."""
-    found: Any
+def parsed_body(kind: str, media_type: str, body: bytes) -> dict[str, Any]:
+    """Return a body in the form of `openapi.json`."""
+    content: Any
     if kind == "json":
-        found = json.loads(body)
+        content = json.loads(body)
     elif kind == "form":
-        found = [list(pair) for pair in parse_qsl(body.decode(), keep_blank_values=True)]
+        content = [list(pair) for pair in parse_qsl(body.decode(), keep_blank_values=True)]
     elif kind == "multipart":
         head = f"Content-Type: {media_type}\r\n\r\n".encode()
         message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
-        found = [part_of(part) for part in message.iter_parts()]
+        content = [parsed_part(part) for part in message.iter_parts()]
     else:
-        found = base64.b64encode(body).decode() if kind == "binary" else body.decode()
-    return {"type": media_type.partition(";")[0], "kind": kind, "content": found}
+        content = base64.b64encode(body).decode() if kind == "binary" else body.decode()
+    return {"type": media_type.partition(";")[0], "kind": kind, "content": content}
 
 
-def part_of(part: Any) -> list[Any]:
-    """Name and content of a part: text, or a file's bytes."""
+def parsed_part(part: Any) -> list[Any]:
+    """Return name and content of a part: text, or the bytes of a file."""
     name = part.get_param("name", header="content-disposition")
     payload = part.get_payload(decode=True)
     return [name, {"base64": base64.b64encode(payload).decode()} if part.get_filename() else payload.decode()]
