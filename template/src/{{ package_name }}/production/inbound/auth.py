@@ -28,21 +28,17 @@ Challenge = Callable[[Scope], str]
 
 
 class AuthError(Exception):
-    """The request is not authenticated or not authorized.
-
-    Args:
-        status: HTTP status of the response.
-        error: Error code of RFC 6750, section 3.1; empty if no token was presented.
-        reason: Text for the client, so nothing confidential.
-        retry_after: Seconds until a retry may succeed.
-    """
+    """The request is not authenticated or not authorized."""
 
     def __init__(self, status: Literal[401, 403, 503], error: str, reason: str, retry_after: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.error = error
+        """Error code of RFC 6750, section 3.1, or empty if no token was presented."""
         self.reason = reason
+        """Text for the client, so without anything confidential."""
         self.retry_after = retry_after
+        """Seconds until a retry may succeed."""
 
 
 class Verifier(Protocol):

@@ -77,13 +77,9 @@ def install(registry: Registry) -> None:
 class TokenList:
     """The tokens in a list of `name:token`; blank entries and those that begin with # are ignored.
 
-    Args:
-        entries: The list.
-        unit: What an entry is called in problems, such as "line".
-
     Raises:
-        TokensError: an entry is malformed, a token occurs twice, or there is no entry. Problems name entries by number,
-            because any text in the list may be a secret.
+        TokensError: an entry is malformed, a token occurs twice, or there is no entry. Problems name entries by `unit`
+            and number only, because any text in the list may be a secret.
     """
 
     def __init__(self, entries: Iterable[str], unit: str) -> None:
@@ -145,23 +141,17 @@ class TokenFile(TokenList):
         self._path = path
         self._text = self._read()
         self._problem = ""
-        self._stop: Callable[[], None] = lambda: None
+        self._cleanup = contextlib.ExitStack()
         super().__init__(self._text.splitlines(), "line")
 
     async def watch(self) -> None:
         """Start to reload the file."""
         wake = asyncio.Event()
-        task = asyncio.create_task(self._reload_forever(wake))
-        remove_handler = _on_sighup(wake.set)
-
-        def stop() -> None:
-            remove_handler()
-            task.cancel()
-
-        self._stop = stop
+        self._cleanup.callback(asyncio.create_task(self._reload_forever(wake)).cancel)
+        self._cleanup.callback(_on_sighup(wake.set))
 
     async def unwatch(self) -> None:
-        self._stop()
+        self._cleanup.close()
 
     async def _reload_forever(self, wake: asyncio.Event) -> None:
         while True:
@@ -198,7 +188,7 @@ class TokenFile(TokenList):
             raise TokensError([f"{self._path} is not UTF-8 text"]) from None
 
 
-def _on_sighup(callback: Callable[[], None]) -> Callable[[], None]:
+def _on_sighup(callback: Callable[[], None]) -> Callable[[], object]:
     """Call `callback` on SIGHUP, and return a function that ends this.
 
     Does nothing where SIGHUP does not exist, has another handler, or cannot be handled (outside the main thread).
@@ -209,8 +199,4 @@ def _on_sighup(callback: Callable[[], None]) -> Callable[[], None]:
         return lambda: None
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, callback)
-
-    def remove() -> None:
-        loop.remove_signal_handler(signal.SIGHUP)
-
-    return remove
+    return lambda: loop.remove_signal_handler(signal.SIGHUP)

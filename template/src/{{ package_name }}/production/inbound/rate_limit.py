@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
-from ..config import ConfigError, ProductionConfig
+from ..config import ProductionConfig
 from ..registry import HealthPart, Registry
 from ..request import CallNext, MCPRequest, Middleware, Result, reject
 
@@ -123,18 +123,6 @@ class Buckets:
 
 
 def install(registry: Registry) -> None:
-    """Limit the calls of each caller, in memory.
-
-    Raises:
-        ConfigError: the configuration asks for Redis, which this project does not contain.
-    """
-    if registry.config.rate_limit_backend == "redis":
-        advice = "Add it with: uvx copier update --trust --data rate_limit_backend=redis"
-        raise ConfigError([f"RATE_LIMIT_BACKEND: this project keeps its limits in memory only. {advice}"])
-    install_in_memory(registry)
-
-
-def install_in_memory(registry: Registry) -> None:
     """Limit the calls of each caller, in memory."""
     buckets = Buckets(Quota.of(registry.config))
 

@@ -20,7 +20,8 @@ import structlog
 from ..config import ConfigError, without_credentials
 from ..registry import HealthPart, Probe, Registry
 from ..request import CallNext, MCPRequest, Result, fail
-from .rate_limit import Buckets, Quota, health_fields, install_in_memory, limiter
+from . import rate_limit
+from .rate_limit import Buckets, Quota, health_fields, limiter
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -301,11 +302,11 @@ def install(registry: Registry) -> None:
         "mcp_rate_limit_store_failures_total", "Tool calls whose rate limit could not be checked in Redis."
     )()
     if config.rate_limit_backend == "memory":
-        install_in_memory(registry)
+        rate_limit.install(registry)
         return
     if config.redis_url is None:
         registry.notices.append("REDIS_URL is not set: each process keeps its rate limits in its own memory")
-        install_in_memory(registry)
+        rate_limit.install(registry)
         return
     quota = Quota.of(config)
     url = config.redis_url.get_secret_value()
