@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,6 @@ from dashboards import rules as kubernetes_rules
 from .conftest import Rendering
 from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
 from .support import ROOT, run
-
-pytestmark = pytest.mark.usefixtures("quickly")
 
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
 """What compose reads from .env, which a rendering does not have yet."""
@@ -47,23 +45,23 @@ ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
 
 
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
-    renderings: Mapping[str, Rendering],
+    each_rendering: Sequence[Rendering],
 ) -> None:
     promtool = tool("promtool")
-    for rendering in distinct(renderings, "ops/prometheus/"):
+    for rendering in distinct(each_rendering, "ops/prometheus/"):
         folder = rendering.first / "ops/prometheus"
         passes(promtool, "check", "config", "prometheus.yml", cwd=folder)
         passes(promtool, "check", "rules", *sorted(folder.glob("rules/*.yml")), cwd=folder)
         passes(promtool, "test", "rules", *sorted(folder.glob("tests/*.yml")), cwd=folder)
 
 
-def test_alertmanager_accepts_its_configuration(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/alertmanager/"):
+def test_alertmanager_accepts_its_configuration(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/alertmanager/"):
         passes(tool("amtool"), "check-config", "ops/alertmanager/alertmanager.yml", cwd=rendering.first)
 
 
-def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/prometheus/"):
+def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/prometheus/"):
         alerts = {(path.name, rule["alert"]) for path, rule in rules(rendering.first) if "alert" in rule}
         tested = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
         for path in (rendering.first / "ops/prometheus/tests").glob("*.yml"):
@@ -74,8 +72,8 @@ def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(renderings: Map
         assert alerts == tested[False]
 
 
-def test_each_alert_says_what_to_do(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/prometheus/", "docs/RUNBOOK.md"):
+def test_each_alert_says_what_to_do(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/prometheus/", "docs/RUNBOOK.md"):
         alerts = {rule["alert"]: rule for _, rule in rules(rendering.first) if "alert" in rule}
         for name, rule in alerts.items():
             assert rule["labels"]["severity"] in ("critical", "warning")
@@ -118,10 +116,10 @@ def with_env_file(rendering: Rendering, directory: Path) -> Path:
 
 
 def test_compose_accepts_its_file_alone_and_with_the_load_balancer(
-    renderings: Mapping[str, Rendering], tmp_path: Path
+    each_rendering: Sequence[Rendering], tmp_path: Path
 ) -> None:
     compose = docker_compose()
-    for rendering in distinct(renderings, "docker-compose.yml", "ops/load-balancer/"):
+    for rendering in distinct(each_rendering, "docker-compose.yml", "ops/load-balancer/"):
         project = with_env_file(rendering, tmp_path)
         passes(compose, "config", "--quiet", cwd=project, **COMPOSE)
         passes(compose, *BALANCED, "config", "--quiet", cwd=project, **COMPOSE)
@@ -217,14 +215,16 @@ def test_services_follow_the_answers(renderings: Mapping[str, Rendering]) -> Non
     assert services("everything") == {"server", "jaeger", "redis"} | watching
 
 
-def test_compose_file_is_to_the_schema_and_to_a_security_linter(renderings: Mapping[str, Rendering]) -> None:
-    files = [rendering.first / "docker-compose.yml" for rendering in distinct(renderings, "docker-compose.yml")]
+def test_compose_file_is_to_the_schema_and_to_a_security_linter(each_rendering: Sequence[Rendering]) -> None:
+    files = [rendering.first / "docker-compose.yml" for rendering in distinct(each_rendering, "docker-compose.yml")]
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files, cwd=ROOT)
     passes(tool("compose-lint"), "--fail-on", "high", *files, cwd=ROOT)
 
 
-def test_dockerfile_is_clean_whatever_the_description(renderings: Mapping[str, Rendering]) -> None:
-    found = list(distinct(renderings, "Dockerfile"))
+def test_dockerfile_is_clean_whatever_the_description(
+    renderings: Mapping[str, Rendering], each_rendering: Sequence[Rendering]
+) -> None:
+    found = list(distinct(each_rendering, "Dockerfile"))
     passes(tool("hadolint"), *[rendering.first / "Dockerfile" for rendering in found], cwd=ROOT)
     for rendering in found:
         text = rendering.files["Dockerfile"].decode()
@@ -241,13 +241,13 @@ def test_only_the_wheel_s_files_enter_the_image(renderings: Mapping[str, Renderi
     assert kept == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
 
 
-def test_yaml_is_clean(renderings: Mapping[str, Rendering]) -> None:
-    projects = [rendering.first for rendering in distinct(renderings, "ops/", "docker-compose.yml", ".github/")]
+def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:
+    projects = [rendering.first for rendering in distinct(each_rendering, "ops/", "docker-compose.yml", ".github/")]
     passes(tool("yamllint"), "--strict", "-d", YAMLLINT, *projects, cwd=ROOT)
 
 
-def test_workflows_are_clean_and_their_actions_pinned(renderings: Mapping[str, Rendering]) -> None:
-    folders = [rendering.first / ".github" for rendering in distinct(renderings, ".github/")]
+def test_workflows_are_clean_and_their_actions_pinned(each_rendering: Sequence[Rendering]) -> None:
+    folders = [rendering.first / ".github" for rendering in distinct(each_rendering, ".github/")]
     workflows = [path for folder in folders for path in sorted((folder / "workflows").glob("*.yml"))]
     dependabot = [folder / "dependabot.yml" for folder in folders]
     passes(tool("zizmor"), "--offline", "--no-progress", *folders, cwd=ROOT)
@@ -305,8 +305,8 @@ def script(job: dict[str, Any], name: str) -> str:
     return str(found)
 
 
-def test_kubernetes_accepts_base_and_overlay(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
-    for number, rendering in enumerate(distinct(renderings, "ops/kubernetes/")):
+def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering], tmp_path: Path) -> None:
+    for number, rendering in enumerate(distinct(each_rendering, "ops/kubernetes/")):
         for folder in ("base", "overlays/example"):
             built = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
             file = tmp_path / f"{number}-{Path(folder).name}.yml"
@@ -438,8 +438,8 @@ def confined(pod: dict[str, Any]) -> None:
     assert container["resources"].keys() == {"requests", "limits"}
 
 
-def test_kubernetes_has_the_same_rules_as_prometheus(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/kubernetes/", "ops/prometheus/rules/"):
+def test_kubernetes_has_the_same_rules_as_prometheus(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/kubernetes/", "ops/prometheus/rules/"):
         made = (rendering.first / "ops/kubernetes/base/rules").glob("*.yml")
         resources = {path.name: load(path) for path in made if path.name != "kustomization.yml"}
         source = {path.name: load(path) for path in (rendering.first / "ops/prometheus/rules").glob("*.yml")}
@@ -474,12 +474,12 @@ def test_a_dashboard_explains_itself_and_survives_a_round_trip(name: str) -> Non
         assert used <= chosen, panel["title"]
 
 
-def test_every_expression_parses_and_knows_its_metrics(renderings: Mapping[str, Rendering]) -> None:
+def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[Rendering]) -> None:
     sources = "".join(
         path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").glob("*.py")
     )
     known = set(re.findall(r'"(mcp_\w+)"', sources)) | {"up"}
-    for rendering in distinct(renderings, "ops/prometheus/", "ops/grafana/"):
+    for rendering in distinct(each_rendering, "ops/prometheus/", "ops/grafana/"):
         recorded = {rule["record"] for _, rule in rules(rendering.first) if "record" in rule}
         asked = [rule["expr"] for _, rule in rules(rendering.first)]
         for dashboard in dashboards(rendering.first).values():

@@ -38,6 +38,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "repository"
     shutil.copytree(ROOT / "template" / "docs", made / "template" / "docs")
     shutil.copy(ROOT / "copier.yml", made)
+    shutil.copytree(ROOT / "interview", made / "interview")
     (made / "CHANGELOG.md").write_text(CHANGELOG, "utf-8")
     git("init", "--quiet", "--initial-branch=main", cwd=made)
     commit(made)
