@@ -24,7 +24,7 @@ OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
 
 
 def features() -> Iterator[str]:
-    yield "| page | what it is about |"
+    yield "| page | topic |"
     yield "|---|---|"
     for page in sorted((ROOT / "template" / "docs").iterdir()):
         if page.name not in OPERATIONS:

@@ -476,7 +476,7 @@ def test_a_dashboard_explains_itself_and_survives_a_round_trip(name: str) -> Non
 
 def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[Rendering]) -> None:
     sources = "".join(
-        path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").glob("*.py")
+        path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").rglob("*.py")
     )
     known = set(re.findall(r'"(mcp_\w+)"', sources)) | {"up"}
     for rendering in distinct(each_rendering, "ops/prometheus/", "ops/grafana/"):
@@ -497,8 +497,8 @@ def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rend
         return set(dashboards(renderings[name].first))
 
     assert shown("minimal") == set()
-    assert shown("minimal-enable_metrics-True") == {"metrics", "client"}
-    assert shown("default") == {"metrics", "client", "rate_limit", "retry", "circuit_breaker", "telemetry"}
+    assert shown("minimal-enable_metrics-True") == {"metrics", "upstream"}
+    assert shown("default") == {"metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "telemetry"}
     assert shown("everything") == shown("default") | {"rate_limit_redis"}
     sources = "ops/grafana/provisioning/datasources/telemetry.yml"
     assert sources in renderings["default"].files

@@ -86,15 +86,12 @@ def test_no_page_asks_for_an_edit_of_a_file_of_the_template(pages: dict[str, str
     ("sentence", "asks"),
     [
         ("Change the thresholds in `ops/prometheus/rules/metrics.yml`.", True),
-        (
-            "Your own processors go into [logging](src/weather_station/production/observe/logging.py): add them there.",
-            True,
-        ),
-        ("`inbound/guard.py` has the list; extend it.", True),
+        ("Your processors go into [logging](src/weather_station/production/observe/logging.py): add them there.", True),
+        ("`production/inbound/guard.py` has the list; extend it.", True),
         ("Register it in `tools/__init__.py`.", False),
         ("Add a dependency to `pyproject.toml`.", False),
         ("Put further rules into `ops/prometheus/rules/`.", False),
-        ("The classes are in `upstream/client.py`.", False),
+        ("The classes are in `production/upstream/errors.py`.", False),
         ("Copy `ops/alertmanager/alertmanager.yml` and change it.", False),
     ],
 )
