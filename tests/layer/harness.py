@@ -28,12 +28,12 @@ import anyio
 import httpx2
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
-from {{ package_name }} import server as server_module
-from {{ package_name }}.__main__ import main
-from {{ package_name }}.production.app import App, ProductionServer
-from {{ package_name }}.production.config import ProductionConfig, variable
-from {{ package_name }}.production.lifecycle import HttpServer, bind
-from {{ package_name }}.server import create_app, create_server
+from weather_station import server as server_module
+from weather_station.__main__ import main
+from weather_station.production.app import App, ProductionServer
+from weather_station.production.config import ProductionConfig, variable
+from weather_station.production.lifecycle import HttpServer, bind
+from weather_station.server import create_app, create_server
 
 from .. import ENVIRONMENT
 
@@ -194,7 +194,7 @@ def environment(**settings: object) -> dict[str, str]:
 def command(tools: str | None, *options: str) -> list[str]:
     """The server's command; `tools` names a function `module:register` that replaces the project's own."""
     if tools is None:
-        return [sys.executable, "-m", "{{ package_name }}", *options]
+        return [sys.executable, "-m", "weather_station", *options]
     return [sys.executable, "-m", __name__, tools, *options]
 
 

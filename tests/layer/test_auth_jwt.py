@@ -27,19 +27,19 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import Context
 
-from {{ package_name }}.production import auth_jwt, connections
-from {{ package_name }}.production.app import (
+from weather_station.production import auth_jwt, connections
+from weather_station.production.app import (
     App,
     ProductionServer,
     production_of,
 )
-from {{ package_name }}.production.auth_jwt import (
+from weather_station.production.auth_jwt import (
     LEEWAY_SECONDS,
     MAX_DOCUMENT_BYTES,
     usable,
 )
-from {{ package_name }}.production.config import ConfigError, about
-from {{ package_name }}.server import create_server
+from weather_station.production.config import ConfigError, about
+from weather_station.server import create_server
 
 from .harness import Running, config, modern, text_of, wait_for
 

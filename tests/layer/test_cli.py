@@ -15,17 +15,17 @@ from typing import Any
 
 import pytest
 
-from {{ package_name }} import __main__ as cli
-from {{ package_name }} import server as server_module
-from {{ package_name }}.__main__ import OPTIONS, SLUG, main
-from {{ package_name }}.production import (
+from weather_station import __main__ as cli
+from weather_station import server as server_module
+from weather_station.__main__ import OPTIONS, SLUG, main
+from weather_station.production import (
     lifecycle,
     on_startup,
     readiness_check,
     stdio,
 )
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.config import (
+from weather_station.production.app import ProductionServer
+from weather_station.production.config import (
     ProductionConfig,
     about,
     variable,
@@ -79,7 +79,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def test_help_answers_at_once() -> None:
-    start = "import sys; from {{ package_name }}.__main__ import main"
+    start = "import sys; from weather_station.__main__ import main"
     script = f"{start}\ntry: main(['--help'])\nfinally: print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
     text, modules = run.stdout.rsplit("\n", 2)[0], set(run.stdout.splitlines()[-1].split())

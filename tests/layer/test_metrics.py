@@ -20,18 +20,18 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from {{ package_name }}.production import readiness_check
-from {{ package_name }}.production.app import App, ProductionServer
-from {{ package_name }}.production.chain import Call, Result
-from {{ package_name }}.production.config import about
-from {{ package_name }}.production.features import FEATURES
-from {{ package_name }}.production.metrics import (
+from weather_station.production import readiness_check
+from weather_station.production.app import App, ProductionServer
+from weather_station.production.chain import Call, Result
+from weather_station.production.config import about
+from weather_station.production.features import FEATURES
+from weather_station.production.metrics import (
     LATENCY_BUCKETS,
     MAX_ERROR_TYPES,
     PrometheusMeter,
     install,
 )
-from {{ package_name }}.server import create_server
+from weather_station.server import create_server
 
 from .harness import Running, config, http_process, stdio_process, wait_for
 

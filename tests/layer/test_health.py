@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 import anyio
 import pytest
 
-from {{ package_name }}.production import health, readiness_check
-from {{ package_name }}.production.app import (
+from weather_station.production import health, readiness_check
+from weather_station.production.app import (
     Check,
     HealthPart,
     ProductionServer,
 )
-from {{ package_name }}.production.config import about
+from weather_station.production.config import about
 
 from .harness import Running, wait_for
 

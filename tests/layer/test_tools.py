@@ -17,16 +17,16 @@ from mcp import Client
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from {{ package_name }}.__main__ import SLUG
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.config import StartError
-from {{ package_name }}.production.tools import register_modules
-from {{ package_name }}.server import create_server
+from weather_station.__main__ import SLUG
+from weather_station.production.app import ProductionServer
+from weather_station.production.config import StartError
+from weather_station.production.tools import register_modules
+from weather_station.server import create_server
 
 from .harness import PROJECT, Running, command, config, environment
 from .smoke import stand_in
 
-TOOLS = Path("{{ package_name }}") / "tools"
+TOOLS = Path("weather_station") / "tools"
 FINDING = """
 from ..production import register_modules
 

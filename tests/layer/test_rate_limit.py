@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from {{ package_name }}.production import rate_limit
-from {{ package_name }}.production.app import App, ProductionServer
-from {{ package_name }}.production.chain import Call
-from {{ package_name }}.production.config import ConfigError, about
-from {{ package_name }}.production.meter import NullMeter
-from {{ package_name }}.production.rate_limit import (
+from weather_station.production import rate_limit
+from weather_station.production.app import App, ProductionServer
+from weather_station.production.chain import Call
+from weather_station.production.config import ConfigError, about
+from weather_station.production.meter import NullMeter
+from weather_station.production.rate_limit import (
     MICROSECONDS,
     SWEEP,
     Buckets,

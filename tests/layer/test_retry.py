@@ -19,17 +19,17 @@ from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan
 from stamina.instrumentation import RetryDetails, get_on_retry_hooks, set_on_retry_hooks
 
-from {{ package_name }}.production import retry, upstream
-from {{ package_name }}.production.app import ProductionServer, Runtime
-from {{ package_name }}.production.client import (
+from weather_station.production import retry, upstream
+from weather_station.production.app import ProductionServer, Runtime
+from weather_station.production.client import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamRequest,
     UpstreamStatusError,
     UpstreamTimeoutError,
 )
-from {{ package_name }}.production.retry import Retries
-from {{ package_name }}.server import create_server
+from weather_station.production.retry import Retries
+from weather_station.server import create_server
 
 from .faulty import Faulty, answer, faulty, hang, reset
 from .harness import Running, config, text_of, wait_for
@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
 }
 """Retries without waiting, and without anything else that stops them."""
 
-HAS_METRICS = find_spec("{{ package_name }}.production.metrics") is not None
+HAS_METRICS = find_spec("weather_station.production.metrics") is not None
 
 
 async def ask(path: str, ctx: Context[Any, Any]) -> dict[str, Any]:

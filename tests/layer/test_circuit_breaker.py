@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from mcp.server.mcpserver import Context
 
-from {{ package_name }}.production import circuit_breaker, upstream
-from {{ package_name }}.production.app import ProductionServer, Runtime
-from {{ package_name }}.production.circuit_breaker import (
+from weather_station.production import circuit_breaker, upstream
+from weather_station.production.app import ProductionServer, Runtime
+from weather_station.production.circuit_breaker import (
     CircuitBreaker,
     CircuitGuard,
     CircuitOpenError,
     State,
 )
-from {{ package_name }}.production.client import (
+from weather_station.production.client import (
     UpstreamError,
     UpstreamStatusError,
     UpstreamTimeoutError,
 )
-from {{ package_name }}.server import create_server
+from weather_station.server import create_server
 
 from .faulty import Faulty, Play, answer, faulty, hang, hold, reset
 from .harness import HEADERS, Running, config, text_of, wait_for
@@ -43,7 +43,7 @@ QUICK: dict[str, Any] = {
 }
 """Each request is one attempt, so that failures are easily counted."""
 
-PACKAGE = "{{ package_name }}"
+PACKAGE = "weather_station"
 HAS_METRICS = find_spec(f"{PACKAGE}.production.metrics") is not None
 HAS_RETRIES = find_spec(f"{PACKAGE}.production.retry") is not None
 LEGAL = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import pytest
 
-from {{ package_name }}.production import metrics
-from {{ package_name }}.production.app import App, ProductionServer
-from {{ package_name }}.production.chain import Call
-from {{ package_name }}.production.config import about
-from {{ package_name }}.production.metrics_tool import (
+from weather_station.production import metrics
+from weather_station.production.app import App, ProductionServer
+from weather_station.production.chain import Call
+from weather_station.production.config import about
+from weather_station.production.metrics_tool import (
     ToolSummary,
     quantile,
     summary,

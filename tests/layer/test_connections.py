@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from {{ package_name }} import server as server_module
-from {{ package_name }}.__main__ import main
-from {{ package_name }}.production import connections
+from weather_station import server as server_module
+from weather_station.__main__ import main
+from weather_station.production import connections
 
 from .harness import config
 from .smoke import stand_in

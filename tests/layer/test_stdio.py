@@ -14,8 +14,8 @@ import anyio
 import pytest
 from mcp_types import jsonrpc_message_adapter
 
-from {{ package_name }}.production import on_shutdown
-from {{ package_name }}.production.app import ProductionServer
+from weather_station.production import on_shutdown
+from weather_station.production.app import ProductionServer
 
 from .harness import Process, command, started, stdio_process, wait_for
 
@@ -110,7 +110,7 @@ def answers(server: Process, count: int) -> dict[int, str]:
 
 def test_nothing_but_the_protocol_reaches_stdout_and_the_end_of_stdin_ends_the_server() -> None:
     """With a log that nobody reads, where the logging feature is there: a plain log is written by who calls it."""
-    logging = find_spec("{{ package_name }}.production.logging")
+    logging = find_spec("weather_station.production.logging")
     unread = logging is not None and sys.platform != "win32"
     with stdio_process(TOOLS, unread_log=unread, LOG_LEVEL="DEBUG") as server:
         open_session(server)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from {{ package_name }}.production.config import ConfigError
-from {{ package_name }}.production.env_file import PLACEHOLDER, create
+from weather_station.production.config import ConfigError
+from weather_station.production.env_file import PLACEHOLDER, create
 
 EXAMPLE = f"# Settings\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
 

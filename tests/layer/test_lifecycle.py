@@ -21,9 +21,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from {{ package_name }}.production import app as app_module
-from {{ package_name }}.production import on_shutdown, on_startup
-from {{ package_name }}.production.app import ProductionServer
+from weather_station.production import app as app_module
+from weather_station.production import on_shutdown, on_startup
+from weather_station.production.app import ProductionServer
 
 from .harness import (
     HEADERS,

@@ -29,11 +29,11 @@ from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from opentelemetry import trace
 
-from {{ package_name }}.production import get_logger
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.chain import Call, Result, failure
-from {{ package_name }}.production.config import coloured
-from {{ package_name }}.production.logging import (
+from weather_station.production import get_logger
+from weather_station.production.app import ProductionServer
+from weather_station.production.chain import Call, Result, failure
+from weather_station.production.config import coloured
+from weather_station.production.logging import (
     Console,
     Handler,
     Pipeline,
@@ -41,14 +41,14 @@ from {{ package_name }}.production.logging import (
     as_json,
     call_link,
 )
-from {{ package_name }}.production.plain_logging import RootHandler
-from {{ package_name }}.production.redaction import (
+from weather_station.production.plain_logging import RootHandler
+from weather_station.production.redaction import (
     MAX_TEXT,
     REDACTED,
     Redactor,
     is_secret,
 )
-from {{ package_name }}.server import create_server
+from weather_station.server import create_server
 
 from .harness import Running, command, config, environment, text_of
 
@@ -103,7 +103,7 @@ def test_a_call_is_one_json_object_on_one_line(serve: Serve, capfd: Captured) ->
     assert list(line)[:5] == ["timestamp", "level", "severity", "logger", "message"]
     assert line["level"] == "info"
     assert line["severity"] == "INFO"
-    assert line["logger"] == "{{ package_name }}.production.logging"
+    assert line["logger"] == "weather_station.production.logging"
     assert line["tool"] == "health_check"
     assert line["client_id"] == "127.0.0.1"
     assert re.fullmatch("[0-9a-f]{16}", line["request_id"])
@@ -652,8 +652,8 @@ def test_a_closed_stderr_is_nobodys_problem() -> None:
 def test_what_python_prints_itself_becomes_lines_too() -> None:
     code = """
 import threading, warnings
-from {{ package_name }}.production.config import ProductionConfig
-from {{ package_name }}.server import create_server
+from weather_station.production.config import ProductionConfig
+from weather_station.server import create_server
 
 def crash():
     raise RuntimeError("in a thread: token=hunter2")

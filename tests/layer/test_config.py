@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from {{ package_name }}.production import config as config_module
-from {{ package_name }}.production.config import (
+from weather_station.production import config as config_module
+from weather_station.production.config import (
     ANSWERS,
     ConfigError,
     ProductionConfig,
     about,
     variable,
 )
-from {{ package_name }}.production.features import FEATURES
-from {{ package_name }}.server import create_server
+from weather_station.production.features import FEATURES
+from weather_station.server import create_server
 
 from .. import ENVIRONMENT
 from .harness import config

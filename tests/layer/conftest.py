@@ -10,7 +10,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from {{ package_name }}.production.config import ProductionConfig, variable
+from weather_station.production.config import ProductionConfig, variable
 
 from .. import ENVIRONMENT
 from .harness import DEADLINE_SECONDS, NO_TLS, Register, Running, config, running

@@ -16,10 +16,10 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context
 
-from {{ package_name }}.__main__ import main
-from {{ package_name }}.production import auth
-from {{ package_name }}.production.app import ProductionServer, production_of
-from {{ package_name }}.production.auth import (
+from weather_station.__main__ import main
+from weather_station.production import auth
+from weather_station.production.app import ProductionServer, production_of
+from weather_station.production.auth import (
     MAX_TOKEN_BYTES,
     Owner,
     RefusedError,

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from {{ package_name }}.production import get_logger
-from {{ package_name }}.production.app import ProductionServer
+from weather_station.production import get_logger
+from weather_station.production.app import ProductionServer
 
 from .harness import Running
 

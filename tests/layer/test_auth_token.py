@@ -15,11 +15,11 @@ import httpx2
 import pytest
 from mcp.server.mcpserver import Context
 
-from {{ package_name }}.production import auth_token, guard
-from {{ package_name }}.production.app import ProductionServer, production_of
-from {{ package_name }}.production.config import ConfigError
-from {{ package_name }}.production.guard import QUIET_SECONDS
-from {{ package_name }}.server import create_server
+from weather_station.production import auth_token, guard
+from weather_station.production.app import ProductionServer, production_of
+from weather_station.production.config import ConfigError
+from weather_station.production.guard import QUIET_SECONDS
+from weather_station.server import create_server
 
 from .harness import HEADERS, Running, config, http_process, text_of, wait_for
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from {{ package_name }}.production.redaction import (
+from weather_station.production.redaction import (
     KEYS,
     MAX_DEPTH,
     WORDS,

@@ -19,9 +19,9 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
 
-from {{ package_name }}.production import chain
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.chain import (
+from weather_station.production import chain
+from weather_station.production.app import ProductionServer
+from weather_station.production.chain import (
     ORDER,
     Call,
     Link,
@@ -29,8 +29,8 @@ from {{ package_name }}.production.chain import (
     Result,
     compose,
 )
-from {{ package_name }}.production.config import StartError
-from {{ package_name }}.server import create_server
+from weather_station.production.config import StartError
+from weather_station.server import create_server
 
 from .harness import Running, config, modern, running, text_of, wait_for
 

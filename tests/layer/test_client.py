@@ -20,9 +20,9 @@ import pytest
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 
-from {{ package_name }}.production import client, upstream
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.client import (
+from weather_station.production import client, upstream
+from weather_station.production.app import ProductionServer
+from weather_station.production.client import (
     MAX_RETRY_AFTER,
     Upstream,
     UpstreamConnectError,
@@ -32,8 +32,8 @@ from {{ package_name }}.production.client import (
     UpstreamTimeoutError,
     parse_retry_after,
 )
-from {{ package_name }}.production.config import ConfigError
-from {{ package_name }}.server import create_server
+from weather_station.production.config import ConfigError
+from weather_station.server import create_server
 
 from .faulty import (
     Faulty,
@@ -56,7 +56,7 @@ MAX_BYTES = 65536
 ALONE = {"enable_retries": False, "enable_circuit_breaker": False}
 """Each request is one attempt, whatever features the project has."""
 
-HAS_METRICS = find_spec("{{ package_name }}.production.metrics") is not None
+HAS_METRICS = find_spec("weather_station.production.metrics") is not None
 
 
 async def ask(path: str, ctx: Context[Any, Any]) -> dict[str, Any]:

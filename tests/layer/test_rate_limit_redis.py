@@ -24,18 +24,18 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from pydantic import SecretStr
 from redis import Redis
 
-from {{ package_name }}.production import connections, rate_limit_redis
-from {{ package_name }}.production.app import App
-from {{ package_name }}.production.chain import Call
-from {{ package_name }}.production.config import ConfigError, about
-from {{ package_name }}.production.rate_limit import MICROSECONDS, Quota
-from {{ package_name }}.production.rate_limit_redis import (
+from weather_station.production import connections, rate_limit_redis
+from weather_station.production.app import App
+from weather_station.production.chain import Call
+from weather_station.production.config import ConfigError, about
+from weather_station.production.rate_limit import MICROSECONDS, Quota
+from weather_station.production.rate_limit_redis import (
     SCRIPT,
     TIMEOUT_SECONDS,
     SharedBuckets,
     StoreDownError,
 )
-from {{ package_name }}.server import create_server
+from weather_station.server import create_server
 
 from .harness import Running, config, text_of, wait_for
 from .test_rate_limit import DAY, QUOTAS, REFUSAL, RecordingMeter, Serve, TokenBucket, exhausted
@@ -260,8 +260,8 @@ async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
 async def test_two_processes_admit_exactly_the_limit(store: Store) -> None:
     program = """
 import asyncio, sys
-from {{ package_name }}.production.rate_limit import Quota
-from {{ package_name }}.production.rate_limit_redis import SharedBuckets
+from weather_station.production.rate_limit import Quota
+from weather_station.production.rate_limit_redis import SharedBuckets
 
 async def main():
     buckets = SharedBuckets(Quota(100, 86_400_000_000), sys.argv[1], "server", timeout=5)

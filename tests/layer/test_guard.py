@@ -19,22 +19,22 @@ from mcp import Client, MCPError
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
-from {{ package_name }}.production import guard
-from {{ package_name }}.production.app import (
+from weather_station.production import guard
+from weather_station.production.app import (
     App,
     ProductionServer,
     production_of,
 )
-from {{ package_name }}.production.config import ConfigError, about
-from {{ package_name }}.production.guard import (
+from weather_station.production.config import ConfigError, about
+from weather_station.production.guard import (
     MAX_JSON_DEPTH,
     binds_loopback,
     deeper_than,
     host_rule,
     origin_rule,
 )
-from {{ package_name }}.production.identity import account, peer_address
-from {{ package_name }}.server import create_server
+from weather_station.production.identity import account, peer_address
+from weather_station.server import create_server
 
 from .harness import HEADERS, Running, config, text_of
 
@@ -354,7 +354,7 @@ def call_body(era: str, value: str) -> bytes:
         "io.modelcontextprotocol/clientCapabilities": {},
     }
     head = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"length","_meta":'
-    return f'{head}{json.dumps(meta)},"arguments":{% raw %}{{"value":{value}}}}}}}{% endraw %}'.encode()
+    return f'{head}{json.dumps(meta)},"arguments":{{"value":{value}}}}}}}'.encode()
 
 
 def call_headers(era: str) -> dict[str, str]:

@@ -13,10 +13,10 @@ import pytest
 from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
-from {{ package_name }}.__main__ import CLIENTS, SLUG, main
-from {{ package_name }}.production import client_config
-from {{ package_name }}.production.client_config import entry
-from {{ package_name }}.production.config import ProductionConfig
+from weather_station.__main__ import CLIENTS, SLUG, main
+from weather_station.production import client_config
+from weather_station.production.client_config import entry
+from weather_station.production.config import ProductionConfig
 
 from .harness import command, environment, http_process
 

@@ -32,18 +32,18 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from {{ package_name }}.production import get_logger, tracer, upstream
-from {{ package_name }}.production.app import ProductionServer
-from {{ package_name }}.production.config import ConfigError
-from {{ package_name }}.production.lifecycle import bind
-from {{ package_name }}.production.redaction import Redactor
-from {{ package_name }}.production.telemetry import (
+from weather_station.production import get_logger, tracer, upstream
+from weather_station.production.app import ProductionServer
+from weather_station.production.config import ConfigError
+from weather_station.production.lifecycle import bind
+from weather_station.production.redaction import Redactor
+from weather_station.production.telemetry import (
     FLUSH_SECONDS,
     OnceAMinute,
     Redacting,
     Traces,
 )
-from {{ package_name }}.server import create_app, create_server
+from weather_station.server import create_app, create_server
 
 from .harness import HEADERS, Running, config, environment, wait_for
 
@@ -528,8 +528,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 before = TracerProvider()
 trace.set_tracer_provider(before)
-from {{ package_name }}.production.config import ProductionConfig
-from {{ package_name }}.server import create_app, create_server
+from weather_station.production.config import ProductionConfig
+from weather_station.server import create_app, create_server
 app = create_server(ProductionConfig(telemetry_endpoint="http://127.0.0.1:9")).production
 assert trace.get_tracer_provider() is before
 assert app.traced and "telemetry" in app.links
@@ -540,8 +540,8 @@ assert any("tracer provider already" in notice for notice in app.notices), app.n
 def test_without_an_endpoint_the_sdk_is_not_even_imported() -> None:
     in_a_process("""
 import sys
-from {{ package_name }}.production.config import ProductionConfig
-from {{ package_name }}.server import create_app, create_server
+from weather_station.production.config import ProductionConfig
+from weather_station.server import create_app, create_server
 app = create_server(ProductionConfig(telemetry_endpoint=None)).production
 assert "telemetry" in app.features and not app.traced
 heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter")  # redis imports the SDK's metrics where it finds them
