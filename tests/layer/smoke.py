@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import httpx2
 from mcp import Client, StdioServerParameters
 
-from .harness import Process, command, environment, http_process
+from harness import Process, command, environment, http_process
 
 DEADLINE_SECONDS = 90.0
 

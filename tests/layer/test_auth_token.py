@@ -1,4 +1,4 @@
-"""Static tokens: several, each with its client's name, changed without a restart."""
+"""Static tokens: several, each with the name of its user, replaced without a restart."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import hashlib
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from harness import HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
 from mcp.server.mcpserver import Context
+from structlog.testing import capture_logs
 
-from weather_station.production import auth_token, guard
-from weather_station.production.app import ProductionServer, production_of
+from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError
-from weather_station.production.guard import QUIET_SECONDS
+from weather_station.production.inbound import auth_token, http_limits
+from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
-
-from .harness import HEADERS, Running, config, http_process, text_of, wait_for
 
 ALICE, BOB = (hashlib.sha256(name).hexdigest() for name in (b"alice", b"bob"))
 
 
 def add_who(server: ProductionServer) -> None:
     async def who(ctx: Context[Any, Any]) -> str:
-        return production_of(server).identify(ctx.request_context.request)
+        return caller(ctx).id
 
     server.tool()(who)
 
@@ -38,7 +37,7 @@ def status(server: Running, token: str) -> int:
 
 
 def write(path: Path, *tokens: str) -> None:
-    """Replaces the file as a careful operator does."""
+    """Replace the file in one step."""
     new = path.with_suffix(".new")
     new.write_text("# clients\n\n" + "".join(f"client{number}: {token}\n" for number, token in enumerate(tokens)))
     new.replace(path)
@@ -46,10 +45,11 @@ def write(path: Path, *tokens: str) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the file often."""
     monkeypatch.setattr(auth_token, "CHECK_SECONDS", 0.02)
 
 
-def test_each_token_is_its_clients_and_no_other_counts(serve: Any) -> None:
+def test_each_token_stands_for_its_user_and_no_other_text_is_accepted(serve: Serve) -> None:
     with serve(add_who, auth_tokens=f"alice:{ALICE}, bob:{BOB},") as server:
         assert text_of(server.call("who", authorization=f"Bearer {ALICE}")) == "alice"
         assert text_of(server.call("who", authorization=f"Bearer {BOB}")) == "bob"
@@ -58,18 +58,18 @@ def test_each_token_is_its_clients_and_no_other_counts(serve: Any) -> None:
         assert server.post(server.request("who")).status_code == 401
 
 
-def test_a_client_may_have_an_old_and_a_new_token(serve: Any) -> None:
+def test_a_user_may_have_an_old_and_a_new_token(serve: Serve) -> None:
     with serve(add_who, auth_tokens=f"alice:{ALICE},alice:{BOB}") as server:
         for token in (ALICE, BOB):
             assert text_of(server.call("who", authorization=f"Bearer {token}")) == "alice"
 
 
-def test_health_says_that_tokens_are_configured_and_shows_none(serve: Any, tmp_path: Path) -> None:
+def test_health_reports_that_tokens_are_configured_and_shows_none(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     write(file, ALICE)
     for variable, value in (("AUTH_TOKENS", f"a:{ALICE}"), ("AUTH_TOKENS_FILE", file)):
         with serve(**{variable.lower(): value}) as server:
-            health = server.client.get(f"{server.base}/health")
+            health = server.get("/health")
             assert health.json()["auth_config"][variable] == "configured"
             assert ALICE not in health.text
 
@@ -92,7 +92,7 @@ def test_health_says_that_tokens_are_configured_and_shows_none(serve: Any, tmp_p
         (",", "there is no token in it"),
     ],
 )
-def test_a_broken_list_stops_the_start_and_none_of_it_is_shown(entries: str, problem: str) -> None:
+def test_a_broken_list_stops_the_start_with_a_message_that_shows_no_part_of_it(entries: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         create_server(config(auth_tokens=entries))
     assert f"AUTH_TOKENS: {problem}" in str(caught.value)
@@ -100,7 +100,7 @@ def test_a_broken_list_stops_the_start_and_none_of_it_is_shown(entries: str, pro
         assert secret not in str(caught.value)
 
 
-def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+def test_an_unusable_file_stops_the_start(tmp_path: Path) -> None:
     missing, broken, binary = tmp_path / "missing", tmp_path / "broken", tmp_path / "binary"
     broken.write_text(f"# clients\n\nalice:{ALICE}\nbob {BOB}\n")
     binary.write_bytes(b"\xff\xfe\x00")
@@ -116,7 +116,7 @@ def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
         assert BOB not in str(caught.value)
 
 
-def test_two_sources_of_tokens_are_refused(tmp_path: Path) -> None:
+def test_two_sources_of_tokens_stop_the_start(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     write(file, ALICE)
     with pytest.raises(ConfigError, match="both set"):
@@ -128,7 +128,7 @@ def test_stdio_needs_no_tokens(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_replaced_file_counts_without_a_restart(serve: Any, tmp_path: Path) -> None:
+def test_a_replaced_file_takes_effect_without_a_restart(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     write(file, ALICE)
     with serve(auth_tokens_file=file) as server:
@@ -142,7 +142,7 @@ def test_a_replaced_file_counts_without_a_restart(serve: Any, tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_file_changed_in_place_to_the_same_size_and_time_counts(serve: Any, tmp_path: Path) -> None:
+def test_a_file_changed_in_place_with_the_same_size_and_time_takes_effect(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     file.write_text(f"a:{ALICE}")
     times = file.stat()
@@ -155,7 +155,7 @@ def test_a_file_changed_in_place_to_the_same_size_and_time_counts(serve: Any, tm
 
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege on Windows")
 @pytest.mark.usefixtures("quick")
-def test_a_swapped_link_counts_as_kubernetes_swaps_it(serve: Any, tmp_path: Path) -> None:
+def test_a_symbolic_link_that_kubernetes_swaps_takes_effect(serve: Serve, tmp_path: Path) -> None:
     for version, token in (("..1", ALICE), ("..2", BOB)):
         (tmp_path / version).mkdir()
         (tmp_path / version / "tokens").write_text(f"a:{token}")
@@ -170,22 +170,11 @@ def test_a_swapped_link_counts_as_kubernetes_swaps_it(serve: Any, tmp_path: Path
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_broken_or_vanished_file_changes_nothing_and_is_reported_once(
-    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_broken_or_missing_file_leaves_the_tokens_and_is_logged_once(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "tokens"
     write(file, ALICE)
-    problems: list[str] = []
-    reloads: list[str] = []
-
-    class Log:
-        def error(self, event: str, *, file: str, problem: str) -> None:
-            problems.append(problem)
-
-        def info(self, event: str, **context: Any) -> None:
-            reloads.append(event)
-
-    monkeypatch.setattr(auth_token, "log", Log())
     reads = 0
     read: Callable[[Any], str] = auth_token.TokenFile._read
 
@@ -196,74 +185,67 @@ def test_a_broken_or_vanished_file_changes_nothing_and_is_reported_once(
 
     monkeypatch.setattr(auth_token.TokenFile, "_read", counted)
 
-    def several_reads_later() -> None:
+    def wait_for_reads() -> None:
         before = reads
         wait_for(lambda: reads > before + 3)
 
-    with serve(auth_tokens_file=file) as server:
+    with serve(auth_tokens_file=file) as server, capture_logs() as log:
         file.unlink()
-        several_reads_later()
+        wait_for_reads()
         assert status(server, ALICE) == 200
         file.write_text(f"bob {BOB}")
-        several_reads_later()
+        wait_for_reads()
         assert (status(server, ALICE), status(server, BOB)) == (200, 401)
         file.write_text("")
-        several_reads_later()
+        wait_for_reads()
         assert status(server, ALICE) == 200
         write(file, BOB)
         wait_for(lambda: status(server, BOB) == 200)
-        several_reads_later()
-    assert len(reloads) == 1
+        wait_for_reads()
+    assert [entry["event"] for entry in log].count("tokens reloaded") == 1
+    problems = [entry["problem"] for entry in log if "problem" in entry]
     seen = [problem for problem in problems if "there is no token" not in problem]  # the file is empty while written
     assert len(seen) == 2
     assert "cannot be read" in seen[0]
     assert "line 1" in seen[1]
-    assert BOB not in str(problems)
+    assert BOB not in str(log)
 
 
-def look_only_when_told(server: ProductionServer) -> None:
-    """An hour between two looks at the file, so that nothing but the signal makes it count."""
+def check_hourly(server: ProductionServer) -> None:
+    """Look at the file once an hour, so that only the signal makes a change take effect."""
     auth_token.CHECK_SECONDS = 3600.0
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and the server leaves it so
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
-def test_sighup_reloads_at_once_and_ends_nothing(tmp_path: Path) -> None:
+def test_sighup_reloads_the_file_and_does_not_end_the_process(tmp_path: Path) -> None:
     file = tmp_path / "tokens"
     write(file, ALICE)
     with (
-        http_process(f"{__name__}:look_only_when_told", AUTH_TOKENS_FILE=file) as server,
+        http_process(f"{__name__}:check_hourly", AUTH_TOKENS_FILE=file) as server,
         httpx2.Client(trust_env=False) as client,
     ):
 
-        def answer(token: str) -> int:
-            message = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+        def status_of(token: str) -> int:
             headers = HEADERS | {"authorization": f"Bearer {token}"}
-            return client.post(server.url, json=message, headers=headers).status_code
+            return client.post(server.url, json=message("tools/list"), headers=headers).status_code
 
-        assert answer(ALICE) == 200
+        assert status_of(ALICE) == 200
         write(file, BOB)
-        assert (answer(ALICE), answer(BOB)) == (200, 401)
+        assert (status_of(ALICE), status_of(BOB)) == (200, 401)
         server.process.send_signal(signal.SIGHUP)
-        wait_for(lambda: answer(BOB) == 200)
-        assert answer(ALICE) == 401
+        wait_for(lambda: status_of(BOB) == 200)
+        assert status_of(ALICE) == 401
         server.signal()
         assert server.status() == 0
 
 
-def test_guessing_is_answered_quickly_and_logged_rarely(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[dict[str, Any]] = []
-
-    class Log:
-        def warning(self, event: str, **context: Any) -> None:
-            lines.append(context)
-
-    monkeypatch.setattr(guard, "log", Log())
-    with serve(auth_tokens=f"alice:{ALICE}") as server:
-        began = time.monotonic()
+def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "LOG_INTERVAL_SECONDS", 3600.0)
+    with serve(auth_tokens=f"alice:{ALICE}") as server, capture_logs() as log:
         for number in range(300):
             assert status(server, f"{number:064d}") == 401
-        took = time.monotonic() - began
         assert status(server, ALICE) == 200
-    assert len(lines) <= 1 + took / QUIET_SECONDS
-    assert f"{299:064d}" not in str(lines)
+    rejected = [entry for entry in log if entry.get("http_status") == 401]
+    assert len(rejected) == 1
+    assert f"{0:064d}" not in str(log)

@@ -24,14 +24,14 @@ from weather_station.production import (
     readiness_check,
     stdio,
 )
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 from weather_station.production.config import (
     ProductionConfig,
     about,
     variable,
 )
 
-from .smoke import stand_in
+from stand_in import stand_in
 
 Register = Callable[[ProductionServer], None]
 
@@ -59,11 +59,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ProductionConfig]:
     seen: list[ProductionConfig] = []
 
     def serve_http(server: ProductionServer, application: object, listener: socket.socket) -> None:
-        seen.append(server.production.config)
+        seen.append(server.registry.config)
         listener.close()
 
     def serve_stdio(server: ProductionServer, source: int, sink: int) -> None:
-        seen.append(server.production.config)
+        seen.append(server.registry.config)
 
     monkeypatch.setattr(lifecycle, "serve_http", serve_http)
     monkeypatch.setattr(stdio, "serve", serve_stdio)

@@ -15,10 +15,10 @@ from pydantic import SecretStr
 
 from weather_station.__main__ import CLIENTS, SLUG, main
 from weather_station.production import client_config
-from weather_station.production.client_config import entry
+from weather_station.production.serve.host_config import entry
 from weather_station.production.config import ProductionConfig
 
-from .harness import command, environment, http_process
+from harness import command, environment, http_process
 
 TOKEN = f"{SLUG.upper().replace('-', '_')}_TOKEN"
 KEY_ID, TOKEN_ID = "api-key", TOKEN.lower().replace("_", "-")

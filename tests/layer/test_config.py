@@ -21,7 +21,7 @@ from weather_station.production.features import FEATURES
 from weather_station.server import create_server
 
 from .. import ENVIRONMENT
-from .harness import config
+from harness import config
 
 SECRET = "hunter2"  # noqa: S105 (a text that must not get out)
 ANSWERED: dict[str, Any] = ANSWERS["config"]

@@ -13,8 +13,8 @@ from weather_station import server as server_module
 from weather_station.__main__ import main
 from weather_station.production import connections
 
-from .harness import config
-from .smoke import stand_in
+from harness import config
+from stand_in import stand_in
 
 
 @pytest.fixture(autouse=True)

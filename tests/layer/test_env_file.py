@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from weather_station.production.config import ConfigError
-from weather_station.production.env_file import PLACEHOLDER, create
+from weather_station.production.serve.env_file import PLACEHOLDER, create
 
 EXAMPLE = f"# Settings\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
 

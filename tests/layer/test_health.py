@@ -11,14 +11,14 @@ import anyio
 import pytest
 
 from weather_station.production import health, readiness_check
-from weather_station.production.app import (
+from weather_station.production.registry import (
     Check,
     HealthPart,
     ProductionServer,
 )
 from weather_station.production.config import about
 
-from .harness import Running, wait_for
+from harness import Running, wait_for
 
 Serve = Callable[..., AbstractContextManager[Running]]
 
@@ -48,7 +48,7 @@ def with_part(part: HealthPart) -> Callable[[ProductionServer], None]:
     async def contribute(client_id: str) -> HealthPart:
         return part
 
-    return lambda server: server.production.health.append(contribute)
+    return lambda server: server.registry.health.append(contribute)
 
 
 def get(server: Running, path: str) -> tuple[int, dict[str, object]]:
@@ -139,9 +139,9 @@ def test_a_missing_key_of_the_upstream_is_reported_by_its_variable(
 
 def test_a_draining_server_is_alive_and_not_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     with serve() as server:
-        monkeypatch.setattr(server.app.drain, "run", _wait_for_ever)  # holds the drain, so that it can be looked at
+        monkeypatch.setattr(server.registry.drain, "run", _wait_for_ever)  # holds the drain, so that it can be looked at
         server.http.stop()
-        wait_for(lambda: server.app.draining)
+        wait_for(lambda: server.registry.draining)
         assert get(server, "/livez")[0] == 200
         assert get(server, "/readyz") == (503, {"status": "not ready", "failing": ["draining"]})
         assert get(server, "/health")[1]["status"] == "unhealthy"

@@ -23,9 +23,9 @@ from starlette.routing import Route
 
 from weather_station.production import app as app_module
 from weather_station.production import on_shutdown, on_startup
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 
-from .harness import (
+from harness import (
     HEADERS,
     NO_TLS,
     Process,
@@ -111,7 +111,7 @@ def tools(server: ProductionServer) -> None:
 
     server.tool()(hold)
     server.tool()(block)
-    server.production.routes += [Route("/count", count), Route("/release", release)]
+    server.registry.routes += [Route("/count", count), Route("/release", release)]
     for name in ("first", "last"):
 
         async def say(name: str = name) -> None:

@@ -30,10 +30,10 @@ from mcp.server.mcpserver.exceptions import ToolError
 from opentelemetry import trace
 
 from weather_station.production import get_logger
-from weather_station.production.app import ProductionServer
-from weather_station.production.chain import Call, Result, failure
+from weather_station.production.registry import ProductionServer
+from weather_station.production.request import Call, Result, failure
 from weather_station.production.config import coloured
-from weather_station.production.logging import (
+from weather_station.production.observe.logging import (
     Console,
     Handler,
     Pipeline,
@@ -41,8 +41,8 @@ from weather_station.production.logging import (
     as_json,
     call_link,
 )
-from weather_station.production.plain_logging import RootHandler
-from weather_station.production.redaction import (
+from weather_station.production.observe.plain_logging import RootHandler
+from weather_station.production.observe.redaction import (
     MAX_TEXT,
     REDACTED,
     Redactor,
@@ -50,7 +50,7 @@ from weather_station.production.redaction import (
 )
 from weather_station.server import create_server
 
-from .harness import Running, command, config, environment, text_of
+from harness import Running, command, config, environment, text_of
 
 Serve = Callable[..., AbstractContextManager[Running]]
 Captured = pytest.CaptureFixture[str]
@@ -185,7 +185,7 @@ def test_a_call_that_fails_says_how(
 
 async def test_a_refused_call_is_a_warning_with_its_reason() -> None:
     async def refuse(call: Call) -> Result:
-        call.outcome, call.error_type = "rejected", "RateLimited"
+        request.status, request.error_type = "rejected", "RateLimited"
         return failure("not now")
 
     output: list[bytes] = []
@@ -199,7 +199,7 @@ async def test_a_refused_call_is_a_warning_with_its_reason() -> None:
 
 async def test_a_call_that_a_stopping_server_refuses_is_a_warning_too(capfd: Captured) -> None:
     server = create_server(config())
-    server.production.draining = True
+    server.registry.draining = True
     async with Client(server) as client:
         await client.call_tool("health_check")
     (line,) = calls(capfd)

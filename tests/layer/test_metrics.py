@@ -21,11 +21,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from weather_station.production import readiness_check
-from weather_station.production.app import App, ProductionServer
-from weather_station.production.chain import Call, Result
+from weather_station.production.registry import App, ProductionServer
+from weather_station.production.request import Call, Result
 from weather_station.production.config import about
 from weather_station.production.features import FEATURES
-from weather_station.production.metrics import (
+from weather_station.production.observe.metrics import (
     LATENCY_BUCKETS,
     MAX_ERROR_TYPES,
     PrometheusMeter,
@@ -33,7 +33,7 @@ from weather_station.production.metrics import (
 )
 from weather_station.server import create_server
 
-from .harness import Running, config, http_process, stdio_process, wait_for
+from harness import Running, config, http_process, stdio_process, wait_for
 
 Serve = Callable[..., Any]
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -187,9 +187,9 @@ def test_a_scrape_sees_whether_the_server_is_ready(serve: Serve) -> None:
         assert value(scrape(server), "mcp_ready") == 0, "no probe has asked"
         broken = False
         assert value(scrape(server), "mcp_ready") == 1
-        server.app.draining = True
+        server.registry.draining = True
         assert value(scrape(server), "mcp_ready") == 0
-        server.app.draining = False
+        server.registry.draining = False
 
 
 async def test_running_calls_show_and_their_duration_is_measured(serve: Serve, http: httpx2.AsyncClient) -> None:
@@ -243,7 +243,7 @@ async def test_a_refused_call_is_neither_an_error_nor_in_the_latency() -> None:
     app, meter = through_the_link()
 
     async def refuse(call: Call) -> Any:
-        call.outcome, call.error_type = "rejected", "RateLimited"
+        request.status, request.error_type = "rejected", "RateLimited"
 
     await app.links["metrics"](new_call(), refuse)
     read = meter.registry.get_sample_value
@@ -254,11 +254,11 @@ async def test_a_refused_call_is_neither_an_error_nor_in_the_latency() -> None:
 
 async def test_a_call_that_a_stopping_server_refuses_is_counted_so() -> None:
     server = create_server(config())
-    server.production.draining = True
+    server.registry.draining = True
     async with Client(server) as client:
         await client.call_tool("health_check")
-    assert isinstance(server.production.meter, PrometheusMeter)
-    read = server.production.meter.registry.get_sample_value
+    assert isinstance(server.registry.meter, PrometheusMeter)
+    read = server.registry.meter.registry.get_sample_value
     assert read("mcp_tool_calls_total", {"tool_name": "health_check", "status": "rejected"}) == 1
     assert read("mcp_active_requests") == 0
 
@@ -292,7 +292,7 @@ async def test_a_tool_has_a_bounded_number_of_error_types() -> None:
     numbers = iter(range(10 * MAX_ERROR_TYPES))
 
     async def fail(call: Call) -> Any:
-        call.outcome, call.error_type = "error", f"Error{next(numbers)}"
+        request.status, request.error_type = "error", f"Error{next(numbers)}"
 
     for _ in range(10 * MAX_ERROR_TYPES):
         await app.links["metrics"](new_call(), fail)

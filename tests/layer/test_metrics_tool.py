@@ -9,16 +9,16 @@ from typing import Any, cast
 import pytest
 
 from weather_station.production import metrics
-from weather_station.production.app import App, ProductionServer
-from weather_station.production.chain import Call
+from weather_station.production.registry import App, ProductionServer
+from weather_station.production.request import Call
 from weather_station.production.config import about
-from weather_station.production.metrics_tool import (
+from weather_station.production.observe.metrics_tool import (
     ToolSummary,
     quantile,
     summary,
 )
 
-from .harness import config, result_of, text_of
+from harness import config, result_of, text_of
 
 Serve = Callable[..., Any]
 
@@ -58,7 +58,7 @@ async def test_a_tool_whose_calls_were_all_refused_has_no_latency() -> None:
     assert isinstance(app.meter, metrics.PrometheusMeter)
 
     async def refuse(call: Call) -> Any:
-        call.outcome = "rejected"
+        request.status = "rejected"
 
     await app.links["metrics"](Call("tool", "tool", {}, cast(Any, None), "client", "id"), refuse)
     (found,) = summary(app.meter, 1.0).tools
@@ -77,7 +77,7 @@ def test_the_tool_is_announced_as_reading_only_and_with_its_types(serve: Serve) 
 
 def test_without_metrics_the_tool_is_absent_and_that_is_said(serve: Serve) -> None:
     with serve(enable_metrics=False) as server:
-        assert any("get_metrics" in notice for notice in server.app.notices)
+        assert any("get_metrics" in notice for notice in server.registry.notices)
         assert "Unknown tool" in text_of(server.call("get_metrics"))
 
 

@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager
 import pytest
 
 from weather_station.production import get_logger
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 
-from .harness import Running
+from harness import Running
 
 Serve = Callable[..., AbstractContextManager[Running]]
 

@@ -16,18 +16,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from weather_station.production import rate_limit
-from weather_station.production.app import App, ProductionServer
-from weather_station.production.chain import Call
+from weather_station.production.registry import App, ProductionServer
+from weather_station.production.request import Call
 from weather_station.production.config import ConfigError, about
-from weather_station.production.meter import NullMeter
-from weather_station.production.rate_limit import (
+from weather_station.production.observe.meter import NullMeter
+from weather_station.production.inbound.rate_limit import (
     MICROSECONDS,
     SWEEP,
     Buckets,
     Quota,
 )
 
-from .harness import Running, config, text_of
+from harness import Running, config, text_of
 
 Serve = Callable[..., Any]
 
@@ -309,7 +309,7 @@ async def test_refusals_are_counted() -> None:
         await app.links["rate_limit"](call, tool)
     assert passed == 1
     assert meter.counts == {"mcp_rate_limit_rejections_total": 2}
-    assert (call.outcome, call.error_type) == ("rejected", "RateLimited")
+    assert (request.status, request.error_type) == ("rejected", "RateLimited")
 
 
 def test_a_project_without_redis_says_how_to_get_it() -> None:

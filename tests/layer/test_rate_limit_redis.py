@@ -25,11 +25,11 @@ from pydantic import SecretStr
 from redis import Redis
 
 from weather_station.production import connections, rate_limit_redis
-from weather_station.production.app import App
-from weather_station.production.chain import Call
+from weather_station.production.registry import App
+from weather_station.production.request import Call
 from weather_station.production.config import ConfigError, about
-from weather_station.production.rate_limit import MICROSECONDS, Quota
-from weather_station.production.rate_limit_redis import (
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
+from weather_station.production.inbound.rate_limit_redis import (
     SCRIPT,
     TIMEOUT_SECONDS,
     SharedBuckets,
@@ -37,7 +37,7 @@ from weather_station.production.rate_limit_redis import (
 )
 from weather_station.server import create_server
 
-from .harness import Running, config, text_of, wait_for
+from harness import Running, config, text_of, wait_for
 from .test_rate_limit import DAY, QUOTAS, REFUSAL, RecordingMeter, Serve, TokenBucket, exhausted
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyPI has no Redis server for Windows")
@@ -260,8 +260,8 @@ async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
 async def test_two_processes_admit_exactly_the_limit(store: Store) -> None:
     program = """
 import asyncio, sys
-from weather_station.production.rate_limit import Quota
-from weather_station.production.rate_limit_redis import SharedBuckets
+from weather_station.production.inbound.rate_limit import Quota
+from weather_station.production.inbound.rate_limit_redis import SharedBuckets
 
 async def main():
     buckets = SharedBuckets(Quota(100, 86_400_000_000), sys.argv[1], "server", timeout=5)
@@ -300,7 +300,7 @@ def test_keys_bear_the_servers_name_and_expire(serve: Serve, store: Store) -> No
     with store.client() as client, serve(redis_url=store.url, **exhausted(10, window=1000)) as server:
         server.call("health_check")
         (key,) = client.keys()
-        assert key == f"{server.app.about.name}:rate_limit:10/1000000000:127.0.0.1"
+        assert key == f"{server.registry.about.name}:rate_limit:10/1000000000:127.0.0.1"
         assert 90_000 < client.pttl(key) <= 100_001
 
 
@@ -591,7 +591,7 @@ async def test_an_outage_is_counted_for_each_call_and_logged_once_a_minute(
 async def test_a_call_refused_for_lack_of_redis_is_an_error_that_pages_somebody(store: Store) -> None:
     app, meter = await outage("closed", Store())
     call = await call_tool(app)
-    assert (call.outcome, call.error_type) == ("error", "RateLimitStoreDown")
+    assert (request.status, request.error_type) == ("error", "RateLimitStoreDown")
     assert meter.counts == {"mcp_rate_limit_store_failures_total": 1}
 
 
@@ -625,7 +625,7 @@ def test_a_bad_url_stops_the_start_without_showing_it(url: str) -> None:
 
 def test_without_a_url_the_limits_are_kept_in_memory_and_that_is_said(serve: Serve) -> None:
     with serve(**exhausted(1)) as server:
-        assert any("REDIS_URL is not set" in notice for notice in server.app.notices)
+        assert any("REDIS_URL is not set" in notice for notice in server.registry.notices)
         assert not server.call("health_check")["isError"]
         assert server.call("health_check")["isError"]
 
@@ -660,4 +660,4 @@ async def test_check_asks_redis_and_shows_no_password(frail_store: Store) -> Non
 async def asked(url: str) -> connections.Answer:
     server = create_server(config(redis_url=SecretStr(url), rate_limit_backend="redis"))
     async with server.running():
-        return (await connections.ask_all(server.production.connections))["redis"]
+        return (await connections.ask_all(server.registry.connections))["redis"]

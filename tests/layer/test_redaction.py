@@ -13,7 +13,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from weather_station.production.redaction import (
+from weather_station.production.observe.redaction import (
     KEYS,
     MAX_DEPTH,
     WORDS,
@@ -21,7 +21,7 @@ from weather_station.production.redaction import (
     configured_secrets,
 )
 
-from .harness import config
+from harness import config
 
 SEPARATORS = st.sampled_from(["", "-", "_", ".", " "])
 SECRET_KEYS = st.builds(

@@ -15,9 +15,9 @@ import pytest
 from mcp_types import jsonrpc_message_adapter
 
 from weather_station.production import on_shutdown
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 
-from .harness import Process, command, started, stdio_process, wait_for
+from harness import Process, command, started, stdio_process, wait_for
 
 TOOLS = f"{__name__}:tools"
 NOISE = "this is no protocol"

@@ -33,11 +33,11 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from weather_station.production import get_logger, tracer, upstream
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 from weather_station.production.config import ConfigError
-from weather_station.production.lifecycle import bind
-from weather_station.production.redaction import Redactor
-from weather_station.production.telemetry import (
+from weather_station.production.serve.lifecycle import bind
+from weather_station.production.observe.redaction import Redactor
+from weather_station.production.observe.telemetry import (
     FLUSH_SECONDS,
     OnceAMinute,
     Redacting,
@@ -45,7 +45,7 @@ from weather_station.production.telemetry import (
 )
 from weather_station.server import create_app, create_server
 
-from .harness import HEADERS, Running, config, environment, wait_for
+from harness import HEADERS, Running, config, environment, wait_for
 
 Serve = Callable[..., AbstractContextManager[Running]]
 PROTOCOL = config().telemetry_protocol
@@ -218,10 +218,10 @@ def test_a_call_is_one_server_span_of_this_service(serve: Serve, collector: Coll
     assert span.parent_id == ""
     assert span.attributes["gen_ai.tool.name"] == "health_check"
     assert span.attributes["enduser.id"] == "127.0.0.1"
-    assert span.attributes["mcp.call.outcome"] == "success"
+    assert span.attributes["mcp.request.status"] == "success"
     assert len(span.attributes["mcp.call.request_id"]) == 16
-    assert span.resource["service.name"] == server.app.about.name
-    assert span.resource["service.version"] == server.app.about.version
+    assert span.resource["service.name"] == server.registry.about.name
+    assert span.resource["service.version"] == server.registry.about.version
     assert span.resource["service.instance.id"]
 
 
@@ -243,7 +243,7 @@ def test_the_callers_trace_goes_on_through_the_tool_to_the_upstream(
     assert request.parent_id == own.span_id
     assert request.kind == "CLIENT"
     assert parents == [f"00-{TRACE_ID}-{request.span_id}-01"]
-    if "logging" in server.app.features:
+    if "logging" in server.registry.features:
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
         logged = {line["message"]: (line["trace_id"], line["span_id"]) for line in lines if line.get("tool") == "ask"}
         assert logged["asking"] == logged["tool call"] == (TRACE_ID, call.span_id)
@@ -348,8 +348,8 @@ def test_a_failed_call_bears_the_class_of_its_error_and_not_its_text(serve: Serv
         span = collector.one("tools/call fail")
 
     assert span.attributes["error.type"] == "tool_error"
-    assert span.attributes["mcp.call.outcome"] == "error"
-    assert span.attributes["mcp.call.error_type"] == "LookupError"
+    assert span.attributes["mcp.request.status"] == "error"
+    assert span.attributes["mcp.request.error_type"] == "LookupError"
     assert not collector.holds("hunter2")
 
 
@@ -463,8 +463,8 @@ def test_without_an_endpoint_nothing_is_recorded(serve: Serve, collector: Collec
         collector.one("tools/call health_check")
 
     assert found == [False]
-    assert not server.app.traced
-    assert "telemetry" not in server.app.links
+    assert not server.registry.traced
+    assert "telemetry" not in server.registry.middleware
     assert {span.name for span in collector.spans} == {"tools/call health_check"}
 
 
@@ -492,7 +492,7 @@ def test_traces_can_be_switched_off_by_the_standard_variables(
     with serve(telemetry_endpoint=collector.endpoint) as server:
         assert not server.call("health_check").get("isError")
     assert collector.spans == []
-    assert server.app.traced is (variable == "OTEL_TRACES_SAMPLER")  # a sampler decides call by call
+    assert server.registry.traced is (variable == "OTEL_TRACES_SAMPLER")  # a sampler decides call by call
 
 
 def test_a_protocol_that_this_project_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,13 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from weather_station.__main__ import SLUG
-from weather_station.production.app import ProductionServer
+from weather_station.production.registry import ProductionServer
 from weather_station.production.config import StartError
-from weather_station.production.tools import register_modules
+from weather_station.production.serve.tool_loader import register_modules
 from weather_station.server import create_server
 
-from .harness import PROJECT, Running, command, config, environment
-from .smoke import stand_in
+from harness import PROJECT, Running, command, config, environment
+from stand_in import stand_in
 
 TOOLS = Path("weather_station") / "tools"
 FINDING = """
