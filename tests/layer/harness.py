@@ -12,6 +12,7 @@ import json
 import os
 import queue
 import re
+import shutil
 import signal
 import ssl
 import subprocess
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -297,6 +298,15 @@ def command(tools: str, *options: str) -> list[str]:
 
 
 NO_TOOLS = "harness:no_tools"
+
+
+def copy_package(directory: Path, tools: Mapping[str, str] | None = None) -> None:
+    """Copy the package into `directory`, with the modules `tools` by name in place of the owner's."""
+    target = directory / "weather_station"
+    shutil.copytree(PROJECT / "src" / target.name, target, ignore=shutil.ignore_patterns("tools", "__pycache__"))
+    (target / "tools").mkdir()
+    for name, source in (tools or {"__init__": "def register(server): ..."}).items():
+        (target / "tools" / f"{name}.py").write_text(source)
 
 
 def run_python(code: str, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -1,15 +1,13 @@
-"""Configuration: where a value comes from, and what an operator reads when one cannot be used."""
+"""Configuration: where a value comes from, and the message for a value that cannot be used."""
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from typing import Any
 
 import pytest
+from harness import ENVIRONMENT, config
 from pydantic import SecretStr, ValidationError
 
-from weather_station.production import config as config_module
 from weather_station.production.config import (
     ANSWERS,
     ConfigError,
@@ -20,11 +18,7 @@ from weather_station.production.config import (
 from weather_station.production.features import FEATURES
 from weather_station.server import create_server
 
-from .. import ENVIRONMENT
-from harness import config
-
-SECRET = "hunter2"  # noqa: S105 (a text that must not get out)
-ANSWERED: dict[str, Any] = ANSWERS["config"]
+SECRET = "hunter2"  # noqa: S105 (a text that must not appear)
 SWITCHES = {name.removeprefix("enable_") for name in ProductionConfig.model_fields if name.startswith("enable_")}
 
 
@@ -36,14 +30,14 @@ def problems(**overrides: Any) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What tests of servers need in the environment decides nothing here."""
+    """Take out of the environment what tests of servers need."""
     for name in ENVIRONMENT:
         monkeypatch.delenv(name)
 
 
-def test_without_settings_the_answers_hold_and_the_defaults_beneath() -> None:
+def test_without_settings_the_values_are_the_answers_and_then_the_defaults() -> None:
     found = ProductionConfig.load()
-    for name, answer in ANSWERED.items():
+    for name, answer in ANSWERS["config"].items():
         assert getattr(found, name) == answer, name
     assert (found.transport, found.host, found.port) == ("http", "127.0.0.1", 8000)
     assert (found.tool_timeout_seconds, found.shutdown_grace_seconds) == (60.0, 30.0)
@@ -53,7 +47,7 @@ def test_without_settings_the_answers_hold_and_the_defaults_beneath() -> None:
 
 
 def test_every_answer_is_a_setting() -> None:
-    assert ANSWERED.keys() <= ProductionConfig.model_fields.keys()
+    assert ANSWERS["config"].keys() <= ProductionConfig.model_fields.keys()
 
 
 @pytest.mark.parametrize(
@@ -80,13 +74,13 @@ def test_the_constructor_beats_the_environment_beats_the_answers(
     assert getattr(ProductionConfig.load(**{field: other}), field) == other
 
 
-def test_a_field_has_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_is_read_from_its_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRANSPORT", "UPSTREAM_BASE_URL", "RATE_LIMIT_WINDOW_SECONDS", "TELEMETRY_ENDPOINT"):
         monkeypatch.setenv(name, "something else of this machine")
     assert ProductionConfig.load() == ProductionConfig()
 
 
-def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     before = ProductionConfig.load()
     for name in ProductionConfig.model_fields:
         monkeypatch.setenv(variable(name), "")
@@ -94,12 +88,12 @@ def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("field", ["auth", "rate_limit_backend", "telemetry_protocol"])
-def test_what_decides_which_files_exist_cannot_come_from_the_environment(
+def test_a_field_that_decides_which_files_exist_is_not_read_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, field: str
 ) -> None:
     for value in ("none", "jwt", "redis", "memory", "grpc"):
         monkeypatch.setenv(variable(field), value)
-        assert getattr(ProductionConfig.load(), field) == ANSWERED[field]
+        assert getattr(ProductionConfig.load(), field) == ANSWERS["config"][field]
 
 
 def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,12 +105,12 @@ def test_lists_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("No", False), ("off", False)])
-def test_switches_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch, text: str, value: bool) -> None:
+def test_switches_accept_the_usual_spellings(monkeypatch: pytest.MonkeyPatch, text: str, value: bool) -> None:
     monkeypatch.setenv("LOG_ARGUMENTS", text)
     assert ProductionConfig.load().log_arguments is value
 
 
-def test_the_log_level_may_be_written_in_small_letters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_level_may_be_in_lower_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOG_LEVEL", "debug")
     assert ProductionConfig.load().log_level == "DEBUG"
 
@@ -145,7 +139,7 @@ def test_the_log_level_may_be_written_in_small_letters(monkeypatch: pytest.Monke
         ("RETRY_MAX_DELAY_SECONDS", "0.001", "must not be less than RETRY_DELAY_SECONDS, which is "),
     ],
 )
-def test_a_bad_value_is_one_line_with_the_variable_the_problem_and_what_is_accepted(
+def test_an_invalid_value_is_one_line_with_the_variable_the_problem_and_the_accepted_values(
     monkeypatch: pytest.MonkeyPatch, environment: str, value: str, problem: str
 ) -> None:
     monkeypatch.setenv(environment, value)
@@ -155,21 +149,21 @@ def test_a_bad_value_is_one_line_with_the_variable_the_problem_and_what_is_accep
     assert SECRET not in line
 
 
-def test_every_problem_has_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_problem_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "x")
     monkeypatch.setenv("MAX_RETRIES", "-1")
     assert [line.partition(":")[0] for line in problems()] == ["PORT", "MAX_RETRIES"]
 
 
-def test_a_bad_override_is_named_by_its_variable() -> None:
+def test_an_invalid_override_is_named_by_its_variable() -> None:
     assert problems(rate_limit_window_seconds=0)[0].startswith("RATE_LIMIT_WINDOW: ")
 
 
-def test_an_unknown_setting_is_refused() -> None:
+def test_an_unknown_setting_is_rejected() -> None:
     assert problems(rate_limit_request=1) == ["rate_limit_request: Extra inputs are not permitted"]
 
 
-def test_a_secret_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_secret_is_in_no_message_and_no_repr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_TOKENS", f"me:{SECRET}")
     monkeypatch.setenv("REDIS_URL", f"redis://:{SECRET}@localhost")
     monkeypatch.setenv("PORT", "x")
@@ -180,7 +174,7 @@ def test_a_secret_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(found.redis_url, SecretStr)
 
 
-def test_the_upstreams_key_is_read_from_the_variable_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_the_upstream_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEATHER_KEY", SECRET)
     key = config(upstream_api_key_env="WEATHER_KEY").upstream_api_key
     assert key is not None
@@ -195,7 +189,7 @@ def test_the_configuration_cannot_be_changed() -> None:
         found.port = 1
 
 
-def test_a_switch_without_its_files_says_how_to_add_them() -> None:
+def test_a_switch_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
     for name in sorted(SWITCHES - FEATURES.keys()):
         with pytest.raises(ConfigError) as caught:
             create_server(config(**{f"enable_{name}": True}))
@@ -206,29 +200,27 @@ def test_a_switch_without_its_files_says_how_to_add_them() -> None:
         )
 
 
-def test_authentication_without_its_files_says_how_to_add_it() -> None:
-    for kind in sorted({"token", "jwt"} - {ANSWERED["auth"]}):
+def test_authentication_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
+    for kind in sorted({"token", "jwt"} - {ANSWERS["config"]["auth"]}):
         with pytest.raises(ConfigError) as caught:
             create_server(config(auth=kind))
         (line,) = caught.value.problems
         assert line.endswith(f"Add it with: uvx copier update --trust --data auth={kind}")
 
 
-def test_each_feature_is_switched_off_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_feature_can_be_switched_off_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in sorted(SWITCHES & FEATURES.keys()):
-        assert name in create_server(config()).production.features
+        assert name in create_server(config()).registry.features
         with monkeypatch.context() as environment:
             environment.setenv(f"ENABLE_{name.upper()}", "false")
-            assert name not in create_server(config()).production.features
+            assert name not in create_server(config()).registry.features
 
 
-def test_authentication_is_switched_off_in_python() -> None:
-    assert "auth" not in create_server(config(auth="none")).production.features
+def test_authentication_can_be_switched_off_in_python() -> None:
+    assert "auth" not in create_server(config(auth="none")).registry.features
 
 
-def test_the_answers_are_read_as_they_were_written() -> None:
-    package = config_module.__package__
-    assert package is not None
-    written = json.loads(resources.files(package).joinpath("answers.json").read_text("utf-8"))
-    assert written["slug"] == about().name
+def test_the_server_has_the_name_of_the_answers_and_a_version() -> None:
+    assert about().name == ANSWERS["slug"]
+    assert about().title == ANSWERS["title"]
     assert about().version

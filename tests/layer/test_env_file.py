@@ -1,4 +1,4 @@
-"""The environment file: made once, for its owner alone, with a secret of its own in every place for one."""
+"""Environment file: made once, readable by its owner only, with a random secret at each placeholder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from weather_station.production.serve.env_file import PLACEHOLDER, create
 EXAMPLE = f"# Settings\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
 
 
-def test_every_place_for_a_secret_gets_one_of_its_own(tmp_path: Path) -> None:
+def test_each_placeholder_gets_a_secret_of_its_own(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text(EXAMPLE)
     (line,) = create(tmp_path)
     made = (tmp_path / ".env").read_text()
@@ -29,7 +29,7 @@ def test_every_place_for_a_secret_gets_one_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
-def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text(EXAMPLE)
     create(tmp_path)
     assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
@@ -43,7 +43,7 @@ def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / ".env").read_text() == "PORT=9000\n"
 
 
-def test_without_an_example_it_says_where_to_run(tmp_path: Path) -> None:
+def test_without_an_example_the_message_says_where_to_run_the_command(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot make \.env from .*Run this in the project's folder"):
         create(tmp_path)
     assert not (tmp_path / ".env").exists()

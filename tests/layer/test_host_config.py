@@ -1,4 +1,4 @@
-"""Client configuration: what the command prints makes a client reach this very server, and holds no secret."""
+"""Host configuration: the printed entry makes a host reach this server, and holds no secret."""
 
 from __future__ import annotations
 
@@ -10,24 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import NO_TOOLS, command, copy_package, environment, http_process
 from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
 from weather_station.__main__ import CLIENTS, SLUG, main
-from weather_station.production import client_config
-from weather_station.production.serve.host_config import entry
 from weather_station.production.config import ProductionConfig
-
-from harness import command, environment, http_process
+from weather_station.production.serve import host_config
+from weather_station.production.serve.host_config import entry
 
 TOKEN = f"{SLUG.upper().replace('-', '_')}_TOKEN"
 KEY_ID, TOKEN_ID = "api-key", TOKEN.lower().replace("_", "-")
 
 
 def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
-    """What a process prints to stdout, all of which has to be JSON."""
+    """Return what the command prints to stdout, all of which has to be JSON."""
     done = subprocess.run(  # noqa: S603 (this project's own command)
-        command(None, "--print-config", *options),
+        command(NO_TOOLS, "--print-config", *options),
         cwd=cwd,
         env=environment(**settings),
         capture_output=True,
@@ -39,15 +38,17 @@ def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
     return document
 
 
-def test_the_command_names_every_client() -> None:
-    assert tuple(client_config.CLIENTS) == CLIENTS
+def test_the_command_accepts_every_host() -> None:
+    assert tuple(host_config.CLIENTS) == CLIENTS
 
 
-async def test_the_printed_command_starts_this_server_from_anywhere(tmp_path: Path) -> None:
-    """With nothing on its PATH, as a client started from a desktop has it."""
+async def test_the_printed_command_starts_this_server_from_any_folder(tmp_path: Path) -> None:
+    """Without a PATH, as a host has it that was started from a desktop."""
+    copy_package(tmp_path)
     server = printed("claude-desktop", cwd=tmp_path)["mcpServers"][SLUG]
     assert Path(server["command"]).is_absolute()
     home = {name: value for name, value in environment().items() if name != "PATH"}
+    home["PYTHONPATH"] = str(tmp_path)
     parameters = StdioServerParameters(command=server["command"], args=server["args"], env=home, cwd=tmp_path)
     async with Client(parameters) as client:
         assert "health_check" in {tool.name for tool in (await client.list_tools()).tools}
@@ -62,11 +63,11 @@ async def test_the_printed_url_reaches_the_running_server(tmp_path: Path) -> Non
 
 
 def filled(name: str) -> str:
-    """What a client fills in."""
+    """Return a placeholder that a host fills in."""
     return "${" + name + "}"
 
 
-# The shapes of each client's documentation: code.claude.com/docs/en/mcp, modelcontextprotocol.io (Claude Desktop),
+# The shapes of each host's documentation: code.claude.com/docs/en/mcp, modelcontextprotocol.io (Claude Desktop),
 # cursor.com/docs/mcp, code.visualstudio.com/docs (MCP configuration reference); November 2026.
 STDIO = {
     "claude-code": {"mcpServers": {SLUG: {"type": "stdio", "env": {"API_KEY": "${API_KEY}"}}}},
@@ -102,10 +103,10 @@ HTTP: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_over_stdio_the_upstreams_key_is_the_clients_to_give(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_over_stdio_the_host_provides_the_key_of_the_upstream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "secret-of-the-upstream")
     document = entry(name, ProductionConfig(upstream_api_key_env="API_KEY"), transport="stdio")
-    server = next(iter(document[client_config.CLIENTS[name].servers].values()))
+    server = next(iter(document[host_config.CLIENTS[name].servers].values()))
     assert (server.pop("command"), server.pop("args")[-2:]) == (server_command(), ["--transport", "stdio"])
     assert document == STDIO[name]
 
@@ -116,21 +117,21 @@ def server_command() -> str:
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_over_http_the_token_is_the_clients_to_give(name: str) -> None:
+def test_over_http_the_host_provides_the_token(name: str) -> None:
     config = ProductionConfig(auth="token", auth_tokens=SecretStr("me:secret-of-a-client"), host="0.0.0.0")  # noqa: S104 (the image's)
     assert entry(name, config, transport="http") == HTTP[name]
 
 
 @pytest.mark.parametrize("name", CLIENTS)
 @pytest.mark.parametrize("auth", ["none", "jwt"])
-def test_where_no_token_is_handed_out_there_is_none_to_give(name: str, auth: Any) -> None:
-    """With JWT the client gets one by itself, from the issuer that the server names."""
+def test_without_static_tokens_the_entry_has_no_authorization(name: str, auth: Any) -> None:
+    """With JWT the host gets a token by itself, from the issuer that the server names."""
     document = json.dumps(entry(name, ProductionConfig(auth=auth), transport="http"))
     assert URL in document
     assert "Authorization" not in document
 
 
-def test_an_address_nobody_knows_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_for_a_port_of_the_systems_choice_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--print-config", "vscode", "--transport", "http", "--port", "0"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

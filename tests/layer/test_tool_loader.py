@@ -1,32 +1,29 @@
-"""Tools: one file adds one, and what is wrong with it is one line before the server serves.
+"""Tool loader: a file adds tools, and a mistake in one is one line before the server serves.
 
-Each case is a real start of the command, in a copy of this package whose `tools/` holds the files of the case.
+Cases with files are real starts of the command, with a copy of the package whose `tools/` has the files of the case.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from harness import DEADLINE_SECONDS, Register, Serve, config, copy_package, environment
 from mcp import Client
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from stand_in import stand_in
 
 from weather_station.__main__ import SLUG
-from weather_station.production.registry import ProductionServer
 from weather_station.production.config import StartError
+from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.tool_loader import register_modules
 from weather_station.server import create_server
 
-from harness import PROJECT, Running, command, config, environment
-from stand_in import stand_in
-
-TOOLS = Path("weather_station") / "tools"
 FINDING = """
 from ..production import register_modules
 
@@ -34,7 +31,7 @@ from ..production import register_modules
 def register(server):
     register_modules(server, __name__)
 """
-"""What copying seeds; the project's own may be another."""
+"""The `tools/__init__.py` of a new project."""
 GREET = '''
 async def greet(name: str) -> str:
     """Greets by name."""
@@ -46,39 +43,33 @@ def register(server):
 
 
 def registering(function: str, before: str = "") -> str:
-    """A module whose one tool is `function`, named `ask`; it begins in the second line after `before`."""
+    """Return a module whose one tool is `function`, named `ask`; it begins in the second line after `before`."""
     return f"{before}\n{function}\n\ndef register(server):\n    server.tool()(ask)\n"
 
 
 def start(directory: Path, modules: Mapping[str, str], **settings: str) -> subprocess.CompletedProcess[str]:
-    """Runs `--check` in `directory` with these modules, by name, as the only tools."""
-    hidden = ("tools", "__pycache__")
-    shutil.copytree(PROJECT / "src" / TOOLS.parent, directory / TOOLS.parent, ignore=shutil.ignore_patterns(*hidden))
-    (directory / TOOLS).mkdir()
-    for name, source in {"__init__": FINDING, **modules}.items():
-        (directory / TOOLS / f"{name}.py").write_text(source)
-    with stand_in({}) as url:
-        neutral = {"BASE_URL": url, "OTEL_SDK_DISABLED": "true"}  # the answers may name a collector
+    """Run `--check` in `directory` with these modules, by name, as the only tools."""
+    copy_package(directory, {"__init__": FINDING, **modules})
+    with stand_in({}) as api:
+        neutral = {"BASE_URL": api.url, "OTEL_SDK_DISABLED": "true"}  # the answers may name a collector
         return subprocess.run(  # noqa: S603 (this project's own command)
-            command(None, "--check", "--transport", "stdio"),
+            [sys.executable, "-m", "weather_station", "--check", "--transport", "stdio"],
             cwd=directory,
             env=environment(**neutral | settings) | {"PYTHONPATH": str(directory)},
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=2 * DEADLINE_SECONDS,
         )
 
 
-def test_a_new_file_is_a_new_tool(tmp_path: Path) -> None:
-    done = start(tmp_path, {"greet": GREET, "_helpers": "raise RuntimeError('a leading _ hides this')"})
+def test_a_new_file_adds_a_tool(tmp_path: Path) -> None:
+    done = start(tmp_path, {"greet": GREET, "_helpers": "raise RuntimeError('not imported')"})
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search("^tools +.*greet", done.stdout, re.MULTILINE)
 
 
-def test_a_route_of_a_tool_is_served_beside_the_endpoint(
-    serve: Callable[..., AbstractContextManager[Running]],
-) -> None:
+def test_a_custom_route_is_served_beside_the_endpoint(serve: Serve) -> None:
     def register(server: ProductionServer) -> None:
         async def hook(request: Request) -> Response:
             return PlainTextResponse(await request.body())
@@ -86,9 +77,9 @@ def test_a_route_of_a_tool_is_served_beside_the_endpoint(
         server.custom_route("/hook", ["POST"])(hook)
 
     with serve(register) as server:
-        answer = server.client.post(f"{server.base}/hook", content="an event")
-        assert (answer.status_code, answer.text) == (200, "an event")
-        assert server.client.get(f"{server.base}/hook").status_code == 405
+        response = server.client.post(f"{server.base}/hook", content="an event")
+        assert (response.status_code, response.text) == (200, "an event")
+        assert server.get("/hook").status_code == 405
 
 
 MISTAKES = {
@@ -106,7 +97,7 @@ MISTAKES = {
         registering("async def ask(city) -> str: ..."),
         r"\S+ask_\d+\.py:2: tool ask: parameter city has no type hint, which is its schema; add one",
     ),
-    "any number of arguments": (
+    "a variable number of arguments": (
         registering("async def ask(**options: str) -> str: ..."),
         r"\S+ask_\d+\.py:2: tool ask: \*\*options: str cannot be described to a model; give every parameter a name",
     ),
@@ -114,7 +105,7 @@ MISTAKES = {
         registering("async def ask(when: Lock) -> str: ...", "from asyncio import Lock"),
         r"\S+ask_\d+\.py:2: tool ask: parameter when is of type asyncio\.locks\.Lock, which has no JSON schema; use .*",
     ),
-    "a type that is not there": (
+    "an unknown type": (
         registering("async def ask(when: 'Moment') -> str: ..."),
         r"\S+ask_\d+\.py:2: tool ask: Unable to evaluate type annotations .*",
     ),
@@ -137,22 +128,22 @@ MISTAKES = {
 }
 
 
-def test_every_mistake_is_one_line_that_says_where(tmp_path: Path) -> None:
-    """All of one start, the good module's tool among them: whoever has made several mistakes sees them at once."""
+def test_every_mistake_is_one_line_with_its_place(tmp_path: Path) -> None:
+    """Of one start: all mistakes are shown at once."""
     modules = {f"ask_{number}": source for number, (source, _) in enumerate(MISTAKES.values(), start=10)}
     done = start(tmp_path, modules | {"ask": GREET})
     assert done.returncode == 1, done.stdout
-    for said, (_, expected) in zip(done.stderr.splitlines(), MISTAKES.values(), strict=True):
-        assert re.fullmatch(f"{SLUG}: {expected}", said), said
+    for line, (_, expected) in zip(done.stderr.splitlines(), MISTAKES.values(), strict=True):
+        assert re.fullmatch(f"{SLUG}: {expected}", line), line
 
 
-def test_the_traceback_is_there_for_who_asks(tmp_path: Path) -> None:
+def test_the_traceback_of_a_mistake_is_logged_at_debug(tmp_path: Path) -> None:
     done = start(tmp_path, {"ask": "import no_such_library"}, LOG_LEVEL="DEBUG")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
 
 
-def test_check_tells_what_would_make_a_tool_better(tmp_path: Path) -> None:
+def test_check_advises_how_to_improve_a_tool(tmp_path: Path) -> None:
     done = start(tmp_path, {"ask": registering("def ask(city: str): ...")})
     assert done.returncode == 0
     advice = "\n".join(line for line in done.stdout.splitlines() if line.startswith("advice"))
@@ -160,8 +151,7 @@ def test_check_tells_what_would_make_a_tool_better(tmp_path: Path) -> None:
         assert words in advice
 
 
-async def test_a_package_of_tools_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The order is the file names', so that every start registers alike."""
+async def test_the_modules_of_a_package_register_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "some_tools"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -176,3 +166,39 @@ async def test_a_package_of_tools_is_found_by_name(tmp_path: Path, monkeypatch: 
     assert names[-2:] == ["a", "b"]
     with pytest.raises(StartError, match=r"tool a: .* has that name already"):
         register_modules(server, "some_tools")
+
+
+PLACE = r"\S+test_tool_loader\.py:\d+"
+
+
+async def add(a: int, b: int) -> int:
+    return a + b
+
+
+def _duplicate(server: ProductionServer) -> None:
+    server.tool()(add)
+    server.tool(name="add")(lambda: 1)
+
+
+def _unusable(server: ProductionServer) -> None:
+    async def broken(_hidden: int) -> None: ...
+
+    server.tool()(broken)
+
+
+def _nameless(server: ProductionServer) -> None:
+    server.tool()(lambda: 1)
+
+
+@pytest.mark.parametrize(
+    ("register", "problem"),
+    [
+        (_duplicate, rf"{PLACE}: tool add: {PLACE} has that name already; give one of them another name"),
+        (_unusable, rf"{PLACE}: tool broken: .*_hidden.*"),
+        (_nameless, rf"{PLACE}: tool <lambda>: .*server\.tool\(name=\.\.\.\)"),
+    ],
+)
+def test_a_function_that_cannot_be_a_tool_stops_the_start_with_one_line(register: Register, problem: str) -> None:
+    with pytest.raises(StartError) as caught:
+        register(create_server(config()))
+    assert re.fullmatch(problem, str(caught.value)), caught.value
