@@ -1,4 +1,4 @@
-"""Logs, as they stand on a running server's stderr."""
+"""Logs: what a running server writes to stderr."""
 
 from __future__ import annotations
 
@@ -13,16 +13,26 @@ import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx2
 import pytest
 from anyio import to_thread
-from hypothesis import given, settings
+from harness import (
+    DEADLINE_SECONDS,
+    HEADERS,
+    NO_TOOLS,
+    Serve,
+    command,
+    config,
+    environment,
+    message,
+    run_python,
+    text_of,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client
 from mcp.server.mcpserver import Context
@@ -30,8 +40,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from opentelemetry import trace
 
 from weather_station.production import get_logger
-from weather_station.production.registry import ProductionServer
-from weather_station.production.request import Call, Result, failure
+from weather_station.production.caller import Caller
 from weather_station.production.config import coloured
 from weather_station.production.observe.logging import (
     Console,
@@ -39,20 +48,14 @@ from weather_station.production.observe.logging import (
     Pipeline,
     Stderr,
     as_json,
-    call_link,
+    log_calls,
 )
 from weather_station.production.observe.plain_logging import RootHandler
-from weather_station.production.observe.redaction import (
-    MAX_TEXT,
-    REDACTED,
-    Redactor,
-    is_secret,
-)
+from weather_station.production.observe.redaction import MAX_TEXT, REDACTED, Redactor
+from weather_station.production.request import MCPRequest, Result, reject
+from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
-from harness import Running, command, config, environment, text_of
-
-Serve = Callable[..., AbstractContextManager[Running]]
 Captured = pytest.CaptureFixture[str]
 
 log = get_logger("own.tool")
@@ -60,7 +63,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no poll:
 
 
 def lines(capfd: Captured) -> list[dict[str, Any]]:
-    """What stderr got, each line parsed; stdout got nothing."""
+    """Return the lines on stderr, parsed; there are none on stdout."""
     captured = capfd.readouterr()
     assert captured.out == ""
     return [json.loads(line) for line in captured.err.split("\n") if line]
@@ -103,16 +106,16 @@ def test_a_call_is_one_json_object_on_one_line(serve: Serve, capfd: Captured) ->
     assert list(line)[:5] == ["timestamp", "level", "severity", "logger", "message"]
     assert line["level"] == "info"
     assert line["severity"] == "INFO"
-    assert line["logger"] == "weather_station.production.logging"
+    assert line["logger"] == "weather_station.production.observe.logging"
     assert line["tool"] == "health_check"
     assert line["client_id"] == "127.0.0.1"
     assert re.fullmatch("[0-9a-f]{16}", line["request_id"])
     assert line["outcome"] == "success"
-    assert 0 < line["duration_ms"] < 10_000
+    assert line["duration_ms"] > 0
     assert "error_type" not in line
 
 
-def test_every_line_inside_a_call_bears_the_calls_context(serve: Serve, capfd: Captured) -> None:
+def test_every_line_inside_a_call_has_the_context_of_the_call(serve: Serve, capfd: Captured) -> None:
     with serve(tools) as server:
         server.call("talk", {"note": "first"})
         server.call("talk", {"note": "second"})
@@ -134,7 +137,7 @@ def test_every_line_inside_a_call_bears_the_calls_context(serve: Serve, capfd: C
     assert all("tool" not in line for line in found if line["logger"].startswith("uvicorn"))
 
 
-async def test_calls_at_once_keep_their_contexts_apart(serve: Serve, http: httpx2.AsyncClient, capfd: Captured) -> None:
+async def test_concurrent_calls_keep_their_contexts_apart(serve: Serve, http: httpx2.AsyncClient, capfd: Captured) -> None:
     with serve(tools) as server:
         await asyncio.gather(*(server.acall(http, "talk", {"note": str(number)}) for number in range(20)))
     ids: dict[str, set[str]] = {}
@@ -146,7 +149,7 @@ async def test_calls_at_once_keep_their_contexts_apart(serve: Serve, http: httpx
     assert len(set.union(*ids.values())) == 20
 
 
-def test_the_running_spans_ids_are_in_its_lines(serve: Serve, capfd: Captured) -> None:
+def test_lines_have_the_ids_of_the_running_span(serve: Serve, capfd: Captured) -> None:
     span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
 
     def register(server: ProductionServer) -> None:
@@ -173,7 +176,7 @@ def test_the_running_spans_ids_are_in_its_lines(serve: Serve, capfd: Captured) -
         ("no such tool", "unknown", "error", "ToolError"),
     ],
 )
-def test_a_call_that_fails_says_how(
+def test_the_line_of_a_failed_call_has_its_status_and_error_type(
     serve: Serve, capfd: Captured, tool: str, logged_as: str, outcome: str, error_type: str
 ) -> None:
     with serve(tools) as server:
@@ -183,21 +186,20 @@ def test_a_call_that_fails_says_how(
     assert (line["outcome"], line["error_type"]) == (outcome, error_type)
 
 
-async def test_a_refused_call_is_a_warning_with_its_reason() -> None:
-    async def refuse(call: Call) -> Result:
-        request.status, request.error_type = "rejected", "RateLimited"
-        return failure("not now")
+async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
+    async def handler(request: MCPRequest) -> Result:
+        return reject(request, "RateLimited", "not now")
 
     output: list[bytes] = []
-    link = call_link(Pipeline(Redactor(), as_json, output.append), arguments=False)
-    context: Any = None
-    await link(Call("talk", "talk", {}, context, "alice", "0123456789abcdef"), refuse)
+    middleware = log_calls(Pipeline(Redactor(), as_json, output.append), arguments=False)
+    request = MCPRequest("tools/call", "talk", "talk", {}, Context(), Caller("alice"), "0123456789abcdef")
+    await middleware(request, handler)
     (line,) = map(json.loads, output)
     assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "RateLimited")
     assert (line["client_id"], line["request_id"]) == ("alice", "0123456789abcdef")
 
 
-async def test_a_call_that_a_stopping_server_refuses_is_a_warning_too(capfd: Captured) -> None:
+async def test_a_call_that_a_draining_server_rejects_is_a_warning(capfd: Captured) -> None:
     server = create_server(config())
     server.registry.draining = True
     async with Client(server) as client:
@@ -208,7 +210,7 @@ async def test_a_call_that_a_stopping_server_refuses_is_a_warning_too(capfd: Cap
 
 def test_an_unexpected_exception_is_logged_once_with_its_traceback(serve: Serve, capfd: Captured) -> None:
     with serve(tools) as server:
-        answer = text_of(server.call("crash"))
+        text = text_of(server.call("crash"))
     found = lines(capfd)
     (line,) = [line for line in found if "nobody may read this" in json.dumps(line)]
     (call,) = [line for line in found if line["message"] == "tool call"]
@@ -218,11 +220,11 @@ def test_an_unexpected_exception_is_logged_once_with_its_traceback(serve: Serve,
     assert line["exception"].startswith("Traceback (most recent call last):\n")
     assert line["exception"].endswith("LookupError: nobody may read this\n")
     assert line["request_id"] == call["request_id"]
-    assert line["request_id"] in answer
-    assert "nobody" not in answer
+    assert line["request_id"] in text
+    assert "nobody" not in text
 
 
-def test_arguments_are_logged_only_when_asked_for_and_never_secrets(serve: Serve, capfd: Captured) -> None:
+def test_arguments_are_logged_only_if_switched_on_and_without_secrets(serve: Serve, capfd: Captured) -> None:
     arguments = {"password": "hunter2", "city": "Bern"}
     with serve(tools) as server:
         server.call("store", arguments)
@@ -237,7 +239,7 @@ def test_arguments_are_logged_only_when_asked_for_and_never_secrets(serve: Serve
 def test_all_loggers_share_one_pipeline(serve: Serve, capfd: Captured) -> None:
     with serve(log_level="DEBUG") as server:
         logging.getLogger("somebody.else").warning("careful", extra={"api_key": "hunter2"})
-        # These two have something to say about every request, with its whole URL and headers.
+        # These two log every request, with its whole URL and headers.
         logging.getLogger("httpx2").info("HTTP Request: GET https://api.example.com/things")
         logging.getLogger("httpcore2.http11").debug("send_request_headers.started")
         server.call("health_check")
@@ -250,7 +252,7 @@ def test_all_loggers_share_one_pipeline(serve: Serve, capfd: Captured) -> None:
     assert "color_message" not in json.dumps(found)
 
 
-def test_the_level_holds_for_every_logger(serve: Serve, capfd: Captured) -> None:
+def test_the_level_applies_to_every_logger(serve: Serve, capfd: Captured) -> None:
     with serve(tools, log_level="WARNING") as server:
         server.call("talk", {"note": "quiet"})
         server.call("fail")
@@ -259,7 +261,7 @@ def test_the_level_holds_for_every_logger(serve: Serve, capfd: Captured) -> None
     assert {line["level"] for line in found} == {"warning"}
 
 
-def test_several_servers_of_a_process_do_not_log_twice(serve: Serve, capfd: Captured) -> None:
+def test_servers_made_one_after_the_other_do_not_log_twice(serve: Serve, capfd: Captured) -> None:
     others = [create_server(config()) for _ in range(3)]
     with serve(tools) as server:
         server.call("talk", {"note": "once"})
@@ -268,7 +270,7 @@ def test_several_servers_of_a_process_do_not_log_twice(serve: Serve, capfd: Capt
     assert sum(isinstance(handler, RootHandler) for handler in logging.getLogger().handlers) == 1
 
 
-def test_switched_off_it_logs_no_calls_and_switched_on_again_it_does(serve: Serve, capfd: Captured) -> None:
+def test_calls_are_logged_only_by_a_server_with_logging_switched_on(serve: Serve, capfd: Captured) -> None:
     with serve(enable_logging=False) as server:
         server.call("health_check")
     assert "tool call" not in capfd.readouterr().err
@@ -277,13 +279,13 @@ def test_switched_off_it_logs_no_calls_and_switched_on_again_it_does(serve: Serv
     assert calls(capfd)
 
 
-def test_for_people_there_is_a_console_format(serve: Serve, capfd: Captured) -> None:
+def test_the_console_format_is_one_line_with_the_traceback_beneath(serve: Serve, capfd: Captured) -> None:
     with serve(tools, log_format="console") as server:
         server.call("crash")
     output = capfd.readouterr().err
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} warning +tool call .*tool=crash .*outcome=error", output, re.MULTILINE)
     assert "\nLookupError: nobody may read this\n" in output
-    assert "\x1b" not in output  # no terminal, no colours
+    assert "\x1b" not in output  # stderr is no terminal here
 
 
 class Terminal(io.StringIO):
@@ -295,7 +297,7 @@ class Terminal(io.StringIO):
     ("variables", "expected"),
     [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
 )
-def test_a_terminal_has_colours_unless_somebody_wants_none(
+def test_a_terminal_gets_colours_unless_they_are_switched_off(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool
 ) -> None:
     for name in ("NO_COLOR", "TERM"):
@@ -307,7 +309,7 @@ def test_a_terminal_has_colours_unless_somebody_wants_none(
     assert not coloured(None)
 
 
-def test_the_console_can_neither_be_forged_nor_coloured() -> None:
+def test_a_message_can_neither_forge_nor_colour_a_console_line() -> None:
     written: list[bytes] = []
     pipeline = Pipeline(Redactor(), Console(colours=True), written.append)
     pipeline.record(20, "x", "one\n12:00:00.000 info     forged", {"note\x1b[31m": "two\n\x1b[31mthree"}, None)
@@ -353,7 +355,7 @@ def test_log_stores_parse_a_call_without_configuration(serve: Serve, capfd: Capt
 
 
 def written(act: Callable[[Pipeline], object], redactor: Redactor | None = None) -> dict[str, Any]:
-    """The one line that `act` writes."""
+    """Return the one line that `act` writes."""
     output: list[bytes] = []
     act(Pipeline(redactor or Redactor(), as_json, output.append))
     (raw,) = output
@@ -386,11 +388,11 @@ class Broken:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_whatever_is_logged_is_shown(value: object, shown: object) -> None:
+def test_a_value_of_any_type_is_shown(value: object, shown: object) -> None:
     assert written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))["value"] == shown
 
 
-def test_a_structure_that_contains_itself_is_cut() -> None:
+def test_a_structure_that_contains_itself_is_cut_off() -> None:
     value: list[Any] = [1]
     value.append({"again": value})
     line = written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))
@@ -398,7 +400,7 @@ def test_a_structure_that_contains_itself_is_cut() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 50, 900])
-def test_a_line_with_too_much_in_it_is_shortened(count: int) -> None:
+def test_a_long_line_is_shortened(count: int) -> None:
     fields = {f"field{number}": "é" * 4000 for number in range(count)}
     line = written(lambda pipeline: pipeline.record(20, "x", "m", fields, None))
     assert line["shortened"] is True
@@ -424,7 +426,7 @@ def test_a_long_traceback_keeps_both_ends() -> None:
 
 
 @pytest.mark.parametrize("length", [8, 17, 50, 1000])
-def test_a_secret_is_not_halved_where_a_text_is_cut(length: int) -> None:
+def test_a_secret_at_the_place_where_a_text_is_cut_is_redacted(length: int) -> None:
     hidden = "0123456789" * 100
     many = hidden[:length] * (200_000 // length)
 
@@ -434,7 +436,7 @@ def test_a_secret_is_not_halved_where_a_text_is_cut(length: int) -> None:
     assert "01234" not in json.dumps(written(act, Redactor([hidden[:length]])) | {"timestamp": ""})
 
 
-def test_ones_own_fields_cannot_take_the_place_of_the_lines() -> None:
+def test_fields_cannot_replace_those_of_the_line() -> None:
     fields = {"message": "forged", "severity": "DEBUG", "status": 200, "timestamp": 0, "plain": 1}
     line = written(lambda pipeline: pipeline.record(40, "x", "true", fields, None))
     assert (line["message"], line["severity"], line["status_"]) == ("true", "ERROR", 200)
@@ -442,7 +444,7 @@ def test_ones_own_fields_cannot_take_the_place_of_the_lines() -> None:
     assert "status" not in line
 
 
-def test_a_message_whose_arguments_do_not_fit_is_still_a_line(serve: Serve, capfd: Captured) -> None:
+def test_a_message_with_the_wrong_arguments_is_still_logged(serve: Serve, capfd: Captured) -> None:
     with serve():
         log.warning("%d pears", "many")
         log.warning("%(n)d plums", {"n": 3})
@@ -466,7 +468,6 @@ values = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(texts, st.dictionaries(texts, values, max_size=6))
 def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str, Any]) -> None:
     line = written(lambda pipeline: pipeline.record(20, "any", message, fields, None))
@@ -474,103 +475,7 @@ def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str,
     assert line["logger"] == "any"
 
 
-WORDS = ("authorization", "token", "password", "secret", "api key", "private_key", "cookie", "Credentials", "jwt")
-SEPARATORS = st.sampled_from(["", "-", "_", ".", " "])
-CASES = st.sampled_from([str.lower, str.upper, str.title, str.swapcase])
-
-
-@st.composite
-def secret_keys(draw: st.DrawFn) -> str:
-    """Such as `X-Api-Key`, `db_PASSWORD` and `accessToken2`."""
-    word = draw(st.sampled_from(WORDS)).replace(" ", draw(SEPARATORS)).replace("_", draw(SEPARATORS))
-    prefix, suffix = draw(st.sampled_from(["", "x-", "db_", "user"])), draw(st.sampled_from(["", "2", "_hash", "-id"]))
-    return prefix + draw(CASES)(word) + suffix
-
-
-PLAIN_KEYS = st.sampled_from(["city", "user", "n", "keyboard", "author", "monkey", "cooking", "passport", "", "é"])
-
-
-class Leaf:
-    """Where a marked text goes."""
-
-
-trees = st.recursive(
-    st.builds(Leaf),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(secret_keys() | PLAIN_KEYS, inner, max_size=4),
-    max_leaves=30,
-).filter(lambda tree: _depth(tree) <= 7)
-
-
-def _depth(tree: Any) -> int:
-    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else None
-    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
-
-
-@settings(deadline=None)
-@given(trees)
-def test_no_secret_survives_at_any_depth_and_everything_else_does(tree: Any) -> None:
-    secret: set[str] = set()
-    plain: set[str] = set()
-
-    def mark(node: Any, hidden: bool) -> Any:
-        if isinstance(node, dict):
-            return {key: mark(value, hidden or key not in KNOWN_PLAIN) for key, value in node.items()}
-        if isinstance(node, list):
-            return [mark(value, hidden) for value in node]
-        found = secret if hidden else plain
-        text = f"mark{len(secret) + len(plain)}end"
-        found.add(text)
-        return text
-
-    marked = mark(tree, False)
-    shown = json.dumps(Redactor().value({"tree": marked}))
-    assert not {text for text in secret if text in shown}
-    assert plain == {text for text in plain if text in shown}
-
-
-KNOWN_PLAIN = frozenset(("city", "user", "n", "keyboard", "author", "monkey", "cooking", "passport", "", "é"))
-
-
-@pytest.mark.parametrize(
-    "key", ["Authorization", "X-API-Key", "apikey", "access.token", "Set-Cookie", "PASSWORD", "auth"]
-)
-def test_keys_that_look_like_secrets(key: str) -> None:
-    assert is_secret(key)
-    assert Redactor().value({key: {"nested": "hunter2"}}) == {key: REDACTED}
-
-
-def test_what_only_sounds_like_a_secret_stays() -> None:
-    fields = {"tokens": 512, "password": None, "api_key": "", "use_token": True, "monkey": "a", "key": "cache:1"}
-    assert Redactor().value(fields) == fields
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("Authorization: Basic dXNlcjpwYXNz", "Authorization: [redacted]"),
-        ("sent {'authorization': 'Bearer hunter2'}", "sent {'authorization': [redacted]}"),
-        ("[(b'cookie', b'a=hunter2'), (b'accept', b'*')]", "[(b'cookie', [redacted]), (b'accept', b'*')]"),
-        ("Login(user='bob', password='hunter2')", "Login(user='bob', password=[redacted])"),
-        ("https://user:hunter2@example.com/x?y=1", "https://[redacted]@example.com/x?y=1"),
-        ("/v1?appid=hunter2&q=Bern", "/v1?appid=[redacted]&q=Bern"),
-        ("/v1?q=Bern&key=hunter2#top", "/v1?q=Bern&key=[redacted]#top"),
-        ("X-Api-Key=hunter2; next", "X-Api-Key=[redacted]; next"),
-        ("got bearer abcdefgh12345678", "got bearer [redacted]"),
-        ("İ token=hunter2", "İ token=[redacted]"),
-        ("configured-secret is in here", "[redacted] is in here"),
-        ("Bearer authentication required: no token", "Bearer authentication required: no token"),
-        ("KeyError: 'city', monkey = 3", "KeyError: 'city', monkey = 3"),
-    ],
-)
-def test_secrets_in_texts(text: str, shown: str) -> None:
-    assert Redactor(["configured-secret", "short"]).text(text) == shown
-
-
-def test_a_configured_secret_is_found_as_a_url_has_it() -> None:
-    assert Redactor(["sign&d=key/1"]).text("GET /x?part=sign%26d%3Dkey%2F1&b") == f"GET /x?part={REDACTED}&b"
-
-
-def test_the_servers_own_secrets_are_never_logged(
+def test_configured_secrets_are_never_logged(
     serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "upstream-hunter2")
@@ -583,39 +488,36 @@ def test_the_servers_own_secrets_are_never_logged(
 
 
 @posix
-def test_nobody_reading_stderr_stops_no_call_and_no_probe() -> None:
+def test_an_unread_stderr_delays_no_call_and_no_probe() -> None:
     with subprocess.Popen(  # noqa: S603 (this project's own command)
-        command(None, "--port", "0"), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        command(NO_TOOLS, "--port", "0"), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:
             assert process.stderr is not None
             base = None
             while base is None:
                 base = re.search(r"http://[^/\s]+:\d+(?=/mcp)", process.stderr.readline().decode())
-            with httpx2.Client(base_url=base[0], timeout=5.0, trust_env=False) as client:
-                message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "health_check"}}
-                headers = {"accept": "application/json, text/event-stream", "mcp-protocol-version": "2025-11-25"}
+            with httpx2.Client(base_url=base[0], timeout=DEADLINE_SECONDS, trust_env=False) as client:
+                content = message("tools/call", {"name": "health_check"})
                 for _ in range(500):  # a pipe holds 64 KiB, some 250 lines
-                    assert client.post("/mcp", json=message, headers=headers).status_code == 200
+                    assert client.post("/mcp", json=content, headers=HEADERS).status_code == 200
                 assert client.get("/livez").status_code == 200
             process.terminate()
             found = [json.loads(line) for line in process.stderr]
             assert sum(line["message"] == "tool call" for line in found) == 500
-            assert process.wait(10) == 0
+            assert process.wait(DEADLINE_SECONDS) == 0
         finally:
             process.kill()
 
 
 @posix
-def test_what_nobody_reads_waits_in_order_and_what_is_too_much_is_counted() -> None:
+def test_unread_lines_wait_in_order_and_those_beyond_the_limit_are_dropped_and_counted() -> None:
     reading, writing = os.pipe()
     stderr = Stderr(writing)
     # 64 KiB fit into the pipe, 8 MiB wait, the rest is dropped.
     sent = [json.dumps({"message": f"{number:06d}" + "x" * 3000}).encode() + b"\n" for number in range(4000)]
-    started = time.monotonic()
     for line in sent:
         stderr.write(line)
-    assert time.monotonic() - started < 5.0
     assert not stderr.flush(0.01)
 
     received: list[dict[str, Any]] = []
@@ -626,11 +528,11 @@ def test_what_nobody_reads_waits_in_order_and_what_is_too_much_is_counted() -> N
 
     reader = threading.Thread(target=read)
     reader.start()
-    assert stderr.flush(10.0)
+    assert stderr.flush(DEADLINE_SECONDS)
     stderr.write(b'{"message":"after"}\n')
-    assert stderr.flush(10.0)
+    assert stderr.flush(DEADLINE_SECONDS)
     os.close(writing)
-    reader.join(10.0)
+    reader.join(DEADLINE_SECONDS)
     *kept, lost, after = received
     assert [line["message"][:6] for line in kept] == [f"{number:06d}" for number in range(len(kept))]
     assert 8 * 2**20 // 3020 <= len(kept) < 4000
@@ -639,17 +541,17 @@ def test_what_nobody_reads_waits_in_order_and_what_is_too_much_is_counted() -> N
 
 
 @posix
-def test_a_closed_stderr_is_nobodys_problem() -> None:
+def test_a_closed_stderr_causes_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     stderr = Stderr(writing)
     stderr.write(b"x\n")
     stderr.write(b"x" * (select.PIPE_BUF + 1))
-    assert stderr.flush(10.0)
+    assert stderr.flush(DEADLINE_SECONDS)
     os.close(writing)
 
 
-def test_what_python_prints_itself_becomes_lines_too() -> None:
+def test_warnings_and_unhandled_exceptions_become_lines() -> None:
     code = """
 import threading, warnings
 from weather_station.production.config import ProductionConfig
@@ -665,9 +567,7 @@ thread.start()
 thread.join()
 raise LookupError("at the top")
 """
-    done = subprocess.run(  # noqa: S603 (the code above)
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = run_python(code)
     found = [json.loads(line) for line in done.stderr.splitlines()]
     assert done.stdout == ""
     assert [line.get("error_type") for line in found] == [None, "RuntimeError", "LookupError"]

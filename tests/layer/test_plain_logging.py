@@ -6,17 +6,12 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import pytest
+from harness import Serve
 
 from weather_station.production import get_logger
-from weather_station.production.registry import ProductionServer
-
-from harness import Running
-
-Serve = Callable[..., AbstractContextManager[Running]]
+from weather_station.production.sdk import ProductionServer
 
 log = get_logger("own.tool")
 
@@ -46,7 +41,7 @@ def test_each_record_is_one_line_on_stderr(serve: Serve, capfd: pytest.CaptureFi
     assert re.fullmatch(r"\d{4}-\S+Z WARNING  own\.library: from the\\nstandard library", second)
 
 
-def test_an_exceptions_traceback_stands_beneath_its_line(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_traceback_of_an_exception_follows_its_line(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     with serve(tools, enable_logging=False) as server:
         server.call("crash")
     output = capfd.readouterr().err
@@ -54,7 +49,7 @@ def test_an_exceptions_traceback_stands_beneath_its_line(serve: Serve, capfd: py
     assert output.count("\nLookupError: nobody may read this\n") == 1
 
 
-def test_a_log_that_nobody_reads_any_more_fails_no_call(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_stderr_fails_no_call(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w", buffering=1, encoding="utf-8") as broken, monkeypatch.context() as patch:
@@ -67,7 +62,7 @@ def test_a_log_that_nobody_reads_any_more_fails_no_call(serve: Serve, monkeypatc
             broken.close()
 
 
-def test_a_message_whose_arguments_do_not_fit_is_still_a_line(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_message_with_the_wrong_arguments_is_still_logged(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
     with serve(enable_logging=False):
         log.warning("%d pears", "many")
     assert " own.tool: %d pears\n" in capfd.readouterr().err
