@@ -780,4 +780,4 @@ class Security:
             self.report.add("authentication", node.pointer, f"scheme {scheme}: sent as given, nothing is computed")
             return f"set {key}, and UPSTREAM_API_KEY_SCHEME={scheme}; what has to be computed is left to you"
         self.report.add("authentication", node.pointer, f"type {one_line(str(kind), 40)!r} is not spoken")
-        return "not spoken by the client; see docs/upstream.md"
+        return "not spoken by the client; see docs/client.md"

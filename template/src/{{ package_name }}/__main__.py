@@ -132,7 +132,7 @@ def _print_config(config: ProductionConfig, client: str, transport: str) -> int:
 
     document = host_config.entry(client, config, transport=transport)
     print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 (for a file; nothing serves)
-    return _say([f"put this into {host_config.CLIENTS[client].file} (docs/hosts.md)"], 0)
+    return _say([f"put this into {host_config.CLIENTS[client].file} (docs/clients.md)"], 0)
 
 
 def _say(lines: Sequence[str], status: int) -> int:
