@@ -384,7 +384,7 @@ SPECS = (
     Spec("metrics", "MCP server", "Traffic, errors, latency and saturation.", METRICS, (JOB, INSTANCE, TOOLS)),
     Spec("upstream", "MCP server: upstream", "Requests to the APIs that the tools call.", UPSTREAM),
     Spec("rate_limit", "MCP server: rate limit", "Calls that the rate limit rejected.", RATE_LIMIT),
-    Spec("rate_limit_redis", "MCP server: rate limit in Redis", "Calls without an answer from Redis.", RATE_LIMIT_REDIS),
+    Spec("rate_limit_redis", "MCP server: rate limit in Redis", "Calls without a reply from Redis.", RATE_LIMIT_REDIS),
     Spec("retry", "MCP server: retries", "Retries of upstream requests.", RETRY),
     Spec("circuit_breaker", "MCP server: circuits", "Circuits of upstream hosts.", CIRCUIT_BREAKER),
     Spec("telemetry", "MCP server: traces", "Tool calls in Jaeger.", TELEMETRY, (ONE_JOB,)),

@@ -14,7 +14,9 @@ from copier import run_copy
 from .support import EVERYTHING, ROOT, files
 
 TESTING = "production.testing"
-"""The one submodule that owners use: its fixtures are for their tests."""
+"""The one submodule that owners use, for their tests: its fixtures and their types."""
+
+FIXTURES = {"Api", "Call", "Server", "api", "call", "server"}
 
 BLOCK = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 
@@ -63,7 +65,8 @@ def test_code_in_the_documentation_imports_only_the_public_api(
     [
         ("from ..production import upstream", []),
         ("from weather_station.production import upstream", []),
-        ("from production.testing import api", []),
+        ("from production.testing import Api", []),
+        ("from production.testing import create_server", ["create_server is no fixture of production.testing"]),
         ("from ..production import chain", ["chain is not exported by production"]),
         ("from ..production.upstream.errors import UpstreamError", ["production.upstream.errors is imported"]),
         ("import weather_station.production.config", ["production.config is imported"]),
@@ -112,5 +115,7 @@ def _wrong_imports(module: str, names: list[str], public: frozenset[str]) -> Ite
     module = ".".join(parts[parts.index("production") :])
     if module == "production":
         yield from (f"{name} is not exported by production" for name in names if name not in public)
-    elif module != TESTING:
+    elif module == TESTING:
+        yield from (f"{name} is no fixture of {TESTING}" for name in names if name not in FIXTURES)
+    else:
         yield f"{module} is imported"
