@@ -19,8 +19,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx2
-from harness import Process, environment, started, wait_for
 from mcp import Client, StdioServerParameters
+
+from harness import Process, environment, started, wait_for
 from stand_in import stand_in
 
 DEADLINE_SECONDS = 90.0

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import NO_TOOLS, Metrics, Serve, command, config, http_process, started, stdio_process, wait_for
 from mcp import Client
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
+from harness import NO_TOOLS, Metrics, Serve, command, config, http_process, started, stdio_process, wait_for
 from weather_station.production import readiness_check
 from weather_station.production.caller import Caller
 from weather_station.production.config import about
@@ -378,7 +378,9 @@ def test_a_stdio_server_has_metrics_on_the_configured_port() -> None:
 def test_a_taken_port_stops_the_start_with_one_line_and_exit_status_2(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with started(command(NO_TOOLS, "--transport", transport, "--port", "0"), None, {"METRICS_PORT": port}) as server:
+        with started(
+            command(NO_TOOLS, "--transport", transport, "--port", "0"), None, {"METRICS_PORT": port}
+        ) as server:
             assert server.status() == 2
             (line,) = server.log().splitlines()
     assert f"METRICS_PORT: cannot listen on 127.0.0.1:{port}" in line

@@ -9,12 +9,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import Running, Serve, config, message, text_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
 
+from harness import Running, Serve, config, message, text_of
+from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit
 from weather_station.production.inbound.rate_limit import MICROSECONDS, SWEEP, Buckets, Quota

@@ -18,15 +18,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
-from harness import DEADLINE_SECONDS, Running, Serve, config, text_of, wait_for
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from pydantic import SecretStr
-from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited, new_request
 from redis import Redis
 from structlog.testing import capture_logs
 
+from harness import DEADLINE_SECONDS, Running, Serve, config, text_of, wait_for
+from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited, new_request
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit_redis
 from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
@@ -394,9 +394,7 @@ async def test_calls_that_came_later_give_up_with_the_first_one(frail_store: Sto
         await asyncio.sleep(0.1)
         shared._timeout = LONG
         async with asyncio.timeout(DEADLINE_SECONDS):
-            results = await asyncio.gather(
-                first, *(shared.spend("client") for _ in range(200)), return_exceptions=True
-            )
+            results = await asyncio.gather(first, *(shared.spend("client") for _ in range(200)), return_exceptions=True)
     assert {type(result) for result in results} == {StoreDownError}
 
 
@@ -475,7 +473,9 @@ def degraded(server: Running) -> list[str]:
     return problems
 
 
-def test_with_the_policy_local_no_call_fails_while_redis_is_killed_hangs_and_is_restored(serve: Serve, frail_store: Store) -> None:
+def test_with_the_policy_local_no_call_fails_while_redis_is_killed_hangs_and_is_restored(
+    serve: Serve, frail_store: Store
+) -> None:
     stop = threading.Event()
     rejected: list[bool] = []
     with serve(redis_url=frail_store.url) as server:
@@ -497,7 +497,9 @@ def test_with_the_policy_local_no_call_fails_while_redis_is_killed_hangs_and_is_
     assert not any(rejected)
 
 
-def test_with_the_policy_local_each_process_keeps_the_limit_while_redis_is_down(serve: Serve, frail_store: Store) -> None:
+def test_with_the_policy_local_each_process_keeps_the_limit_while_redis_is_down(
+    serve: Serve, frail_store: Store
+) -> None:
     with serve(redis_url=frail_store.url, **limited(5)) as server:
         server.call("health_check")
         frail_store.kill()

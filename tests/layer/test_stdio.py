@@ -12,9 +12,9 @@ from typing import Any
 
 import anyio
 import pytest
-from harness import HAS_LOGGING, INITIALIZE, Process, command, started, stdio_process, wait_for
 from mcp_types import jsonrpc_message_adapter
 
+from harness import HAS_LOGGING, INITIALIZE, Process, command, started, stdio_process, wait_for
 from weather_station.production import on_shutdown
 from weather_station.production.sdk import ProductionServer
 
@@ -46,8 +46,7 @@ def tools(server: ProductionServer) -> None:
         nonlocal waiting
         waiting += 1
         sys.stderr.write(f"<{waiting} calls>\n")
-        while not await anyio.Path(until).exists():
-            await anyio.sleep(0.01)
+        await anyio.to_thread.run_sync(wait_for, Path(until).exists)
         return "done"
 
     async def slow() -> str:

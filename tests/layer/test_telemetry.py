@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 import uvicorn
-from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context
@@ -32,8 +31,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from stand_in import StandIn, refusing, silent
 
+from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
+from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.config import ConfigError, about
 from weather_station.production.observe import telemetry
