@@ -10,10 +10,10 @@ from typing import Any
 import httpx2
 import hypothesis
 import pytest
+
 from features import ABSENT
 from harness import DEADLINE_SECONDS, ENVIRONMENT, NO_TLS, Register, Running, Serve, config, running
 from stand_in import StandIn, stand_in
-
 from weather_station.production.config import ProductionConfig, variable
 
 hypothesis.settings.register_profile("layer", deadline=None, database=None)

@@ -1,6 +1,6 @@
 """Running servers of the project under test, and clients that talk to them as an MCP host would.
 
-`running` serves in a thread, which is what most tests need; `http_process` and `stdio_process` start the command itself.
+`running` serves in a thread, which is what most tests need; `http_process` and `stdio_process` start the command.
 The owner's `tools/` are never loaded: importing this module replaces `server.register`. Run as a program, this file is
 the server's command with the tools of a test.
 """
@@ -311,7 +311,7 @@ def copy_package(directory: Path, tools: Mapping[str, str] | None = None) -> Non
 
 def run_python(code: str, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run `code` in a process of its own, without the owner's tools."""
-    return subprocess.run(  # noqa: S603 (a test's own code)
+    return subprocess.run(
         [sys.executable, "-c", f"import harness\n{code}"],
         env=environment(**settings) | {"PYTHONPATH": str(LAYER)},
         capture_output=True,
@@ -405,7 +405,7 @@ def started(
         log_file = Path(directory) / "stderr"
         with (
             log_file.open("wb") as log,
-            subprocess.Popen(  # noqa: S603 (this project's own command)
+            subprocess.Popen(
                 arguments, cwd=PROJECT, env=environment(**settings), stdin=pipe, stdout=pipe, stderr=stderr or log
             ) as process,
         ):

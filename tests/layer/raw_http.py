@@ -6,6 +6,7 @@ import socket
 from urllib.parse import urlsplit
 
 import httpx2
+
 from harness import DEADLINE_SECONDS, Running
 
 

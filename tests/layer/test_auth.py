@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
-from harness import DEADLINE_SECONDS, HEADERS, INITIALIZE, Running, Serve, message, text_of
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context
 
+from harness import DEADLINE_SECONDS, HEADERS, INITIALIZE, Running, Serve, message, text_of
 from weather_station.__main__ import main
 from weather_station.production.caller import caller
 from weather_station.production.inbound import auth
@@ -154,9 +154,7 @@ def test_a_session_belongs_to_the_user_who_opened_it(serve: Serve) -> None:
     with serve(Users(), session_mode="stateful") as server:
         session = server.post(INITIALIZE, authorization="Bearer alice").headers["mcp-session-id"]
         for user, status in (("alice", 200), ("bob", 404)):
-            response = server.post(
-                message("tools/list"), authorization=f"Bearer {user}", mcp_session_id=session
-            )
+            response = server.post(message("tools/list"), authorization=f"Bearer {user}", mcp_session_id=session)
             assert response.status_code == status
 
 

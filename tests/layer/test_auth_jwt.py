@@ -22,13 +22,13 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, wait_for
 from mcp import Client
 from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import Context
 
+from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, wait_for
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import auth_jwt
@@ -502,9 +502,7 @@ def test_the_resource_metadata_has_the_resource_and_its_issuer(protected: Serve,
             assert document["scopes_supported"] == ["mcp:call"]
 
 
-def test_the_resource_is_the_called_address_where_the_audience_is_no_url(
-    protected: Serve, issuer: Issuer
-) -> None:
+def test_the_resource_is_the_called_address_where_the_audience_is_no_url(protected: Serve, issuer: Issuer) -> None:
     issuer.audience = "api://weather"
     with protected(jwt_audience="api://weather") as server:
         assert call(server, issuer.token()).status_code == 200

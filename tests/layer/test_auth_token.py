@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
 from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
+from harness import HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound import auth_token, http_limits

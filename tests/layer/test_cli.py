@@ -14,9 +14,9 @@ from types import FrameType
 from typing import Any
 
 import pytest
+
 from harness import Register
 from stand_in import stand_in
-
 from weather_station import __main__ as cli
 from weather_station import server as server_module
 from weather_station.__main__ import OPTIONS, SLUG, main
@@ -71,7 +71,7 @@ def messages(capsys: pytest.CaptureFixture[str]) -> list[str]:
 def test_help_imports_no_library() -> None:
     start = "import sys; from weather_station.__main__ import main"
     script = f"{start}\ntry: main(['--help'])\nfinally: print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)  # noqa: S603
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     text, modules = run.stdout.rsplit("\n", 2)[0], set(run.stdout.splitlines()[-1].split())
     assert not modules & {"mcp", "pydantic", "starlette", "uvicorn", "structlog"}, "help would wait for these"
     for option in ("--transport", "--host", "--port", "--check", "--print-config", "--init-env", "--version"):
@@ -143,9 +143,7 @@ def test_an_address_that_cannot_be_bound_ends_with_status_1(
     assert line.endswith("Choose another with --host and --port")
 
 
-def test_check_reports_on_a_healthy_server(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reports_on_a_healthy_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with stand_in({}) as api:
         monkeypatch.setenv("BASE_URL", api.url)
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")  # the answers may name a collector

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import ENVIRONMENT, config
 from pydantic import SecretStr, ValidationError
 
+from harness import ENVIRONMENT, config
 from weather_station.production.config import (
     ANSWERS,
     ConfigError,

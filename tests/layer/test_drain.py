@@ -11,9 +11,9 @@ import threading
 import anyio
 import httpx2
 import pytest
+
 from harness import HEADERS, Serve, http_process, modern, text_of, wait_for
 from held import TOOLS, Held, Protocol, ToolClient, legacy, open_session
-
 from weather_station.production.sdk import ProductionServer
 
 CALLS = 200

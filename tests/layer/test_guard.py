@@ -9,9 +9,9 @@ from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
+
 from harness import HEADERS, Serve, config
 from raw_http import error_of, exchange
-
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import guard
 from weather_station.production.inbound.guard import binds_loopback, host_rule, origin_rule
@@ -156,9 +156,7 @@ def test_probes_answer_for_any_host(serve: Serve) -> None:
         ("*", ELSEWHERE, "null", "api.x", True),
     ],
 )
-def test_an_origin_is_compared_as_a_whole(
-    allowed: str, bound: str, origin: str, host: str, passes: bool
-) -> None:
+def test_an_origin_is_compared_as_a_whole(allowed: str, bound: str, origin: str, host: str, passes: bool) -> None:
     rule = origin_rule(config(host=bound, allowed_origins=allowed))
     assert rule(origin.encode(), host.encode()) is passes
 

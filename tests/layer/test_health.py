@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
-from harness import Running, Serve, wait_for
 from structlog.testing import capture_logs
 
+from harness import Running, Serve, wait_for
 from weather_station.production import readiness_check
 from weather_station.production.config import about
 from weather_station.production.observe import health

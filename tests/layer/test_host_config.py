@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import NO_TOOLS, command, copy_package, environment, http_process
 from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
+from harness import NO_TOOLS, command, copy_package, environment, http_process
 from weather_station.__main__ import CLIENTS, SLUG, main
 from weather_station.production.config import ProductionConfig
 from weather_station.production.serve import host_config
@@ -25,7 +25,7 @@ KEY_ID, TOKEN_ID = "api-key", TOKEN.lower().replace("_", "-")
 
 def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
     """Return what the command prints to stdout, all of which has to be JSON."""
-    done = subprocess.run(  # noqa: S603 (this project's own command)
+    done = subprocess.run(
         command(NO_TOOLS, "--print-config", *options),
         cwd=cwd,
         env=environment(**settings),

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import HEADERS, LEGACY, MODERN, Serve
 from mcp import Client, MCPError
-from raw_http import error_of, exchange
 from structlog.testing import capture_logs
 
+from harness import HEADERS, LEGACY, MODERN, Serve
+from raw_http import error_of, exchange
 from weather_station.production.inbound import http_limits
 from weather_station.production.inbound.http_limits import (
     LOG_INTERVAL_SECONDS,

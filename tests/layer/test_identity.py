@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from harness import Serve, config, text_of
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
+from harness import Serve, config, text_of
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound.identity import account_id, peer_address

@@ -12,11 +12,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import HAS_METRICS, LAYER, command, config, started, wait_for
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from harness import HAS_METRICS, LAYER, command, config, started, wait_for
 from weather_station.production.config import ConfigError, about
 from weather_station.production.registry import Listener, Registry
 from weather_station.production.sdk import ProductionServer

@@ -20,6 +20,13 @@ from typing import Any
 import httpx2
 import pytest
 from anyio import to_thread
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp import Client
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from opentelemetry import trace
+
 from harness import (
     DEADLINE_SECONDS,
     HEADERS,
@@ -32,13 +39,6 @@ from harness import (
     run_python,
     text_of,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-from mcp import Client
-from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ToolError
-from opentelemetry import trace
-
 from weather_station.production import get_logger
 from weather_station.production.caller import Caller
 from weather_station.production.config import coloured
@@ -137,7 +137,9 @@ def test_every_line_inside_a_call_has_the_context_of_the_call(serve: Serve, capf
     assert all("tool" not in line for line in found if line["logger"].startswith("uvicorn"))
 
 
-async def test_concurrent_calls_keep_their_contexts_apart(serve: Serve, http: httpx2.AsyncClient, capfd: Captured) -> None:
+async def test_concurrent_calls_keep_their_contexts_apart(
+    serve: Serve, http: httpx2.AsyncClient, capfd: Captured
+) -> None:
     with serve(tools) as server:
         await asyncio.gather(*(server.acall(http, "talk", {"note": str(number)}) for number in range(20)))
     ids: dict[str, set[str]] = {}
@@ -475,9 +477,7 @@ def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str,
     assert line["logger"] == "any"
 
 
-def test_configured_secrets_are_never_logged(
-    serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configured_secrets_are_never_logged(serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "upstream-hunter2")
     with serve(upstream_api_key_env="UPSTREAM_KEY", redis_url="redis://:redis%20hunter2@127.0.0.1:9/0"):
         log.info("with upstream-hunter2 and redis hunter2 and redis%20hunter2")
@@ -489,7 +489,7 @@ def test_configured_secrets_are_never_logged(
 
 @posix
 def test_an_unread_stderr_delays_no_call_and_no_probe() -> None:
-    with subprocess.Popen(  # noqa: S603 (this project's own command)
+    with subprocess.Popen(
         command(NO_TOOLS, "--port", "0"), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
     ) as process:
         try:

@@ -1,14 +1,12 @@
-"""`/metrics` shows every tool call with the promised names, labels and buckets, in what Prometheus reads."""
+"""Metrics: `/metrics` shows every tool call under the documented names, labels and buckets."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import pytest
@@ -16,29 +14,26 @@ from mcp import Client
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
-from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
-from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from harness import NO_TOOLS, Metrics, Serve, command, config, http_process, started, stdio_process, wait_for
 from weather_station.production import readiness_check
-from weather_station.production.registry import App, ProductionServer
-from weather_station.production.request import Call, Result
+from weather_station.production.caller import Caller
 from weather_station.production.config import about
 from weather_station.production.features import FEATURES
+from weather_station.production.inbound import pipeline
 from weather_station.production.observe.metrics import (
     LATENCY_BUCKETS,
     MAX_ERROR_TYPES,
     PrometheusMeter,
     install,
 )
+from weather_station.production.registry import Registry
+from weather_station.production.request import MCPRequest, Result, fail, reject
+from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
-from harness import Running, config, http_process, stdio_process, wait_for
-
-Serve = Callable[..., Any]
-Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-PROMISED = {
+DOCUMENTED = {
     "mcp_tool_calls_total": {"tool_name", "status"},
     "mcp_tool_latency_seconds_bucket": {"tool_name", "le"},
     "mcp_tool_latency_seconds_count": {"tool_name"},
@@ -48,36 +43,24 @@ PROMISED = {
     "mcp_ready": set(),
     "mcp_build_info": {"server_name", "version", "python_version"},
 }
-"""Every series of a tool call, with its labels; dashboards and alerts count on them."""
+"""Every series of a tool call with its labels, which dashboards and alerts use."""
 
-OF_THE_CLIENT = {"mcp_upstream_requests_total", "mcp_upstream_latency_seconds"}
+OF_THE_UPSTREAM = {"mcp_upstream_requests_total", "mcp_upstream_latency_seconds"}
 OF_FEATURES = {
     "rate_limit": {"mcp_rate_limit_rejections_total"},
     "rate_limit_redis": {"mcp_rate_limit_rejections_total", "mcp_rate_limit_store_failures_total"},
     "retry": {"mcp_upstream_retries_total"},
     "circuit_breaker": {"mcp_circuit_state", "mcp_circuit_transitions_total"},
 }
-"""What other features add, by their module, where the project has them."""
+"""The series of other features by their module."""
 
-
-def samples(text: str) -> Samples:
-    return {(s.name, frozenset(s.labels.items())): s.value for family in parse_text(text) for s in family.samples}
-
-
-def scrape(server: Running) -> Samples:
-    answer = server.client.get(f"{server.base}/metrics")
-    assert answer.status_code == 200
-    return samples(answer.text)
-
-
-def value(found: Samples, name: str, **labels: str) -> float | None:
-    return found.get((name, frozenset(labels.items())))
+STATUSES = ("success", "error", "rejected")
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
         return port
 
 
@@ -103,7 +86,7 @@ def tools(server: ProductionServer) -> None:
         return number
 
 
-def test_every_outcome_is_counted_under_its_tool(serve: Serve) -> None:
+def test_every_call_is_counted_by_tool_and_status(serve: Serve) -> None:
     with serve(tools) as server:
         for _ in range(3):
             server.call("works")
@@ -113,9 +96,9 @@ def test_every_outcome_is_counted_under_its_tool(serve: Serve) -> None:
         server.call("counts", {"number": "many"})
         server.call("no such tool")
         server.call("another that does not exist")
-        found = scrape(server)
+        metrics = server.metrics()
     calls = {
-        tool: [value(found, "mcp_tool_calls_total", tool_name=tool, status=s) for s in ("success", "error", "rejected")]
+        tool: [metrics.value("mcp_tool_calls_total", tool_name=tool, status=status) for status in STATUSES]
         for tool in ("works", "breaks", "complains", "refuses_the_protocol", "counts", "unknown")
     }
     assert calls == {
@@ -126,8 +109,7 @@ def test_every_outcome_is_counted_under_its_tool(serve: Serve) -> None:
         "counts": [0, 1, 0],
         "unknown": [0, 2, 0],
     }
-    errors = {labels for name, labels in found if name == "mcp_tool_errors_total"}
-    assert errors == {
+    assert metrics.series("mcp_tool_errors_total").keys() == {
         frozenset({("tool_name", tool), ("error_type", error)})
         for tool, error in (
             ("breaks", "LookupError"),
@@ -139,15 +121,15 @@ def test_every_outcome_is_counted_under_its_tool(serve: Serve) -> None:
     }
 
 
-def test_the_names_labels_and_buckets_are_the_promised_ones(serve: Serve) -> None:
+def test_the_names_labels_and_buckets_are_the_documented_ones(serve: Serve) -> None:
     with serve() as server:
         server.call("no such tool")
-        found = scrape(server)
+        metrics = server.metrics()
     labels: dict[str, set[str]] = {}
-    for name, pairs in found:
+    for name, pairs in metrics.samples:
         labels.setdefault(name, set()).update(label for label, _ in pairs)
-    assert {name: labels.get(name) for name in PROMISED} == PROMISED
-    bounds = [dict(pairs)["le"] for name, pairs in found if name.endswith("latency_seconds_bucket")]
+    assert {name: labels.get(name) for name in DOCUMENTED} == DOCUMENTED
+    bounds = [dict(pairs)["le"] for name, pairs in metrics.samples if name.endswith("latency_seconds_bucket")]
     assert set(bounds) == {"0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "10.0", "+Inf"}
     assert LATENCY_BUCKETS == (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
     assert {"process_cpu_seconds_total", "python_info", "python_gc_objects_collected_total"} <= labels.keys() or (
@@ -158,23 +140,22 @@ def test_the_names_labels_and_buckets_are_the_promised_ones(serve: Serve) -> Non
 
 def test_the_features_of_this_project_show_their_series(serve: Serve) -> None:
     modules = {feature.__module__.rpartition(".")[2] for feature in FEATURES.values()}
-    expected = OF_THE_CLIENT.union(*(names for module, names in OF_FEATURES.items() if module in modules))
+    expected = OF_THE_UPSTREAM.union(*(names for module, names in OF_FEATURES.items() if module in modules))
     with serve() as server:
-        text = server.client.get(f"{server.base}/metrics").text
-    declared = set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
-    assert expected <= declared
+        lines = server.metrics().text.splitlines()
+    assert expected <= {line.split()[2] for line in lines if line.startswith("# TYPE ")}
 
 
 def test_a_registered_tool_shows_with_zeros_before_its_first_call(serve: Serve) -> None:
     with serve(tools) as server:
-        found = scrape(server)
-    for status in ("success", "error", "rejected"):
-        assert value(found, "mcp_tool_calls_total", tool_name="works", status=status) == 0
-    assert value(found, "mcp_tool_latency_seconds_count", tool_name="works") == 0
-    assert value(found, "mcp_active_requests") == 0
+        metrics = server.metrics()
+    for status in STATUSES:
+        assert metrics.value("mcp_tool_calls_total", tool_name="works", status=status) == 0
+    assert metrics.value("mcp_tool_latency_seconds_count", tool_name="works") == 0
+    assert metrics.value("mcp_active_requests") == 0
 
 
-def test_a_scrape_sees_whether_the_server_is_ready(serve: Serve) -> None:
+def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve) -> None:
     broken = False
 
     async def database() -> None:
@@ -182,17 +163,17 @@ def test_a_scrape_sees_whether_the_server_is_ready(serve: Serve) -> None:
             raise ConnectionError("no route to the database")
 
     with serve(lambda server: readiness_check(server, "database", database)) as server:
-        assert value(scrape(server), "mcp_ready") == 1
+        assert server.metrics().value("mcp_ready") == 1
         broken = True
-        assert value(scrape(server), "mcp_ready") == 0, "no probe has asked"
+        assert server.metrics().value("mcp_ready") == 0, "without a request to /readyz"
         broken = False
-        assert value(scrape(server), "mcp_ready") == 1
+        assert server.metrics().value("mcp_ready") == 1
         server.registry.draining = True
-        assert value(scrape(server), "mcp_ready") == 0
+        assert server.metrics().value("mcp_ready") == 0
         server.registry.draining = False
 
 
-async def test_running_calls_show_and_their_duration_is_measured(serve: Serve, http: httpx2.AsyncClient) -> None:
+async def test_running_calls_are_shown_and_their_duration_is_measured(serve: Serve, http: httpx2.AsyncClient) -> None:
     running = threading.Barrier(4)
 
     def register(server: ProductionServer) -> None:
@@ -205,17 +186,17 @@ async def test_running_calls_show_and_their_duration_is_measured(serve: Serve, h
     with serve(register) as server:
         calls = [asyncio.create_task(server.acall(http, "waits")) for _ in range(3)]
         await asyncio.to_thread(wait_for, lambda: running.n_waiting == 3)
-        assert value(await asyncio.to_thread(scrape, server), "mcp_active_requests") == 3
+        assert (await asyncio.to_thread(server.metrics)).value("mcp_active_requests") == 3
         await asyncio.to_thread(running.wait)
         await asyncio.gather(*calls)
-        found = await asyncio.to_thread(scrape, server)
-    assert value(found, "mcp_active_requests") == 0
-    assert value(found, "mcp_tool_latency_seconds_count", tool_name="waits") == 3
-    assert value(found, "mcp_tool_latency_seconds_bucket", tool_name="waits", le="0.05") == 0
-    assert value(found, "mcp_tool_latency_seconds_bucket", tool_name="waits", le="10.0") == 3
+        metrics = await asyncio.to_thread(server.metrics)
+    assert metrics.value("mcp_active_requests") == 0
+    assert metrics.value("mcp_tool_latency_seconds_count", tool_name="waits") == 3
+    assert metrics.value("mcp_tool_latency_seconds_bucket", tool_name="waits", le="0.05") == 0
+    assert metrics.value("mcp_tool_latency_seconds_bucket", tool_name="waits", le="+Inf") == 3
 
 
-def test_a_tool_that_takes_too_long_counts_as_an_error(serve: Serve) -> None:
+def test_a_tool_timeout_counts_as_an_error(serve: Serve) -> None:
     def register(server: ProductionServer) -> None:
         @server.tool()
         async def endless(ctx: Context[Any, Any]) -> str:
@@ -224,86 +205,100 @@ def test_a_tool_that_takes_too_long_counts_as_an_error(serve: Serve) -> None:
 
     with serve(register, tool_timeout_seconds=0.05) as server:
         server.call("endless")
-        found = scrape(server)
-    assert value(found, "mcp_tool_errors_total", tool_name="endless", error_type="ToolTimeout") == 1
+        metrics = server.metrics()
+    assert metrics.value("mcp_tool_errors_total", tool_name="endless", error_type="ToolTimeout") == 1
 
 
-def through_the_link() -> tuple[App, PrometheusMeter]:
-    app = App(config(), about())
-    install(app)
-    assert isinstance(app.meter, PrometheusMeter)
-    return app, app.meter
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with metrics only."""
+    registry = Registry(config(), about())
+    install(registry)
+    return registry
 
 
-def new_call() -> Call:
-    return Call("tool", "tool", {}, cast(Context[Any, Any], None), "client", "id")
+def read(registry: Registry, name: str, **labels: str) -> float | None:
+    assert registry.metrics is not None
+    return Metrics(registry.metrics.text()).value(name, **labels)
 
 
-async def test_a_refused_call_is_neither_an_error_nor_in_the_latency() -> None:
-    app, meter = through_the_link()
-
-    async def refuse(call: Call) -> Any:
-        request.status, request.error_type = "rejected", "RateLimited"
-
-    await app.links["metrics"](new_call(), refuse)
-    read = meter.registry.get_sample_value
-    assert read("mcp_tool_calls_total", {"tool_name": "tool", "status": "rejected"}) == 1
-    assert read("mcp_tool_errors_total", {"tool_name": "tool", "error_type": "RateLimited"}) is None
-    assert read("mcp_tool_latency_seconds_count", {"tool_name": "tool"}) == 0
+def new_request() -> MCPRequest:
+    return MCPRequest("tools/call", "tool", "tool", {}, Context(), Caller("caller"), "id")
 
 
-async def test_a_call_that_a_stopping_server_refuses_is_counted_so() -> None:
+async def test_a_rejected_call_is_neither_an_error_nor_in_the_latency(registry: Registry) -> None:
+    async def handler(request: MCPRequest) -> Result:
+        return reject(request, "RateLimited", "not now")
+
+    await registry.middleware["metrics"](new_request(), handler)
+    assert read(registry, "mcp_tool_calls_total", tool_name="tool", status="rejected") == 1
+    assert read(registry, "mcp_tool_errors_total", tool_name="tool", error_type="RateLimited") is None
+    assert read(registry, "mcp_tool_latency_seconds_count", tool_name="tool") == 0
+
+
+async def test_a_call_that_a_draining_server_rejects_is_counted_as_rejected() -> None:
     server = create_server(config())
     server.registry.draining = True
     async with Client(server) as client:
         await client.call_tool("health_check")
-    assert isinstance(server.registry.meter, PrometheusMeter)
-    read = server.registry.meter.registry.get_sample_value
-    assert read("mcp_tool_calls_total", {"tool_name": "health_check", "status": "rejected"}) == 1
-    assert read("mcp_active_requests") == 0
+    assert read(server.registry, "mcp_tool_calls_total", tool_name="health_check", status="rejected") == 1
+    assert read(server.registry, "mcp_active_requests") == 0
 
 
-async def test_a_cancelled_call_is_counted_and_runs_no_longer() -> None:
-    app, meter = through_the_link()
-
-    async def endless(call: Call) -> Any:
+async def test_a_cancelled_call_counts_as_an_error_and_no_longer_as_running(registry: Registry) -> None:
+    async def endless(request: MCPRequest) -> Any:
         await asyncio.Event().wait()
 
-    async def inner(call: Call) -> Result:
-        return await app.links["errors"](call, endless)
+    async def inner(request: MCPRequest) -> Result:
+        return await pipeline.errors(request, endless)
 
     async def outer() -> Result:
-        return await app.links["metrics"](new_call(), inner)
+        return await registry.middleware["metrics"](new_request(), inner)
 
     task = asyncio.create_task(outer())
     await asyncio.sleep(0)
-    assert meter.registry.get_sample_value("mcp_active_requests") == 1
+    assert read(registry, "mcp_active_requests") == 1
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    read = meter.registry.get_sample_value
-    assert read("mcp_active_requests") == 0
-    assert read("mcp_tool_errors_total", {"tool_name": "tool", "error_type": "Cancelled"}) == 1
+    assert read(registry, "mcp_active_requests") == 0
+    assert read(registry, "mcp_tool_errors_total", tool_name="tool", error_type="Cancelled") == 1
 
 
-async def test_a_tool_has_a_bounded_number_of_error_types() -> None:
-    app, meter = through_the_link()
-
+async def test_a_tool_has_a_bounded_number_of_error_types(registry: Registry) -> None:
     numbers = iter(range(10 * MAX_ERROR_TYPES))
 
-    async def fail(call: Call) -> Any:
-        request.status, request.error_type = "error", f"Error{next(numbers)}"
+    async def handler(request: MCPRequest) -> Result:
+        return fail(request, f"Error{next(numbers)}", "failed")
 
     for _ in range(10 * MAX_ERROR_TYPES):
-        await app.links["metrics"](new_call(), fail)
-    types = {
-        sample.labels["error_type"]: sample.value
-        for family in meter.collect()
-        for sample in family.samples
-        if sample.name == "mcp_tool_errors_total"
-    }
+        await registry.middleware["metrics"](new_request(), handler)
+    assert registry.metrics is not None
+    series = Metrics(registry.metrics.text()).series("mcp_tool_errors_total")
+    types = {dict(labels)["error_type"]: value for labels, value in series.items()}
     assert len(types) == MAX_ERROR_TYPES + 1
     assert types["other"] == 9 * MAX_ERROR_TYPES
+
+
+def test_declaring_a_metric_again_returns_the_same_one() -> None:
+    meter = PrometheusMeter()
+    for _ in range(2):
+        meter.counter("jobs_total", "Jobs.", ("queue",))("mail").inc()
+        meter.gauge("queue_length", "Jobs that wait.")().set(3)
+        meter.histogram("job_seconds", "Duration of jobs.", buckets=(1.0,))().observe(0.5)
+    metrics = Metrics(meter.text())
+    assert metrics.value("jobs_total", queue="mail") == 2
+    assert metrics.value("queue_length") == 3
+    assert metrics.value("job_seconds_count") == 2
+
+
+def test_declaring_a_metric_with_another_type_or_other_labels_is_an_error() -> None:
+    meter = PrometheusMeter()
+    meter.counter("jobs_total", "Jobs.", ("queue",))
+    with pytest.raises(ValueError, match="the metric jobs_total is declared already"):
+        meter.gauge("jobs_total", "Jobs.", ("queue",))
+    with pytest.raises(ValueError, match="the metric jobs_total is declared already"):
+        meter.counter("jobs_total", "Jobs.", ("queue", "priority"))
 
 
 @pytest.mark.parametrize(
@@ -318,71 +313,77 @@ async def test_a_tool_has_a_bounded_number_of_error_types() -> None:
         ),
     ],
 )
-def test_the_content_type_is_that_of_the_format_asked_for(serve: Serve, accept: str | None, content_type: str) -> None:
+def test_the_content_type_is_that_of_the_requested_format(serve: Serve, accept: str | None, content_type: str) -> None:
     with serve() as server:
         server.call("health_check")
-        answer = server.client.get(f"{server.base}/metrics", headers={"accept": accept} if accept else {})
-    assert answer.headers.get_list("content-type") == [content_type]
+        response = server.get("/metrics", **({"accept": accept} if accept else {}))
+    assert response.headers.get_list("content-type") == [content_type]
     if "openmetrics" in content_type:
-        families = cast(Iterator[Metric], parse_openmetrics(answer.text))  # type: ignore[no-untyped-call]  # library's
-        assert "mcp_tool_calls" in {family.name for family in families}
+        parse: Any = parse_openmetrics
+        assert "mcp_tool_calls" in {family.name for family in parse(response.text)}
     else:
-        assert samples(answer.text)
+        assert Metrics(response.text).value("mcp_active_requests") == 0
 
 
 def test_metrics_need_no_credentials_and_no_particular_host(serve: Serve) -> None:
     with serve() as server:
-        assert server.client.get(f"{server.base}/metrics", headers={"host": "10.1.2.3:8000"}).status_code == 200
+        assert server.get("/metrics", host="10.1.2.3:8000").status_code == 200
 
 
-def test_two_servers_in_one_process_count_apart(serve: Serve) -> None:
-    with serve(tools) as one, serve(tools) as other:
-        one.call("works")
-        counts = [value(scrape(s), "mcp_tool_calls_total", tool_name="works", status="success") for s in (one, other)]
-    assert counts == [1, 0]
+def test_servers_made_one_after_the_other_count_apart(serve: Serve) -> None:
+    counts = []
+    for calls in (2, 1):
+        with serve(tools) as server:
+            for _ in range(calls):
+                server.call("works")
+            counts.append(server.metrics().value("mcp_tool_calls_total", tool_name="works", status="success"))
+    assert counts == [2, 1]
 
 
-def test_another_port_gets_a_listener_that_ends_with_the_server(serve: Serve) -> None:
+def test_metrics_on_another_port_end_with_the_server(serve: Serve) -> None:
     port = free_port()
     with serve(tools, port=8000, metrics_port=port) as server:
         server.call("works")
-        assert server.client.get(f"{server.base}/metrics").status_code == 404
+        assert server.get("/metrics").status_code == 404
         own = f"http://127.0.0.1:{port}"
-        found = samples(httpx2.get(f"{own}/metrics").text)
-        assert value(found, "mcp_tool_calls_total", tool_name="works", status="success") == 1
+        metrics = Metrics(httpx2.get(f"{own}/metrics").text)
+        assert metrics.value("mcp_tool_calls_total", tool_name="works", status="success") == 1
         assert httpx2.get(f"{own}/mcp").status_code == 404
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"{own}/metrics")
 
 
-def test_the_servers_own_port_gets_a_route(serve: Serve) -> None:
+def test_metrics_on_the_port_of_the_server_are_a_route(serve: Serve) -> None:
     with serve(port=8000, metrics_port=8000) as server:
-        assert value(scrape(server), "mcp_build_info") is None
-        assert value(scrape(server), "mcp_active_requests") == 0
+        assert server.metrics().value("mcp_build_info") is None
+        assert server.metrics().value("mcp_active_requests") == 0
 
 
-def test_stdio_has_metrics_on_a_port_that_is_asked_for() -> None:
+def test_a_stdio_server_has_metrics_on_the_configured_port() -> None:
     port = free_port()
 
-    def answers() -> bool:
+    def shows_metrics() -> bool:
         try:
             return "mcp_build_info" in httpx2.get(f"http://127.0.0.1:{port}/metrics").text
         except httpx2.TransportError:
             return False
 
     with stdio_process(METRICS_PORT=port) as server:
-        wait_for(answers, 60)
+        wait_for(shows_metrics)
         server.close_stdin()
         assert server.status() == 0
 
 
-def test_a_port_in_use_stops_the_start_with_one_line() -> None:
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+def test_a_taken_port_stops_the_start_with_one_line_and_exit_status_2(transport: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with stdio_process(METRICS_PORT=port) as server:
-            assert server.status(60) == 2
-            (complaint,) = server.log().splitlines()
-    assert f"METRICS_PORT: cannot listen on 127.0.0.1:{port}" in complaint
+        with started(
+            command(NO_TOOLS, "--transport", transport, "--port", "0"), None, {"METRICS_PORT": port}
+        ) as server:
+            assert server.status() == 2
+            (line,) = server.log().splitlines()
+    assert f"METRICS_PORT: cannot listen on 127.0.0.1:{port}" in line
 
 
 def test_a_process_drains_with_its_metrics_listener() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
-from harness import DEADLINE_SECONDS, Running, Serve, config, modern, running, text_of, wait_for
 from mcp import Client
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -19,6 +18,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
 from structlog.testing import capture_logs
 
+from harness import DEADLINE_SECONDS, Running, Serve, config, modern, running, text_of, wait_for
 from weather_station.production.caller import Caller
 from weather_station.production.config import StartError, about
 from weather_station.production.inbound import pipeline

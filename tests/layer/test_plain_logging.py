@@ -8,8 +8,8 @@ import os
 import re
 
 import pytest
-from harness import Serve
 
+from harness import Serve
 from weather_station.production import get_logger
 from weather_station.production.sdk import ProductionServer
 

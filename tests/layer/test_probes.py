@@ -7,9 +7,9 @@ import socket
 from collections.abc import Callable
 
 import pytest
+
 from harness import config, has
 from stand_in import silent, stand_in
-
 from weather_station.__main__ import main
 from weather_station.production.config import about, without_credentials
 from weather_station.production.registry import Probe, Registry

@@ -1,13 +1,11 @@
-"""The limit is exact, whatever its numbers; it counts tool calls only, and each client for itself."""
+"""Rate limit: exact whatever its numbers, for each client, and for tool calls only."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import re
-from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import httpx2
 import pytest
@@ -15,56 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from weather_station.production import rate_limit
-from weather_station.production.registry import App, ProductionServer
-from weather_station.production.request import Call
+from harness import Running, Serve, config, message, text_of
+from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
 from weather_station.production.config import ConfigError, about
-from weather_station.production.observe.meter import NullMeter
-from weather_station.production.inbound.rate_limit import (
-    MICROSECONDS,
-    SWEEP,
-    Buckets,
-    Quota,
-)
-
-from harness import Running, config, text_of
-
-Serve = Callable[..., Any]
-
-DAY = 86_400
-LIMITS = st.one_of(st.integers(1, 12), st.integers(1, 10**9), st.sampled_from([7, 999_983, 999_999_937, 10**9]))
-WINDOWS = st.one_of(st.integers(1, 3), st.integers(1, DAY), st.just(DAY)).map(lambda seconds: seconds * MICROSECONDS)
-QUOTAS = st.builds(Quota, LIMITS, WINDOWS)
-REFUSAL = re.compile(r"Rate limit exceeded\. 0 requests remaining\. Try again in (\d+) seconds\.")
-
-
-class TokenBucket:
-    """The plain model: a bucket of tokens that fills evenly, in exact fractions."""
-
-    def __init__(self, quota: Quota, now: int, tokens: Fraction | None = None) -> None:
-        self.quota = quota
-        self.tokens = Fraction(quota.limit) if tokens is None else tokens
-        self.seen_at = now
-
-    def fill(self, now: int) -> None:
-        gained = Fraction((now - self.seen_at) * self.quota.limit, self.quota.window)
-        self.tokens = min(Fraction(self.quota.limit), self.tokens + gained)
-        self.seen_at = now
-
-    def spend(self, now: int) -> int:
-        """Takes a token: returns 0, or the microseconds until there is one, rounded up."""
-        self.fill(now)
-        if self.tokens >= 1:
-            self.tokens -= 1
-            return 0
-        return math.ceil((1 - self.tokens) * self.quota.window / self.quota.limit)
-
-    def remaining(self, now: int) -> int:
-        self.fill(now)
-        return math.floor(self.tokens)
+from weather_station.production.inbound import rate_limit
+from weather_station.production.inbound.rate_limit import MICROSECONDS, SWEEP, Buckets, Quota
+from weather_station.production.registry import Registry
+from weather_station.production.request import MCPRequest
+from weather_station.production.sdk import ProductionServer
 
 
 class Clock:
+    """Microseconds that pass only when a test says so."""
+
     def __init__(self) -> None:
         self.now = 0
 
@@ -73,7 +34,7 @@ class Clock:
 
 
 class LimiterAgainstModel(RuleBasedStateMachine):
-    """Whatever calls come whenever, the limiter does what the plain model does, to the microsecond."""
+    """Any calls at any time: the limiter does what the plain model does, to the microsecond."""
 
     clients = st.sampled_from(["a", "b", "c"])
 
@@ -110,27 +71,26 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
     @precondition(lambda self: self.wait > 0)
     @rule(early=st.integers(0, 1))
-    def the_told_wait_passes(self, early: int) -> None:
+    def the_reported_wait_passes(self, early: int) -> None:
         self.clock.now += self.wait - early
         self.wait = 0
 
 
-LimiterAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+LimiterAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
 TestLimiterAgainstModel = LimiterAgainstModel.TestCase
 
 
-@settings(deadline=None)
 @given(quota=QUOTAS, share=st.fractions(0, 1))
-def test_every_debt_is_reckoned_exactly(quota: Quota, share: Fraction) -> None:
+def test_waits_and_remaining_calls_follow_exactly_from_the_debt(quota: Quota, share: Fraction) -> None:
     debt = int(share * quota.limit * quota.window)
     tokens = quota.limit - Fraction(debt, quota.window)
     assert quota.remaining(debt) == math.floor(tokens)
     assert quota.wait(debt) == max(0, math.ceil((1 - tokens) * quota.window / quota.limit))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(limit=st.integers(1, 2000), window=WINDOWS)
-def test_exactly_the_limit_passes_at_once_and_again_over_the_window(limit: int, window: int) -> None:
+def test_exactly_the_limit_passes_at_once_and_once_more_over_the_window(limit: int, window: int) -> None:
     clock = Clock()
     buckets = Buckets(Quota(limit, window), clock=clock)
     passed = 0
@@ -154,7 +114,7 @@ def test_a_full_bucket_is_forgotten() -> None:
     assert len(buckets) <= 3
 
 
-def test_the_memory_is_bounded_and_forgets_whoever_is_nearest_to_a_full_bucket() -> None:
+def test_the_memory_is_bounded_and_forgets_the_fullest_bucket_first() -> None:
     clock = Clock()
     buckets = Buckets(Quota(10, DAY * MICROSECONDS), max_clients=100, clock=clock)
     while not buckets.spend("busy"):
@@ -168,7 +128,7 @@ def test_the_memory_is_bounded_and_forgets_whoever_is_nearest_to_a_full_bucket()
     assert buckets.remaining("passing 99999") == 9
 
 
-def test_making_room_looks_at_few_clients_even_when_all_have_called_again() -> None:
+def test_making_room_examines_a_bounded_number_of_clients() -> None:
     looks = 0
 
     class Watched(dict[str, int]):
@@ -187,66 +147,65 @@ def test_making_room_looks_at_few_clients_even_when_all_have_called_again() -> N
     assert len(buckets) == 500
 
 
-def exhausted(limit: int = 2, window: int = DAY) -> dict[str, int]:
-    return {"rate_limit_requests": limit, "rate_limit_window_seconds": window}
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a server's limits."""
+    clock = Clock()
+    monkeypatch.setattr(Buckets.__init__, "__kwdefaults__", Buckets.__init__.__kwdefaults__ | {"clock": clock})
+    return clock
 
 
-async def test_of_calls_at_once_exactly_the_limit_passes(serve: Serve, http: httpx2.AsyncClient) -> None:
-    with serve(**exhausted(50)) as server:
+async def test_exactly_the_limit_of_concurrent_calls_passes(serve: Serve, http: httpx2.AsyncClient) -> None:
+    with serve(**limited(50)) as server:
         results = await asyncio.gather(*(server.acall(http, "health_check") for _ in range(200)))
-    refused = [result for result in results if result["isError"]]
-    assert len(refused) == 150
-    assert all(REFUSAL.fullmatch(text_of(result)) for result in refused)
+    rejected = [result for result in results if result["isError"]]
+    assert len(rejected) == 150
+    assert all(REJECTION.fullmatch(text_of(result)) for result in rejected)
 
 
-def test_a_refusal_tells_the_true_wait_in_words_and_in_numbers(serve: Serve) -> None:
-    with serve(**exhausted(2, window=1000)) as server:
+def test_a_rejection_has_the_wait_in_its_text_and_its_metadata(serve: Serve, clock: Clock) -> None:
+    with serve(**limited(2, window=1000)) as server:
         for _ in range(2):
             assert not server.call("health_check")["isError"]
-        refusal = server.call("health_check")
-    told = REFUSAL.fullmatch(text_of(refusal))
-    assert told
-    meta = refusal["_meta"]
-    assert int(told[1]) == meta["retry_after_seconds"]
-    assert 490 <= meta["retry_after_seconds"] <= 500
-    assert {name: meta[name] for name in ("remaining", "limit", "window_seconds")} == {
-        "remaining": 0,
-        "limit": 2,
-        "window_seconds": 1000,
-    }
+        clock.now += 10 * MICROSECONDS - 1
+        rejection = server.call("health_check")
+    text = REJECTION.fullmatch(text_of(rejection))
+    assert text
+    assert int(text[1]) == 491
+    assert rejection["_meta"] == {"retry_after_seconds": 491, "remaining": 0, "limit": 2, "window_seconds": 1000}
 
 
-def test_after_the_told_wait_a_call_passes(serve: Serve) -> None:
-    with serve(**exhausted(1, window=3)) as server:
+def test_a_call_passes_after_the_reported_wait(serve: Serve, clock: Clock) -> None:
+    with serve(**limited(1, window=3)) as server:
         server.call("health_check")
         wait = server.call("health_check")["_meta"]["retry_after_seconds"]
-        assert 1 <= wait <= 3
-        asyncio.run(asyncio.sleep(wait))
+        clock.now += (wait - 1) * MICROSECONDS
+        assert server.call("health_check")["isError"]
+        clock.now += MICROSECONDS
         assert not server.call("health_check")["isError"]
 
 
 def test_only_tool_calls_count(serve: Serve) -> None:
-    with serve(**exhausted(1)) as server:
+    with serve(**limited(1)) as server:
         for method in ("tools/list", "ping", "tools/list"):
-            answer = server.post({"jsonrpc": "2.0", "id": 1, "method": method})
-            assert "result" in answer.json()
+            assert "result" in server.post(message(method)).json()
         for path in ("/livez", "/readyz", "/health", "/health"):
-            assert server.client.get(f"{server.base}{path}").status_code == 200
+            assert server.get(path).status_code == 200
         assert not server.call("health_check")["isError"]
         assert server.call("health_check")["isError"]
 
 
-def test_an_unknown_tool_counts(serve: Serve) -> None:
-    with serve(**exhausted(1)) as server:
+def test_a_call_of_an_unknown_tool_counts(serve: Serve) -> None:
+    with serve(**limited(1)) as server:
         assert "Unknown tool" in text_of(server.call("no such tool"))
-        assert REFUSAL.fullmatch(text_of(server.call("no such tool")))
+        assert REJECTION.fullmatch(text_of(server.call("no such tool")))
 
 
-def test_health_shows_what_is_left_and_spends_nothing(serve: Serve) -> None:
+def test_health_shows_the_remaining_calls_without_spending_one(serve: Serve) -> None:
     def left(server: Running) -> object:
-        return server.client.get(f"{server.base}/health").json()["rate_limit"]
+        return server.get("/health").json()["rate_limit"]
 
-    with serve(**exhausted(5)) as server:
+    with serve(**limited(5)) as server:
         assert left(server) == {"remaining": 5, "window_seconds": DAY}
         assert left(server) == {"remaining": 5, "window_seconds": DAY}
         own = server.call("health_check")["structuredContent"]["rate_limit"]
@@ -255,13 +214,13 @@ def test_health_shows_what_is_left_and_spends_nothing(serve: Serve) -> None:
 
 
 def test_each_client_has_its_own_limit(serve: Serve) -> None:
-    with serve(**exhausted(1), trusted_proxies=("127.0.0.1",)) as server:
+    with serve(**limited(1), trusted_proxies=("127.0.0.1",)) as server:
         assert not server.call("health_check", x_forwarded_for="192.0.2.1")["isError"]
         assert server.call("health_check", x_forwarded_for="192.0.2.1")["isError"]
         assert not server.call("health_check", x_forwarded_for="192.0.2.2")["isError"]
 
 
-def test_a_refused_call_does_not_run(serve: Serve) -> None:
+def test_a_rejected_call_does_not_run_the_tool(serve: Serve) -> None:
     ran = 0
 
     def register(server: ProductionServer) -> None:
@@ -271,47 +230,31 @@ def test_a_refused_call_does_not_run(serve: Serve) -> None:
             ran += 1
             return "done"
 
-    with serve(register, **exhausted(3)) as server:
+    with serve(register, **limited(3)) as server:
         for _ in range(10):
             server.call("counted")
     assert ran == 3
 
 
-class RecordingMeter(NullMeter):
-    """Counts in a dictionary, whether or not this project has the metrics feature."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, float] = {}
-
-    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., Any]:
-        meter = self
-
-        class Recorded:
-            def inc(self, amount: float = 1) -> None:
-                meter.counts[name] = meter.counts.get(name, 0) + amount
-
-        return lambda *values: Recorded()
-
-
-async def test_refusals_are_counted() -> None:
-    app = App(config(**exhausted(1)), about())
+async def test_rejections_are_counted() -> None:
+    registry = Registry(config(**limited(1)), about())
     meter = RecordingMeter()
-    app.meter = meter
-    rate_limit.install_in_memory(app)
+    registry.meter = meter
+    rate_limit.install_in_memory(registry)
     passed = 0
 
-    async def tool(call: Any) -> Any:
+    async def handler(request: MCPRequest) -> Any:
         nonlocal passed
         passed += 1
 
     for _ in range(3):
-        call = Call("tool", "tool", {}, cast(Any, None), "client", "id")
-        await app.links["rate_limit"](call, tool)
+        request = new_request()
+        await registry.middleware["rate_limit"](request, handler)
     assert passed == 1
     assert meter.counts == {"mcp_rate_limit_rejections_total": 2}
     assert (request.status, request.error_type) == ("rejected", "RateLimited")
 
 
-def test_a_project_without_redis_says_how_to_get_it() -> None:
+def test_the_redis_backend_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
     with pytest.raises(ConfigError, match=r"RATE_LIMIT_BACKEND: .* --data rate_limit_backend=redis"):
-        rate_limit.install(App(config(rate_limit_backend="redis"), about()))
+        rate_limit.install(Registry(config(rate_limit_backend="redis"), about()))

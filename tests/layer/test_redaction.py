@@ -8,11 +8,11 @@ import uuid
 from typing import Any
 
 import pytest
-from harness import config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from harness import config
 from weather_station.production.observe.redaction import (
     KEYS,
     MAX_DEPTH,
@@ -176,7 +176,9 @@ class Leaf:
 
 trees = st.recursive(
     st.builds(Leaf),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(secret_keys() | st.sampled_from(PLAIN), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(secret_keys() | st.sampled_from(PLAIN), inner, max_size=4)
+    ),
     max_leaves=30,
 ).filter(lambda tree: _depth(tree) <= 7)
 

@@ -12,12 +12,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from harness import HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
 from opentelemetry import trace
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan
-from stand_in import Behavior, StandIn, hang, reset, respond
 from structlog.testing import capture_logs
 
+from harness import HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
+from stand_in import Behavior, StandIn, hang, reset, respond
 from weather_station.production.observe.meter import NullMeter
 from weather_station.production.upstream import retry as retry_module
 from weather_station.production.upstream.client import UpstreamRequest

@@ -1,18 +1,18 @@
-"""Traces, as a real OTLP receiver on a real socket gets them, over the protocol that this project has."""
+"""Telemetry: the traces that an OTLP receiver on a real socket gets, over the protocol of this project.
+
+A process has one tracer provider, whose resource and sampler the first server decides: tests of these are in processes
+of their own.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import logging
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import httpx2
 import pytest
 import uvicorn
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context
 from opentelemetry import trace
@@ -32,22 +32,18 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
+from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
-from weather_station.production.registry import ProductionServer
-from weather_station.production.config import ConfigError
-from weather_station.production.serve.lifecycle import bind
+from weather_station.production.config import ConfigError, about
+from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
-from weather_station.production.observe.telemetry import (
-    FLUSH_SECONDS,
-    OnceAMinute,
-    Redacting,
-    Traces,
-)
+from weather_station.production.observe.telemetry import OnceAMinute, Redacting
+from weather_station.production.registry import Registry
+from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve.listen import base_url, bind
 from weather_station.server import create_app, create_server
 
-from harness import HEADERS, Running, config, environment, wait_for
-
-Serve = Callable[..., AbstractContextManager[Running]]
 PROTOCOL = config().telemetry_protocol
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
 PARENT_ID = "b7ad6b7169203331"
@@ -65,7 +61,7 @@ class Span(NamedTuple):
 
 
 class Collector:
-    """What a collector got: `spans`, and the requests as they came."""
+    """An OTLP receiver: its requests, and the spans in them."""
 
     def __init__(self) -> None:
         self.endpoint = ""
@@ -93,12 +89,12 @@ class Collector:
         return [span for span in self.spans if span.name == name]
 
     def one(self, name: str) -> Span:
-        """The span of that name, as soon as it has arrived."""
+        """Return the span of that name, as soon as it has arrived."""
         wait_for(lambda: self.named(name))
         (span,) = self.named(name)
         return span
 
-    def holds(self, text: str) -> bool:
+    def has_text(self, text: str) -> bool:
         return any(text.encode() in request.SerializeToString() for request in self.requests)
 
 
@@ -120,7 +116,7 @@ def over_http(collector: Collector) -> Iterator[str]:
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -162,54 +158,24 @@ def receiver() -> Iterator[Collector]:
 
 @pytest.fixture
 def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
-    """A collector that gets its spans at once."""
+    """A collector to which spans are exported soon after they end."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     with receiver() as found:
         yield found
 
 
-@contextmanager
-def api() -> Iterator[tuple[str, list[str]]]:
-    """An upstream API; yields its URL and the traceparent headers that it gets."""
-    parents: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            parents.append(self.headers.get("traceparent", ""))
-            self.send_response(200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *args: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", parents
-        server.shutdown()
-
-
-@contextmanager
-def black_hole() -> Iterator[str]:
-    """A collector that takes connections and never says a word."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-def ask_upstream(server: ProductionServer) -> None:
-    async def ask(ctx: Context[Any, Any]) -> str:
-        get_logger("ask").info("asking")
+def fetch_things(server: ProductionServer) -> None:
+    async def fetch(ctx: Context[Any, Any]) -> str:
+        get_logger("fetch").info("fetching")
         with tracer.start_as_current_span("own work") as span:
             span.set_attribute("password", "hunter2-in-an-attribute")
             await upstream(ctx).get_json("/things", params={"api_key": "hunter2-in-a-query", "city": "Bern"})
         return trace.format_trace_id(trace.get_current_span().get_span_context().trace_id)
 
-    server.tool()(ask)
+    server.tool()(fetch)
 
 
-def test_a_call_is_one_server_span_of_this_service(serve: Serve, collector: Collector) -> None:
+def test_a_call_is_one_server_span(serve: Serve, collector: Collector) -> None:
     with serve(telemetry_endpoint=collector.endpoint) as server:
         server.call("health_check")
         span = collector.one("tools/call health_check")
@@ -218,49 +184,43 @@ def test_a_call_is_one_server_span_of_this_service(serve: Serve, collector: Coll
     assert span.parent_id == ""
     assert span.attributes["gen_ai.tool.name"] == "health_check"
     assert span.attributes["enduser.id"] == "127.0.0.1"
-    assert span.attributes["mcp.request.status"] == "success"
+    assert span.attributes["mcp.call.outcome"] == "success"
     assert len(span.attributes["mcp.call.request_id"]) == 16
     assert span.resource["service.name"] == server.registry.about.name
     assert span.resource["service.version"] == server.registry.about.version
     assert span.resource["service.instance.id"]
 
 
-def test_the_callers_trace_goes_on_through_the_tool_to_the_upstream(
-    serve: Serve, collector: Collector, capfd: pytest.CaptureFixture[str]
+def test_the_trace_of_the_caller_continues_through_the_tool_to_the_upstream(
+    serve: Serve, collector: Collector, api: StandIn, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with (
-        api() as (base, parents),
-        serve(ask_upstream, telemetry_endpoint=collector.endpoint, upstream_base_url=base) as server,
-    ):
-        message = server.request("ask")
-        message["params"]["_meta"] = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
-        assert TRACE_ID in server.post(message).text
-        call, own, request = (collector.one(name) for name in ("tools/call ask", "own work", "GET"))
+    with serve(fetch_things, telemetry_endpoint=collector.endpoint, upstream_base_url=api.url) as server:
+        content = server.request("fetch")
+        content["params"]["_meta"] = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
+        assert TRACE_ID in server.post(content).text
+        call, own, request = (collector.one(name) for name in ("tools/call fetch", "own work", "GET"))
 
     assert {call.trace_id, own.trace_id, request.trace_id} == {TRACE_ID}
     assert call.parent_id == PARENT_ID
     assert own.parent_id == call.span_id
     assert request.parent_id == own.span_id
     assert request.kind == "CLIENT"
-    assert parents == [f"00-{TRACE_ID}-{request.span_id}-01"]
+    assert [received.headers["traceparent"] for received in api.requests] == [f"00-{TRACE_ID}-{request.span_id}-01"]
     if "logging" in server.registry.features:
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-        logged = {line["message"]: (line["trace_id"], line["span_id"]) for line in lines if line.get("tool") == "ask"}
-        assert logged["asking"] == logged["tool call"] == (TRACE_ID, call.span_id)
+        logged = {line["message"]: (line["trace_id"], line["span_id"]) for line in lines if line.get("tool") == "fetch"}
+        assert logged["fetching"] == logged["tool call"] == (TRACE_ID, call.span_id)
 
 
-def test_no_secret_leaves_in_a_span(serve: Serve, collector: Collector) -> None:
-    with (
-        api() as (base, _),
-        serve(ask_upstream, telemetry_endpoint=collector.endpoint, upstream_base_url=base) as server,
-    ):
-        server.call("ask")
+def test_no_secret_is_exported_in_a_span(serve: Serve, collector: Collector, api: StandIn) -> None:
+    with serve(fetch_things, telemetry_endpoint=collector.endpoint, upstream_base_url=api.url) as server:
+        server.call("fetch")
         request = collector.one("GET")
-        wait_for(lambda: collector.named("tools/call ask"))
+        wait_for(lambda: collector.named("tools/call fetch"))
 
-    assert not collector.holds("hunter2")
+    assert not collector.has_text("hunter2")
     url = request.attributes.get("http.url") or request.attributes["url.full"]
-    assert url == f"{base}/things?api_key=[redacted]&city=Bern"
+    assert url == f"{api.url}/things?api_key=[redacted]&city=Bern"
 
 
 @pytest.mark.parametrize(
@@ -277,8 +237,8 @@ def test_no_secret_leaves_in_a_span(serve: Serve, collector: Collector) -> None:
         ("app.api_key", "hunter2"),
     ],
 )
-def test_secrets_are_taken_out_whatever_the_attribute(key: str, value: Any) -> None:
-    exported = sent(lambda span: span.set_attributes({key: value, "count": 3}))
+def test_secrets_are_redacted_in_every_attribute(key: str, value: Any) -> None:
+    exported = export(lambda span: span.set_attributes({key: value, "count": 3}))
     assert exported.attributes is not None
     assert exported.attributes["count"] == 3
 
@@ -294,21 +254,20 @@ def test_secrets_are_taken_out_whatever_the_attribute(key: str, value: Any) -> N
     ],
     ids=["name", "event", "exception", "status", "link"],
 )
-def test_secrets_are_taken_out_wherever_they_stand(act: Callable[[trace.Span], None]) -> None:
-    assert "[redacted]" in sent(act).to_json()
+def test_secrets_are_redacted_in_every_part_of_a_span(act: Callable[[trace.Span], None]) -> None:
+    assert "[redacted]" in export(act).to_json()
 
 
 PIECES = ("token", "=", "api_key", "?sig=", "Bearer ", "://", "u:p", "@", '"', "'", "\n", " ", "a0b1c2d3e4f5", KNOWN)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(("note", "url.full", "app.api_key", "db.statement", "count")),
         st.one_of(st.lists(st.sampled_from(PIECES), max_size=6).map("".join), st.integers(0, 9), st.booleans()),
     )
 )
-def test_what_looks_clean_together_is_clean_by_itself(attributes: dict[str, Any]) -> None:
+def test_a_span_without_secrets_is_exported_as_it_is_and_any_other_redacted(attributes: dict[str, Any]) -> None:
     kept = InMemorySpanExporter()
     redactor = Redactor([KNOWN])
     Redacting(kept, redactor).export([ReadableSpan("work", attributes=attributes)])
@@ -316,8 +275,8 @@ def test_what_looks_clean_together_is_clean_by_itself(attributes: dict[str, Any]
     assert dict(exported.attributes or {}) == redactor.value(attributes)
 
 
-def sent(act: Callable[[trace.Span], None]) -> ReadableSpan:
-    """The span on which `act` was done, as the exporter gets it: without what it must not get, and otherwise whole."""
+def export(act: Callable[[trace.Span], None]) -> ReadableSpan:
+    """Return a span on which `act` was done as the exporter gets it: without secrets and otherwise complete."""
     kept = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(Redacting(kept, Redactor([KNOWN]))))
@@ -335,25 +294,29 @@ def sent(act: Callable[[trace.Span], None]) -> ReadableSpan:
     return exported
 
 
-def failing(server: ProductionServer) -> None:
-    async def fail() -> str:
-        raise LookupError("hunter2")
+def test_the_span_of_a_failed_call_has_the_class_of_the_error_and_not_its_text(
+    serve: Serve, collector: Collector
+) -> None:
+    def register(server: ProductionServer) -> None:
+        async def crash() -> str:
+            raise LookupError("hunter2")
 
-    server.tool()(fail)
+        server.tool()(crash)
 
-
-def test_a_failed_call_bears_the_class_of_its_error_and_not_its_text(serve: Serve, collector: Collector) -> None:
-    with serve(failing, telemetry_endpoint=collector.endpoint) as server:
-        server.call("fail")
-        span = collector.one("tools/call fail")
+    with serve(register, telemetry_endpoint=collector.endpoint) as server:
+        server.call("crash")
+        span = collector.one("tools/call crash")
 
     assert span.attributes["error.type"] == "tool_error"
-    assert span.attributes["mcp.request.status"] == "error"
-    assert span.attributes["mcp.request.error_type"] == "LookupError"
-    assert not collector.holds("hunter2")
+    assert span.attributes["mcp.call.outcome"] == "error"
+    assert span.attributes["mcp.call.error_type"] == "LookupError"
+    assert not collector.has_text("hunter2")
 
 
-def test_the_last_spans_are_flushed_when_the_server_stops(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+# --- Collectors that are down ---------------------------------------------------------------------------------------
+
+
+def test_the_last_spans_are_exported_when_the_server_stops(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
     with receiver() as collector:
         with serve(telemetry_endpoint=collector.endpoint) as server:
@@ -362,77 +325,72 @@ def test_the_last_spans_are_flushed_when_the_server_stops(serve: Serve, monkeypa
         assert collector.named("tools/call health_check")
 
 
-def test_a_dead_collector_costs_nothing(
+def make_calls(serve: Serve, endpoint: str) -> None:
+    with serve(telemetry_endpoint=endpoint) as server:
+        for _ in range(100):
+            assert not server.call("health_check").get("isError")
+
+
+def test_an_unreachable_collector_fails_no_call_and_is_logged_once_without_a_traceback(
     serve: Serve, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    slowest, stopping = _calls(serve, f"http://127.0.0.1:{port}")
-
-    assert slowest < 2  # the exporter would wait for ten
-    assert stopping < FLUSH_SECONDS + 4
+    with refusing() as endpoint:
+        make_calls(serve, endpoint)
     output = capfd.readouterr().err
     assert "Traceback" not in output
-    about = [line for line in output.splitlines() if "xport" in line]
-    assert len(about) <= 1, about
+    about_export = [line for line in output.splitlines() if "xport" in line]
+    assert len(about_export) <= 1, about_export
 
 
-def test_a_hung_collector_costs_nothing(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exporter waits for an hour: what waited for the exporter would exceed every deadline of the test."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
     # A small queue: full after a few calls.
     for name, value in {"SCHEDULE_DELAY": "20", "MAX_QUEUE_SIZE": "8", "MAX_EXPORT_BATCH_SIZE": "4"}.items():
         monkeypatch.setenv(f"OTEL_BSP_{name}", value)
-    with black_hole() as endpoint:
-        slowest, stopping = _calls(serve, endpoint)
-
-    assert slowest < 2  # the exporter would wait for ten
-    assert stopping < FLUSH_SECONDS + 4
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.2)
+    with silent() as endpoint:
+        make_calls(serve, endpoint)
 
 
-def _calls(serve: Serve, endpoint: str) -> tuple[float, float]:
-    """The slowest of many calls and the time to stop, in seconds."""
-    with serve(telemetry_endpoint=endpoint) as server:
-        server.call("health_check")
-        durations = []
-        for _ in range(100):
-            started = time.monotonic()
-            assert not server.call("health_check").get("isError")
-            durations.append(time.monotonic() - started)
-        stopped = time.monotonic()
-    return max(durations), time.monotonic() - stopped
+def test_an_outage_of_the_collector_is_one_line_a_minute() -> None:
+    once_a_minute = OnceAMinute()
+    records = [logging.makeLogRecord({"exc_info": (ValueError, ValueError(), None)}) for _ in range(100)]
+    passed = [record for record in records if once_a_minute.filter(record)]
+    assert len(passed) == 1
+    assert passed[0].exc_info is None
 
 
-def test_two_servers_of_a_process_trace_apart(serve: Serve, collector: Collector) -> None:
-    with (
-        receiver() as other,
-        serve(telemetry_endpoint=collector.endpoint) as first,
-        serve(telemetry_endpoint=other.endpoint) as second,
-    ):
-        first.call("health_check")
-        second.call("health_check")
-        ours, theirs = collector.one("tools/call health_check"), other.one("tools/call health_check")
-
-    assert ours.trace_id != theirs.trace_id
-    assert ours.resource["service.instance.id"] != theirs.resource["service.instance.id"]
+# --- Servers of one process -----------------------------------------------------------------------------------------
 
 
-def test_a_server_is_traced_under_another_asgi_server_too(collector: Collector) -> None:
-    """There the lifespan runs in a task of its own, and no context of its comes to the requests."""
+def test_servers_one_after_the_other_export_to_their_own_collectors(serve: Serve, collector: Collector) -> None:
+    with receiver() as other:
+        for endpoint in (collector.endpoint, other.endpoint):
+            with serve(telemetry_endpoint=endpoint) as server:
+                server.call("health_check")
+        first, second = collector.one("tools/call health_check"), other.one("tools/call health_check")
+    assert first.trace_id != second.trace_id
+
+
+def test_a_server_is_traced_under_another_asgi_server(collector: Collector) -> None:
+    """There the lifespan runs in a task of its own, whose context variables the requests do not see."""
     app = create_app(create_server(config(telemetry_endpoint=collector.endpoint)))
     listener = bind("127.0.0.1", 0)
     other = uvicorn.Server(uvicorn.Config(app, lifespan="on", log_config=None))
     thread = threading.Thread(target=other.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_for(lambda: other.started)
-    message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "health_check"}}
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-    assert httpx2.post(url, json=message, headers=HEADERS, trust_env=False).status_code == 200
+    content = message("tools/call", {"name": "health_check"})
+    response = httpx2.post(f"{base_url(listener)}/mcp", json=content, headers=HEADERS, trust_env=False)
+    assert response.status_code == 200
     other.should_exit = True
-    thread.join(10.0)
+    thread.join(DEADLINE_SECONDS)
     assert collector.one("tools/call health_check")
 
 
-def test_a_server_may_start_again(collector: Collector) -> None:
+def test_a_server_that_starts_again_exports_again(collector: Collector) -> None:
     server = create_server(config(telemetry_endpoint=collector.endpoint))
 
     async def once(name: str) -> None:
@@ -445,37 +403,39 @@ def test_a_server_may_start_again(collector: Collector) -> None:
     assert [span.name for span in collector.spans] == ["first", "second"]
 
 
-def test_without_an_endpoint_nothing_is_recorded(serve: Serve, collector: Collector) -> None:
-    found: list[bool] = []
-
-    def register(server: ProductionServer) -> None:
-        async def look() -> str:
-            with tracer.start_as_current_span("own work") as span:
-                found.append(span.is_recording())
-            return ""
-
-        server.tool()(look)
-
-    # Another server of the process traces meanwhile.
-    with serve(telemetry_endpoint=collector.endpoint) as traced, serve(register) as server:
-        server.call("look")
-        traced.call("health_check")
-        collector.one("tools/call health_check")
-
-    assert found == [False]
+def test_a_server_without_an_endpoint_has_no_telemetry(serve: Serve) -> None:
+    with serve() as server:
+        server.call("health_check")
     assert not server.registry.traced
     assert "telemetry" not in server.registry.middleware
-    assert {span.name for span in collector.spans} == {"tools/call health_check"}
 
 
-def test_the_standard_variables_win(serve: Serve, collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-    monkeypatch.setenv("OTEL_SERVICE_NAME", "another name")
-    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test,service.version=9")
-    with black_hole() as endpoint, serve(telemetry_endpoint=endpoint) as server:
-        server.call("health_check")
-        resource = collector.one("tools/call health_check").resource
+# --- Settings -------------------------------------------------------------------------------------------------------
 
+
+def in_a_process(code: str, **settings: object) -> None:
+    """Run `code` in a process of its own."""
+    done = run_python(f"{CALL}\n{code}", **settings)
+    assert done.returncode == 0, done.stderr
+
+
+CALL = """
+def call(tools=None, **settings):
+    with harness.running(harness.config(**settings), tools) as server:
+        server.call("work" if tools else "health_check")
+        return server
+"""
+
+
+def test_the_standard_variables_win(collector: Collector) -> None:
+    with silent() as endpoint:
+        in_a_process(
+            f"call(telemetry_endpoint={endpoint!r})",
+            OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint,
+            OTEL_SERVICE_NAME="another name",
+            OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=test,service.version=9",
+        )
+    resource = collector.one("tools/call health_check").resource
     assert resource["service.name"] == "another name"
     assert resource["service.version"] == "9"
     assert resource["deployment.environment.name"] == "test"
@@ -485,74 +445,59 @@ def test_the_standard_variables_win(serve: Serve, collector: Collector, monkeypa
     ("variable", "value"),
     [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")],
 )
-def test_traces_can_be_switched_off_by_the_standard_variables(
-    serve: Serve, collector: Collector, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
-) -> None:
-    monkeypatch.setenv(variable, value)
-    with serve(telemetry_endpoint=collector.endpoint) as server:
-        assert not server.call("health_check").get("isError")
+def test_the_standard_variables_switch_traces_off(collector: Collector, variable: str, value: str) -> None:
+    traced = variable == "OTEL_TRACES_SAMPLER"  # a sampler decides call by call
+    in_a_process(
+        f"server = call(telemetry_endpoint={collector.endpoint!r})\nassert server.registry.traced is {traced}",
+        **{variable: value},
+    )
     assert collector.spans == []
-    assert server.registry.traced is (variable == "OTEL_TRACES_SAMPLER")  # a sampler decides call by call
 
 
-def test_a_protocol_that_this_project_lacks_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_protocol_that_this_project_lacks_causes_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
     other = "grpc" if PROTOCOL != "grpc" else "http/protobuf"
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", other)
-    (notice,) = [
-        notice
-        for notice in create_server(config(telemetry_endpoint="http://127.0.0.1:9")).production.notices
-        if notice.startswith("telemetry")
-    ]
+    server = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
+    (notice,) = [notice for notice in server.registry.notices if notice.startswith("telemetry")]
     assert f"telemetry_protocol={other}" in notice
 
 
 def test_an_exporter_that_cannot_be_made_stops_the_start() -> None:
-    def refuse() -> Any:
+    def make_exporter(endpoint: str | None) -> Any:
         raise ValueError("could not convert string to float: 'soon'")
 
     with pytest.raises(ConfigError, match=r"OTEL_EXPORTER_OTLP_.*soon"):
-        Traces(TracerProvider().resource, refuse, Redactor())
+        telemetry.install(Registry(config(), about()), PROTOCOL, make_exporter)
 
 
-def in_a_process(code: str) -> None:
-    """Runs `code` in a process of its own: the provider can be set, and modules are imported, once in each."""
-    done = subprocess.run(  # noqa: S603 (this file's own code)
-        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def test_another_provider_of_the_process_is_left_alone() -> None:
+def test_another_tracer_provider_of_the_process_stays() -> None:
     in_a_process("""
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 before = TracerProvider()
 trace.set_tracer_provider(before)
-from weather_station.production.config import ProductionConfig
-from weather_station.server import create_app, create_server
-app = create_server(ProductionConfig(telemetry_endpoint="http://127.0.0.1:9")).production
+registry = harness.create_server(harness.config(telemetry_endpoint="http://127.0.0.1:9")).registry
 assert trace.get_tracer_provider() is before
-assert app.traced and "telemetry" in app.links
-assert any("tracer provider already" in notice for notice in app.notices), app.notices
+assert registry.traced and "telemetry" in registry.middleware
+assert any("tracer provider already" in notice for notice in registry.notices), registry.notices
 """)
 
 
-def test_without_an_endpoint_the_sdk_is_not_even_imported() -> None:
+def test_without_an_endpoint_the_sdk_is_not_imported_and_spans_are_not_recorded() -> None:
     in_a_process("""
 import sys
-from weather_station.production.config import ProductionConfig
-from weather_station.server import create_app, create_server
-app = create_server(ProductionConfig(telemetry_endpoint=None)).production
-assert "telemetry" in app.features and not app.traced
+from weather_station.production import tracer
+
+def tools(server):
+    async def work() -> str:
+        with tracer.start_as_current_span("own work") as span:
+            assert not span.is_recording()
+        return "done"
+    server.tool()(work)
+
+server = call(tools)
+assert "telemetry" in server.registry.features and not server.registry.traced
 heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter")  # redis imports the SDK's metrics where it finds them
 loaded = [name for name in sys.modules if name.startswith(heavy)]
 assert not loaded, loaded
 """)
-
-
-def test_an_outage_of_the_collector_is_one_line_a_minute() -> None:
-    once_a_minute = OnceAMinute()
-    records = [logging.makeLogRecord({"exc_info": (ValueError, ValueError(), None)}) for _ in range(100)]
-    passed = [record for record in records if once_a_minute.filter(record)]
-    assert len(passed) == 1
-    assert passed[0].exc_info is None

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from harness import DEADLINE_SECONDS, Register, Serve, config, copy_package, environment
 from mcp import Client
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from stand_in import stand_in
 
+from harness import DEADLINE_SECONDS, Register, Serve, config, copy_package, environment
+from stand_in import stand_in
 from weather_station.__main__ import SLUG
 from weather_station.production.config import StartError
 from weather_station.production.sdk import ProductionServer
@@ -52,7 +52,7 @@ def start(directory: Path, modules: Mapping[str, str], **settings: str) -> subpr
     copy_package(directory, {"__init__": FINDING, **modules})
     with stand_in({}) as api:
         neutral = {"BASE_URL": api.url, "OTEL_SDK_DISABLED": "true"}  # the answers may name a collector
-        return subprocess.run(  # noqa: S603 (this project's own command)
+        return subprocess.run(
             [sys.executable, "-m", "weather_station", "--check", "--transport", "stdio"],
             cwd=directory,
             env=environment(**neutral | settings) | {"PYTHONPATH": str(directory)},
@@ -151,7 +151,9 @@ def test_check_advises_how_to_improve_a_tool(tmp_path: Path) -> None:
         assert words in advice
 
 
-async def test_the_modules_of_a_package_register_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_modules_of_a_package_register_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "some_tools"
     package.mkdir()
     (package / "__init__.py").touch()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from base64 import b64encode
 
 import pytest
+
 from harness import ALONE, Serve, add_fetch, config, opened
 from stand_in import StandIn, reset, respond, stand_in
-
 from weather_station.production.config import ConfigError
 from weather_station.production.upstream.errors import UpstreamResponseError
 from weather_station.server import create_server

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from structlog.testing import capture_logs
+
 from harness import (
     ALONE,
     HAS_METRICS,
@@ -36,8 +38,6 @@ from stand_in import (
     respond,
     stand_in,
 )
-from structlog.testing import capture_logs
-
 from weather_station.production.upstream import client
 from weather_station.production.upstream.errors import (
     NO_RETRY,
@@ -122,7 +122,8 @@ FAULTS = [
     Fault(
         "401",
         respond(401, HIDDEN.encode(), www_authenticate=HIDDEN),
-        "HOST answered 401 Unauthorized. It does not accept this server's credentials: its operator has to correct them.",
+        "HOST answered 401 Unauthorized. It does not accept this server's credentials: its operator has to correct "
+        "them.",
         "4xx",
     ),
     Fault("unknown status", respond(599), f"HOST answered 599. {NO_RETRY}", "5xx"),
@@ -176,9 +177,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(
-    fault: Fault, api: StandIn, tools: Running
-) -> None:
+def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(fault: Fault, api: StandIn, tools: Running) -> None:
     api.behave(fault.behavior)
     before = attempts(tools, api.host, fault.outcome)
     started = time.monotonic()
