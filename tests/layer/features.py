@@ -22,6 +22,4 @@ OPTIONAL = (
 )
 """Each is tested by `test_<name>.py`."""
 
-ABSENT = [
-    module.partition(".")[2] for module in OPTIONAL if find_spec(f"weather_station.production.{module}") is None
-]
+ABSENT = [module.partition(".")[2] for module in OPTIONAL if find_spec(f"weather_station.production.{module}") is None]

@@ -36,9 +36,7 @@ def open_session(url: str) -> dict[str, str]:
     with httpx2.Client(trust_env=False, verify=NO_TLS) as client:
         response = client.post(url, json=INITIALIZE, headers=HEADERS)
         session = {"mcp-session-id": response.headers["mcp-session-id"]}
-        client.post(
-            url, json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=HEADERS | session
-        )
+        client.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=HEADERS | session)
     return session
 
 
@@ -53,9 +51,7 @@ class ToolClient:
 
     async def __call__(self, tool: str, number: int = 1) -> dict[str, Any]:
         content, headers = self._protocol("tools/call", {"name": tool, "arguments": {"number": number}})
-        response = await self._client.post(
-            self._url, json=content | {"id": number}, headers=headers | self._session
-        )
+        response = await self._client.post(self._url, json=content | {"id": number}, headers=headers | self._session)
         return result_of(response)
 
 

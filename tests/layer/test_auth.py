@@ -154,9 +154,7 @@ def test_a_session_belongs_to_the_user_who_opened_it(serve: Serve) -> None:
     with serve(Users(), session_mode="stateful") as server:
         session = server.post(INITIALIZE, authorization="Bearer alice").headers["mcp-session-id"]
         for user, status in (("alice", 200), ("bob", 404)):
-            response = server.post(
-                message("tools/list"), authorization=f"Bearer {user}", mcp_session_id=session
-            )
+            response = server.post(message("tools/list"), authorization=f"Bearer {user}", mcp_session_id=session)
             assert response.status_code == status
 
 

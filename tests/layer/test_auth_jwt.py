@@ -502,9 +502,7 @@ def test_the_resource_metadata_has_the_resource_and_its_issuer(protected: Serve,
             assert document["scopes_supported"] == ["mcp:call"]
 
 
-def test_the_resource_is_the_called_address_where_the_audience_is_no_url(
-    protected: Serve, issuer: Issuer
-) -> None:
+def test_the_resource_is_the_called_address_where_the_audience_is_no_url(protected: Serve, issuer: Issuer) -> None:
     issuer.audience = "api://weather"
     with protected(jwt_audience="api://weather") as server:
         assert call(server, issuer.token()).status_code == 200

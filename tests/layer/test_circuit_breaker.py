@@ -343,14 +343,24 @@ if has("upstream.retry"):
 
     async def test_an_open_circuit_ends_the_retries(api: StandIn) -> None:
         api.behave(respond(500))
-        quick = {"enable_retries": True, "max_retries": 9, "retry_delay_seconds": 0.001, "retry_max_delay_seconds": 0.01}
+        quick = {
+            "enable_retries": True,
+            "max_retries": 9,
+            "retry_delay_seconds": 0.001,
+            "retry_max_delay_seconds": 0.01,
+        }
         async with opened(api.url, **SETTINGS | quick) as runtime:
             await fail(runtime.upstream, 1, CircuitOpenError)
         assert len(api.requests) == 3
 
     async def test_an_attempt_that_the_deadline_cut_short_has_no_verdict(api: StandIn) -> None:
         api.behave(respond(429, retry_after="1"), hang())
-        short = {"request_timeout_seconds": 1.3, "attempt_timeout_seconds": 1.0, "max_retries": 1, "enable_retries": True}
+        short = {
+            "request_timeout_seconds": 1.3,
+            "attempt_timeout_seconds": 1.0,
+            "max_retries": 1,
+            "enable_retries": True,
+        }
         async with opened(api.url, **SETTINGS | short | {"circuit_failure_threshold": 1}) as runtime:
             await fail(runtime.upstream, 1, UpstreamError)
             api.behave(respond())

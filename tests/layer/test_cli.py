@@ -143,9 +143,7 @@ def test_an_address_that_cannot_be_bound_ends_with_status_1(
     assert line.endswith("Choose another with --host and --port")
 
 
-def test_check_reports_on_a_healthy_server(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reports_on_a_healthy_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with stand_in({}) as api:
         monkeypatch.setenv("BASE_URL", api.url)
         monkeypatch.setenv("OTEL_SDK_DISABLED", "true")  # the answers may name a collector

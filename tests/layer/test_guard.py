@@ -156,9 +156,7 @@ def test_probes_answer_for_any_host(serve: Serve) -> None:
         ("*", ELSEWHERE, "null", "api.x", True),
     ],
 )
-def test_an_origin_is_compared_as_a_whole(
-    allowed: str, bound: str, origin: str, host: str, passes: bool
-) -> None:
+def test_an_origin_is_compared_as_a_whole(allowed: str, bound: str, origin: str, host: str, passes: bool) -> None:
     rule = origin_rule(config(host=bound, allowed_origins=allowed))
     assert rule(origin.encode(), host.encode()) is passes
 

@@ -65,7 +65,9 @@ def test_the_subpackage_imports_neither_inbound_nor_serve(graph: Mapping[str, se
     own = [name for name in graph if name.startswith(f"{production}.{subpackage}.")]
     assert own
     forbidden = tuple(f"{production}.{name}" for name in FORBIDDEN)
-    found = {f"{name} imports {other}" for name in own for other in _reached(graph, name) if other.startswith(forbidden)}
+    found = {
+        f"{name} imports {other}" for name in own for other in _reached(graph, name) if other.startswith(forbidden)
+    }
     assert found == set()
 
 

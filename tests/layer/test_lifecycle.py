@@ -115,7 +115,9 @@ async def test_a_startup_callback_that_fails_stops_the_start_and_shuts_down_what
     on_startup(server, open_it)
     on_startup(server, fail)
     on_shutdown(server, close_it)
-    with pytest.raises(StartError, match=r"^cannot start: \S+fail failed with ConnectionError: no database at db:5432$"):
+    with pytest.raises(
+        StartError, match=r"^cannot start: \S+fail failed with ConnectionError: no database at db:5432$"
+    ):
         async with server.running():
             pytest.fail("the server started")
     assert seen == ["opened", "closed"]

@@ -137,7 +137,9 @@ def test_every_line_inside_a_call_has_the_context_of_the_call(serve: Serve, capf
     assert all("tool" not in line for line in found if line["logger"].startswith("uvicorn"))
 
 
-async def test_concurrent_calls_keep_their_contexts_apart(serve: Serve, http: httpx2.AsyncClient, capfd: Captured) -> None:
+async def test_concurrent_calls_keep_their_contexts_apart(
+    serve: Serve, http: httpx2.AsyncClient, capfd: Captured
+) -> None:
     with serve(tools) as server:
         await asyncio.gather(*(server.acall(http, "talk", {"note": str(number)}) for number in range(20)))
     ids: dict[str, set[str]] = {}
@@ -475,9 +477,7 @@ def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str,
     assert line["logger"] == "any"
 
 
-def test_configured_secrets_are_never_logged(
-    serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_configured_secrets_are_never_logged(serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UPSTREAM_KEY", "upstream-hunter2")
     with serve(upstream_api_key_env="UPSTREAM_KEY", redis_url="redis://:redis%20hunter2@127.0.0.1:9/0"):
         log.info("with upstream-hunter2 and redis hunter2 and redis%20hunter2")

@@ -176,7 +176,9 @@ class Leaf:
 
 trees = st.recursive(
     st.builds(Leaf),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(secret_keys() | st.sampled_from(PLAIN), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(secret_keys() | st.sampled_from(PLAIN), inner, max_size=4)
+    ),
     max_leaves=30,
 ).filter(lambda tree: _depth(tree) <= 7)
 

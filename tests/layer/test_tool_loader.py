@@ -151,7 +151,9 @@ def test_check_advises_how_to_improve_a_tool(tmp_path: Path) -> None:
         assert words in advice
 
 
-async def test_the_modules_of_a_package_register_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_modules_of_a_package_register_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "some_tools"
     package.mkdir()
     (package / "__init__.py").touch()

@@ -146,9 +146,7 @@ async def test_cookies_are_not_kept(api: StandIn) -> None:
     assert "cookie" not in api.requests[1].headers
 
 
-def test_hosts_beyond_the_limit_share_a_label(
-    api: StandIn, serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hosts_beyond_the_limit_share_a_label(api: StandIn, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_HOSTS", 2)
     with stand_in() as second, stand_in() as third, serve(add_fetch, upstream_base_url=api.url, **ALONE) as server:
         for url in (api.url, second.url, third.url, third.url):

@@ -176,9 +176,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(
-    fault: Fault, api: StandIn, tools: Running
-) -> None:
+def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(fault: Fault, api: StandIn, tools: Running) -> None:
     api.behave(fault.behavior)
     before = attempts(tools, api.host, fault.outcome)
     started = time.monotonic()
