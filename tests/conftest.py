@@ -179,10 +179,10 @@ def built(renderings: Renderings, template: Path, tmp_path_factory: pytest.TempP
 
 
 @pytest.fixture(scope="session")
-def shared_directory(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory that all workers of this session share."""
     base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 def make_once(directory: Path, make: Callable[[Path], object]) -> None:

@@ -114,6 +114,17 @@ def evaluate(data: Answers) -> dict[str, Any]:
     return values
 
 
+def render_file(path: str, data: Answers) -> str:
+    """Return a file of a project of these answers, rendered without Copier.
+
+    Args:
+        path: the file's path under template/, without `.jinja`.
+    """
+    values = evaluate(data)
+    values["_copier_answers"] = {name: values[name] for name in questions()}
+    return environment().get_template(f"template/{path}.jinja").render(values)
+
+
 def excluded(data: Answers, operation: str = "copy") -> list[str]:
     """Return the patterns of the paths that a project of these answers does not get."""
     values = evaluate(data) | {"_copier_operation": operation}

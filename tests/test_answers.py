@@ -29,6 +29,7 @@ from .support import (
     evaluate,
     files,
     questions,
+    render_file,
     render_text,
     variables,
 )
@@ -208,19 +209,13 @@ def read(directory: Path) -> Texts:
 
 
 def rendered(**data: Any) -> Texts:
-    """Return the texts without Copier, from the files of `template/` in which they are."""
-    values = evaluate(answers(**data))
-    values["_copier_answers"] = {name: values[name] for name in questions()}
-    answers_file, pyproject, answers_json, readme = (
-        environment().get_template(f"template/{path}.jinja").render(values)
-        for path in (
-            "{{ _copier_conf.answers_file }}",
-            "pyproject.toml",
-            "src/{{ package_name }}/production/answers.json",
-            "README.md",
-        )
+    """Return the texts as `render` does, but without Copier, in hundredths of the time."""
+    return Texts(
+        yaml.safe_load(render_file("{{ _copier_conf.answers_file }}", data)),
+        tomllib.loads(render_file("pyproject.toml", data)),
+        json.loads(render_file("src/{{ package_name }}/production/answers.json", data))["title"],
+        render_file("README.md", data),
     )
-    return Texts(yaml.safe_load(answers_file), tomllib.loads(pyproject), json.loads(answers_json)["title"], readme)
 
 
 def assert_unchanged(texts: Texts, name: str, description: str) -> None:

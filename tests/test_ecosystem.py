@@ -70,10 +70,16 @@ def register(server: MCPServer[Any]) -> None:
 '''
 
 
+def publishable(rendering: Rendering) -> bool:
+    """Return whether a project has what the registry reads: all but those of the minimal profile."""
+    assert ("server.json" in rendering.files) == (rendering.data.get("profile") != "minimal")
+    return "server.json" in rendering.files
+
+
 def test_the_registry_accepts_server_json(each_rendering: Sequence[Rendering]) -> None:
     """In every variant: names and descriptions come from the answers."""
     schema = importlib.resources.files("skillsaw").joinpath(SCHEMA)
-    documents = [str(rendering.first / "server.json") for rendering in each_rendering]
+    documents = [str(rendering.first / "server.json") for rendering in each_rendering if publishable(rendering)]
     done = run(
         sys.executable, "-m", "check_jsonschema", "--schemafile", str(schema), *documents, cwd=Path(documents[0]).parent
     )
@@ -90,7 +96,7 @@ def test_the_registry_accepts_a_description_of_any_length(
 
 
 def test_server_json_is_of_this_package(each_rendering: Sequence[Rendering]) -> None:
-    for rendering in each_rendering:
+    for rendering in filter(publishable, each_rendering):
         server = json.loads(rendering.files["server.json"])
         project = tomllib.loads(rendering.files["pyproject.toml"].decode())["project"]
         (package,) = server["packages"]
@@ -111,7 +117,8 @@ def test_the_dev_container_is_of_the_chosen_python(each_rendering: Sequence[Rend
     """Its schema is in no package that could be pinned; these are the properties that it is used with."""
     for rendering in each_rendering:
         content = rendering.files.get(".devcontainer/devcontainer.json")
-        assert (content is None) == ("docker-compose.yml" not in rendering.files)
+        bare = rendering.data.get("profile") == "minimal" or "docker-compose.yml" not in rendering.files
+        assert (content is None) == bare
         if content is None:
             continue
         container = json.loads(content)

@@ -12,7 +12,6 @@ from typing import Any
 import promql_parser
 import pytest
 import yaml
-from copier import run_copy
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -21,7 +20,7 @@ from dashboards import rules as kubernetes_rules
 
 from .conftest import Rendering
 from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
-from .support import ROOT, run
+from .support import DEFAULT, OTHER_VALUES, ROOT, render_file, run, variants
 
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
 """What compose reads from .env, which a rendering does not have yet."""
@@ -83,9 +82,9 @@ def test_each_alert_says_what_to_do(each_rendering: Sequence[Rendering]) -> None
         assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == sorted(alerts, key=runbook.index)
 
 
-def test_the_runbook_speaks_of_what_the_project_has(renderings: Mapping[str, Rendering]) -> None:
+def test_the_runbook_speaks_of_what_the_project_has() -> None:
     def page(name: str) -> str:
-        return renderings[name].files["docs/RUNBOOK.md"].decode()
+        return render_file("docs/RUNBOOK.md", variants()[name])
 
     for word in ("client_id", "request_id", '"level"'):
         assert word in page("default")
@@ -203,9 +202,9 @@ def test_the_server_has_longer_to_stop_than_it_takes_to_drain(renderings: Mappin
     assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING_SECONDS
 
 
-def test_services_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
+def test_services_follow_the_answers() -> None:
     def services(name: str) -> set[str]:
-        return set(load(renderings[name].first / "docker-compose.yml")["services"])
+        return set(yaml.safe_load(render_file("docker-compose.yml", variants()[name]))["services"])
 
     watching = {"prometheus", "alertmanager", "grafana"}
     assert services("minimal") == {"server"}
@@ -221,16 +220,14 @@ def test_compose_file_is_to_the_schema_and_to_a_security_linter(each_rendering: 
     passes(tool("compose-lint"), "--fail-on", "high", *files, cwd=ROOT)
 
 
-def test_dockerfile_is_clean_whatever_the_description(
-    renderings: Mapping[str, Rendering], each_rendering: Sequence[Rendering]
-) -> None:
+def test_dockerfile_is_clean_whatever_the_description(each_rendering: Sequence[Rendering]) -> None:
     found = list(distinct(each_rendering, "Dockerfile"))
     passes(tool("hadolint"), *[rendering.first / "Dockerfile" for rendering in found], cwd=ROOT)
     for rendering in found:
         text = rendering.files["Dockerfile"].decode()
         assert "# syntax" not in text
         assert re.search(r"^USER [1-9]\d*:\d+$", text, re.MULTILINE)
-    awkward = renderings["default-project_description-other"].files["Dockerfile"].decode()
+    awkward = render_file("Dockerfile", DEFAULT | {"project_description": OTHER_VALUES["project_description"]})
     assert r'description="Says \"hello\", C:\\temp and {{ braces }} — # nothing: ' in awkward
 
 
@@ -336,12 +333,9 @@ def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(renderings: Map
         ({"enable_telemetry": False, "upstream_base_url": "https://api.example.com:8443/v1"}, [443, 8443]),
     ],
 )
-def test_the_network_policy_lets_out_what_the_answers_name(
-    answers: dict[str, Any], ports: list[int], template: Path, tmp_path: Path
-) -> None:
-    data = {"include_kubernetes": True} | answers
-    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
-    _names, anywhere = load(tmp_path / "ops/kubernetes/base/network-policy.yml")["spec"]["egress"]
+def test_the_network_policy_lets_out_what_the_answers_name(answers: dict[str, Any], ports: list[int]) -> None:
+    policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT | answers))
+    _names, anywhere = policy["spec"]["egress"]
     assert [entry["port"] for entry in anywhere["ports"]] == ports
     assert [kind for peer in anywhere["to"] for kind in peer] == ["namespaceSelector", "ipBlock", "ipBlock"]
 
@@ -376,12 +370,9 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
         ({"auth": "none"}, []),
     ],
 )
-def test_the_example_makes_the_secret_that_the_server_reads(
-    answers: dict[str, Any], variables: list[str], template: Path, tmp_path: Path
-) -> None:
-    data = {"include_kubernetes": True} | answers
-    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
-    head = (tmp_path / "ops/kubernetes/overlays/example/kustomization.yml").read_text("utf-8").split("\napiVersion")[0]
+def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:
+    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", DEFAULT | answers)
+    head = overlay.split("\napiVersion")[0]
     assert re.findall(r"--from-literal=(\w+)=", head) == variables
     commands = re.findall(r"kubectl .*?(apply|create)", head)
     assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"

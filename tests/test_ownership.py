@@ -15,13 +15,15 @@ TEMPLATE = ROOT / "template"
 
 EDIT = re.compile(
     r"\b(adapt|add|adjust|append|change|comment out|customi[sz]e|delete|edit|extend|fill in|give|insert|modify|put"
-    r"|register|remove|replace|rewrite|set|tune|uncomment|write|yours)\b",
+    r"|register|remove|replace|rewrite|(?<!is )(?<!are )set|tune|uncomment|write|yours)\b",
     re.IGNORECASE,
 )
 """Words by which a sentence asks for an edit of a file."""
 
-CLAIM = re.compile(r"\bthe template's\b|\bnever touche|\bbelongs? to the template\b|\bcopy\b", re.IGNORECASE)
-"""Words by which a sentence advises against an edit, or asks for a copy."""
+CLAIM = re.compile(
+    r"\bthe template's\b|\bnever touche|\bbelongs? to the template\b|\bcopy\b|\bas `[^`]+` does\b", re.IGNORECASE
+)
+"""Words by which a sentence advises against an edit, asks for a copy, or cites a file as an example."""
 
 
 @cache
@@ -93,6 +95,8 @@ def test_no_page_asks_for_an_edit_of_a_file_of_the_template(pages: dict[str, str
         ("Put further rules into `ops/prometheus/rules/`.", False),
         ("The classes are in `production/upstream/errors.py`.", False),
         ("Copy `ops/alertmanager/alertmanager.yml` and change it.", False),
+        ("Your own has to set it, as `ops/prometheus/prometheus.yml` does.", False),
+        ("Until `AUTH_TOKENS` is set there are none: `docs/auth.md`.", False),
     ],
 )
 def test_a_sentence_that_asks_for_an_edit_is_recognised(sentence: str, asks: bool) -> None:
