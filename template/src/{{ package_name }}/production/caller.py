@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
@@ -17,8 +18,7 @@ UNKNOWN = "unknown"
 """Id of a caller without an address, such as one on a Unix socket."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The sender of a request, as far as the server has verified it."""
 
     id: str
@@ -30,7 +30,7 @@ class Caller:
     issuer: str | None = None
     """The token's `iss`."""
     scopes: frozenset[str] = frozenset()
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = MappingProxyType({})
     """All claims of a JWT; empty for a static token."""
 
 
@@ -50,8 +50,14 @@ def caller(ctx: Context[Any, Any]) -> Caller:
     return sender
 
 
+@lru_cache(maxsize=4096)
+def caller_at(address: str) -> Caller:
+    """Return the caller without a token at an address."""
+    return Caller(address)
+
+
 def peer_caller(request: Request | None) -> Caller:
     """Return the caller by the address of the connection, without its token; `None` stands for stdio."""
     if request is None:
-        return Caller(STDIO)
-    return Caller(request.client.host if request.client else UNKNOWN)
+        return caller_at(STDIO)
+    return caller_at(request.client.host if request.client else UNKNOWN)

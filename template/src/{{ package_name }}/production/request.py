@@ -81,7 +81,4 @@ def compose(
 def _wrap(
     middleware: Callable[[R, Callable[[R], Awaitable[T]]], Awaitable[T]], call_next: Callable[[R], Awaitable[T]]
 ) -> Callable[[R], Awaitable[T]]:
-    async def call(request: R) -> T:
-        return await middleware(request, call_next)
-
-    return call
+    return lambda request: middleware(request, call_next)

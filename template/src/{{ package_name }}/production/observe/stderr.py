@@ -30,7 +30,8 @@ class Stderr:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
-        self._changed = threading.Condition(threading.RLock())
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._queue: deque[bytes] = deque()
         self._queued_bytes = 0
         self._dropped = 0
@@ -38,7 +39,7 @@ class Stderr:
         self._poll = _poll(descriptor)
 
     def write(self, line: bytes) -> None:
-        with self._changed:
+        with self._lock:
             if self._poll is None:
                 _write_all(self._descriptor, line)
             elif self._queue or len(line) > select.PIPE_BUF or not self._poll.poll(0):

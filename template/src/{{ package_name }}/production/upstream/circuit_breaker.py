@@ -115,12 +115,12 @@ class CircuitBreaker:
                 self._successes += 1
                 if self._successes == self._half_open_requests:
                     self._enter("closed")
+        elif verdict is Verdict.SUCCESS:
+            self._failures = 0
         elif verdict is Verdict.FAILURE:
             self._failures += 1
             if self._failures == self._failure_threshold:
                 self._enter("open")
-        elif verdict is Verdict.SUCCESS:
-            self._failures = 0
 
     def seconds_left(self) -> float:
         """Return the seconds until an open circuit admits a test request; 0 or less if it does now."""
@@ -151,15 +151,15 @@ class Circuits:
     async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         circuit = self.circuit(request.host_label)
         generation = circuit.admit()
-        verdict = Verdict.NEUTRAL
         try:
             response = await call_next(request)
-            verdict = Verdict.SUCCESS
         except UpstreamError as error:
-            verdict = error.verdict
+            circuit.record(generation, error.verdict)
             raise
-        finally:
-            circuit.record(generation, verdict)
+        except BaseException:
+            circuit.record(generation, Verdict.NEUTRAL)
+            raise
+        circuit.record(generation, Verdict.SUCCESS)
         return response
 
     def circuit(self, name: str) -> CircuitBreaker:
