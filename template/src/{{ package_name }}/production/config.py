@@ -257,10 +257,7 @@ def without_credentials(url: str) -> str:
 
 
 def coloured(stream: TextIO | None) -> bool:
-    """Return whether to write colours to `stream`: it is a terminal, and neither NO_COLOR nor TERM=dumb is set.
-
-    See https://no-color.org.
-    """
+    """Return whether to write colours: to a terminal, unless NO_COLOR (no-color.org) or TERM=dumb is set."""
     allowed = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return allowed and stream is not None and stream.isatty()
 

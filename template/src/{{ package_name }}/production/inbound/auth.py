@@ -132,8 +132,8 @@ def _exposure_problems(config: ProductionConfig, settings: str) -> list[str]:
     ]
 
 
-def report(registry: Registry, **configured: object) -> None:
-    """Show in the health report which of the variables `configured` have a value."""
+def report_settings(registry: Registry, **configured: object) -> None:
+    """Show in the health report which settings have a value, by the name of their variable."""
     fields = {"auth_config": {name: "configured" if value else "missing" for name, value in configured.items()}}
 
     async def part(caller_id: str) -> HealthPart:

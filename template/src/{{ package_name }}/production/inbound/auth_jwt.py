@@ -83,7 +83,7 @@ def install(registry: Registry) -> None:
         ConfigError: the settings are incomplete or contradict each other.
     """
     config = registry.config
-    auth.report(registry, JWT_ISSUER=config.jwt_issuer, JWT_AUDIENCE=config.jwt_audience)
+    auth.report_settings(registry, JWT_ISSUER=config.jwt_issuer, JWT_AUDIENCE=config.jwt_audience)
     if config.transport == "stdio":
         return
     problems = _problems(config)
@@ -138,7 +138,6 @@ class JWTVerifier:
         self._cache: dict[bytes, tuple[User, float]] = {}
 
     async def verify(self, token: bytes) -> User:
-        """Return the user of `token`; see `auth.Verifier`."""
         fingerprint = self._fingerprint(token)
         user, valid_until = self._cache.get(fingerprint, (None, 0.0))
         if user is not None and time.time() < valid_until:

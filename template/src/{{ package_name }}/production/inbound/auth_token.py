@@ -57,7 +57,7 @@ def install(registry: Registry) -> None:
     if value is not None and path is not None:
         raise ConfigError(["AUTH_TOKENS and AUTH_TOKENS_FILE are both set: use one of them"])
     variable = "AUTH_TOKENS" if path is None else "AUTH_TOKENS_FILE"
-    auth.report(registry, **{variable: value or path})
+    auth.report_settings(registry, **{variable: value or path})
     if registry.config.transport == "stdio":
         return
     try:
@@ -87,7 +87,6 @@ class TokenList:
         self._users: Users = self._parse(entries, unit)
 
     async def verify(self, token: bytes) -> User:
-        """Return the user of `token`; see `auth.Verifier`."""
         user = self._users.get(self._fingerprint(token))
         if user is None:
             raise AuthError(401, "invalid_token", "The access token is not valid")

@@ -30,9 +30,7 @@ LISTEN = "subscriptions/listen"
 def serve(server: ProductionServer, source: int, sink: int) -> None:
     """Serve one client until it closes `source` or a signal arrives, and drain. The process ends soon afterwards.
 
-    Args:
-        source: File descriptor to read from. Nothing else in the process may use it.
-        sink: File descriptor to write to, likewise.
+    `source` and `sink` are file descriptors, which nothing else in the process may use.
 
     Raises:
         StartError: a startup callback failed.
