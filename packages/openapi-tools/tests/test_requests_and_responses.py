@@ -89,6 +89,23 @@ def test_only_headers_that_a_tool_may_set_become_arguments(hostile: Generated) -
     assert len([text for _, text in findings(hostile, "parameter") if "left out" in text]) >= 6
 
 
+def test_a_header_that_carries_the_credentials_is_no_argument(tmp_path: Path) -> None:
+    headers = [{"name": name, "in": "header", "schema": {"type": "string"}} for name in ("X-Key", "X-Trace")]
+    paths = {"/x": {"get": {"parameters": headers, "responses": json_response({})}}}
+    scheme = {"key": {"type": "apiKey", "in": "header", "name": "x-key"}}
+    generated = generate_from(document_with(paths, securitySchemes=scheme), tmp_path)
+    assert [parameter.api_name for parameter in generated.tools[0].parameters] == ["X-Trace"]
+    assert findings(generated, "parameter") == [
+        ("#/paths/~1x/get/parameters/0", "X-Key carries the credentials: left out")
+    ]
+
+
+def test_the_invalid_arguments_break_a_constraint_where_there_is_one(plain: Generated) -> None:
+    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "refused"))
+    assert {name for name in valid if valid[name] != invalid[name]} == {"limit"}
+    assert invalid["limit"] == 0
+
+
 def test_credentials_are_described_as_settings_of_the_upstream_client(plain: Generated) -> None:
     settings = "\n".join(plain.credential_settings)
     assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in settings
