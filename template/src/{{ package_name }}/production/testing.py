@@ -382,7 +382,7 @@ class Server(Endpoint):
 
         server = self._create()
         application = create_app(server)
-        startup.may_serve_http(server.registry)
+        startup.require_http_allowed(server.registry)
         listener = listen.bind("127.0.0.1", 0)
         http = lifecycle.HttpServer(server, application)
         failures: list[BaseException] = []
