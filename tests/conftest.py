@@ -30,6 +30,9 @@ from .support import (
 )
 from .workshop import replace_hook
 
+collect_ignore = ["layer"]
+"""The tests of the production layer run in the environment of a project, with a configuration of their own."""
+
 FIGURE = "figure"
 
 # Some shells and images set it. The tests start hundreds of servers, and each would compile all that it imports.

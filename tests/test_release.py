@@ -132,9 +132,9 @@ def test_a_tag_that_is_not_listed_and_a_release_without_its_tag_are_named(reposi
 
 
 def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
-    (repository / "template" / "docs" / "guard.md").unlink()
+    (repository / "template" / "docs" / "tools.md").unlink()
     (problem,) = under_test.problems_of_the_list()
-    assert problem == "template/docs/guard.md is gone, and no migration says where to"
+    assert problem == "template/docs/tools.md is gone, and no migration says where to"
 
 
 def test_a_release_on_another_line_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,13 +152,14 @@ def test_every_import_finds_its_module_and_name(each_rendering: Sequence[Renderi
     holds(each_rendering, broken_imports)
 
 
-def test_every_module_is_imported_by_the_command(each_rendering: Sequence[Rendering]) -> None:
+def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: Sequence[Rendering]) -> None:
     """A feature that is off leaves no module behind that nothing uses."""
 
     def check(rendering: Rendering) -> Iterator[str]:
         modules = {name: path for name, path in python_modules(rendering).items() if not name.startswith("tests")}
         tools = [name for name in modules if name.startswith(f"{package(rendering)}.tools.")]  # loaded at start
-        reached, pending = set[str](), [f"{package(rendering)}.__main__", package(rendering), *tools]
+        entries = (f"{package(rendering)}.__main__", f"{package(rendering)}.production.testing", package(rendering))
+        reached, pending = set[str](), [*entries, *tools]
         while pending:
             name = pending.pop()
             if name in reached or name not in modules:
@@ -254,7 +255,7 @@ def matches(pattern: str, paths: Iterable[str]) -> bool:
 
 
 def test_every_name_in_the_manifest_is_a_module() -> None:
-    """The reverse is `test_every_module_is_imported_by_the_command`, which finds a module that the manifest lacks."""
+    """The reverse, a module that the manifest lacks, is a module that nothing imports: the test above finds it."""
     production = TEMPLATE / "src" / "{{ package_name }}" / "production"
     modules = {path.name.split(".")[0] for path in production.rglob("*.py*")}
     assert sorted(manifest() - modules) == []
@@ -355,10 +356,11 @@ def python_modules(rendering: Rendering) -> dict[str, str]:
 
 
 def imported_from_outside(rendering: Rendering, part: str) -> set[str]:
-    """Return the distributions that the modules under src/ or tests/ import from."""
+    """Return the distributions that the modules under src/ or tests/ import from; the fixtures count with the tests."""
     used = set[str]()
+    fixtures = f"src/{package(rendering)}/production/testing.py"
     for module, path in python_modules(rendering).items():
-        if path.startswith(f"{part}/"):
+        if part == "tests" if path == fixtures else path.startswith(f"{part}/"):
             for source, names in own_imports(module, rendering.files[path].decode(), package=is_package(path)):
                 used |= {distribution(f"{source}.{name}") for name in names} or {distribution(source)}
     return used - {"", distribution(package(rendering)), "tests"}
