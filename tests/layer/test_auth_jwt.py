@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -28,6 +27,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import Context
 
+from clocks import Clock
 from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, wait_for
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, about
@@ -291,7 +291,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_token_is_verified_once_until_it_expires(
     protected: Serve, issuer: Issuer, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = SimpleNamespace(now=time.time(), time=lambda: clock.now, monotonic=time.monotonic)
+    clock = Clock(time.time())
     monkeypatch.setattr(auth_jwt, "time", clock)
     monkeypatch.setattr(auth_jwt, "LEEWAY_SECONDS", 0)
     monkeypatch.setattr(auth_jwt, "REMEMBER_SECONDS", 7200.0)

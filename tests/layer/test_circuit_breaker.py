@@ -16,8 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
+from clocks import Clock, use_clock
 from harness import HAS_METRICS, HEADERS, Running, Serve, add_fetch, config, has, opened, text_of, wait_for
 from stand_in import Behavior, StandIn, hang, hold, reset, respond, stand_in
+from weather_station.production.upstream import client
 from weather_station.production.upstream.circuit_breaker import (
     CircuitBreaker,
     CircuitGuard,
@@ -45,23 +47,11 @@ SETTINGS: dict[str, Any] = {
 ALLOWED = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
 
 
-class Clock:
-    """Time that passes only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of every circuit that a test opens."""
     clock = Clock()
-    monkeypatch.setattr(
-        CircuitBreaker.__init__, "__kwdefaults__", CircuitBreaker.__init__.__kwdefaults__ | {"clock": clock}
-    )
+    use_clock(monkeypatch, CircuitBreaker, clock)
     return clock
 
 
@@ -255,9 +245,10 @@ async def raw_call(server: Running) -> bytes:
 
 @pytest.mark.usefixtures("many_connections")
 async def test_only_the_test_requests_of_a_thousand_calls_to_a_half_open_circuit_reach_the_upstream(
-    api: StandIn, serve: Serve, clock: Clock
+    api: StandIn, serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls, test_requests, patience = 1000, 3, 600
+    monkeypatch.setattr(client, "MAX_CONNECT_SECONDS", patience)
     release = threading.Event()
     settings = {
         "circuit_half_open_requests": test_requests,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -12,6 +11,7 @@ import pytest
 from mcp import Client, MCPError
 from structlog.testing import capture_logs
 
+from clocks import Clock
 from harness import HEADERS, LEGACY, MODERN, Serve
 from raw_http import error_of, exchange
 from weather_station.production.inbound import http_limits
@@ -150,7 +150,7 @@ def test_the_depth_of_a_long_body_is_found_whatever_is_in_it(piece: bytes) -> No
 
 
 def test_a_flood_of_rejections_is_one_log_entry_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    clock = Clock()
     monkeypatch.setattr(http_limits, "time", clock)
     rejection_log = RejectionLog()
     with capture_logs() as log:

@@ -49,7 +49,7 @@ def test_every_accepted_connection_has_nagles_algorithm_switched_off(tmp_path: P
     if not uvloop:
         (tmp_path / "uvloop.py").write_text("raise ImportError('there is no uvloop')\n")
         path.insert(0, str(tmp_path))
-    settings = {"PYTHONPATH": os.pathsep.join(path)} | ({"METRICS_PORT": 0} if HAS_METRICS else {})
+    settings: dict[str, object] = {"PYTHONPATH": os.pathsep.join(path)} | ({"METRICS_PORT": 0} if HAS_METRICS else {})
     with started(command(f"{__name__}:record_connections", "--port", "0"), None, settings) as process:
         wait_for(lambda: '"serving"' in process.log() or " serving " in process.log())
         urls = re.findall(r"http://127\.0\.0\.1:\d+/(?:mcp|metrics)", process.log())

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from clocks import Clock, use_clock
 from harness import Running, Serve, config, message, text_of
 from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
 from weather_station.production.config import ConfigError, about
@@ -23,16 +24,6 @@ from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
 
 
-class Clock:
-    """Microseconds that pass only when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 0
-
-    def __call__(self) -> int:
-        return self.now
-
-
 class LimiterAgainstModel(RuleBasedStateMachine):
     """Any calls at any time: the limiter does what the plain model does, to the microsecond."""
 
@@ -40,8 +31,7 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
     @initialize(quota=QUOTAS, start=st.integers(0, 10**15))
     def begin(self, quota: Quota, start: int) -> None:
-        self.clock = Clock()
-        self.clock.now = start
+        self.clock = Clock(start)
         self.quota = quota
         self.buckets = Buckets(quota, clock=self.clock)
         self.models = {client: TokenBucket(quota, start) for client in "abc"}
@@ -151,7 +141,7 @@ def test_making_room_examines_a_bounded_number_of_clients() -> None:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of a server's limits."""
     clock = Clock()
-    monkeypatch.setattr(Buckets.__init__, "__kwdefaults__", Buckets.__init__.__kwdefaults__ | {"clock": clock})
+    use_clock(monkeypatch, Buckets, clock)
     return clock
 
 
