@@ -26,6 +26,7 @@ MOVED = {
         for module in modules
     },
     f"{PRODUCTION}/client_config.py": f"{PRODUCTION}/serve/host_config.py",
+    f"{PRODUCTION}/metrics.py": f"{PRODUCTION}/observe/metrics.py",
     f"{PRODUCTION}/connections.py": f"{PRODUCTION}/serve/probes.py",
     f"{PRODUCTION}/tools.py": f"{PRODUCTION}/serve/tool_loader.py",
     "docs/client.md": "docs/upstream.md",
@@ -43,7 +44,6 @@ SPLIT = {
         "guard": ("inbound/guard", "inbound/http_limits"),
         "lifecycle": ("serve/lifecycle", "serve/drain", "serve/listen"),
         "logging": ("observe/logging", "observe/stderr"),
-        "metrics": ("observe/metrics", "serve/listen"),
     }.items()
 }
 

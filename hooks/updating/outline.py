@@ -18,7 +18,7 @@ LABEL = 8
 """The length of a label."""
 
 ALIKE = 0.5
-"""The share of lines that two blocks have to have in common to be one block that was changed."""
+"""The share that two blocks have to have in common to be one block that was renamed: of lines that no other has."""
 
 DEFINITION = re.compile(r"(?:async )?((?:def|class) \w+)")
 ENTRY = re.compile(r"[\"']?([\w.$/ -]+)[\"']?\s*[:=]")
@@ -226,7 +226,8 @@ def _pairs(known: Sequence[Block], given: Sequence[Block]) -> Iterator[tuple[Blo
     """Blocks of a later version with the same ones of the first.
 
     The same are, in this order: the only ones of a key, equal ones of which both versions have the same number, and
-    those that are more alike to each other than to any further one.
+    those that are more alike to each other than to any further one. Lines that several blocks of a version have make
+    none alike: two panels of a dashboard share most of theirs.
     """
     old, new = list(known), list(given)
     for kind, single in ((_by_key, True), (_by_text, False)):
@@ -239,7 +240,11 @@ def _pairs(known: Sequence[Block], given: Sequence[Block]) -> Iterator[tuple[Blo
             yield from zip(news, olds, strict=True)
         old = [block for block in old if not any(block in olds for olds, _ in found)]
         new = [block for block in new if not any(block in news for _, news in found)]
-    shares = {(one, other): _likeness(one, other) for one in new for other in old}
+    if not (old and new):
+        return
+    counts = [Counter(text for block in blocks for text in block.texts) for blocks in (known, given)]
+    shared = {text for count in counts for text, times in count.items() if times > 1}
+    shares = {(one, other): _likeness(one, other, shared) for one in new for other in old}
     for one in new:
         for other in old:
             share = shares[one, other]
@@ -257,6 +262,10 @@ def _by_text(block: Block) -> object:
     return block.key, frozenset(block.texts.items())
 
 
-def _likeness(one: Block, other: Block) -> float:
-    total = sum(one.texts.values()) + sum(other.texts.values())
-    return 2 * sum((one.texts & other.texts).values()) / total if total else 0.0
+def _likeness(one: Block, other: Block, shared: set[str]) -> float:
+    """The share of their own lines that two blocks have in common."""
+    texts = [
+        Counter({text: times for text, times in block.texts.items() if text not in shared}) for block in (one, other)
+    ]
+    total = sum(sum(counted.values()) for counted in texts)
+    return 2 * sum((texts[0] & texts[1]).values()) / total if total else 0.0
