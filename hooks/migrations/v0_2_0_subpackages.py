@@ -43,15 +43,16 @@ SPLIT = {
         "client": ("upstream/client", "upstream/errors", "upstream/credentials"),
         "guard": ("inbound/guard", "inbound/http_limits"),
         "lifecycle": ("serve/lifecycle", "serve/drain", "serve/listen"),
-        "logging": ("observe/logging", "observe/stderr"),
+        "logging": ("observe/logging", "observe/log_formats", "observe/stderr"),
     }.items()
 }
 
 GONE = {
+    **{f"docs/{page}.md": "docs/operation.md has it now." for page in ("guard", "health", "lifecycle")},
     "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
 }
 
-SEEDED = ("src/{{ package_name }}/options.py", "tests/settings.env")
+SEEDED = ("tests/settings.env",)
 
 API = "{{ package_name }}.production"
 
