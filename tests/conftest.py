@@ -18,7 +18,6 @@ from pytest_copier.plugin import CopierFixture
 
 from .matrix import Project, outbound_pairs
 from .support import (
-    DEADLINE_SECONDS,
     ROOT,
     TEMPLATE_PATHS,
     Answers,
@@ -104,6 +103,9 @@ class Rendering:
     def files(self) -> dict[str, bytes]:
         return files(self.first)
 
+
+RENDERING_SECONDS = 900
+"""The longest time that rendering all variants may take."""
 
 MAIN = ("default", "minimal", "everything", "default-auth-jwt")
 """The variants that the quick tests look at."""
@@ -200,7 +202,7 @@ def make_once(directory: Path, make: Callable[[Path], object]) -> None:
     try:
         lock.mkdir()
     except FileExistsError:
-        wait_for(lambda: directory.exists() or failed.exists(), lambda: f"no {directory}", DEADLINE_SECONDS)
+        wait_for(lambda: directory.exists() or failed.exists(), lambda: f"no {directory}", RENDERING_SECONDS)
         assert directory.exists(), failed.read_text("utf-8")
         return
     try:
@@ -218,7 +220,7 @@ def render_many(template: Path, roots: Sequence[Path], names: Sequence[str]) -> 
         for seed, root in enumerate(roots, start=1)
     ]
     for worker in workers:
-        _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
+        _, errors = worker.communicate(timeout=RENDERING_SECONDS)
         assert worker.returncode == 0, errors
 
 
