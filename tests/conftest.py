@@ -33,6 +33,9 @@ from .support import (
 
 FIGURE = "figure"
 
+collect_ignore = ["layer"]
+"""Runs in the environments of generated projects (`tests/matrix.py`)."""
+
 # Some shells and images set it. The suite starts some hundred servers, and each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -32,12 +32,14 @@ from typing import Any
 
 from copier import run_copy
 
+from .layer.features import OPTIONAL
 from .support import (
     DEFAULT,
     EVERYTHING,
     MINIMAL,
     NEEDS,
     OTHER_VALUES,
+    ROOT,
     Answers,
     answers,
     choices,
@@ -52,14 +54,18 @@ OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enabl
 STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
 """Questions beside the switches whose answers bring or remove a file, or decide how the server serves."""
 
-CHECKS = {
-    "lint": ("run", "--no-sync", "ruff", "check", "."),
-    "format": ("run", "--no-sync", "ruff", "format", "--check", "."),
-    "types": ("run", "--no-sync", "mypy"),
-    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
-    "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
+LAYER = ROOT / "tests" / "layer"
+"""The tests of the production layer, which run in the environment of each project."""
+
+CHECKS: Mapping[str, Sequence[str | Path]] = {
+    "lint": ("ruff", "check", "."),
+    "format": ("ruff", "format", "--check", "."),
+    "types": ("mypy",),
+    "tests": ("pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
+    "start": ("python", LAYER / "smoke.py"),
+    "layer": ("pytest", "-c", LAYER / "pytest.ini", LAYER, "-q", "--numprocesses=3"),
 }
-"""What an owner and the hook run, as arguments of uv."""
+"""What an owner and the hook run, and last the tests of the production layer, as arguments of `uv run`."""
 
 TRIES = 40
 """How many covers are made, with luck of their own but the same on every run; the shortest is taken."""
@@ -88,12 +94,35 @@ class Project:
         assert done.returncode == 0, done.stderr
         return cls(path)
 
-    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def uv(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Runs the interpreter of its environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
+
+    def add_requirements_of_the_layer(self) -> None:
+        """Install what tests/layer needs beside the project's own dependencies; later checks are not the project's."""
+        requirements = LAYER / "requirements.txt"
+        done = run(uv(), "pip", "install", "--python", ".venv", "--compile-bytecode", "-r", requirements, cwd=self.path)
+        assert done.returncode == 0, done.stderr
+
+    def check_types_of_the_layer(self) -> None:
+        """Run mypy over tests/layer, without the tests of features that this project lacks.
+
+        Raises:
+            AssertionError: mypy found a problem.
+        """
+        self.add_requirements_of_the_layer()
+        production = self.path / "src" / "weather_station" / "production"
+        absent = [
+            module.partition(".")[2]
+            for module in OPTIONAL
+            if not (production / f"{module.replace('.', '/')}.py").exists()
+        ]
+        exclude = rf"/test_({'|'.join(absent) or '-'})\.py$"
+        done = self.uv("run", "--no-sync", "mypy", "--config-file", LAYER / "mypy.ini", "--exclude", exclude, LAYER)
+        assert done.returncode == 0, done.stdout
 
     def check(self, name: str) -> str:
         """Runs one of `CHECKS`; returns its last line.
@@ -101,10 +130,12 @@ class Project:
         Raises:
             AssertionError: it failed, or skipped a test.
         """
-        done = self.uv(*CHECKS[name])
+        if name == "layer":
+            self.add_requirements_of_the_layer()
+        done = self.uv("run", "--no-sync", *CHECKS[name])
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
-        if name == "tests":
+        if name in ("tests", "layer"):
             assert re.search(r"\d+ passed", last), done.stdout
             assert "skipped" not in last, done.stdout
         return last
