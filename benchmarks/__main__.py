@@ -177,7 +177,7 @@ def groups(cells: Sequence[Cell], order: random.Random) -> Iterator[list[Cell]]:
 
 
 def micro(bench: Bench, generator: LoadGenerator) -> None:
-    """Microseconds of each link."""
+    """Microseconds of each middleware."""
     python = bench.interpreters["redis"]
     url = targets.REDIS["REDIS_URL"].format(**bench.ports)
     done = subprocess.run(

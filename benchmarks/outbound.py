@@ -1,10 +1,10 @@
-"""What the outbound stack costs a successful request above bare httpx2: medians of interleaved requests.
+"""Time that the upstream client adds to a successful request of bare httpx2: medians of interleaved requests.
 
     cd a-generated-project && uv run python path/to/benchmarks/outbound.py [--requests 2000]
 
-The upstream is a process of its own on loopback. Each round asks once with bare httpx2 and once through `Upstream`,
-in changing order, so that both meet the same machine. Without telemetry first; then, where the project has it, with
-every request traced and exported to a sink.
+The upstream is another process on loopback. Each round sends one request with bare httpx2 and one with `Upstream`, in
+changing order, so that both have the same conditions. The first measurement is without telemetry; the second, where the
+project has it, traces every request and exports the spans to a sink.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ PARAMS = {"latitude": 38.7, "longitude": -9.1, "current": "temperature_2m"}
 PATH = "/v1/forecast"
 
 
-class Answer(asyncio.Protocol):
-    """Answers every request, whatever it is, once its body has arrived."""
+class FixedResponse(asyncio.Protocol):
+    """Sends the same response to every request, once its body has arrived."""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -53,7 +53,7 @@ class Answer(asyncio.Protocol):
 
 def serve(listener: socket.socket) -> None:
     async def forever() -> None:
-        server = await asyncio.get_running_loop().create_server(Answer, sock=listener)
+        server = await asyncio.get_running_loop().create_server(FixedResponse, sock=listener)
         await server.serve_forever()
 
     run(forever())
@@ -70,19 +70,19 @@ async def measure(package: str, base_url: str, requests: int, **settings: Any) -
     async with server.running() as runtime, httpx2.AsyncClient() as client:
         upstream = runtime.upstream
 
-        async def ask_bare() -> None:
+        async def request_bare() -> None:
             started = perf_counter_ns()
             (await client.get(url, params=PARAMS)).json()
             bare.append((perf_counter_ns() - started) / 1000)
 
-        async def ask_stack() -> None:
+        async def request_stack() -> None:
             started = perf_counter_ns()
             await upstream.get_json(PATH, params=PARAMS)
             stack.append((perf_counter_ns() - started) / 1000)
 
         for number in range(requests + 100):
-            for ask in (ask_bare, ask_stack) if number % 2 else (ask_stack, ask_bare):
-                await ask()
+            for request in (request_bare, request_stack) if number % 2 else (request_stack, request_bare):
+                await request()
     return bare[100:], stack[100:]  # the first ones warm up
 
 
@@ -100,8 +100,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--requests", type=int, default=2000)
     options = parser.parse_args()
-    (client,) = Path("src").glob("*/production/client.py")
-    package = client.parts[1]
+    (production,) = Path("src").glob("*/production")
+    package = production.parts[1]
     listener = socket.create_server(("127.0.0.1", 0))
     base_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(listener,), daemon=True)

@@ -184,7 +184,7 @@ def _load(figures: Figures) -> list[str]:
 
 def _micro(figures: Mapping[str, float]) -> str:
     rows = [(name, f"{value:.1f}") for name, value in figures.items()]
-    return "### In process\n\n" + _table(("link of the chain, or operation", "µs a call"), rows)
+    return "### In process\n\n" + _table(("middleware, or operation", "µs a call"), rows)
 
 
 def _startup(figures: Mapping[str, Results]) -> str:

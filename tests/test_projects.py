@@ -36,7 +36,11 @@ def make(
 
 @pytest.fixture(
     scope="module",
-    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.acceptance) for name in (JWT, *outbound_pairs()))],
+    params=[
+        *VARIANTS,
+        pytest.param(JWT, marks=pytest.mark.acceptance),
+        *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs()),
+    ],
 )
 def project(request: pytest.FixtureRequest, make: Callable[[str], Project]) -> Project:
     return make(request.param)

@@ -1,4 +1,4 @@
-"""The generated server as its command starts it; the project has the benchmark's tools (`environments.TOOLS`)."""
+"""The generated server as its command starts it, with the benchmark's tools (`environments.TOOLS`)."""
 
 from __future__ import annotations
 

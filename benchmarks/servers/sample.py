@@ -1,9 +1,9 @@
-"""What one gets by copying the samples that server generators' documentation shows, tool by tool, on the same SDK.
+"""A server made of the samples in the documentation of server generators, copied into each tool, on the same SDK.
 
-A logger that prints, metrics by decorator, a limiter that keeps a list of timestamps for each client, retries by
-decorator and a span. WINDOW=empty: the limiter's list is always empty, its best case; WINDOW=full: it holds a million
-timestamps, as after a busy window. TRANSPORT=documented serves as such samples do, by `run("streamable-http")`;
-otherwise with the transport settings of the generated server.
+It has a logger that prints, a decorator for metrics, a limiter with a list of timestamps for each client, a decorator
+for retries, and a span. With WINDOW=empty the limiter's list is always empty, which is its best case; with WINDOW=full
+it contains a million timestamps, as after a busy window. TRANSPORT=documented serves as such samples do, by
+`run("streamable-http")`; otherwise the transport settings are those of the generated server.
 """
 
 from __future__ import annotations

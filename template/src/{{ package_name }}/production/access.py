@@ -1,4 +1,4 @@
-"""What the owner's code reaches of its server: from a call's context, or from the server itself."""
+"""Functions of the public API that take the context of a call or the server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CallContext = Context[Any, Any]
 
 
 def registry_of(where: Server | CallContext) -> Registry:
-    """Return the registry of a server, or of the server that handles the call of a context.
+    """Return the registry of a server, given as itself or by the context of one of its calls.
 
     Raises:
         TypeError: the server was not made by `create_server`.
@@ -28,22 +28,25 @@ def registry_of(where: Server | CallContext) -> Registry:
 
 
 def upstream(where: Server | CallContext) -> Upstream:
-    """Return the upstream client: in a tool from its context, in a background task from the running server.
+    """Return the upstream client.
+
+    Args:
+        where: The context of a call, or the running server, as for a background task.
 
     Raises:
         TypeError: the server was not made by `create_server`.
-        RuntimeError: the server is not running, so that the client has no connections.
+        RuntimeError: the server is not running.
     """
     if isinstance(where, Context) and isinstance(runtime := where.request_context.lifespan_context, Runtime):
         return runtime.upstream
     running = registry_of(where).running
     if not running:
-        raise RuntimeError("the upstream client is available while the server runs only")
+        raise RuntimeError("the upstream client is available only while the server runs")
     return running[-1].upstream
 
 
 def meter(where: Server | CallContext) -> Meter:
-    """Return the meter of a server, which declares metrics of your own and shows them at `/metrics`.
+    """Return the meter of a server. Metrics declared with it appear at `/metrics`.
 
     It records nothing where metrics are absent or switched off.
 
@@ -54,7 +57,7 @@ def meter(where: Server | CallContext) -> Meter:
 
 
 def readiness_check(server: Server, name: str, check: Check) -> None:
-    """Register `check`: `/readyz` answers 503 with `name` while `await check()` raises or takes more than two seconds.
+    """Register a check: `/readyz` answers 503 with `name` if `await check()` raises or takes more than two seconds.
 
     Raises:
         ValueError: the name is registered already.
@@ -66,13 +69,13 @@ def readiness_check(server: Server, name: str, check: Check) -> None:
 
 
 def on_startup(server: Server, callback: Callback) -> None:
-    """Run `await callback()` before the first request; an exception stops the start with exit status 1."""
+    """Run `await callback()` before the first request. An exception stops the start with exit status 1."""
     registry_of(server).on_startup.append(callback)
 
 
 def on_shutdown(server: Server, callback: Callback) -> None:
-    """Run `await callback()` after the last call has ended, in reverse order of registration.
+    """Run `await callback()` after the last call, in reverse order of registration.
 
-    It may take five seconds; what it raises is logged.
+    It is cancelled after five seconds; an exception is logged.
     """
     registry_of(server).on_shutdown.append(callback)

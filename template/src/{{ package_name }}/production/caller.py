@@ -1,28 +1,28 @@
-"""Who sent a request."""
+"""The caller: who sent a request."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
 STDIO = "stdio"
-"""Id of the one caller of a server that serves over stdio."""
+"""Id of the only caller of a server over stdio."""
 
 UNKNOWN = "unknown"
 """Id of a caller without an address, such as one on a Unix socket."""
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """The sender of a request, as far as the server has verified it."""
 
     id: str
-    """Stable for one caller and never the caller's own choice: the token's subject or client, else the peer address."""
+    """The token's subject or client, else the peer address: stable, and never chosen by the caller."""
     subject: str | None = None
     """The token's `sub` (RFC 7519, section 4.1.2)."""
     client: str | None = None
@@ -30,28 +30,34 @@ class Caller:
     issuer: str | None = None
     """The token's `iss`."""
     scopes: frozenset[str] = frozenset()
-    claims: Mapping[str, Any] = field(default_factory=dict)
+    claims: Mapping[str, Any] = MappingProxyType({})
     """All claims of a JWT; empty for a static token."""
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)
-"""Set by the request pipeline while it handles a request."""
+"""The caller of the request that is being handled."""
 
 
 def caller(ctx: Context[Any, Any]) -> Caller:
-    """Return who sent the request that `ctx` belongs to.
+    """Return the caller of the request that `ctx` belongs to.
 
     Raises:
         LookupError: no request is being handled.
     """
     sender = current_caller.get()
     if sender is None:
-        raise LookupError("caller() is available while a request is being handled only")
+        raise LookupError("caller() is available only while a request is being handled")
     return sender
 
 
+@lru_cache(maxsize=4096)
+def caller_at(address: str) -> Caller:
+    """Return the caller without a token at an address."""
+    return Caller(address)
+
+
 def peer_caller(request: Request | None) -> Caller:
-    """Identify a caller by the address of the connection alone; `None` stands for stdio."""
+    """Return the caller by the address of the connection, without its token; `None` stands for stdio."""
     if request is None:
-        return Caller(STDIO)
-    return Caller(request.client.host if request.client else UNKNOWN)
+        return caller_at(STDIO)
+    return caller_at(request.client.host if request.client else UNKNOWN)

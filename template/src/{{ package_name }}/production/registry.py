@@ -1,6 +1,6 @@
-"""Everything that features and owners register for one server.
+"""What features and owners register for one server: data only.
 
-Data only: a feature's `install(registry)` adds to it before the server is built; `server.py` and the subpackages read.
+Features add to the registry in their `install(registry)`, before the server is built.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Callback = Callable[[], Awaitable[None]]
 """A startup or shutdown callback."""
 
 Check = Callable[[], Awaitable[None]]
-"""A readiness check: returns when ready, raises with the reason when not."""
+"""A readiness check: returns if ready, else raises the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class HealthPart:
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
-    """Reasons why the server works with restrictions, one short text each."""
+    """Why the server works with restrictions, one short text for each reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +44,21 @@ class Probe:
     """A reachability check that `--check` runs."""
 
     target: str
-    """Where the dependency is, without credentials."""
+    """The dependency's URL without credentials."""
     check: Literal["http", "tcp"] | Check
-    """Whether `target` answers over HTTP, accepts TCP connections, or passes a check of its own."""
+    """What has to work: an HTTP request to `target`, a TCP connection to it, or the function."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Routes on a port of their own."""
+    """Routes that are served on another port than the server's."""
 
     name: str
     setting: str
-    """The environment variable that chose the port, for error messages."""
+    """The environment variable of the port, for error messages."""
     port: int
     path: str
-    """The path to show as its address."""
+    """The path of the address that is logged at start."""
     routes: tuple[BaseRoute, ...]
 
 
@@ -74,7 +74,7 @@ class MetricsExport(Protocol):
     """The collected metrics."""
 
     path: str
-    """The path that exposes them over HTTP."""
+    """The path of the HTTP endpoint."""
 
     def samples(self) -> Iterable[Sample]: ...
 
@@ -95,55 +95,56 @@ class Circuit(Protocol):
 
 @dataclass(slots=True)
 class HttpParts:
-    """What is served over HTTP beside the MCP endpoint, and what protects it."""
+    """What features add to the HTTP server."""
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
-    """Wraps the MCP endpoint only; probes and /metrics are outside."""
+    """Wraps the MCP endpoint, but not the other routes."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
-    """Where else the server listens, by name: a path of its own address, or a URL."""
+    """Addresses that are logged at start, by name: a path on the server's own port, or a URL."""
     start_checks: list[Callable[[], list[str]]] = field(default_factory=list)
-    """Each returns the problems that forbid serving over HTTP with this configuration, one line each."""
+    """Each returns why this configuration must not be served over HTTP, one line for each reason."""
 
 
 @dataclass(slots=True)
 class UpstreamParts:
-    """What stands around the requests to the upstream."""
+    """What features add to the upstream client."""
 
     middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
     client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
-    """Each gets the HTTP client when it is opened."""
+    """Each gets the HTTP client before its first request."""
     circuit: Callable[[str], Circuit] | None = None
-    """Returns the circuit of a name."""
+    """Returns the circuit of a name; `None` without circuit breakers."""
 
 
 @dataclass(slots=True)
 class HealthParts:
-    """What readiness and health consist of."""
+    """What features and owners add to readiness, to the health report and to `--check`."""
 
     checks: dict[str, Check] = field(default_factory=dict)
     """Readiness checks by name."""
     parts: list[Callable[[str], Awaitable[HealthPart]]] = field(default_factory=list)
-    """Each gets the id of the caller that asks."""
+    """Each gets the id of the caller that requests the report."""
     probes: dict[str, Probe] = field(default_factory=dict)
-    """By what the dependency is used for."""
+    """By the purpose of the dependency, such as `traces`."""
     failing: frozenset[str] = frozenset()
-    """The readiness checks that failed in their last run."""
+    """The readiness checks that failed the last time."""
 
 
 @dataclass(slots=True)
 class ToolParts:
-    """The production layer's own tools, and who wants to know of each tool."""
+    """The production layer's own tools, and callbacks for all tools."""
 
     register: list[Callable[[MCPServer[Any]], None]] = field(default_factory=list)
+    """Each registers a tool of the production layer."""
     on_added: list[Callable[[str], object]] = field(default_factory=list)
-    """Each gets the name of every tool when it is registered."""
+    """Each gets the name of every tool that is registered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What lives as long as the server runs: the SDK's lifespan state."""
+    """The state of a running server: the SDK's lifespan context."""
 
     registry: Registry
     upstream: Upstream
@@ -156,14 +157,14 @@ class Registry:
     config: ProductionConfig
     about: About
     features: tuple[str, ...] = ()
-    """The installed features, by the name of their switch."""
+    """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
     metrics: MetricsExport | None = None
     traced: bool = False
-    """Whether the SDK's spans are recorded; without telemetry its tracing middleware is taken out."""
+    """Whether the SDK's tracing middleware is used."""
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
-    """By the names in `inbound.pipeline.ORDER`."""
+    """Middleware by the names in `inbound.pipeline.ORDER`."""
     http: HttpParts = field(default_factory=HttpParts)
     upstream: UpstreamParts = field(default_factory=UpstreamParts)
     health: HealthParts = field(default_factory=HealthParts)
@@ -171,9 +172,9 @@ class Registry:
     on_startup: list[Callback] = field(default_factory=list)
     on_shutdown: list[Callback] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
-    """What the operator should know at start and in `--check`, one line each."""
+    """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     draining: bool = False
-    """Whether the server is stopping: it finishes what runs and rejects what is new."""
+    """Whether the server is stopping: running requests are finished and new ones are rejected."""
     running: list[Runtime] = field(default_factory=list)
-    """One while the server runs; an in-process test client has one of its own."""
+    """The state of the running server; each in-process test client adds another one."""
     started_at: float = field(default_factory=time.monotonic)

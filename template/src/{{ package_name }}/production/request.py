@@ -1,4 +1,4 @@
-"""An MCP request on its way through the pipeline, and the middleware that handles it."""
+"""MCP requests, and the middleware that handles them."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class MCPRequest:
     target: str
     """The tool's name as the client sent it: unbounded, so neither a label nor a span name."""
     target_label: str
-    """The name of a registered tool, or `unknown`: safe as a label."""
+    """The name of a registered tool, else `unknown`: safe as a label."""
     arguments: dict[str, Any]
     context: Context[Any, Any]
     caller: Caller
     request_id: str
-    """Random and unique across clients, which JSON-RPC ids are not."""
+    """Random and unique, unlike JSON-RPC ids, which several clients can choose alike."""
     status: Status = "success"
     error_type: str | None = None
-    """Class name of the original exception, `ToolError` for a returned error, or the reason of a rejection."""
+    """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
 
 
 CallNext = Callable[[MCPRequest], Awaitable[Result]]
@@ -44,18 +44,18 @@ Middleware = Callable[[MCPRequest, CallNext], Awaitable[Result]]
 
 
 def error_result(text: str, **meta: Any) -> CallToolResult:
-    """Return an error result with `text` for the model and `meta` for programs in `_meta`."""
+    """Return an error result with `text` for the model, and `meta` for programs as its `_meta`."""
     return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta or None)
 
 
 def fail(request: MCPRequest, error_type: str, text: str, **meta: Any) -> CallToolResult:
-    """Record that the server failed to handle `request`, and return the error result."""
+    """Set the status of `request` to `error`, and return the error result."""
     request.status, request.error_type = "error", error_type
     return error_result(text, **meta)
 
 
 def reject(request: MCPRequest, reason: str, text: str, **meta: Any) -> CallToolResult:
-    """Record that `request` is not handled for `reason`, and return the error result that says so."""
+    """Set the status of `request` to `rejected` for `reason`, and return the error result."""
     request.status, request.error_type = "rejected", reason
     return error_result(text, **meta)
 
@@ -65,7 +65,7 @@ def compose(
     middleware: Mapping[str, Callable[[R, Callable[[R], Awaitable[T]]], Awaitable[T]]],
     handler: Callable[[R], Awaitable[T]],
 ) -> Callable[[R], Awaitable[T]]:
-    """Return `handler` wrapped in `middleware`, the first name of `order` outermost.
+    """Return `handler` inside `middleware`; the first name of `order` is the outermost.
 
     Raises:
         StartError: a middleware's name is not in `order`.
@@ -81,7 +81,4 @@ def compose(
 def _wrap(
     middleware: Callable[[R, Callable[[R], Awaitable[T]]], Awaitable[T]], call_next: Callable[[R], Awaitable[T]]
 ) -> Callable[[R], Awaitable[T]]:
-    async def call(request: R) -> T:
-        return await middleware(request, call_next)
-
-    return call
+    return lambda request: middleware(request, call_next)

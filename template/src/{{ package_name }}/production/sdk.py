@@ -1,6 +1,6 @@
-"""The MCP server, and every use of what the MCP SDK does not export.
+"""The MCP server, and every use of names that the MCP SDK does not export.
 
-Written against `mcp` 2.3; pyproject.toml admits no later minor version.
+Those names can change with any minor version of `mcp`: pyproject.toml allows 2.3 only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class ProductionServer(MCPServer[Runtime]):
             description=about.description,
             version=about.version,
             log_level=registry.config.log_level,
-            lifespan=_lifespan,
+            lifespan=lambda _: self.running(),
         )
         self.registry = registry
         self.drain = drain.install(registry)
@@ -59,7 +59,9 @@ class ProductionServer(MCPServer[Runtime]):
             self.middleware[:] = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
 
     def add_tool(self, fn: Callable[..., Any], name: str | None = None, *args: Any, **options: Any) -> None:
-        """Register a tool. What the SDK only warns of, such as a second tool of the same name, stops the start.
+        """Register a tool.
+
+        The start stops where the SDK only logs a warning, as for a second tool of the same name.
 
         Raises:
             StartError: the name is taken or not allowed, or the function cannot be a tool.
@@ -111,9 +113,33 @@ class ProductionServer(MCPServer[Runtime]):
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Runtime]:
-        """Enter the server's lifespan without a transport, for checks and tests."""
-        async with _lifespan(self) as runtime:
-            yield runtime
+        """Open the upstream client and run the startup callbacks; at the end undo both in reverse order.
+
+        The SDK enters this lifespan for each transport. Checks and tests enter it without one.
+
+        Raises:
+            ConfigError: a callback rejects the configuration.
+            StartError: a startup callback failed.
+        """
+        registry = self.registry
+        parts = registry.upstream
+        async with Upstream.open(
+            registry.config, registry.about, registry.meter, parts.middleware, parts.client_hooks
+        ) as client:
+            runtime = Runtime(registry, client)
+            registry.running.append(runtime)
+            started = False
+            try:
+                for startup in registry.on_startup:
+                    await _run_startup(startup)
+                started = True
+                yield runtime
+            finally:
+                # After a failed start only its cause is worth a line.
+                log_failure = log.error if started else log.debug
+                for shutdown in reversed(registry.on_shutdown):
+                    await _run_shutdown(shutdown, log_failure)
+                registry.running.remove(runtime)
 
     async def serve_streams(
         self, incoming: ReadStream[SessionMessage | Exception], outgoing: WriteStream[SessionMessage]
@@ -126,29 +152,6 @@ class ProductionServer(MCPServer[Runtime]):
         return await super().call_tool(request.target, request.arguments, request.context)
 
 
-@asynccontextmanager
-async def _lifespan(server: MCPServer[Runtime]) -> AsyncIterator[Runtime]:
-    """Open the upstream client, run the startup callbacks, and undo both in reverse order."""
-    assert isinstance(server, ProductionServer)  # noqa: S101 (it passes itself)
-    registry = server.registry
-    parts = registry.upstream
-    async with Upstream.open(
-        registry.config, registry.about, registry.meter, parts.middleware, parts.client_hooks
-    ) as client:
-        runtime = Runtime(registry, client)
-        registry.running.append(runtime)
-        started = False
-        try:
-            for startup in registry.on_startup:
-                await _run_startup(startup)
-            started = True
-            yield runtime
-        finally:
-            for shutdown in reversed(registry.on_shutdown):
-                await _run_shutdown(shutdown, log.error if started else log.debug)
-            registry.running.remove(runtime)
-
-
 async def _run_startup(callback: Callback) -> None:
     try:
         await callback()
@@ -159,10 +162,10 @@ async def _run_startup(callback: Callback) -> None:
         raise StartError(f"cannot start: {tool_loader.dotted_name(callback)} failed with {cause}") from error
 
 
-async def _run_shutdown(callback: Callback, report: Callable[..., object]) -> None:
-    """Run one callback; its failure or hanging neither skips the others nor keeps the process from ending."""
+async def _run_shutdown(callback: Callback, log_failure: Callable[..., object]) -> None:
+    """Run one callback. If it fails or takes too long, that is logged, and the next one can run."""
     try:
         async with asyncio.timeout(SHUTDOWN_CALLBACK_SECONDS):
             await callback()
     except Exception as error:
-        report("shutdown callback failed", callback=tool_loader.dotted_name(callback), exc_info=error)
+        log_failure("shutdown callback failed", callback=tool_loader.dotted_name(callback), exc_info=error)

@@ -1,7 +1,7 @@
 """The pipeline around every tools/call: the order of its middleware, and the middleware that is always there.
 
-A middleware sees the request before and after everything inside it, and always gets a result: `errors` stands inside
-the middleware that observes, and turns what a tool raises into a result and the request's status.
+`errors` turns exceptions into results and sets the request's status, so that the middleware outside it, which records
+requests, sees a result for everything but protocol errors and cancellation.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..registry import Registry
 from ..request import CallNext, MCPRequest, Middleware, Result, compose, error_result, fail
 
 ORDER = ("drain", "telemetry", "logging", "metrics", "errors", "reject_draining", "rate_limit", "timeout")
-"""From the socket inwards. The SDK's OpenTelemetry span is already open around all of it."""
+"""The middleware's names, outermost first. The SDK's OpenTelemetry span is open around all of it."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -45,14 +45,15 @@ def build(registry: Registry, handler: CallNext) -> CallNext:
 
 
 def new_request_id() -> str:
+    """Return a random id; JSON-RPC ids are not unique across clients."""
     return os.urandom(8).hex()
 
 
 async def errors(request: MCPRequest, call_next: CallNext) -> Result:
-    """Turn exceptions into error results; the text of an unexpected exception stays in the log."""
+    """Turn exceptions into error results. The text of an unexpected exception is logged, but not returned."""
     try:
         result = await call_next(request)
-    except MCPError as error:  # the tool asked for a protocol error: the SDK sends it
+    except MCPError as error:  # the tool raised a protocol error, which the SDK sends
         request.status, request.error_type = "error", type(error).__name__
         raise
     except Exception as error:
@@ -61,7 +62,7 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
         cause = error.__cause__ or error
         if isinstance(cause, ValidationError):
             return fail(request, type(cause).__name__, _invalid_arguments(request, cause))
-        # The text of a ToolError is the tool's answer, word for word; the SDK would put a prefix before it.
+        # The text of a ToolError is meant for the model; `error` may be the SDK's wrapper, with a prefix.
         return fail(request, type(cause).__name__, str(cause if isinstance(cause, ToolError) else error))
     except asyncio.CancelledError:
         request.status, request.error_type = "error", "Cancelled"
@@ -72,7 +73,7 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
 
 
 def _unexpected_error(request: MCPRequest, error: Exception) -> CallToolResult:
-    """Handle a crash of the tool, which the SDK has wrapped, or of a middleware."""
+    """Log an unexpected exception of the tool (which the SDK wraps) or of a middleware, and return its error result."""
     cause = error.__cause__ or error if isinstance(error, UnexpectedToolError) else error
     request.status, request.error_type = "error", type(cause).__name__
     log.error("tool raised an unexpected exception", exc_info=cause)
@@ -91,7 +92,7 @@ def _invalid_arguments(request: MCPRequest, error: ValidationError) -> str:
 
 
 def timeout(seconds: float) -> Middleware:
-    """Return middleware that cancels a tool after `seconds`; the cancellation reaches its upstream request."""
+    """Return middleware that cancels a tool, including its upstream requests, after `seconds`."""
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         try:

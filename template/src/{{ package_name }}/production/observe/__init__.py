@@ -1,1 +1,1 @@
-"""What operators see: logs, metrics, traces and health."""
+"""Logs, metrics, traces and health reports."""

@@ -1,7 +1,6 @@
-"""Liveness, readiness and health: what an orchestrator, a balancer and an operator ask.
+"""Liveness, readiness and health: the routes `/livez`, `/readyz` and `/health`, and the `health_check` tool.
 
-`/livez` says that the process answers, `/readyz` that it may get traffic, `/health` and the `health_check` tool how
-it is. An outage of the upstream shows as `degraded` and never fails readiness: it would take every replica out.
+An outage of the upstream shows as `degraded` and never fails readiness: every replica would lose its traffic at once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from starlette.routing import Route
 from ..registry import Check, Registry
 
 CHECK_SECONDS = 2.0
-"""How long one readiness check may take."""
+"""Time limit of one readiness check."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,7 +32,7 @@ class RateLimitStatus(BaseModel):
 
 
 class HealthReport(BaseModel):
-    """How the server is. `degraded`: it works, but not as it should; `unhealthy`: it should get no traffic."""
+    """State of the server. `degraded`: it works with restrictions. `unhealthy`: it should get no traffic."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,12 +57,12 @@ def install(registry: Registry) -> None:
         return JSONResponse({"status": "ready"})
 
     async def health(request: Request) -> Response:
-        found = await report(registry, registry.identify(request).id)
-        status = 503 if found.status == "unhealthy" else 200
-        return JSONResponse(found.model_dump(mode="json"), status_code=status)
+        health_report = await report(registry, registry.identify(request).id)
+        status = 503 if health_report.status == "unhealthy" else 200
+        return JSONResponse(health_report.model_dump(mode="json"), status_code=status)
 
     async def health_check(ctx: Context[Any, Any]) -> HealthReport:
-        """How this server is: its status, version, uptime, configuration gaps and what is left of the rate limit."""
+        """Status, version, uptime, missing credentials and remaining rate limit of this server."""
         return await report(registry, registry.identify(ctx.request_context.request).id)
 
     registry.http.routes += [Route("/livez", livez), Route("/readyz", readyz), Route("/health", health)]
@@ -78,13 +77,13 @@ def install(registry: Registry) -> None:
 
 
 async def failing_checks(registry: Registry) -> list[str]:
-    """The names of the readiness checks that fail now, `draining` among them while the server stops."""
+    """Run the readiness checks and return the names of those that fail; while the server stops, `draining` alone."""
     if registry.draining:
         return ["draining"]
     names = list(registry.health.checks)
-    reasons = await asyncio.gather(*(_failure(registry.health.checks[name]) for name in names))
-    failing = {name: reason for name, reason in zip(names, reasons, strict=True) if reason is not None}
-    for name in names:  # a probe comes every few seconds: the log gets the changes
+    problems = await asyncio.gather(*(_problem(registry.health.checks[name]) for name in names))
+    failing = {name: problem for name, problem in zip(names, problems, strict=True) if problem is not None}
+    for name in names:  # readiness is requested every few seconds, so only changes are logged
         if name in failing and name not in registry.health.failing:
             log.warning("readiness check fails", check=name, reason=failing[name])
         if name in registry.health.failing and name not in failing:
@@ -93,7 +92,7 @@ async def failing_checks(registry: Registry) -> list[str]:
     return list(failing)
 
 
-async def _failure(check: Check) -> str | None:
+async def _problem(check: Check) -> str | None:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await check()
@@ -103,14 +102,14 @@ async def _failure(check: Check) -> str | None:
 
 
 async def report(registry: Registry, caller_id: str) -> HealthReport:
-    """The health report as `caller_id` gets it: the rate limit in it is that client's."""
+    """Return the health report for a caller, whose rate limit is part of it."""
     failing = await failing_checks(registry)
     problems = [f"not ready: {name}" for name in failing]
     fields: dict[str, Any] = {}
-    for part in registry.health.parts:
-        found = await part(caller_id)
-        fields |= found.fields
-        problems += found.degraded
+    for get_part in registry.health.parts:
+        part = await get_part(caller_id)
+        fields |= part.fields
+        problems += part.degraded
     if registry.config.upstream_api_key_env:
         state = "configured" if registry.config.upstream_api_key else "missing"
         fields["auth_config"] = fields.get("auth_config", {}) | {registry.config.upstream_api_key_env: state}

@@ -1,8 +1,4 @@
-"""Where features record what they do, whether or not metrics are collected.
-
-A feature declares its own series through a `Meter` and binds each child once; `metrics.py` collects them, and
-without it `NullMeter` costs one empty call.
-"""
+"""The interface through which features and owners record metrics, and its implementation where none are collected."""
 
 from __future__ import annotations
 
@@ -23,10 +19,11 @@ class Histogram(Protocol):
 
 
 class Meter(Protocol):
-    """Each method declares a family and returns its children by label values, in the order of `labels`.
+    """Declares metrics.
 
-    Children are made at the first request for them and kept: bind them outside the hot path, and never from
-    unbounded values. Declaring a family again returns the same one.
+    Each method returns a function from label values, in the order of `labels`, to the child with these values.
+    Children are created on first use and kept: get them once, outside the hot path, and never for unbounded values.
+    Declaring a metric again returns the same one.
 
     Raises:
         ValueError: the name is declared already, with another type or other labels.
@@ -41,7 +38,7 @@ class Meter(Protocol):
     ) -> Callable[..., Histogram]: ...
 
 
-class _Nothing:
+class _NullMetric:
     def inc(self, amount: float = 1) -> None: ...
 
     def set(self, value: float) -> None: ...
@@ -52,15 +49,15 @@ class _Nothing:
 class NullMeter:
     """Records nothing."""
 
-    _nothing = _Nothing()
+    _metric = _NullMetric()
 
     def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., Counter]:
-        return lambda *values: self._nothing
+        return lambda *values: self._metric
 
     def gauge(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., Gauge]:
-        return lambda *values: self._nothing
+        return lambda *values: self._metric
 
     def histogram(
         self, name: str, documentation: str, labels: tuple[str, ...] = (), *, buckets: tuple[float, ...]
     ) -> Callable[..., Histogram]:
-        return lambda *values: self._nothing
+        return lambda *values: self._metric

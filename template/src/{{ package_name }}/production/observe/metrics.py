@@ -1,7 +1,7 @@
-"""Every tools/call is counted and timed, and `/metrics` shows it, with every other feature's series, to Prometheus.
+"""Prometheus metrics: counts and durations of tool calls, and the endpoint that exposes them with all other metrics.
 
-A server has a registry of its own, so several servers in one process do not collide. Labels are bounded: tool names
-are those registered (else `unknown`), and a tool has at most `MAX_ERROR_TYPES` error types (else `other`).
+Labels are bounded: a tool name is that of a registered tool or `unknown`, and a tool has at most `MAX_ERROR_TYPES`
+error types before `other`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,9 @@ from __future__ import annotations
 import platform
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Gauge,
-    GCCollector,
-    Histogram,
-    Metric,
-    PlatformCollector,
-    ProcessCollector,
-)
-from prometheus_client import Counter as PrometheusCounter
+import prometheus_client as prometheus
 from prometheus_client.exposition import choose_encoder, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,45 +20,44 @@ from starlette.routing import Route
 from ..registry import Listener, Registry, Sample
 from ..request import CallNext, MCPRequest, Middleware, Result, Status
 from .health import failing_checks
-from .meter import Counter
+from .meter import Counter, Histogram
 
 LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Upper bounds in seconds."""
 
 MAX_ERROR_TYPES = 20
-"""How many error types one tool may have before the rest counts as `other`."""
+"""Error types of one tool; further ones are counted as `other`."""
 
-STATUSES: tuple[Status, ...] = ("success", "error", "rejected")
+STATUSES: tuple[Status, ...] = get_args(Status)
 
-
-Family = PrometheusCounter | Gauge | Histogram
+Family = prometheus.Counter | prometheus.Gauge | prometheus.Histogram
 FamilyType = TypeVar("FamilyType", bound=Family)
 
 
 class PrometheusMeter:
-    """A `Meter` whose metrics `/metrics` shows, beside those of the process, the platform and the garbage collector."""
+    """A `Meter` that collects its metrics and those of the process, the platform and the garbage collector."""
 
     path = "/metrics"
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.collectors = prometheus.CollectorRegistry()
         self._families: dict[str, Family] = {}
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        prometheus.ProcessCollector(registry=self.collectors)
+        prometheus.PlatformCollector(registry=self.collectors)
+        prometheus.GCCollector(registry=self.collectors)
 
-    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., PrometheusCounter]:
-        counter = self._family(PrometheusCounter, name, documentation, labels)
+    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Counter]:
+        counter = self._family(prometheus.Counter, name, documentation, labels)
         return counter.labels if labels else lambda: counter
 
-    def gauge(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., Gauge]:
-        gauge = self._family(Gauge, name, documentation, labels)
+    def gauge(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Gauge]:
+        gauge = self._family(prometheus.Gauge, name, documentation, labels)
         return gauge.labels if labels else lambda: gauge
 
     def histogram(
         self, name: str, documentation: str, labels: tuple[str, ...] = (), *, buckets: tuple[float, ...]
-    ) -> Callable[..., Histogram]:
-        histogram = self._family(Histogram, name, documentation, labels, buckets=buckets)
+    ) -> Callable[..., prometheus.Histogram]:
+        histogram = self._family(prometheus.Histogram, name, documentation, labels, buckets=buckets)
         return histogram.labels if labels else lambda: histogram
 
     def _family(
@@ -75,14 +65,14 @@ class PrometheusMeter:
     ) -> FamilyType:
         family = self._families.get(name)
         if family is None:
-            family = self._families[name] = kind(name, documentation, labels, registry=self.registry, **options)
+            family = self._families[name] = kind(name, documentation, labels, registry=self.collectors, **options)
         if not isinstance(family, kind) or family._labelnames != labels:
             raise ValueError(f"the metric {name} is declared already, with another type or other labels")
         return family
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield all families, without the creation times that the client library adds: they double the series."""
-        for metric in self.registry.collect():
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """Yield all metrics without the creation times that the client library adds to counters and histograms."""
+        for metric in self.collectors.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
             yield metric
 
@@ -95,34 +85,35 @@ class PrometheusMeter:
         return generate_latest(self).decode()
 
 
-class _ToolSeries:
-    """One tool's children, bound once."""
+class _ToolMetrics:
+    """The metrics of one tool, looked up by their labels once."""
 
     def __init__(self, tool: str, calls: Callable[..., Counter], latency: Histogram, errors: Callable[..., Counter]):
         self.calls: dict[Status, Counter] = {status: calls(tool, status) for status in STATUSES}
         self.latency = latency
         self._tool = tool
-        self._error_family = errors
+        self._error_metric = errors
         self._errors: dict[str, Counter] = {}
 
-    def error(self, error_type: str) -> Counter:
-        found = self._errors.get(error_type)
-        if found is not None:
-            return found
+    def errors(self, error_type: str) -> Counter:
+        """Return the counter of an error type, or the one of `other` beyond `MAX_ERROR_TYPES`."""
+        counter = self._errors.get(error_type)
+        if counter is not None:
+            return counter
         if len(self._errors) >= MAX_ERROR_TYPES:
-            return self._error_family(self._tool, "other")
-        return self._errors.setdefault(error_type, self._error_family(self._tool, error_type))
+            return self._error_metric(self._tool, "other")
+        return self._errors.setdefault(error_type, self._error_metric(self._tool, error_type))
 
 
 def install(registry: Registry) -> None:
-    """Collect metrics and expose them: at a route of the server, or on a port of their own.
+    """Collect metrics and expose them on the server's own port, or on `METRICS_PORT` where that is another one.
 
-    Under stdio there is no server port: only `METRICS_PORT` opens a listener.
+    Over stdio the server has no port, so that metrics are exposed on `METRICS_PORT` only.
     """
     meter = PrometheusMeter()
     registry.meter = registry.metrics = meter
     labels = ("server_name", "version", "python_version")
-    info = meter.gauge("mcp_build_info", "What runs, as labels; the value is always 1.", labels)
+    info = meter.gauge("mcp_build_info", "Names and versions as labels; the value is always 1.", labels)
     info(registry.about.name, registry.about.version, platform.python_version()).set(1)
     registry.middleware["metrics"] = _middleware(registry, meter)
     route = Route(meter.path, _endpoint(registry, meter))
@@ -136,39 +127,39 @@ def install(registry: Registry) -> None:
 
 
 def _middleware(registry: Registry, meter: PrometheusMeter) -> Middleware:
-    calls = meter.counter("mcp_tool_calls_total", "Tool calls that ended, by outcome.", ("tool_name", "status"))
-    errors = meter.counter("mcp_tool_errors_total", "Tool calls that failed, by cause.", ("tool_name", "error_type"))
+    calls = meter.counter("mcp_tool_calls_total", "Finished tool calls by status.", ("tool_name", "status"))
+    errors = meter.counter("mcp_tool_errors_total", "Failed tool calls by error type.", ("tool_name", "error_type"))
     latency = meter.histogram(
         "mcp_tool_latency_seconds",
-        "Duration of tool calls in seconds; calls that a limit refused are not in it.",
+        "Duration of tool calls in seconds, without rejected calls.",
         ("tool_name",),
         buckets=LATENCY_BUCKETS,
     )
-    tools: dict[str, _ToolSeries] = {}
+    tools: dict[str, _ToolMetrics] = {}
     active = 0
 
-    def bind_tool(name: str) -> _ToolSeries:
-        return tools.setdefault(name, _ToolSeries(name, calls, latency(name), errors))
+    def add_tool(name: str) -> _ToolMetrics:
+        return tools.setdefault(name, _ToolMetrics(name, calls, latency(name), errors))
 
-    bind_tool("unknown")
-    registry.tools.on_added.append(bind_tool)
-    gauge = meter.gauge("mcp_active_requests", "Tool calls that run now.")()
+    add_tool("unknown")
+    registry.tools.on_added.append(add_tool)
+    gauge = meter.gauge("mcp_active_requests", "Running tool calls.")()
     gauge.set_function(lambda: active)
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         nonlocal active
-        series = tools.get(request.target_label) or bind_tool(request.target_label)
+        tool = tools.get(request.target_label) or add_tool(request.target_label)
         active += 1
         started = perf_counter()
         try:
             return await call_next(request)
         finally:
             active -= 1
-            series.calls[request.status].inc()
+            tool.calls[request.status].inc()
             if request.status != "rejected":
-                series.latency.observe(perf_counter() - started)
+                tool.latency.observe(perf_counter() - started)
             if request.status == "error":
-                series.error(request.error_type or "unknown").inc()
+                tool.errors(request.error_type or "unknown").inc()
 
     return middleware
 
@@ -177,7 +168,7 @@ def _endpoint(registry: Registry, meter: PrometheusMeter) -> Callable[[Request],
     ready = meter.gauge("mcp_ready", "1 while every readiness check passes, 0 while one fails or the server stops.")()
 
     async def metrics(request: Request) -> Response:
-        # Asked here, for a server that no probe asks is not ready either. A check ends within two seconds.
+        # The checks run at each scrape, since nothing else may request /readyz. They end within two seconds.
         ready.set(0 if await failing_checks(registry) else 1)
         encode, content_type = choose_encoder(",".join(request.headers.getlist("accept")))
         return Response(encode(meter), headers={"content-type": content_type})

@@ -1,4 +1,4 @@
-"""A `get_metrics` tool: the model reads how often each tool was called, how the calls ended and how long they took."""
+"""The `get_metrics` tool: calls, errors and mean duration of each tool, for the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Metrics(BaseModel):
     uptime_seconds: float
     active_requests: int = Field(description="Running tool calls, this one included")
     tools: list[ToolMetrics]
-    prometheus: str | None = Field(default=None, description="All metrics in the Prometheus text format, if asked for")
+    prometheus: str | None = Field(default=None, description="All metrics in the Prometheus text format, if requested")
 
 
 def install(registry: Registry) -> None:
@@ -39,7 +39,7 @@ def install(registry: Registry) -> None:
     export: MetricsExport = registry.metrics
 
     async def get_metrics(include_prometheus: bool = False) -> Metrics:
-        """How often each tool was called since the server started, how the calls ended and how long they took."""
+        """Calls by status, errors by type and mean duration of each tool since the server started."""
         metrics = summarize(export.samples(), time.monotonic() - registry.started_at)
         metrics.prometheus = export.text() if include_prometheus else None
         return metrics

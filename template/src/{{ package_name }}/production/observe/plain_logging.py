@@ -1,6 +1,6 @@
-"""Every log record is a line on stderr, its traceback beneath, where the logging feature is absent or off.
+"""Plain logs on stderr where the logging feature is absent or off, and what both ways of logging share.
 
-stdout is the protocol's under stdio, so nothing here ever writes there.
+Nothing is written to stdout, which carries the protocol over stdio.
 """
 
 from __future__ import annotations
@@ -16,59 +16,53 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-QUIET = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
-"""Loggers that say something about every request, with whole URLs and headers in it: warnings only."""
+REQUEST_LOGGERS = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
+"""Loggers that log every request with its whole URL and headers: only their warnings are kept."""
 
-REPEATS = "uvicorn.error"
-"""Says of start and stop what `startup` and `lifecycle` have said: below warnings at DEBUG only."""
+LIFECYCLE_LOGGER = "uvicorn.error"
+"""Logs start and stop, as `serve` does itself: only its warnings are kept, except at level DEBUG."""
 
 _processors: list[Processor] = []
-"""What structlog runs. Loggers keep this very list from their first use on, so it is changed in place."""
+"""structlog's processors. Cached loggers keep this list, so it is changed in place."""
 
 
 class RootHandler(logging.Handler):
-    """The root's handler of this package, known by its type, so that the next configuration finds and replaces it."""
+    """Base of this package's handlers of the root logger. The next configuration replaces a handler of this type."""
 
 
-class _Plain(RootHandler):
+class PlainHandler(RootHandler):
+    """Writes a record as one line, with the traceback below."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        at = datetime.fromtimestamp(record.created, UTC)
-        message = one_line(formatted(record.msg, record.args))
-        lines = [f"{at:%Y-%m-%dT%H:%M:%S}Z {record.levelname:<8} {record.name}: {message}"]
+        time = datetime.fromtimestamp(record.created, UTC)
+        message = one_line(format_message(record.msg, record.args))
+        lines = [f"{time:%Y-%m-%dT%H:%M:%S}Z {record.levelname:<8} {record.name}: {message}"]
         if record.exc_info and record.exc_info[0] is not None:
             lines += traceback.format_exception(*record.exc_info)
         if record.stack_info:
             lines.append(record.stack_info)
-        if sys.stderr is None:  # where a process has no console at all
+        if sys.stderr is None:  # a process without a console, such as pythonw
             return
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more: no reason to fail a call or a stop
+        with contextlib.suppress(OSError, ValueError):  # stderr is closed: the call that logged must not fail
             sys.stderr.write("\n".join(line.rstrip("\n") for line in lines) + "\n")
 
 
-def one_line(text: str) -> str:
-    """`text` with its line breaks and other control characters escaped: it can neither forge a line nor colour one."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
-
-
 def configure(level: str) -> None:
-    """Logs from `level` on, to stderr. The last call of this or of the logging feature wins in the whole process."""
-    use(_Plain(), [structlog.stdlib.filter_by_level, _as_record], level)
+    """Log records of at least `level` as plain lines to stderr."""
+    use(PlainHandler(), [structlog.stdlib.filter_by_level, _as_record], level)
 
 
 def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> None:
-    """Makes `handler` the root's, in place of an earlier one of this package, and `processors` structlog's."""
+    """Log through `handler` and structlog's `processors`, in place of an earlier configuration by this function."""
     root = logging.getLogger()
-    for earlier in [found for found in root.handlers if isinstance(found, RootHandler)]:
+    for earlier in [each for each in root.handlers if isinstance(each, RootHandler)]:
         root.removeHandler(earlier)
     root.addHandler(handler)
     root.setLevel(level)
-    for name in QUIET:
+    for name in REQUEST_LOGGERS:
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
-    logging.getLogger(REPEATS).setLevel(root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level))
+    lifecycle_level = root.level if root.level <= logging.DEBUG else max(logging.WARNING, root.level)
+    logging.getLogger(LIFECYCLE_LOGGER).setLevel(lifecycle_level)
     _processors[:] = processors
     structlog.configure(
         processors=_processors,
@@ -78,8 +72,13 @@ def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> No
     )
 
 
-def formatted(message: object, arguments: object) -> str:
-    """`message % arguments` as the standard library does it, and still a message where that cannot be done."""
+def one_line(text: str) -> str:
+    """Return `text` with control characters escaped, so that it can neither forge a line nor colour a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def format_message(message: object, arguments: object) -> str:
+    """Return `message % arguments` as the standard library does, or `message` alone where they do not fit."""
     if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
         arguments = arguments[0]
     try:
@@ -88,7 +87,12 @@ def formatted(message: object, arguments: object) -> str:
         return message if isinstance(message, str) else f"message that cannot be shown: {error.__class__.__name__}"
 
 
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
 def _as_record(logger: WrappedLogger, method_name: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
-    message = formatted(event.pop("event", ""), event.pop("positional_args", ()))
+    """Return the arguments of the standard library's method: the message followed by the fields, and its options."""
+    message = format_message(event.pop("event", ""), event.pop("positional_args", ()))
     options = {name: event.pop(name) for name in ("exc_info", "stack_info") if name in event}
     return (" ".join((message, *(f"{key}={value!r}" for key, value in event.items()))),), options

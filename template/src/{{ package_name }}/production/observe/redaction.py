@@ -1,7 +1,4 @@
-"""Nothing that looks like a secret gets through, and whatever goes in comes out as plain JSON values of bounded size.
-
-Used for what leaves the process beside its answers: log lines and spans.
-"""
+"""Removes secrets from log lines and spans, and turns any value into JSON values of bounded size."""
 
 from __future__ import annotations
 
@@ -25,12 +22,12 @@ from ..config import ProductionConfig
 REDACTED = "[redacted]"
 MAX_DEPTH = 8
 MAX_VALUES = 1000
-"""How many values one call of `Redactor.value` gives out, over all depths."""
+"""Values that one call of `Redactor.value` returns, over all depths."""
 MAX_TEXT = 4096
 """Characters of one text."""
 MAX_KEY = 256
 MIN_SECRET = 8
-"""Characters of a configured secret that is looked for in texts: shorter ones are part of ordinary words."""
+"""Characters that a configured secret needs to be removed from texts: shorter ones are part of ordinary words."""
 
 WORDS = (
     "authorization",
@@ -44,20 +41,21 @@ WORDS = (
     "signature",
     "jwt",
 )
-KEYS = ("api", "access", "private", "signing", "encryption", "subscription")
-"""A key that contains one of `WORDS`, or one of these followed by `key`, has a secret as its value: written in any
-case, with any of `-`, `_`, `.`, a space or nothing between its parts."""
-IN_QUERIES = ("key", "appid", "sig", "auth", "pwd")
-"""Parameters that are secrets in a URL, and ordinary names elsewhere."""
+KEY_PREFIXES = ("api", "access", "private", "signing", "encryption", "subscription")
+"""A name denotes a secret if it contains one of `WORDS`, or one of these followed by `key`: in any case, with `-`, `_`,
+`.`, a space or nothing between its parts."""
+QUERY_PARAMETERS = ("key", "appid", "sig", "auth", "pwd")
+"""Names that denote a secret in the query of a URL only."""
 
-_NORMALISED = (*WORDS, *(f"{kind}key" for kind in KEYS))
+_NORMALISED = (*WORDS, *(f"{prefix}key" for prefix in KEY_PREFIXES))
 _SEPARATORS = str.maketrans("", "", "-_. ")
 
 
 def _rules() -> Iterable[tuple[str, re.Pattern[str]]]:
-    """What is a secret in a text: a literal to search for, and a pattern that says, from there on, which part it is.
+    """Yield what marks a secret in a text: a literal, and the pattern to match where the literal is found.
 
-    Searching for a literal is a hundred times faster than for a pattern, and most texts have none.
+    The pattern's group `secret` is the secret. Searching for a literal is a hundred times faster than for a pattern,
+    and most texts contain none.
     """
     value = r"""(?P<secret>b?"(?:[^"\\]|\\.)*"?|b?'(?:[^'\\]|\\.)*'?|[^\s,;&"')\]}]+)"""
     # token=x, and the reprs Login(password='x'), {'token': 'x'} and (b'cookie', b'x')
@@ -66,31 +64,31 @@ def _rules() -> Iterable[tuple[str, re.Pattern[str]]]:
         yield word, re.compile(word + assigned, re.IGNORECASE)
     for word in ("authorization", "cookie"):  # Authorization: Basic x
         yield word, re.compile(word + r"""\s?:\s?(?P<secret>[^\s"'][^\r\n"']*)""", re.IGNORECASE)
-    behind = "|".join(rf"(?<={kind})|(?<={kind}[-_. ])" for kind in KEYS)
-    yield "key", re.compile(f"(?:{behind})key{assigned}", re.IGNORECASE)
-    for name in IN_QUERIES:
+    prefixes = "|".join(rf"(?<={prefix})|(?<={prefix}[-_. ])" for prefix in KEY_PREFIXES)
+    yield "key", re.compile(f"(?:{prefixes})key{assigned}", re.IGNORECASE)
+    for name in QUERY_PARAMETERS:
         yield f"{name}=", re.compile(rf"(?<=[?&]){name}=(?P<secret>[^\s&\"'#]+)", re.IGNORECASE)
     yield "bearer ", re.compile(r"bearer (?=\S*\d|\S{16})(?P<secret>[\w.~+/=-]{8,})", re.IGNORECASE)
     yield "://", re.compile(r"://(?P<secret>[^/\s@\"']+)(?=@)")
-    # A JSON Web Token. A word that begins like one and is none is passed over whole, or a long one costs its square.
+    # A JSON Web Token. The second alternative skips a word that is none: the search would take quadratic time in it.
     yield "eyj", re.compile(r"(?P<secret>eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+)|eyJ[\w-]*+")
 
 
 _RULES = tuple(_rules())
 _NAME = re.compile(rf"[\w.-]{{1,{MAX_KEY}}}")
-_SUSPECT = re.compile("[=:,]|bearer |eyj", re.IGNORECASE)
-"""Every rule needs one of these."""
+_ANY_RULE = re.compile("[=:,]|bearer |eyj", re.IGNORECASE)
+"""Matches somewhere in every text that a rule applies to."""
 
 
 @lru_cache(maxsize=4096)
 def is_secret(key: str) -> bool:
-    """Whether the value under `key` is a secret, judged by the key alone."""
+    """Return whether the name `key` denotes a secret."""
     normal = key.lower().translate(_SEPARATORS)
     return normal == "auth" or any(word in normal for word in _NORMALISED)
 
 
 def configured_secrets(config: ProductionConfig) -> list[str]:
-    """The secrets in the configuration, as they would appear in a text."""
+    """Return the secrets of the configuration in the form in which they are sent."""
     secrets = []
     if config.auth_tokens is not None:
         secrets += [entry.partition(":")[2] for entry in config.auth_tokens.get_secret_value().split(",")]
@@ -98,57 +96,57 @@ def configured_secrets(config: ProductionConfig) -> list[str]:
         secrets.append(urlsplit(config.redis_url.get_secret_value()).password or "")
     if config.upstream_api_key is not None:
         secrets.append(config.upstream_api_key.get_secret_value())
-    return [secret.strip() for secret in secrets]  # as they are sent: a mounted file ends with a line break
+    return [secret.strip() for secret in secrets]  # a mounted file ends with a line break, which is not sent
 
 
 class Redactor:
-    """Takes secrets out of texts and values: those under keys that look like it, and the `secrets` themselves."""
+    """Removes secrets from texts and values: what a name or a form marks as one, and the configured `secrets`."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         forms = (form for secret in secrets for form in (secret, unquote(secret), quote(secret, safe="")))
-        known = {form for form in forms if len(form) >= MIN_SECRET}
+        configured = {form for form in forms if len(form) >= MIN_SECRET}
         # The longest first: one secret may begin with another.
-        self._known = tuple(sorted(known, key=len, reverse=True))
+        self._configured = tuple(sorted(configured, key=len, reverse=True))
 
     def text(self, text: str) -> str:
-        """`text` without secrets."""
+        """Return `text` without secrets."""
         text = self.without_configured(text)
-        if _SUSPECT.search(text) is None:
+        if _ANY_RULE.search(text) is None:
             return text
         lowered = text.lower()
         if len(lowered) != len(text):  # a letter became two: positions would differ
             lowered = "".join(letter.lower()[:1] for letter in text)
-        found: list[tuple[int, int]] = []
+        spans: list[tuple[int, int]] = []
         for literal, pattern in _RULES:
             at = lowered.find(literal)
             while at >= 0:
                 match = pattern.match(text, at)
                 if match is not None and match["secret"] is not None:
-                    found.append(match.span("secret"))
+                    spans.append(match.span("secret"))
                 at = lowered.find(literal, match.end() if match else at + len(literal))
-        return _without(text, found) if found else text
+        return _redact_spans(text, spans) if spans else text
 
     def without_configured(self, text: str) -> str:
-        """`text` without the configured secrets only: fast on a text of any length, so it comes before a cut."""
-        for secret in self._known:
+        """Return `text` without the configured secrets. This is fast for a text of any length, unlike `text`."""
+        for secret in self._configured:
             text = text.replace(secret, REDACTED)
         return text
 
     def shortened(self, text: str) -> str:
-        """`text` without secrets, at most `MAX_TEXT` characters of it."""
+        """Return at most `MAX_TEXT` characters of `text` without secrets."""
         if len(text) <= MAX_TEXT:
             return self.text(text)
-        # Redacted before it is cut: half a secret is one too.
+        # Redacted before each cut: half of a secret would not be recognised.
         return shorten(self.text(self.without_configured(text)[: 2 * MAX_TEXT]), MAX_TEXT, len(text))
 
     def value(self, value: object) -> Any:
-        """`value` as JSON knows it, without secrets: at most `MAX_DEPTH` deep and `MAX_VALUES` wide.
+        """Return `value` as JSON values without secrets, at most `MAX_DEPTH` deep and `MAX_VALUES` in all.
 
-        What JSON has no form for is shown by its repr; nothing that `value` does in its methods raises from here.
+        A value that JSON has no type for becomes its repr. Exceptions from the value's own methods are not raised.
         """
-        return self._of(value, MAX_DEPTH, _Budget())
+        return self._value(value, MAX_DEPTH, _Budget())
 
-    def _of(self, value: object, depth: int, budget: _Budget) -> Any:
+    def _value(self, value: object, depth: int, budget: _Budget) -> Any:
         budget.left -= 1
         if type(value) is str:
             return self.shortened(value)
@@ -163,54 +161,56 @@ class Redactor:
         if isinstance(value, float):
             return float(value) if math.isfinite(value) else repr(float(value))
         try:
-            return self._of_object(value, depth, budget)
-        except Exception as error:  # a broken __repr__, __iter__ or property is not the log's problem
+            return self._object(value, depth, budget)
+        except Exception as error:  # raised by its __repr__, its iterator or a property
             return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
-    def _of_object(self, value: object, depth: int, budget: _Budget) -> Any:
+    def _object(self, value: object, depth: int, budget: _Budget) -> Any:
         if isinstance(value, (date, time)):
             return value.isoformat()
         if isinstance(value, (UUID, Decimal, PurePath)):
             return self.shortened(str(value))
         if isinstance(value, (Mapping, BaseModel)) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-            return self._items(_fields(value), depth, budget) if depth else "..."
+            return self._mapping(_fields(value), depth, budget) if depth else "..."
         if isinstance(value, (list, tuple, Set)):
-            return self._elements(value, depth, budget) if depth else "..."
+            return self._list(value, depth, budget) if depth else "..."
         return self.shortened(repr(value))
 
-    def _items(self, items: Iterable[tuple[object, object]], depth: int, budget: _Budget) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _mapping(self, items: Iterable[tuple[object, object]], depth: int, budget: _Budget) -> dict[str, Any]:
+        redacted: dict[str, Any] = {}
         for raw, value in items:
             if budget.left <= 0:
-                found["..."] = "more"
+                redacted["..."] = "more"
                 break
             name = raw if isinstance(raw, str) else repr(raw)
             key = name if name.isidentifier() and len(name) <= MAX_KEY else self.text(shorten(name, MAX_KEY))
-            while key in found:
+            while key in redacted:
                 key += "_"
-            hidden = is_secret(name[:MAX_TEXT]) and not _tells_nothing(name, value)
-            found[key] = REDACTED if hidden else self._of(value, depth - 1, budget)
-        return found
+            secret = is_secret(name[:MAX_TEXT]) and not _is_harmless(name, value)
+            redacted[key] = REDACTED if secret else self._value(value, depth - 1, budget)
+        return redacted
 
-    def _elements(self, elements: Iterable[object], depth: int, budget: _Budget) -> list[Any]:
-        found: list[Any] = []
+    def _list(self, elements: Iterable[object], depth: int, budget: _Budget) -> list[Any]:
+        redacted: list[Any] = []
         for element in elements:
             if budget.left <= 0:
-                found.append("...")
+                redacted.append("...")
                 break
             if _is_secret_pair(element):
-                found.append([self._of(element[0], depth - 1, budget), REDACTED])
+                redacted.append([self._value(element[0], depth - 1, budget), REDACTED])
             else:
-                found.append(self._of(element, depth - 1, budget))
-        return found
+                redacted.append(self._value(element, depth - 1, budget))
+        return redacted
 
 
 class _Budget:
+    """How many more values a call of `Redactor.value` may return."""
+
     left = MAX_VALUES
 
 
 def shorten(text: str, limit: int, length: int = 0) -> str:
-    """At most `limit` characters of `text`, saying what is missing; `length` where it was cut before."""
+    """Return at most `limit` characters of `text` and its length, which is `length` where it was cut before."""
     length = max(length, len(text))
     return text if length <= limit else f"{text[:limit]}... ({length} characters)"
 
@@ -229,15 +229,15 @@ def _fields(value: Any) -> Iterable[tuple[object, object]]:
     return ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
 
 
-def _tells_nothing(key: str, value: object) -> bool:
-    """Absence, a switch, and a language model's token counts are no secrets."""
+def _is_harmless(key: str, value: object) -> bool:
+    """Return whether the value of a secret's name is no secret: empty, a boolean, or a number of tokens."""
     if value is None or isinstance(value, bool) or value in ("", b""):
         return True
     return isinstance(value, (int, float)) and key.lower().endswith("tokens")
 
 
 def _is_secret_pair(element: object) -> TypeGuard[tuple[str | bytes, object]]:
-    """A header as ASGI and HTTP libraries keep it: a pair of name and value."""
+    """Return whether `element` is the name of a secret and its value, as in a list of headers."""
     if not isinstance(element, (tuple, list)) or len(element) != 2:
         return False
     name = element[0]
@@ -246,11 +246,11 @@ def _is_secret_pair(element: object) -> TypeGuard[tuple[str | bytes, object]]:
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and is_secret(name)
 
 
-def _without(text: str, spans: list[tuple[int, int]]) -> str:
+def _redact_spans(text: str, spans: list[tuple[int, int]]) -> str:
     parts: list[str] = []
-    done = 0
+    position = 0
     for start, end in sorted(spans):
-        if start >= done:
-            parts += text[done:start], REDACTED
-        done = max(done, end)
-    return "".join((*parts, text[done:]))
+        if start >= position:
+            parts += text[position:start], REDACTED
+        position = max(position, end)
+    return "".join((*parts, text[position:]))

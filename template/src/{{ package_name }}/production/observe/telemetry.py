@@ -1,6 +1,6 @@
-"""Exports a span for every request, with its parent and without secrets; a collector that is down delays no call.
+"""Distributed tracing: redacted spans, exported over OTLP by a thread, so that a slow collector delays no call.
 
-The process has one tracer provider, to which the SDK's spans, the upstream client's and the owner's go.
+The spans are those of the MCP SDK, of each attempt of the upstream client, and of the owner's `tracer`.
 """
 
 from __future__ import annotations
@@ -25,20 +25,13 @@ from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import Status
 from opentelemetry.util.types import Attributes
 
-from ..config import (
-    OTLP_ENDPOINTS,
-    About,
-    ConfigError,
-    otel_environment,
-    traces_endpoint,
-    without_credentials,
-)
+from ..config import OTLP_ENDPOINTS, About, ConfigError, otel_environment, traces_endpoint, without_credentials
 from ..registry import Probe, Registry
 from ..request import CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
 
 FLUSH_SECONDS = 2.0
-"""How long a stopping server waits for the collector to take the last spans."""
+"""How long a stopping server waits for the export of the last spans."""
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
@@ -46,31 +39,33 @@ EXPORTERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
 )
-"""Loggers of the exporters that may be installed."""
+"""The loggers of both exporters."""
 
 MakeExporter = Callable[[str | None], SpanExporter]
-"""Returns an exporter to an OTLP endpoint; `None` stands for the one in the environment."""
+"""Returns an exporter to an OTLP endpoint, or to that of the environment for `None`."""
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> None:
-    """Trace requests and export the spans over `protocol`.
+    """Record a span for each request and export it over `protocol`.
 
     Raises:
-        ConfigError: the exporter rejects the environment's `OTEL_*`.
+        ConfigError: the exporter rejects an `OTEL_*` variable.
     """
     environment = otel_environment()
     registry.notices += _notices(environment, protocol)
     registry.traced = True
-    registry.middleware["telemetry"] = _describe
-    if not _set_provider(registry.about):
+    registry.middleware["telemetry"] = _set_attributes
+    provider = _process_provider(registry.about)
+    if provider is None:
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
-    # The standard variables win.
+    queue = provider.queue
+    # The standard variables override the setting.
     endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
     try:
-        make_exporter(endpoint).shutdown()  # report now what it rejects, not at the first span
+        make_exporter(endpoint).shutdown()  # rejects a wrong variable now and not while the server starts
     except Exception as error:
         raise ConfigError([f"OTEL_EXPORTER_OTLP_*: the exporter cannot be made: {error}"]) from error
     redactor = Redactor(configured_secrets(registry.config))
@@ -79,10 +74,10 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     registry.upstream.client_hooks.append(_instrument)
 
     async def start() -> None:
-        EXPORT.start(Redacting(make_exporter(endpoint), redactor))
+        queue.start(RedactingExporter(make_exporter(endpoint), redactor))
 
     registry.on_startup.append(start)
-    registry.on_shutdown.append(EXPORT.stop)
+    registry.on_shutdown.append(queue.stop)
 
 
 def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
@@ -105,8 +100,8 @@ def _resource(about: About) -> Resource:
     return Resource.create({name: value for name, value in defaults.items() if name not in configured})
 
 
-async def _describe(request: MCPRequest, call_next: CallNext) -> Result:
-    """Set who called and how it ended on the SDK's span, whose `error.type` is `tool_error` for every failure."""
+async def _set_attributes(request: MCPRequest, call_next: CallNext) -> Result:
+    """Set the caller and the result on the SDK's span, whose own `error.type` is `tool_error` for every failure."""
     span = trace.get_current_span()
     try:
         return await call_next(request)
@@ -123,34 +118,28 @@ def _instrument(client: httpx2.AsyncClient) -> None:
     HTTPX2ClientInstrumentor.instrument_client(client)
 
 
-class Export(SpanProcessor):
-    """Queues finished spans for a thread that exports them, while the server runs."""
+class SpanQueue(SpanProcessor):
+    """Queues finished spans for a thread that exports them; drops them while the server does not run."""
 
     def __init__(self) -> None:
-        self._running = 0
         self._exporter: SpanExporter | None = None
         self._batch: BatchSpanProcessor | None = None
 
     def start(self, exporter: SpanExporter) -> None:
-        self._running += 1
-        if self._batch is None:
-            self._exporter = exporter
-            self._batch = BatchSpanProcessor(exporter)
+        self._exporter = exporter
+        self._batch = BatchSpanProcessor(exporter)
 
     async def stop(self) -> None:
         """Export what is queued, for at most `FLUSH_SECONDS`."""
         batch, exporter = self._batch, self._exporter
-        if batch is None or exporter is None:  # the start failed before it came here
-            return
-        self._running -= 1
-        if self._running:
+        if batch is None or exporter is None:  # the start failed before it began
             return
         self._batch = self._exporter = None
-        # A daemon: it must not keep the process alive when the collector hangs.
-        flushing = threading.Thread(target=batch.shutdown, name="flush of spans", daemon=True)
-        flushing.start()
-        await asyncio.to_thread(flushing.join, FLUSH_SECONDS)
-        if flushing.is_alive():
+        # A daemon thread, so that a collector that does not answer cannot keep the process alive.
+        flush = threading.Thread(target=batch.shutdown, name="span flush", daemon=True)
+        flush.start()
+        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
+        if flush.is_alive():
             log.warning("the last spans are lost: the collector did not accept them", seconds=FLUSH_SECONDS)
             exporter.shutdown()
 
@@ -159,28 +148,28 @@ class Export(SpanProcessor):
             self._batch.on_end(span)
 
 
-EXPORT = Export()
-"""Of this process, whose tracer provider can be set only once."""
+class ServerTracerProvider(TracerProvider):
+    """The provider of this process, which OpenTelemetry accepts once: servers that run one after the other share it."""
 
-_providers: list[TracerProvider] = []
-"""The tracer provider of this module, once it is set."""
+    def __init__(self, about: About) -> None:
+        super().__init__(resource=_resource(about), shutdown_on_exit=False)
+        self.queue = SpanQueue()
+        self.add_span_processor(self.queue)
 
 
-def _set_provider(about: About) -> bool:
-    """Return whether spans of this process come to `EXPORT`: not where auto-instrumentation has set a provider."""
+def _process_provider(about: About) -> ServerTracerProvider | None:
+    """Set and return the provider of this process; `None` where another one is set, as by auto-instrumentation."""
     current = trace.get_tracer_provider()
     if isinstance(current, trace.ProxyTracerProvider):
         _limit_exporter_logs()
-        provider = TracerProvider(resource=_resource(about), shutdown_on_exit=False)
-        provider.add_span_processor(EXPORT)
-        _providers.append(provider)
+        provider = ServerTracerProvider(about)
         trace.set_tracer_provider(provider)
-        return True
-    return current in _providers
+        return provider
+    return current if isinstance(current, ServerTracerProvider) else None
 
 
-class Redacting(SpanExporter):
-    """Takes secrets out of spans before they are exported, in the exporting thread: no call waits for it."""
+class RedactingExporter(SpanExporter):
+    """Removes secrets from spans and passes them to another exporter, in the exporting thread."""
 
     def __init__(self, exporter: SpanExporter, redactor: Redactor) -> None:
         self._exporter = exporter
@@ -188,7 +177,7 @@ class Redacting(SpanExporter):
         self._closed = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return self._exporter.export([span if self._is_clean(span) else self._cleaned(span) for span in spans])
+        return self._exporter.export([span if self._is_clean(span) else self._redacted(span) for span in spans])
 
     def shutdown(self) -> None:
         if not self._closed:
@@ -199,7 +188,7 @@ class Redacting(SpanExporter):
         return self._exporter.force_flush(timeout_millis)
 
     def _is_clean(self, span: ReadableSpan) -> bool:
-        """Return whether nothing of `span` has to change: finding that out costs an eighth of making a copy."""
+        """Return whether `span` can be exported as it is: a check that costs an eighth of a redacted copy."""
         attributes = span.attributes or {}
         if span.events or span.links or span.status.description or _any_is_secret(tuple(attributes)):
             return False
@@ -212,7 +201,7 @@ class Redacting(SpanExporter):
         text = "\n".join(texts)
         return self._redactor.shortened(text) == text
 
-    def _cleaned(self, span: ReadableSpan) -> ReadableSpan:
+    def _redacted(self, span: ReadableSpan) -> ReadableSpan:
         text = self._redactor.shortened
         return ReadableSpan(
             text(span.name),
@@ -236,20 +225,20 @@ class Redacting(SpanExporter):
 
 @lru_cache(maxsize=256)
 def _any_is_secret(keys: tuple[str, ...]) -> bool:
-    """Cached, because most spans have the same keys."""
+    # Cached, because most spans have the same keys.
     return any(map(is_secret, keys))
 
 
 class OnceAMinute(logging.Filter):
-    """Lets one record a minute pass, without its traceback: an outage of the collector must not flood the log."""
+    """Passes one record a minute, without its traceback, so that an outage of the collector does not flood the log."""
 
-    _next = 0.0
+    _next_time = 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_time:
             return False
-        self._next = now + 60
+        self._next_time = now + 60
         record.exc_info = None
         return True
 
@@ -258,5 +247,5 @@ def _limit_exporter_logs() -> None:
     once_a_minute = OnceAMinute()
     for name in EXPORTERS:
         logging.getLogger(name).addFilter(once_a_minute)
-    # During an outage it logs for every span that the queue is full, on the event loop.
+    # While the queue is full, this logger has a warning for each span, on the event loop.
     logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Traces go out as OTLP over gRPC."""
+"""Export of traces as OTLP over gRPC."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def install(registry: Registry) -> None:
-    # Imported here: the SDK and its exporter are a third of the start, which a server without an endpoint saves.
+    # Imported here: OpenTelemetry's SDK and exporter take a third of the start, which is saved without an endpoint.
     if exports_traces(registry.config):
         from . import telemetry
 
@@ -20,7 +20,7 @@ def install(registry: Registry) -> None:
 
 
 def exporter(endpoint: str | None) -> SpanExporter:
-    """An exporter to `endpoint`, such as `http://jaeger:4317`; `https://` takes TLS. None: that of the environment."""
+    """Return an exporter to `endpoint`, such as `http://jaeger:4317` (`https`: TLS), or to that of the environment."""
     from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter(endpoint=endpoint)

@@ -1,4 +1,4 @@
-"""Traces go out as OTLP over HTTP, in protobuf."""
+"""Export of traces as OTLP over HTTP, encoded as protobuf."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATH = "/v1/traces"
 
 
 def install(registry: Registry) -> None:
-    # Imported here: the SDK and its exporter are a third of the start, which a server without an endpoint saves.
+    # Imported here: OpenTelemetry's SDK and exporter take a third of the start, which is saved without an endpoint.
     if exports_traces(registry.config):
         from . import telemetry
 
@@ -22,7 +22,7 @@ def install(registry: Registry) -> None:
 
 
 def exporter(endpoint: str | None) -> SpanExporter:
-    """An exporter to `endpoint`, a base such as `http://jaeger:4318`; None: to that of the environment."""
+    """Return an exporter to `endpoint`, a base URL such as `http://jaeger:4318`, or to that of the environment."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     return OTLPSpanExporter(endpoint=endpoint and endpoint.removesuffix(PATH) + PATH)

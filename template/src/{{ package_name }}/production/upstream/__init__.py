@@ -1,1 +1,1 @@
-"""Everything between a tool and the upstream API: the HTTP client, its errors, retries and circuits."""
+"""The upstream client: HTTP requests of tools to the upstream API, with retries and circuit breakers."""

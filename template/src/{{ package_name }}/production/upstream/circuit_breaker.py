@@ -1,7 +1,7 @@
-"""Circuit breaker: after consecutive failures requests are rejected for a while, then a few test requests are admitted.
+"""Circuit breakers: after consecutive failures requests are rejected for a time, then a few test requests are admitted.
 
-There is no await between a check and the transition that follows from it, so that the limits hold under any number of
-concurrent calls of one event loop.
+A check and the transition that follows from it have no `await` between them, so that the limits hold for any number of
+concurrent calls in one event loop.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ T = TypeVar("T")
 State = Literal["closed", "half_open", "open"]
 
 STATES: tuple[State, ...] = ("closed", "half_open", "open")
-"""In the order of their values in `mcp_circuit_state`."""
+"""Each state's index is its value in `mcp_circuit_state`."""
 
 HALF_OPEN_RETRY_SECONDS = 1.0
-"""What a rejected call is told to wait while test requests run: when they end is unknown."""
+"""The `retry_after` of a call that is rejected while test requests run; when they will end is unknown."""
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class CircuitOpenError(UpstreamError):
-    """Nothing was sent, because too many requests in a row have failed; `retry_after` says when to try again."""
+    """The circuit is open, so no request was sent; after `retry_after` seconds it may admit one."""
 
     def __init__(self, name: str, retry_after: float) -> None:
         super().__init__(
@@ -59,7 +59,7 @@ class CircuitBreaker:
         recovery_timeout: Seconds from opening to the first test request.
         half_open_requests: Concurrent test requests, and successes that close the circuit.
         clock: Monotonic seconds.
-        on_transition: Called with the new state after each transition.
+        on_transition: Gets the new state after each transition.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class CircuitBreaker:
         if self.state == "closed":
             return self._generation
         if self.state == "open":
-            left = self.seconds_left()
-            if left > 0:
-                raise CircuitOpenError(self.name, left)
+            remaining = self.seconds_left()
+            if remaining > 0:
+                raise CircuitOpenError(self.name, remaining)
             self._enter("half_open")
         if self._test_requests + self._successes >= self._half_open_requests:
             raise CircuitOpenError(self.name, HALF_OPEN_RETRY_SECONDS)
@@ -115,12 +115,12 @@ class CircuitBreaker:
                 self._successes += 1
                 if self._successes == self._half_open_requests:
                     self._enter("closed")
+        elif verdict is Verdict.SUCCESS:
+            self._failures = 0
         elif verdict is Verdict.FAILURE:
             self._failures += 1
             if self._failures == self._failure_threshold:
                 self._enter("open")
-        elif verdict is Verdict.SUCCESS:
-            self._failures = 0
 
     def seconds_left(self) -> float:
         """Return the seconds until an open circuit admits a test request; 0 or less if it does now."""
@@ -136,7 +136,7 @@ class CircuitBreaker:
 
 
 class Circuits:
-    """The circuits of one server by name, each with its metrics and log."""
+    """The circuits of one server by name, with their metrics and log."""
 
     def __init__(self, config: ProductionConfig, meter: Meter) -> None:
         self._config = config
@@ -151,15 +151,15 @@ class Circuits:
     async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         circuit = self.circuit(request.host_label)
         generation = circuit.admit()
-        verdict = Verdict.NEUTRAL
         try:
             response = await call_next(request)
-            verdict = Verdict.SUCCESS
         except UpstreamError as error:
-            verdict = error.verdict
+            circuit.record(generation, error.verdict)
             raise
-        finally:
-            circuit.record(generation, verdict)
+        except BaseException:
+            circuit.record(generation, Verdict.NEUTRAL)
+            raise
+        circuit.record(generation, Verdict.SUCCESS)
         return response
 
     def circuit(self, name: str) -> CircuitBreaker:
@@ -171,7 +171,7 @@ class Circuits:
                 failure_threshold=self._config.circuit_failure_threshold,
                 recovery_timeout=self._config.circuit_recovery_timeout,
                 half_open_requests=self._config.circuit_half_open_requests,
-                on_transition=self._listener(name),
+                on_transition=self._transition_recorder(name),
             )
         return circuit
 
@@ -185,28 +185,28 @@ class Circuits:
             )
         )
 
-    def _listener(self, name: str) -> Callable[[State], None]:
+    def _transition_recorder(self, name: str) -> Callable[[State], None]:
         gauge = self._state(name)
         gauge.set(STATES.index("closed"))
         counters = {state: self._transitions(name, state) for state in STATES}
 
-        def changed(state: State) -> None:
+        def record(state: State) -> None:
             gauge.set(STATES.index(state))
             counters[state].inc()
-            report = log.warning if state == "open" else log.info
-            report("circuit changed", host=name, state=state)
+            log_transition = log.warning if state == "open" else log.info
+            log_transition("circuit changed", host=name, state=state)
 
-        return changed
+        return record
 
 
 class CircuitGuard:
-    """Protects calls of anything with a circuit: `async with guard:`, or `@guard` on an async function."""
+    """A circuit as a context manager (`async with guard:`) and as a decorator of async functions (`@guard`)."""
 
-    def __init__(self, circuit: Circuit, failures: type[Exception] | tuple[type[Exception], ...]) -> None:
+    def __init__(self, circuit: Circuit, failure_types: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._circuit = circuit
-        self._failures = failures
+        self._failure_types = failure_types
         self._generations: dict[asyncio.Task[Any] | None, list[int]] = {}
-        """Of each task's open blocks, the innermost last."""
+        """The generations of the blocks that each task has entered, the innermost last."""
 
     async def __aenter__(self) -> None:
         generation = self._circuit.admit()
@@ -214,7 +214,7 @@ class CircuitGuard:
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         task = asyncio.current_task()
-        if task not in self._generations:  # an async generator, closed by another task than the one that started it
+        if task not in self._generations:  # an async generator that another task closes
             task = next(iter(self._generations))
         generations = self._generations[task]
         generation = generations.pop()
@@ -235,7 +235,7 @@ class CircuitGuard:
             return Verdict.SUCCESS
         if isinstance(error, UpstreamError):
             return error.verdict
-        return Verdict.FAILURE if isinstance(error, self._failures) else Verdict.NEUTRAL
+        return Verdict.FAILURE if isinstance(error, self._failure_types) else Verdict.NEUTRAL
 
 
 def install(registry: Registry) -> None:
@@ -253,14 +253,14 @@ def circuit_breaker(
 ) -> CircuitGuard:
     """Return the circuit `name` of this server, as an async context manager and a decorator of async functions.
 
-    It uses the configured thresholds and shows in the metrics, the log and `/health` like an upstream host. Put a
-    timeout inside it: one outside cancels the call, which counts neither as success nor as failure. Where circuit
-    breakers are switched off, it admits every call.
+    It has the configured thresholds, and metrics, log and `/health` treat it like the circuit of an upstream host. A
+    timeout belongs inside it: one outside cancels the call, which counts neither as success nor as failure. Where
+    circuit breakers are switched off, every call is admitted.
 
     Args:
         where: The server, or the context of a call.
         name: Name of the dependency; the same name is the same circuit.
-        failures: Exceptions that mean that the dependency is down. Any other neither opens nor closes the circuit.
+        failures: Exceptions that count as failures of the dependency. Others neither open nor close the circuit.
 
     Raises:
         CircuitOpenError: on entry, while the circuit is open.

@@ -41,7 +41,7 @@ from .errors import (
 )
 
 ORDER = ("retry", "circuit_breaker")
-"""Upstream middleware from the outside in: the deadline covers all of it, inside is one attempt with its timeout."""
+"""Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Upper bounds in seconds."""
@@ -51,7 +51,7 @@ MAX_CONNECTIONS = 100
 MAX_CONNECT_SECONDS = 5.0
 
 MAX_HOSTS = 64
-"""Hosts with a label and a circuit of their own: a tool that gets URLs as arguments can meet any number of hosts."""
+"""Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
 
 OTHER = "other"
 
@@ -60,17 +60,17 @@ IDEMPOTENT = METHODS - {"POST", "PATCH"}
 """Methods that are safe to repeat (RFC 9110, section 9.2.2; QUERY: RFC 10008)."""
 
 TRANSIENT = frozenset({429, 500, 502, 503, 504})
-"""Statuses that may be gone at a later attempt."""
+"""Statuses after which another attempt may succeed."""
 
 MAX_RETRY_AFTER = 10**9
-"""Seconds: upper bound for a Retry-After header."""
+"""Upper bound of a Retry-After header in seconds."""
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(slots=True)
 class UpstreamRequest:
-    """One request of a tool to the upstream; each attempt sends it again."""
+    """One request of a tool to the upstream, which every attempt sends."""
 
     http: httpx2.Request
     host: str
@@ -79,7 +79,7 @@ class UpstreamRequest:
     deadline: float
     """On the event loop's clock."""
     repeatable: bool
-    """Whether it is safe to send again although it may have arrived."""
+    """Whether it is safe to send again after it may have arrived."""
 
 
 UpstreamCallNext = Callable[[UpstreamRequest], Awaitable[httpx2.Response]]
@@ -89,8 +89,8 @@ UpstreamMiddleware = Callable[[UpstreamRequest, UpstreamCallNext], Awaitable[htt
 class Upstream:
     """HTTP client of the upstream API.
 
-    A path is a path below `BASE_URL`. An absolute URL reaches another host, without the configured credentials and with
-    a circuit of its own.
+    Paths are below `BASE_URL`. An absolute URL reaches another host, without the configured credentials and with its
+    own circuit.
     """
 
     def __init__(
@@ -128,24 +128,21 @@ class Upstream:
         Args:
             config: Base URL, credentials, timeouts and size limit.
             about: Name and version for the User-Agent header.
-            meter: Where attempts are counted and timed.
-            middleware: By the names in `ORDER`.
-            client_hooks: Each gets the HTTP client before its first request.
+            meter: Declares the metrics of the attempts.
+            middleware: Upstream middleware by the names in `ORDER`.
+            client_hooks: Get the HTTP client before its first request.
 
         Raises:
             ConfigError: the upstream's key cannot be sent in a header.
             StartError: a middleware's name is not in `ORDER`.
         """
         attempt = config.attempt_timeout_seconds
-        connect = min(MAX_CONNECT_SECONDS, attempt / 2)  # ends before the attempt: then nothing was sent
+        connect = min(MAX_CONNECT_SECONDS, attempt / 2)  # before the attempt ends, so that nothing was sent
         async with httpx2.AsyncClient(
             timeout=httpx2.Timeout(attempt, connect=connect, pool=connect),
             limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
-            headers={
-                "User-Agent": f"{about.name}/{about.version}",
-                "Accept": "application/json, */*;q=0.5",
-            },
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # callers must not share a session
+            headers={"User-Agent": f"{about.name}/{about.version}", "Accept": "application/json, */*;q=0.5"},
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no cookies: callers must not share a session
         ) as client:
             for hook in client_hooks:
                 hook(client)
@@ -169,7 +166,7 @@ class Upstream:
             return response.json()
         except (ValueError, RecursionError) as error:
             upstream_error = _json_error(response, error)
-            _log(upstream_error)
+            _log_failed(upstream_error)
             raise upstream_error from None
 
     async def request(
@@ -184,23 +181,23 @@ class Upstream:
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> httpx2.Response:
-        """Send a request, in as many attempts as retries allow, and return the response with its body read.
+        """Send a request, with the configured retries, and return the response with its body read.
 
         Args:
-            method: POST and PATCH are repeated only if they were never sent, or with an `idempotency_key`.
-            path: A path below `BASE_URL`, or an absolute http(s) URL. Put a model's text into `path_params`, not here.
+            method: POST and PATCH are retried only if they were never sent, or with an `idempotency_key`.
+            path: A path below `BASE_URL`, or an absolute http(s) URL. Text from a model belongs in `path_params`.
             params: Query parameters.
-            path_params: A value for each `{name}` in `path`; it is quoted, so that it stays one segment.
+            path_params: Values for each `{name}` in `path`. They are quoted, so that each stays one segment.
             json: A body to encode as JSON.
             content: A body to send as it is.
             headers: Further headers; they override the configured credentials.
-            idempotency_key: Sent as `Idempotency-Key`, for APIs that carry out a repeated request once.
+            idempotency_key: Sent as `Idempotency-Key`, for APIs that process a repeated request once.
 
         Raises:
             UpstreamStatusError: the response has a status of 400 or more.
             UpstreamError: any other failure to get a usable response.
             ToolError: `path` is not a valid path or URL, or a value would change its segments.
-            KeyError: a `{name}` has no value.
+            KeyError: `path_params` lacks a `{name}`.
         """
         absolute = path.lower().startswith(("http://", "https://"))
         target = _fill_path(path, path_params)
@@ -229,7 +226,7 @@ class Upstream:
         try:
             return await self._send(request)
         except UpstreamError as error:
-            _log(error)
+            _log_failed(error)
             raise
 
     def _host_label(self, host: str) -> str:
@@ -245,13 +242,13 @@ class Upstream:
 
         Exceptions of httpx2 are replaced and not chained: they hold the request with its headers.
         """
-        started = asyncio.get_running_loop().time()
-        ends = min(started + self._attempt_seconds, request.deadline)
-        clock = perf_counter()
+        now = asyncio.get_running_loop().time()
+        ends = min(now + self._attempt_seconds, request.deadline)
+        started = perf_counter()
         outcome = "error"
         try:
             async with asyncio.timeout_at(ends):
-                response = await self._follow(request)
+                response = await self._follow_redirects(request)
             outcome = f"{response.status_code // 100}xx"
             if response.status_code >= 400:
                 raise _status_error(request, response)
@@ -259,8 +256,8 @@ class Upstream:
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
             upstream_error = _transport_error(request, error, seconds)
-            if isinstance(error, TimeoutError) and ends - started < min(self._attempt_seconds, self._total_seconds) / 2:
-                upstream_error.verdict = Verdict.NEUTRAL  # the deadline left it too little time
+            if isinstance(error, TimeoutError) and ends - now < min(self._attempt_seconds, self._total_seconds) / 2:
+                upstream_error.verdict = Verdict.NEUTRAL  # the deadline left too little time for a judgement
             outcome = upstream_error.outcome
             raise upstream_error from None
         except UpstreamResponseError as error:
@@ -270,20 +267,20 @@ class Upstream:
             outcome = "cancelled"
             raise
         finally:
-            self._metrics.record(request.host_label, request.http.method, outcome, perf_counter() - clock)
+            self._metrics.record(request.host_label, request.http.method, outcome, perf_counter() - started)
 
-    async def _follow(self, request: UpstreamRequest) -> httpx2.Response:
-        """Return the response at the end of the redirects, which must stay on the same origin."""
+    async def _follow_redirects(self, request: UpstreamRequest) -> httpx2.Response:
+        """Send `request`, follow redirects within its origin, and return the last response."""
         http = request.http
         for _ in range(MAX_REDIRECTS + 1):
             response = await self._client.send(http, stream=True)
             try:
-                read = await self._read(request, response)
+                complete = await self._read(request, response)
             finally:
                 await response.aclose()
             redirect = response.next_request
             if redirect is None:
-                return read
+                return complete
             if redirect.url.origin != http.url.origin:
                 raise _response_error(request, "redirected to another origin, which is not followed")
             http = redirect
@@ -292,10 +289,10 @@ class Upstream:
     async def _read(self, request: UpstreamRequest, response: httpx2.Response) -> httpx2.Response:
         """Return `response` with its decompressed body of at most `MAX_RESPONSE_BYTES`."""
         parts: list[bytes] = []
-        left = self._max_bytes
+        remaining = self._max_bytes
         async for part in response.aiter_bytes():
-            left -= len(part)
-            if left < 0:
+            remaining -= len(part)
+            if remaining < 0:
                 raise _response_error(request, f"answered with more than {self._max_bytes} bytes (MAX_RESPONSE_BYTES)")
             parts.append(part)
         headers = response.headers
@@ -307,7 +304,7 @@ class Upstream:
 
 
 class UpstreamMetrics:
-    """Metrics of the attempts; children are bound at their first use."""
+    """Metrics of the attempts."""
 
     def __init__(self, meter: Meter) -> None:
         self._requests = meter.counter(
@@ -321,21 +318,21 @@ class UpstreamMetrics:
             ("host",),
             buckets=LATENCY_BUCKETS,
         )
-        self._bound: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
 
     def record(self, host: str, method: str, outcome: str, seconds: float) -> None:
         key = (host, method if method in METHODS else OTHER, outcome)
-        bound = self._bound.get(key)
-        if bound is None:
-            bound = self._bound[key] = (self._requests(*key), self._latency(host))
-        bound[0].inc()
-        bound[1].observe(seconds)
+        children = self._children.get(key)
+        if children is None:
+            children = self._children[key] = (self._requests(*key), self._latency(host))
+        children[0].inc()
+        children[1].observe(seconds)
 
 
-def _log(error: UpstreamError) -> None:
-    """Log a failed request once: an outage as a warning, anything else, such as a 404, as information."""
-    report = log.warning if error.verdict is Verdict.FAILURE else log.info
-    report("upstream request failed", host=error.host, reason=error.problem, attempts=error.attempts)
+def _log_failed(error: UpstreamError) -> None:
+    """Log a failed request: an outage at level WARNING, anything else, such as a 404, at INFO."""
+    log_error = log.warning if error.verdict is Verdict.FAILURE else log.info
+    log_error("upstream request failed", host=error.host, reason=error.problem, attempts=error.attempts)
 
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -344,7 +341,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 def _fill_path(path: str, values: Mapping[str, object] | None) -> str:
     """Return `path` with its placeholders replaced by the quoted `values`, without dot segments.
 
-    A dot segment cannot be quoted: servers and clients resolve its encoded form too (WHATWG URL, section 4.4).
+    Dot segments are rejected, since servers and clients resolve their quoted form too (WHATWG URL, section 4.4).
 
     Raises:
         ToolError: the path or a value is a dot segment, or a value is empty.
@@ -427,19 +424,19 @@ def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponse
     host = response.url.netloc.decode("ascii")
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not response.content:
-        what = "nothing"
+        body = "nothing"
     elif re.fullmatch(r"[a-z]{1,20}/[a-z0-9.+-]{1,60}", media_type) and not media_type.endswith("json"):
-        what = media_type
+        body = media_type
     elif isinstance(error, JSONDecodeError):
-        what = f"malformed JSON (line {error.lineno}, column {error.colno})"
+        body = f"malformed JSON (line {error.lineno}, column {error.colno})"
     else:
-        what = "malformed JSON"
-    problem = f"{host} answered with {what} where JSON was expected"
+        body = "malformed JSON"
+    problem = f"{host} answered with {body} where JSON was expected"
     return UpstreamResponseError(problem, host=host, verdict=Verdict.SUCCESS)
 
 
-def _response_error(request: UpstreamRequest, what: str) -> UpstreamResponseError:
-    return UpstreamResponseError(f"{request.host} {what}", host=request.host, verdict=Verdict.SUCCESS)
+def _response_error(request: UpstreamRequest, problem: str) -> UpstreamResponseError:
+    return UpstreamResponseError(f"{request.host} {problem}", host=request.host, verdict=Verdict.SUCCESS)
 
 
 def _retry_advice(request: UpstreamRequest) -> str:
@@ -447,7 +444,7 @@ def _retry_advice(request: UpstreamRequest) -> str:
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); `None` if it is no number and no date."""
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3), or `None` if it is not valid."""
     if value is None:
         return None
     value = value.strip()
@@ -462,7 +459,7 @@ def parse_retry_after(value: str | None) -> float | None:
 
 
 def _reason_phrase(status: int) -> str:
-    """Return the standard's phrase for `status`: the upstream's own is text from outside."""
+    """Return the standard's phrase for `status`. The upstream's own phrase is not used: it could be any text."""
     try:
         return f" {HTTPStatus(status).phrase}"
     except ValueError:

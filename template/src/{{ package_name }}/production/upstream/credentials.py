@@ -1,4 +1,4 @@
-"""The upstream's key and how it is sent."""
+"""Credentials of the upstream API."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..config import ConfigError, ProductionConfig
 
 
 class Credentials(NamedTuple):
-    """The upstream's key, as it is sent to the origin of `BASE_URL`."""
+    """The upstream's key in the form in which it is sent to the origin of `BASE_URL`."""
 
     name: str
-    """Name of the header or of the query parameter."""
+    """Name of the header or the query parameter."""
     value: str
     in_query: bool = False
 

@@ -1,7 +1,7 @@
-"""What goes wrong between the server and its upstream, with texts made for the model.
+"""Exceptions of the upstream client.
 
-A text names the upstream's host, says whether and when trying again helps, and never holds a URL's query, a header's
-value or a body.
+Their texts are meant for the model: they name the upstream's host and say whether and when another try can help. They
+never contain the query of a URL, the value of a header or a body.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class Verdict(Enum):
     """What an attempt says about the upstream."""
 
     SUCCESS = "success"
-    """It works: also where it answered 404."""
+    """It works, even if it answered 404."""
     FAILURE = "failure"
     """It is down."""
     NEUTRAL = "neutral"
-    """Neither, as when the attempt was cancelled."""
+    """Nothing, as when the attempt was cancelled."""
 
 
 class UpstreamError(ToolError):
-    """The upstream gave no usable answer. If a tool does not catch it, the model gets its text."""
+    """The upstream gave no usable response. The model gets the text, unless the tool catches the exception."""
 
     outcome: ClassVar[str] = "error"
     """Label of the attempt in `mcp_upstream_requests_total`."""
@@ -51,14 +51,14 @@ class UpstreamError(ToolError):
         self.host = host
         """Host of the upstream, with its port where that is not the scheme's own; or the name of a circuit."""
         self.status = status
-        """Status of the response, if there is one."""
+        """Status of the response; `None` without a response."""
         self.retry_after = retry_after
-        """Seconds until trying again can help, if they are known."""
+        """Seconds until another try can help; `None` if unknown."""
         self.may_retry = may_retry
         """Whether another attempt can succeed and is safe."""
         self.verdict = verdict
         self.attempts = 1
-        """How often the request was tried."""
+        """Number of attempts, retries included."""
 
     def __str__(self) -> str:
         attempts = f" ({self.attempts} attempts)" if self.attempts > 1 else ""
@@ -66,7 +66,7 @@ class UpstreamError(ToolError):
 
 
 class UpstreamConnectError(UpstreamError):
-    """No connection: the request was never sent, so it is safe to send again whatever its method."""
+    """No connection. The request was never sent, so that it is safe to send again, whatever its method."""
 
     outcome = "connect_error"
 
@@ -84,7 +84,7 @@ class UpstreamInterruptedError(UpstreamError):
 
 
 class UpstreamStatusError(UpstreamError):
-    """A response with a status of 400 or more. `response` is for the tool only: the model gets the status."""
+    """A response with a status of 400 or more. `response` is for the tool; the text for the model has the status."""
 
     def __init__(self, *args: Any, response: httpx2.Response, **attributes: Any) -> None:
         super().__init__(*args, status=response.status_code, **attributes)
@@ -98,6 +98,6 @@ class UpstreamResponseError(UpstreamError):
 
 
 def seconds_text(seconds: float) -> str:
-    """Return `seconds`, rounded up, as the model reads them: `1 second`, `20 seconds`."""
-    whole = max(1, ceil(seconds))
-    return f"{whole} second{'' if whole == 1 else 's'}"
+    """Return `seconds`, rounded up to at least 1, as text: `1 second`, `20 seconds`."""
+    rounded = max(1, ceil(seconds))
+    return f"{rounded} second{'' if rounded == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""Retries of transient failures: where repeating is safe, within the deadline, with full jitter."""
+"""Retries of transient failures, where repeating is safe and within the deadline, with full jitter."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def install(registry: Registry) -> None:
 def retry(
     where: Server | CallContext, name: str, *, on: type[Exception] | tuple[type[Exception], ...]
 ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Return a decorator that retries an async function, such as a database query, like requests to the upstream.
+    """Return a decorator that retries an async function, such as a database query, as requests to the upstream are.
 
-    No attempt starts later than `REQUEST_TIMEOUT_SECONDS` after the first one; only `TOOL_TIMEOUT_SECONDS`
-    interrupts one. Where retries are switched off, the function stays as it is.
+    No attempt starts later than `REQUEST_TIMEOUT_SECONDS` after the first one. A running attempt is interrupted by
+    `TOOL_TIMEOUT_SECONDS` only. Where retries are switched off, the function is not changed.
 
     Args:
         where: The server, or the context of a call.
         name: Name of the dependency for the metric, the log and the span.
-        on: Exceptions to retry after; repeating the function must be safe after each of them. An `UpstreamError` has
-            its own `may_retry`, so that an open circuit ends the retries.
+        on: Exceptions after which repeating the function is safe. An `UpstreamError` decides with its `may_retry`
+            instead, so that an open circuit ends the retries.
     """
     registry = registry_of(where)
     if not registry.config.enable_retries:
@@ -81,58 +81,58 @@ class Retries:
     async def run(
         self, attempt: Callable[[], Awaitable[T]], name: str, may_retry: Callable[[Exception], bool], deadline: float
     ) -> T:
-        """Await `attempt()` until it succeeds, must not be repeated, or the deadline leaves no time for another.
+        """Await `attempt()` until it succeeds, must not be repeated, or has no time for a retry before the deadline.
 
         Args:
             attempt: Makes one attempt.
             name: Name of the dependency for the metric, the log and the span.
-            may_retry: Whether another attempt can succeed and is safe after this exception.
-            deadline: On the event loop's clock.
+            may_retry: Returns whether another attempt can succeed and is safe after an exception.
+            deadline: Time on the event loop's clock.
+
+        Raises:
+            Exception: that of the last attempt.
         """
         counter = self._counter(name)
-        failures = 0
+        failed_attempts = 0
         while True:
             try:
                 return await attempt()
             except Exception as error:
-                failures += 1
+                failed_attempts += 1
                 retry_after = None
                 if isinstance(error, UpstreamError):
                     retry_after = error.retry_after
                     if error.may_retry:
-                        error.attempts = failures
-                if failures > self.max_retries or not may_retry(error):
+                        error.attempts = failed_attempts
+                if failed_attempts > self.max_retries or not may_retry(error):
                     raise
-                wait = self.wait_seconds(failures, retry_after)
+                wait = self.wait_seconds(failed_attempts, retry_after)
                 if asyncio.get_running_loop().time() + wait >= deadline:
                     raise
                 counter.inc()
-                _report(name, failures, wait, error)
+                _record_retry(name, failed_attempts, wait, error)
             await asyncio.sleep(wait)
 
-    def wait_seconds(self, failures: int, retry_after: float | None) -> float:
-        """Return a wait with full jitter, at least Retry-After.
+    def wait_seconds(self, failed_attempts: int, retry_after: float | None) -> float:
+        """Return the seconds until the next attempt: with full jitter, but at least `retry_after`.
 
         Source: AWS Architecture Blog, "Exponential Backoff And Jitter".
-
-        Args:
-            failures: How many attempts have failed.
-            retry_after: Seconds that the upstream asked for.
         """
-        ceiling = min(self.max_delay_seconds, self.delay_seconds * 2.0 ** (failures - 1))
+        ceiling = min(self.max_delay_seconds, self.delay_seconds * 2.0 ** (failed_attempts - 1))
         return max(_random.uniform(0, ceiling), retry_after or 0.0)
 
 
-def _report(name: str, failures: int, wait: float, error: Exception) -> None:
-    # The text of other exceptions may hold a connection string or a query.
+def _record_retry(name: str, failed_attempts: int, wait: float, error: Exception) -> None:
+    """Log the retry and add it to the span."""
+    # The text of another exception could contain a connection string or a query.
     reason = error.problem if isinstance(error, UpstreamError) else type(error).__name__
-    log.warning("retrying", host=name, failed_attempts=failures, wait_seconds=round(wait, 3), reason=reason)
+    log.warning("retrying", host=name, failed_attempts=failed_attempts, wait_seconds=round(wait, 3), reason=reason)
     trace.get_current_span().add_event(
         "upstream.retry",
         {
             "server.address": name,
             "error.type": type(error).__name__,
-            "retry.failed_attempts": failures,
+            "retry.failed_attempts": failed_attempts,
             "retry.wait_seconds": wait,
         },
     )
