@@ -30,12 +30,14 @@ from typing import Any
 
 from copier import run_copy
 
+from .layer.features import OPTIONAL
 from .support import (
     DEFAULT,
     EVERYTHING,
     MINIMAL,
     NEEDS,
     OTHER_VALUES,
+    ROOT,
     Answers,
     answers,
     choices,
@@ -51,14 +53,18 @@ OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enabl
 STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
 """Questions other than switches whose answers bring or remove a file, or decide how the server serves."""
 
-CHECKS = {
-    "lint": ("run", "--no-sync", "ruff", "check", "."),
-    "format": ("run", "--no-sync", "ruff", "format", "--check", "."),
-    "types": ("run", "--no-sync", "mypy"),
-    "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
-    "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
+LAYER = ROOT / "tests" / "layer"
+"""The tests of the production layer, which run in the environment of each project."""
+
+CHECKS: Mapping[str, Sequence[str | Path]] = {
+    "lint": ("ruff", "check", "."),
+    "format": ("ruff", "format", "--check", "."),
+    "types": ("mypy",),
+    "tests": ("pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
+    "start": ("python", LAYER / "smoke.py"),
+    "layer": ("pytest", "-c", LAYER / "pytest.ini", LAYER, "-q", "--numprocesses=3"),
 }
-"""The commands that an owner and the hook run, as arguments of uv."""
+"""What an owner and the hook run, and last the tests of the production layer, as arguments of `uv run`."""
 
 TRIES = 40
 """The number of covers that are computed, each from its own random seed; the shortest is used."""
@@ -87,12 +93,35 @@ class Project:
         assert done.returncode == 0, done.stderr
         return cls(path)
 
-    def uv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def uv(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the interpreter of the project's environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
+
+    def add_requirements_of_the_layer(self) -> None:
+        """Install what tests/layer needs beside the project's own dependencies; later checks are not the project's."""
+        requirements = LAYER / "requirements.txt"
+        done = run(uv(), "pip", "install", "--python", ".venv", "--compile-bytecode", "-r", requirements, cwd=self.path)
+        assert done.returncode == 0, done.stderr
+
+    def check_types_of_the_layer(self) -> None:
+        """Run mypy over tests/layer, without the tests of features that this project lacks.
+
+        Raises:
+            AssertionError: mypy found a problem.
+        """
+        self.add_requirements_of_the_layer()
+        production = self.path / "src" / "weather_station" / "production"
+        absent = [
+            module.partition(".")[2]
+            for module in OPTIONAL
+            if not (production / f"{module.replace('.', '/')}.py").exists()
+        ]
+        exclude = rf"/test_({'|'.join(absent) or '-'})\.py$"
+        done = self.uv("run", "--no-sync", "mypy", "--config-file", LAYER / "mypy.ini", "--exclude", exclude, LAYER)
+        assert done.returncode == 0, done.stdout
 
     def check(self, name: str) -> str:
         """Run one of `CHECKS` and return the last line of its output.
@@ -100,10 +129,12 @@ class Project:
         Raises:
             AssertionError: it failed, or skipped a test.
         """
-        done = self.uv(*CHECKS[name])
+        if name == "layer":
+            self.add_requirements_of_the_layer()
+        done = self.uv("run", "--no-sync", *CHECKS[name])
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
-        if name == "tests":
+        if name in ("tests", "layer"):
             assert re.search(r"\d+ passed", last), done.stdout
             assert "skipped" not in last, done.stdout
         return last

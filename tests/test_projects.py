@@ -1,35 +1,56 @@
-"""Projects, each in its own environment: what their owner runs is green, and they start."""
+"""Projects, each in its own environment: what their owner runs is green, they start, and so is the production layer."""
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from .matrix import CHECKS, Project, outbound_pairs
-from .support import run, uv
+from .support import EVERYTHING, answers, run, uv
 
 pytestmark = pytest.mark.slow
 
 
 VARIANTS = ("default", "minimal", "everything")
+JWT = "everything with jwt"
+
+
+@pytest.fixture(scope="module")
+def make(
+    built: Callable[[str], Project], template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Project]:
+    """`make("default")` returns that project, which is built once."""
+
+    @cache
+    def build(name: str) -> Project:
+        if name != JWT:
+            return built(name)
+        return Project.build(template, tmp_path_factory.mktemp("jwt") / name, answers(**(EVERYTHING | {"auth": "jwt"})))
+
+    return build
 
 
 @pytest.fixture(
     scope="module",
-    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs())],
+    params=[
+        *VARIANTS,
+        pytest.param(JWT, marks=pytest.mark.acceptance),
+        *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs()),
+    ],
 )
-def project(request: pytest.FixtureRequest, built: Callable[[str], Project]) -> Project:
-    return built(request.param)
+def project(request: pytest.FixtureRequest, make: Callable[[str], Project]) -> Project:
+    return make(request.param)
 
 
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_check_is_green(project: Project, check: str, figure: Callable[[str], None]) -> None:
     last = project.check(check)
-    if check == "tests":
-        figure(f"tests of the {project.path.name} project: {last}")
+    if check in ("tests", "layer"):
+        figure(f"{check} of the {project.path.name} project: {last}")
 
 
 def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
@@ -42,3 +63,9 @@ def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
     assert [
         name for name in content if not name.startswith(("weather_station/", "weather_station-0.1.0.dist-info/"))
     ] == []
+
+
+@pytest.mark.parametrize("name", ["everything", pytest.param(JWT, marks=pytest.mark.acceptance)])
+def test_the_tests_of_the_layer_are_typed(make: Callable[[str], Project], name: str) -> None:
+    """In two projects that together have every feature."""
+    make(name).check_types_of_the_layer()

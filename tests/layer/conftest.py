@@ -11,15 +11,15 @@ import httpx2
 import hypothesis
 import pytest
 
-from features import ABSENT
-from harness import DEADLINE_SECONDS, ENVIRONMENT, NO_TLS, Register, Running, Serve, config, running
+from features import OPTIONAL
+from harness import DEADLINE_SECONDS, ENVIRONMENT, NO_TLS, Register, Running, Serve, config, has, running
 from stand_in import StandIn, stand_in
 from weather_station.production.config import ProductionConfig, variable
 
 hypothesis.settings.register_profile("layer", deadline=None, database=None)
 hypothesis.settings.load_profile("layer")
 
-collect_ignore = [f"test_{name}.py" for name in ABSENT]
+collect_ignore = [f"test_{module.partition('.')[2]}.py" for module in OPTIONAL if not has(module)]
 
 
 @pytest.fixture

@@ -1,8 +1,4 @@
-"""Which modules of the production layer a project may lack. Knows no more of the project than its files."""
-
-from __future__ import annotations
-
-from importlib.util import find_spec
+"""Which modules of the production layer a project may lack. Imports nothing of a project."""
 
 OPTIONAL = (
     "inbound.auth",
@@ -21,5 +17,3 @@ OPTIONAL = (
     "upstream.retry",
 )
 """Each is tested by `test_<name>.py`."""
-
-ABSENT = [module.partition(".")[2] for module in OPTIONAL if find_spec(f"weather_station.production.{module}") is None]

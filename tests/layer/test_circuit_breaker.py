@@ -158,7 +158,7 @@ class Machine(RuleBasedStateMachine):
         assert self.breaker.state == self.state
 
     @invariant()
-    def test_requests_and_successes_stay_within_the_limit(self) -> None:
+    def the_limit_of_test_requests_is_kept(self) -> None:
         if self.state == "half_open":
             assert self.in_flight() + self.results.count(True) <= self.test_requests
 

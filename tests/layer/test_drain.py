@@ -49,7 +49,7 @@ async def test_all_calls_in_flight_get_their_results_and_the_exit_status_is_zero
 
 @posix
 async def test_sessions_are_drained_and_a_blocked_thread_does_not_keep_the_process(http: httpx2.AsyncClient) -> None:
-    settings = {"SESSION_MODE": "stateful", "RESPONSE_MODE": "sse", "SHUTDOWN_GRACE_SECONDS": 1.5}
+    settings = {"SESSION_MODE": "stateful", "RESPONSE_MODE": "sse", "SHUTDOWN_GRACE_SECONDS": 4}
     with http_process(TOOLS, **settings) as process:
         held = Held(http, process)
         call = ToolClient(http, process.url, legacy, "stateful")

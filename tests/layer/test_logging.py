@@ -264,11 +264,11 @@ def test_the_level_applies_to_every_logger(serve: Serve, capfd: Captured) -> Non
 
 
 def test_servers_made_one_after_the_other_do_not_log_twice(serve: Serve, capfd: Captured) -> None:
-    others = [create_server(config()) for _ in range(3)]
+    for _ in range(3):
+        create_server(config())
     with serve(tools) as server:
         server.call("talk", {"note": "once"})
     assert [line["message"] for line in lines(capfd)].count("from structlog") == 1
-    assert len(others) == 3
     assert sum(isinstance(handler, RootHandler) for handler in logging.getLogger().handlers) == 1
 
 

@@ -398,11 +398,6 @@ async def test_calls_that_came_later_give_up_with_the_first_one(frail_store: Sto
     assert {type(result) for result in results} == {StoreDownError}
 
 
-def test_a_call_waits_for_redis_less_than_a_tenth_of_a_second() -> None:
-    assert SharedBuckets.__init__.__kwdefaults__ == {"timeout": TIMEOUT_SECONDS}
-    assert TIMEOUT_SECONDS < 0.1
-
-
 async def test_a_busy_event_loop_is_no_outage(store: Store) -> None:
     busy = True
 
@@ -497,6 +492,7 @@ def test_with_the_policy_local_no_call_fails_while_redis_is_killed_hangs_and_is_
     assert not any(rejected)
 
 
+@pytest.mark.usefixtures("patient")
 def test_with_the_policy_local_each_process_keeps_the_limit_while_redis_is_down(
     serve: Serve, frail_store: Store
 ) -> None:

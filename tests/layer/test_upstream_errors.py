@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from harness import (
     ALONE,
+    DEADLINE_SECONDS,
     HAS_METRICS,
     Running,
     Serve,
@@ -38,6 +40,7 @@ from stand_in import (
     respond,
     stand_in,
 )
+from weather_station.production.config import ProductionConfig
 from weather_station.production.upstream import client
 from weather_station.production.upstream.errors import (
     NO_RETRY,
@@ -45,13 +48,15 @@ from weather_station.production.upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
     UpstreamStatusError,
-    UpstreamTimeoutError,
     Verdict,
 )
 
 HIDDEN = "s3cr3t-value"
-ATTEMPT_SECONDS = 1.0
+ATTEMPT_SECONDS = 0.5
+"""Of the server that gets the faults which last."""
+
 MAX_BYTES = 65536
+PATIENT = {"attempt_timeout_seconds": DEADLINE_SECONDS, "request_timeout_seconds": DEADLINE_SECONDS}
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +66,14 @@ def api() -> Iterator[StandIn]:
 
 
 @pytest.fixture(scope="module")
-def tools(api: StandIn) -> Iterator[Running]:
-    settings = config(
-        upstream_base_url=f"{api.url}/api",
-        attempt_timeout_seconds=ATTEMPT_SECONDS,
-        request_timeout_seconds=5,
-        max_response_bytes=MAX_BYTES,
-        **ALONE,
-    )
-    with running(settings, add_fetch) as server:
+def patient(api: StandIn) -> Iterator[Running]:
+    """A server that waits for the upstream as long as the test does."""
+    with running(settings(api), add_fetch) as server:
         yield server
+
+
+def settings(api: StandIn, **overrides: Any) -> ProductionConfig:
+    return config(upstream_base_url=f"{api.url}/api", max_response_bytes=MAX_BYTES, **PATIENT | ALONE | overrides)
 
 
 def attempts(server: Running, host: str, outcome: str) -> float:
@@ -87,20 +90,20 @@ class Fault:
     text: str
     outcome: str
     requests: int = 1
-    at_least: float = 0.0
-    """Seconds."""
 
 
 TIMED_OUT = f"HOST did not answer within {ATTEMPT_SECONDS:g} s. {RETRY_LATER}"
 BROKEN = f"HOST broke the connection before its answer was complete. {RETRY_LATER}"
 TOO_LARGE = f"HOST answered with more than {MAX_BYTES} bytes (MAX_RESPONSE_BYTES). {NO_RETRY}"
 
+LASTING_FAULTS = [
+    Fault("hang before headers", hang(), TIMED_OUT, "timeout"),
+    Fault("hang in body", hang_in_body(), TIMED_OUT, "timeout"),
+    Fault("slow drip", drip(), TIMED_OUT, "timeout"),
+]
 FAULTS = [
     Fault("reset before headers", reset(), BROKEN, "interrupted"),
     Fault("reset in body", reset_in_body(), BROKEN, "interrupted"),
-    Fault("hang before headers", hang(), TIMED_OUT, "timeout", at_least=ATTEMPT_SECONDS),
-    Fault("hang in body", hang_in_body(), TIMED_OUT, "timeout", at_least=ATTEMPT_SECONDS),
-    Fault("slow drip", drip(), TIMED_OUT, "timeout", at_least=ATTEMPT_SECONDS),
     Fault("not HTTP", reset(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), BROKEN, "interrupted"),
     Fault("500", respond(500), f"HOST answered 500 Internal Server Error. {RETRY_LATER}", "5xx"),
     Fault("502", respond(502), f"HOST answered 502 Bad Gateway. {RETRY_LATER}", "5xx"),
@@ -177,17 +180,28 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(fault: Fault, api: StandIn, tools: Running) -> None:
+def test_a_fault_reaches_the_caller_as_a_short_text_without_secrets(
+    fault: Fault, api: StandIn, patient: Running
+) -> None:
+    check(fault, api, patient)
+
+
+@pytest.mark.parametrize("fault", LASTING_FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_that_lasts_ends_with_the_timeout_of_the_attempt(fault: Fault, api: StandIn) -> None:
+    with running(settings(api, attempt_timeout_seconds=ATTEMPT_SECONDS), add_fetch) as server:
+        started = time.monotonic()
+        check(fault, api, server)
+        assert time.monotonic() - started >= ATTEMPT_SECONDS
+
+
+def check(fault: Fault, api: StandIn, server: Running) -> None:
     api.behave(fault.behavior)
-    before = attempts(tools, api.host, fault.outcome)
-    started = time.monotonic()
-    result = tools.call("fetch", {"path": f"/thing?key={HIDDEN}"})
-    elapsed = time.monotonic() - started
+    before = attempts(server, api.host, fault.outcome)
+    result = server.call("fetch", {"path": f"/thing?key={HIDDEN}"})
     assert result["isError"]
     assert text_of(result) == fault.text.replace("HOST", api.host)
     assert len(api.requests) == fault.requests
-    assert elapsed >= fault.at_least
-    assert attempts(tools, api.host, fault.outcome) - before == (1 if HAS_METRICS else 0)
+    assert attempts(server, api.host, fault.outcome) - before == (1 if HAS_METRICS else 0)
 
 
 def test_a_refused_connection_is_reported_as_an_unreachable_host(serve: Serve) -> None:
@@ -239,14 +253,16 @@ async def test_a_full_pool_is_reported_as_a_request_that_was_not_sent(
     api: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(client, "MAX_CONNECT_SECONDS", 2.0)
     api.behave(hang())
-    async with opened(api.url, attempt_timeout_seconds=0.4, **ALONE) as runtime:
+    async with opened(api.url, **PATIENT | ALONE) as runtime:
         first = asyncio.create_task(runtime.upstream.get_json("/"))
         await asyncio.to_thread(wait_for, lambda: api.requests)
         with pytest.raises(UpstreamConnectError, match="All connections are in use") as caught:
             await runtime.upstream.get_json("/")
         assert caught.value.verdict is Verdict.NEUTRAL
-        with pytest.raises(UpstreamTimeoutError):
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
             await first
     assert len(api.requests) == 1
 
