@@ -46,7 +46,7 @@ def project(cache: Path, backend: str) -> Path:
     source = cache / "template"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("copier.yml", "template", "hooks"):
+    for name in ("copier.yml", "interview", "template", "hooks"):
         path = ROOT / name
         if path.is_dir():
             shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))

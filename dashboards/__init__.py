@@ -1,1 +1,1 @@
-"""Builds the Grafana dashboards of the generated project; their JSON is committed under template/ops/grafana/."""
+"""Builders of the Grafana dashboards of the generated project; their JSON is committed in template/ops/grafana/."""

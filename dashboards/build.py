@@ -1,7 +1,7 @@
-"""Writes the dashboards, and the alert rules for Kubernetes: `python -m dashboards.build` in the template's repository.
+"""Write the dashboards, and the alert rules for Kubernetes: `python -m dashboards.build` in the template's repository.
 
-One dashboard a feature, under the name of the feature's module, so that dashboards switch with the answers. Each finds
-the others by their tag.
+Each feature has at most one dashboard. Its file has the name of the feature's module, so that it is generated only for
+projects with the feature. The dashboards link to each other by a common tag.
 """
 
 from __future__ import annotations
@@ -27,28 +27,26 @@ TOOL = f'{SERVER}, tool_name=~"$tool"'
 
 
 def rate(by: str, metric: str, selector: str) -> str:
-    """How fast a counter grows a second, summed over all labels but `by`."""
+    """Return the increase of a counter per second, summed over all labels except `by`."""
     return f"sum by ({by}) (rate({metric}{{{selector}}}[$__rate_interval]))"
 
 
 def share(part: str, whole: str) -> str:
-    """`part` of `whole`; nothing where there is no whole."""
+    """Return `part` divided by `whole`, without a value where `whole` is 0."""
     return f"{part} / ({whole} > 0)"
 
 
-def quantile(share_below: float, by: str, metric: str, selector: str) -> str:
-    """The value that this share of a histogram's observations does not exceed."""
-    return f"histogram_quantile({share_below}, {rate(by, f'{metric}_bucket', selector)})"
+def percentile(fraction: float, by: str, metric: str, selector: str) -> str:
+    """Return a percentile of a histogram, for example the median for a `fraction` of 0.5."""
+    return f"histogram_quantile({fraction}, {rate(by, f'{metric}_bucket', selector)})"
 
 
-JOB = variable("job", "Job", "label_values(mcp_build_info, job)", "The server, as Prometheus calls it")
+JOB = variable("job", "Job", "label_values(mcp_build_info, job)", "Name of the server in Prometheus")
 ONE_JOB = variable(
-    "job", "Job", "label_values(mcp_build_info, job)", "The server, as Prometheus and Jaeger call it", many=False
+    "job", "Job", "label_values(mcp_build_info, job)", "Name of the server in Prometheus and Jaeger", multiple=False
 )
 INSTANCE = variable("instance", "Instance", 'label_values(mcp_build_info{job=~"$job"}, instance)', "The replica")
-TOOLS = variable(
-    "tool", "Tool", 'label_values(mcp_tool_calls_total{job=~"$job"}, tool_name)', "The tool that was called"
-)
+TOOLS = variable("tool", "Tool", 'label_values(mcp_tool_calls_total{job=~"$job"}, tool_name)', "The called tool")
 
 Rows = dict[str, list[Panel]]
 
@@ -56,38 +54,38 @@ METRICS: Rows = {
     "Now": [
         number(
             "Instances up",
-            "Servers that Prometheus can scrape. Alert: ServerDown.",
+            "Instances that Prometheus can scrape. Alert: ServerDown.",
             "none",
             Query('sum(up{component="mcp-server", job=~"$job"})'),
             bad_below=1,
         ),
         number(
             "Calls",
-            "Tool calls a second, without those that the rate limit refused.",
+            "Tool calls per second, without rejected calls.",
             "reqps",
             Query('sum(job_tool:mcp_tool_calls:rate5m{job=~"$job", tool_name=~"$tool"})'),
         ),
         number(
             "Failing calls",
-            "Share of the tool calls that fail, over five minutes. Alert: HighErrorRate.",
+            "Share of failing tool calls over five minutes, without rejected calls. Alert: HighErrorRate.",
             "percentunit",
             Query('max(job:mcp_tool_errors:ratio_rate5m{job=~"$job"})'),
             warn_above=0.1,
         ),
         number(
             "Slowest tool (p99)",
-            "Time within which 99 % of the calls of the slowest tool end, over five minutes. Alert: HighLatency.",
+            "99th percentile of the duration of the slowest tool, over five minutes. Alert: HighLatency.",
             "s",
             Query('max(job_tool:mcp_tool_latency_seconds:p99_rate5m{job=~"$job", tool_name=~"$tool"} >= 0)'),
             warn_above=5,
         ),
-        number("Running calls", "Tool calls that run now.", "none", Query(f"sum(mcp_active_requests{{{SERVER}}})")),
-        label("Version", "What runs.", Query(f"count by (version) (mcp_build_info{{{SERVER}}})", "{{version}}")),
+        number("Running calls", "Tool calls that are running.", "none", Query(f"sum(mcp_active_requests{{{SERVER}}})")),
+        label("Version", "Running versions.", Query(f"count by (version) (mcp_build_info{{{SERVER}}})", "{{version}}")),
     ],
     "Readiness": [
         states(
             "Ready",
-            "Whether an instance passes its readiness checks, and so gets calls. Alert: NotReady.",
+            "Whether an instance passes its readiness checks and gets calls. Alert: NotReady.",
             Query(f"mcp_ready{{{SERVER}}}", "{{instance}}"),
             {"0": ("not ready", "red"), "1": ("ready", "green")},
         ),
@@ -95,14 +93,14 @@ METRICS: Rows = {
     "Traffic": [
         series(
             "Calls by tool",
-            "Tool calls a second, refused ones included. The tool `unknown` stands for names that do not exist.",
+            "Tool calls per second, including rejected calls. The tool `unknown` stands for names that are not tools.",
             "reqps",
             Query(rate("tool_name", "mcp_tool_calls_total", TOOL), "{{tool_name}}"),
             stacked=True,
         ),
         series(
-            "Calls by outcome",
-            "Tool calls a second: answered, failed, or refused (by the rate limit, or while the server stops).",
+            "Calls by status",
+            "Tool calls per second: success, error, or rejected (by the rate limit, or during shutdown).",
             "reqps",
             Query(rate("status", "mcp_tool_calls_total", TOOL), "{{status}}"),
             stacked=True,
@@ -110,8 +108,8 @@ METRICS: Rows = {
     ],
     "Errors": [
         series(
-            "Errors by cause",
-            "Failed calls a second, by tool and class of the exception.",
+            "Errors by type",
+            "Failed calls per second, by tool and class of the exception.",
             "reqps",
             Query(
                 rate("tool_name, error_type", "mcp_tool_errors_total", TOOL),
@@ -121,7 +119,7 @@ METRICS: Rows = {
         ),
         series(
             "Failing share by tool",
-            "Share of a tool's calls that fail; refused calls do not count. The line is the alert's threshold.",
+            "Share of failing calls by tool, without rejected calls. The line is the threshold of HighErrorRate.",
             "percentunit",
             Query(
                 share(
@@ -136,29 +134,29 @@ METRICS: Rows = {
     "Latency": [
         series(
             "Percentiles",
-            "Time within which that share of the calls ends, all chosen tools together.",
+            "Percentiles of the duration of calls, over all selected tools.",
             "s",
             *(
                 Query(
-                    quantile(below, "le", "mcp_tool_latency_seconds", TOOL),
+                    percentile(fraction, "le", "mcp_tool_latency_seconds", TOOL),
                     name,
                 )
-                for below, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
+                for fraction, name in ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"))
             ),
         ),
         series(
             "p99 by tool",
-            "Time within which 99 % of a tool's calls end. The line is the alert's threshold.",
+            "99th percentile of the duration of calls. The line is the threshold of HighLatency.",
             "s",
             Query(
-                quantile(0.99, "tool_name, le", "mcp_tool_latency_seconds", TOOL),
+                percentile(0.99, "tool_name, le", "mcp_tool_latency_seconds", TOOL),
                 "{{tool_name}}",
             ),
             warn_above=5,
         ),
         heat(
             "Heat map: $tool",
-            "How many calls took how long.",
+            "Distribution of the duration of calls.",
             "s",
             Query(
                 f"sum by (le) (increase(mcp_tool_latency_seconds_bucket{{{TOOL}}}[$__rate_interval]))",
@@ -170,13 +168,13 @@ METRICS: Rows = {
     "Saturation": [
         series(
             "Running calls",
-            "Tool calls that run, by instance. Growing while the traffic does not: something waits.",
+            "Running tool calls by instance. If they grow while the traffic does not, calls are waiting.",
             "none",
             Query(f"sum by (instance) (mcp_active_requests{{{SERVER}}})", "{{instance}}"),
         ),
         series(
             "CPU",
-            "Cores in use by the process. One process uses one core at most: near 1, add replicas.",
+            "CPU cores used by the process, which can use at most one. Add replicas when it is near 1.",
             "none",
             Query(f"rate(process_cpu_seconds_total{{{SERVER}}}[$__rate_interval])", "{{instance}}"),
             warn_above=0.9,
@@ -192,7 +190,7 @@ METRICS: Rows = {
         ),
         series(
             "Open files",
-            "File descriptors in use, as a share of how many the process may open.",
+            "Share of the allowed file descriptors that are in use.",
             "percentunit",
             Query(f"process_open_fds{{{SERVER}}} / process_max_fds{{{SERVER}}}", "{{instance}}"),
             warn_above=0.8,
@@ -200,7 +198,7 @@ METRICS: Rows = {
         ),
         series(
             "Uptime",
-            "Time since the process began. A drop is a restart.",
+            "Time since the process started. A drop is a restart.",
             "s",
             Query(f"time() - process_start_time_seconds{{{SERVER}}}", "{{instance}}"),
             width=8,
@@ -208,11 +206,11 @@ METRICS: Rows = {
     ],
 }
 
-CLIENT: Rows = {
+UPSTREAM: Rows = {
     "Upstream": [
         series(
             "Requests by outcome",
-            "Attempts a second to get an answer from an upstream, by host and what came of them.",
+            "Upstream attempts per second, by host and outcome.",
             "reqps",
             Query(
                 rate("host, outcome", "mcp_upstream_requests_total", SERVER),
@@ -222,7 +220,7 @@ CLIENT: Rows = {
         ),
         series(
             "Failing share by host",
-            "Share of the attempts that got no answer, or a server's error.",
+            "Share of attempts without a response or with a status of 500 or more.",
             "percentunit",
             Query(
                 share(
@@ -234,19 +232,19 @@ CLIENT: Rows = {
         ),
         series(
             "Latency by host",
-            "Time within which 50 % and 99 % of the attempts end.",
+            "Median and 99th percentile of the duration of attempts.",
             "s",
             *(
                 Query(
-                    quantile(below, "host, le", "mcp_upstream_latency_seconds", SERVER),
+                    percentile(fraction, "host, le", "mcp_upstream_latency_seconds", SERVER),
                     f"{{{{host}}}}: {name}",
                 )
-                for below, name in ((0.5, "p50"), (0.99, "p99"))
+                for fraction, name in ((0.5, "p50"), (0.99, "p99"))
             ),
         ),
         heat(
             "Heat map",
-            "How many attempts took how long.",
+            "Distribution of the duration of attempts.",
             "s",
             Query(
                 f"sum by (le) (increase(mcp_upstream_latency_seconds_bucket{{{SERVER}}}[$__rate_interval]))", "{{le}}"
@@ -258,8 +256,8 @@ CLIENT: Rows = {
 RATE_LIMIT: Rows = {
     "Rate limit": [
         series(
-            "Refused calls",
-            "Tool calls a second that the rate limit refused, by instance.",
+            "Rejected calls",
+            "Tool calls per second that the rate limit rejected, by instance.",
             "reqps",
             Query(
                 rate("instance", "mcp_rate_limit_rejections_total", SERVER),
@@ -268,8 +266,8 @@ RATE_LIMIT: Rows = {
             stacked=True,
         ),
         series(
-            "Refused share",
-            "Share of the tool calls that the rate limit refused. The line is the threshold of RateLimitSaturated.",
+            "Rejected share",
+            "Share of tool calls that the rate limit rejected. The line is the threshold of RateLimitSaturated.",
             "percentunit",
             Query(
                 share(
@@ -286,7 +284,7 @@ RATE_LIMIT_REDIS: Rows = {
     "Redis": [
         series(
             "Calls without Redis",
-            "Tool calls a second for which Redis could not be asked, by instance.",
+            "Tool calls per second for which Redis did not answer, by instance.",
             "reqps",
             Query(
                 rate("instance", "mcp_rate_limit_store_failures_total", SERVER),
@@ -296,7 +294,7 @@ RATE_LIMIT_REDIS: Rows = {
         ),
         series(
             "Share without Redis",
-            "Share of the tool calls for which Redis could not be asked. The line: RateLimitStoreDown.",
+            "Share of tool calls for which Redis did not answer. The line is the threshold of RateLimitStoreDown.",
             "percentunit",
             Query(
                 share(
@@ -314,14 +312,14 @@ RETRY: Rows = {
     "Retries": [
         series(
             "Retries",
-            "Attempts a second that repeated a failed one, by host.",
+            "Retries per second, by host.",
             "reqps",
             Query(rate("host", "mcp_upstream_retries_total", SERVER), "{{host}}"),
             stacked=True,
         ),
         series(
             "Share of retries",
-            "Share of the attempts that repeated a failed one. The line is the threshold of UpstreamRetriesHigh.",
+            "Share of attempts that are retries. The line is the threshold of UpstreamRetriesHigh.",
             "percentunit",
             Query(
                 share(
@@ -339,7 +337,7 @@ CIRCUIT_BREAKER: Rows = {
     "Circuits": [
         states(
             "State",
-            "State of each host's circuit, the worst of all instances. Alert: CircuitOpen.",
+            "State of each circuit, the worst over all instances. Alert: CircuitOpen.",
             Query(f"max by (host) (mcp_circuit_state{{{SERVER}}})", "{{host}}"),
             {"0": ("closed", "green"), "1": ("half-open", "yellow"), "2": ("open", "red")},
         ),
@@ -352,7 +350,7 @@ CIRCUIT_BREAKER: Rows = {
         ),
         series(
             "Transitions",
-            "Changes of a circuit's state in five minutes, by the new state.",
+            "Changes of state in five minutes, by circuit and new state.",
             "none",
             Query(
                 f"sum by (host, state) (increase(mcp_circuit_transitions_total{{{SERVER}}}[5m]))", "{{host}}: {{state}}"
@@ -364,7 +362,7 @@ CIRCUIT_BREAKER: Rows = {
 
 TELEMETRY: Rows = {
     "Traces": [
-        traces("Latest calls", "The latest traces of the server.", limit=30),
+        traces("Latest calls", "Latest traces of the server.", limit=30),
         traces("Failed calls", "Traces with an error.", tags="error=true", limit=30),
         traces("Slow calls", "Traces that took longer than a second.", minDuration="1s", limit=30),
     ],
@@ -373,7 +371,7 @@ TELEMETRY: Rows = {
 
 @dataclass(frozen=True)
 class Spec:
-    """One dashboard; its file has the name of the feature's module."""
+    """A dashboard; its file has the name of the module."""
 
     module: str
     title: str
@@ -384,17 +382,17 @@ class Spec:
 
 SPECS = (
     Spec("metrics", "MCP server", "Traffic, errors, latency and saturation.", METRICS, (JOB, INSTANCE, TOOLS)),
-    Spec("client", "MCP server: upstream", "The APIs that the tools call.", CLIENT),
-    Spec("rate_limit", "MCP server: rate limit", "Calls that were refused.", RATE_LIMIT),
-    Spec("rate_limit_redis", "MCP server: rate limit in Redis", "Whether the limits are shared.", RATE_LIMIT_REDIS),
-    Spec("retry", "MCP server: retries", "Upstream requests that were repeated.", RETRY),
-    Spec("circuit_breaker", "MCP server: circuits", "Upstreams that get a rest.", CIRCUIT_BREAKER),
+    Spec("upstream", "MCP server: upstream", "Requests to the APIs that the tools call.", UPSTREAM),
+    Spec("rate_limit", "MCP server: rate limit", "Calls that the rate limit rejected.", RATE_LIMIT),
+    Spec("rate_limit_redis", "MCP server: rate limit in Redis", "Calls without a reply from Redis.", RATE_LIMIT_REDIS),
+    Spec("retry", "MCP server: retries", "Retries of upstream requests.", RETRY),
+    Spec("circuit_breaker", "MCP server: circuits", "Circuits of upstream hosts.", CIRCUIT_BREAKER),
     Spec("telemetry", "MCP server: traces", "Tool calls in Jaeger.", TELEMETRY, (ONE_JOB,)),
 )
 
 
 def build() -> dict[str, str]:
-    """Every dashboard as JSON text, by the name of its file."""
+    """Return every dashboard as JSON text, by file name."""
     encoder = JSONEncoder(sort_keys=True, indent=2)
     return {f"{spec.module}.json": encoder.encode(_dashboard(spec)) + "\n" for spec in SPECS}
 
@@ -428,7 +426,7 @@ def _dashboard(spec: Spec) -> dashboard.Dashboard:
             board.with_panel(panel.id(next(ids)))
     built = board.build()
     for link in built.links or []:
-        link.placement = ""  # the SDK's default would hide the link in a menu
+        link.placement = ""  # the default of the SDK hides the link in a menu
     return built
 
 

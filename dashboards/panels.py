@@ -1,4 +1,4 @@
-"""The few kinds of panel and query that the dashboards are made of, with the same look everywhere."""
+"""Builders for the kinds of panels and queries that the dashboards use, all with the same look."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def series(
     warn_above: float | None = None,
     width: int = WIDTH // 2,
 ) -> timeseries.Panel:
-    """Lines over time; `warn_above` draws the threshold of the alert on the same value."""
+    """Return a panel with lines over time; `warn_above` adds the threshold of an alert."""
     panel = _described(timeseries.Panel(), title, description, width).unit(unit).min(0).datasource(PROMETHEUS)
     panel.legend(
         common_builder.VizLegendOptions()
@@ -57,7 +57,7 @@ def series(
     if warn_above is not None:
         panel.thresholds(_thresholds(warn_above))
         panel.thresholds_style(common_builder.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
-    return _asking(panel, queries)
+    return _with_queries(panel, queries)
 
 
 def number(
@@ -69,7 +69,7 @@ def number(
     warn_above: float | None = None,
     bad_below: float | None = None,
 ) -> stat.Panel:
-    """One value as it is now, red where an alert would fire."""
+    """Return a panel with the current value, red where an alert would fire."""
     panel = _described(stat.Panel(), title, description, WIDTH // 6).unit(unit).height(4).datasource(PROMETHEUS)
     panel.reduce_options(common_builder.ReduceDataOptions().calcs(["lastNotNull"]))
     panel.graph_mode(common.BigValueGraphMode.AREA).color_mode(common.BigValueColorMode.VALUE)
@@ -79,17 +79,17 @@ def number(
         panel.thresholds(_steps((None, "red"), (bad_below, "green")))
     else:
         panel.thresholds(_steps((None, "blue")))
-    return _asking(panel, (query,))
+    return _with_queries(panel, (query,))
 
 
 def label(title: str, description: str, query: Query) -> stat.Panel:
-    """What a label says, such as a version."""
+    """Return a panel with the value of a label, such as a version."""
     panel = number(title, description, "none", query)
     return panel.text_mode(common.BigValueTextMode.NAME).graph_mode(common.BigValueGraphMode.NONE)
 
 
 def heat(title: str, description: str, unit: str, query: Query, *, repeat: str | None = None) -> heatmap.Panel:
-    """How values are spread over the buckets of a histogram, over time."""
+    """Return a heat map of the buckets of a histogram over time."""
     panel = _described(heatmap.Panel(), title, description, WIDTH // 2).datasource(PROMETHEUS)
     panel.calculate(False).show_value(common.VisibilityMode.NEVER).cell_gap(1)
     panel.y_axis(heatmap.YAxisConfig().unit(unit))
@@ -99,16 +99,16 @@ def heat(title: str, description: str, unit: str, query: Query, *, repeat: str |
 
 
 def states(title: str, description: str, query: Query, names: dict[str, tuple[str, str]]) -> statetimeline.Panel:
-    """Which state something was in, over time; `names` has a text and a colour for each value."""
+    """Return a timeline of states; `names` has a text and a colour for each value."""
     options = {value: dashboard.ValueMappingResult(text=text, color=color) for value, (text, color) in names.items()}
     panel = _described(statetimeline.Panel(), title, description, WIDTH).datasource(PROMETHEUS)
     panel.mappings([dashboard.ValueMap(options=options)])
-    return _asking(panel.merge_values(True), (query,))
+    return _with_queries(panel.merge_values(True), (query,))
 
 
 @dataclass
 class TraceSearch(variants.Dataquery):
-    """A search of Jaeger's data source, for which the SDK has no model."""
+    """A search with the Jaeger data source, for which the SDK has no model."""
 
     service: str
     options: dict[str, str | int]
@@ -132,7 +132,7 @@ class _TraceSearchBuilder(cogbuilder.Builder[variants.Dataquery]):
 
 
 def traces(title: str, description: str, **options: str | int) -> table.Panel:
-    """Traces of the chosen job, as links into Jaeger."""
+    """Return a table of traces of the selected job, with links to Jaeger."""
     panel = _described(table.Panel(), title, description, WIDTH).datasource(JAEGER)
     return panel.with_target(_TraceSearchBuilder(TraceSearch("$job", options)))
 
@@ -142,7 +142,7 @@ def _described(panel: AnyPanel, title: str, description: str, width: int) -> Any
     return panel
 
 
-def _asking(panel: AnyPanel, queries: tuple[Query, ...]) -> AnyPanel:
+def _with_queries(panel: AnyPanel, queries: tuple[Query, ...]) -> AnyPanel:
     for name, query in zip("ABCDEFGH", queries, strict=False):
         panel.with_target(_target(query, name))
     return panel
@@ -173,10 +173,10 @@ def _steps(*steps: tuple[float | None, str]) -> dashboard_builder.ThresholdsConf
 
 
 def variable(
-    name: str, title: str, query: str, description: str, *, many: bool = True
+    name: str, title: str, query: str, description: str, *, multiple: bool = True
 ) -> dashboard_builder.QueryVariable:
-    """A choice among the values of a label; several at once, and all of them at first, unless told otherwise."""
-    found = (
+    """Return a choice among the values of a label: all of them at first, or exactly one unless `multiple`."""
+    choice = (
         dashboard_builder.QueryVariable(name)
         .label(title)
         .description(description)
@@ -184,10 +184,10 @@ def variable(
         .datasource(PROMETHEUS)
         .refresh(dashboard.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(dashboard.VariableSort.ALPHABETICAL_ASC)
-        .multi(many)
-        .include_all(many)
+        .multi(multiple)
+        .include_all(multiple)
     )
-    if many:
+    if multiple:
         everything: Any = ["$__all"]
-        found.all_value(".+").current(dashboard.VariableOption(selected=True, text=["All"], value=everything))
-    return found
+        choice.all_value(".+").current(dashboard.VariableOption(selected=True, text=["All"], value=everything))
+    return choice

@@ -1,4 +1,4 @@
-"""The alert rules of the generated project as Kubernetes resources, which the Prometheus Operator reads."""
+"""The alert rules of the generated project as Kubernetes resources of the Prometheus Operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ OPS = Path(__file__).resolve().parent.parent / "template" / "ops"
 DESTINATION = OPS / "kubernetes" / "base" / "rules"
 
 HEAD = """\
-# Made from ops/prometheus/rules/{file}, which promtool tests.
+# Generated from ops/prometheus/rules/{file}, which promtool tests.
 apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -18,11 +18,11 @@ spec:
 
 
 def build() -> dict[str, str]:
-    """A PrometheusRule for each file of rules, by its name; what the file says stays as it is written there."""
-    found = {}
+    """Return a PrometheusRule for each file of rules, by file name, with the rules unchanged."""
+    resources = {}
     for path in sorted((OPS / "prometheus" / "rules").glob("*.yml")):
         text = path.read_text(encoding="utf-8")
         lines = text[text.index("groups:") :].splitlines()
         body = "\n".join(f"  {line}" if line else line for line in lines)
-        found[path.name] = HEAD.format(file=path.name, name=path.stem.replace("_", "-")) + body + "\n"
-    return found
+        resources[path.name] = HEAD.format(file=path.name, name=path.stem.replace("_", "-")) + body + "\n"
+    return resources

@@ -41,8 +41,8 @@ MACHINE = re.compile(
 )
 """What uv says when the machine, not the project, is at fault."""
 
-SEEDER_SPOKE = "no tools were made"
-"""In the words of `openapi.py`: it did run, so that the document is at fault and not the machine."""
+GENERATOR_MESSAGE = "openapi-tools: "
+"""Begins each error message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
 MAX_SMOKE_ANSWER = 20_000
 """Characters: the answer of the stand-in is an argument of a command."""
@@ -102,7 +102,7 @@ class Hook:
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
             Step(".env", self.make_env, wanted=copying, vital=False),
-            Step("tools", self.seed_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
+            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
             # After an update the sources are merged with the owner's edits, and judged by his own rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
@@ -114,7 +114,7 @@ class Hook:
         """What to run once the machine has what it lacked."""
         commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", "uv run python -m tests.production.smoke"]
         if self.spec:
-            commands.insert(3, shlex.join(["uv", *self.seeding()]))
+            commands.insert(3, shlex.join(["uv", *self.generator_command()]))
         return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
 
     def find_uv(self) -> None:
@@ -157,20 +157,20 @@ class Hook:
             evidence, status = done.stdout.strip(), done.returncode
         if status == 0:
             return evidence
-        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and SEEDER_SPOKE not in evidence)
+        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and GENERATOR_MESSAGE not in evidence)
         if fetching and MACHINE.search(evidence):
             raise MachineError(f"uv {arguments[0]} says:\n\n{indented(evidence)}\n")
         again = f"cd {shlex.quote(str(self.project))} && {shlex.join(['uv', *arguments])}"
         raise ProjectError(f"{indented(evidence)}\n\nTo repeat it: {again}")
 
-    def seeding(self) -> list[str]:
-        """The arguments of uv that make the tools; the program names the libraries that it needs."""
+    def generator_command(self) -> list[str]:
+        """Return the arguments of uv that run the OpenAPI tool generator; its program names its dependencies."""
         program = Path(__file__).with_name("openapi.py")
         selection = [f"--only={self.operations}"] if self.operations else []
         return ["run", "--script", str(program), *selection, "--", self.spec, str(self.project)]
 
-    def seed_tools(self) -> str:
-        return self.execute(*self.seeding())
+    def generate_tools(self) -> str:
+        return self.execute(*self.generator_command())
 
     def ruff(self, command: str, *arguments: str) -> None:
         self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)

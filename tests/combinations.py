@@ -2,10 +2,9 @@
 
     python3 with_uv.py run python -m tests.combinations [--part 1/4] [--processes 2]
 
-The test-suite changes one answer at a time and a pairwise cover goes further; this command leaves none out, and takes
-minutes. Answers that only fill in a value are drawn, with the same draw each time. Each project is rendered in process,
-each of its data files parsed, each import among its modules resolved, and ruff asked for lint and format. Exit status 1
-names what is wrong with which answers.
+`pytest -m release` runs it; it takes minutes. Answers that only fill in a value are drawn at random, the same on every
+run. Each project is rendered, each of its data files parsed, each import among its modules resolved, and ruff checks
+lint and format. The exit status 1 comes with each problem and the answers that have it.
 """
 
 from __future__ import annotations
@@ -18,32 +17,21 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-import pytest
 from copier import run_copy
 
 from .conftest import Rendering
-from .support import (
-    NEEDS,
-    Answers,
-    answers,
-    choices,
-    copier_yml,
-    copy_template,
-    keep_compiled_sources,
-    keep_configurations,
-    questions,
-    render_only_what_is_a_template,
-)
-from .test_render import broken_imports, ruff_problems, texts, unreadable
+from .render_many import compile_templates_once
+from .support import NEEDS, Answers, answers, choices, copy_template, questions, variables
+from .test_render import broken_imports, parse_error, ruff_problems, texts
 
 BATCH = 48
-"""Projects that are on disk at once, for each process."""
+"""The number of projects that each process has on disk at once."""
 
 URLS = ["https://api.open-meteo.com", "https://api.example.com/v1"]
 """One for each starter."""
@@ -57,19 +45,19 @@ class Result(NamedTuple):
 
 
 def axes() -> dict[str, list[Any]]:
-    """The values of each switch, and of each choice that the feature manifest reads."""
-    manifest = json.dumps([copier_yml()["_exclude"], copier_yml()["features"]])
-    found: dict[str, list[Any]] = {}
+    """Return the values of each switch, and of each choice that the feature manifest reads."""
+    manifest = " ".join(variables()[table]["default"] for table in ("feature_table", "parts", "paths"))
+    values: dict[str, list[Any]] = {}
     for name, question in questions().items():
         if question["type"] == "bool":
-            found[name] = [False, True]
+            values[name] = [False, True]
         elif choices(question) and name != "profile" and re.search(rf"\b{name}\b", manifest):
-            found[name] = choices(question)
-    return found
+            values[name] = choices(question)
+    return values
 
 
 def combinations() -> Iterator[Answers]:
-    """Each combination once: what is not asked, because its feature is off, has its first value."""
+    """Yield each combination once: a question whose feature is off keeps its first value."""
     values = axes()
     drawn = {name: choices(entry) for name, entry in questions().items() if choices(entry) and name not in values}
     for number, combination in enumerate(product(*values.values())):
@@ -81,26 +69,23 @@ def combinations() -> Iterator[Answers]:
 
 
 def asked(name: str, given: Answers) -> bool:
-    """Whether the switches that a question depends on are on."""
+    """Return whether the switches that a question depends on are on."""
     needed = {*re.findall(r"\b(?:enable|include)_\w+", str(questions()[name].get("ask", ""))), *NEEDS.get(name, {})}
     return all(given[other] for other in needed - {name})
 
 
-def begin() -> None:
-    """Prepares a process: no look-up of git for each file, and each source and configuration read once."""
+def prepare_process() -> None:
+    """Compile each template once in this process, and hide git, which Copier would start for each file."""
     os.environ["PATH"] = ""
-    monkeypatch = pytest.MonkeyPatch()
-    keep_compiled_sources(monkeypatch)
-    keep_configurations(monkeypatch)
-    render_only_what_is_a_template(monkeypatch)
+    compile_templates_once()
 
 
-SEEN: set[tuple[str, bytes]] = set()
-"""The Python files that this process has had ruff look at: most combinations share most of theirs."""
+LINTED: set[tuple[str, bytes]] = set()
+"""The Python files that this process has linted; most combinations share most of theirs."""
 
 
-def check(template: str, batch: list[Answers]) -> Result:
-    """Renders the batch into a folder of its own, looks at it, and takes it away."""
+def check(template: str, batch: Sequence[Answers]) -> Result:
+    """Render a batch of projects into a folder of its own, check them and remove them."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         root = Path(folder)
@@ -110,22 +95,31 @@ def check(template: str, batch: list[Answers]) -> Result:
         rendered = time.process_time()
         problems: list[tuple[str, Answers]] = []
         for name, data in projects.items():
-            rendering = Rendering(name, data, root / name, root / name)
+            rendering = Rendering(name, data, root / name)
             problems += [(problem, data) for problem in faults(rendering)]
             for path, content in rendering.files.items():
-                # Emptied, not removed: by the modules that are there ruff tells the project's imports from others'.
-                if (path, content) in SEEN and path.endswith(".py"):
+                # Emptied, not removed: ruff tells the project's own imports from others by the modules that exist.
+                if (path, content) in LINTED and path.endswith(".py"):
                     (root / name / path).write_bytes(b"")
-                SEEN.add((path, content))
+                LINTED.add((path, content))
         problems += [(problem, projects[name]) for name, problem in ruff_problems(root)]
         return Result(len(batch), rendered - start, time.process_time() - rendered, problems)
 
 
 def faults(rendering: Rendering) -> Iterator[str]:
+    """Yield what is wrong with a project, lint and format aside."""
     yield from broken_imports(rendering)
     for path, text in texts(rendering):
-        if problem := unreadable(PurePosixPath(path).suffix, text):
+        if problem := parse_error(PurePosixPath(path).suffix, text):
             yield f"{path}: {problem}"
+
+
+def check_all(wanted: Sequence[Answers], processes: int | None = None) -> Iterator[Result]:
+    """Check combinations, in as many processes as there are cores unless told; yield the result of each batch."""
+    batches = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, initializer=prepare_process) as pool:
+        copy_template(Path(folder))
+        yield from pool.map(check, [folder] * len(batches), batches)
 
 
 def main() -> int:
@@ -138,17 +132,14 @@ def main() -> int:
     number, of = (int(word) for word in options.part.split("/"))
     wanted = list(combinations())[number - 1 :: of]
     start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(options.processes, initializer=begin) as pool:
-        copy_template(Path(folder))
-        batches = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
-        results: list[Result] = []
-        for result in pool.map(check, [folder] * len(batches), batches):
-            results.append(result)
-            done = sum(result.projects for result in results)
-            print(f"\r{done} of {len(wanted)}", end="", file=sys.stderr, flush=True)
-        print(file=sys.stderr)
+    results: list[Result] = []
+    for result in check_all(wanted, options.processes):
+        results.append(result)
+        done = sum(result.projects for result in results)
+        print(f"\r{done} of {len(wanted)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
     problems: dict[str, list[Answers]] = {}
-    for problem, data in (found for result in results for found in result.problems):
+    for problem, data in (entry for result in results for entry in result.problems):
         problems.setdefault(problem, []).append(data)
     for problem, where in problems.items():
         print(f"{problem}\n    in {len(where)}, such as {json.dumps(where[0])}")

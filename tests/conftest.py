@@ -1,4 +1,4 @@
-"""Renderings that many tests read, and the rule that nothing is skipped on CI."""
+"""Projects that many tests share, and the rule that nothing is skipped on CI."""
 
 from __future__ import annotations
 
@@ -7,133 +7,227 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pytest_copier.plugin import CopierFixture
 
 from .matrix import Project, outbound_pairs
 from .support import (
     DEADLINE_SECONDS,
     ROOT,
+    TEMPLATE_PATHS,
     Answers,
-    ask_git_nothing_of_each_file,
     clean_environment,
     copy_template,
     files,
-    keep_checkouts,
-    keep_compiled_sources,
-    keep_configurations,
-    render_only_what_is_a_template,
     variants,
     wait_for,
 )
+from .workshop import replace_hook
+
+collect_ignore = ["layer"]
+"""The tests of the production layer run in the environment of a project, with a configuration of their own."""
 
 FIGURE = "figure"
 
-# Some shells and images set it. The suite starts some hundred servers, and each would compile all that it imports.
+# Some shells and images set it. The tests start hundreds of servers, and each would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-@dataclass(frozen=True)
-class Rendering:
-    """One variant, rendered twice in processes that share nothing."""
-
-    name: str
-    data: Answers
-    first: Path
-    second: Path
-
-    @cached_property
-    def files(self) -> dict[str, bytes]:
-        return files(self.first)
+# --- The template --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as a plain directory, which renders faster than a git repository. Nobody changes it."""
+    """The template as a plain directory, which no test changes."""
     directory = tmp_path_factory.mktemp("template")
     copy_template(directory)
     return directory
 
 
 @pytest.fixture(scope="session")
-def words(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
-    """The template's files that repeat an answer's text, alone: rendering them is quick."""
-    directory = tmp_path_factory.mktemp("words")
-    shutil.copytree(template, directory, dirs_exist_ok=True)
-    texts = ("project_name", "project_description", "project_slug", "_copier_answers", "rate_limit_preset")
-    for path, content in files(directory / "template").items():
-        if not (path.endswith(".jinja") and any(text in content.decode() for text in texts)):
-            (directory / "template" / path).unlink()
+def copier_template_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template whose hook does nothing, for pytest-copier: its `copy` and `update` always run the hook."""
+    directory = tmp_path_factory.mktemp("root")
+    copy_template(directory)
+    replace_hook(directory)
     return directory
 
 
-@pytest.fixture(scope="module")
-def quickly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """For tests that render much and do not measure."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        keep_compiled_sources(monkeypatch)
-        keep_configurations(monkeypatch)
-        render_only_what_is_a_template(monkeypatch)
-        ask_git_nothing_of_each_file(monkeypatch)
-        keep_checkouts(monkeypatch, tmp_path_factory.mktemp("checkouts"))
-        yield
+@pytest.fixture(scope="session")
+def copier_template_paths() -> list[str]:
+    """What pytest-copier takes of `copier_template_root`."""
+    return [*TEMPLATE_PATHS]
+
+
+TEXT_FILES = (
+    "{{ _copier_conf.answers_file }}.jinja",
+    "README.md.jinja",
+    "pyproject.toml.jinja",
+    "server.json.jinja",
+    "src/{{ package_name }}/production/answers.json.jinja",
+)
+"""Files that repeat a text of an answer."""
 
 
 @pytest.fixture(scope="session")
-def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
-    """`built("default")` makes that variant's project once; the tests share it and leave its files alone."""
+def small_template(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
+    """The template with only those files that repeat a text of an answer, in a third of the time."""
+    directory = tmp_path_factory.mktemp("small")
+    shutil.copytree(template, directory, ignore=shutil.ignore_patterns("template"), dirs_exist_ok=True)
+    for path in TEXT_FILES:
+        target = directory / "template" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(template / "template" / path, target)
+    return directory
 
-    @cache
+
+# --- Rendered projects ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A rendered variant."""
+
+    name: str
+    data: Answers
+    first: Path
+    second: Path | None = None
+    """The same, rendered by a process that shares nothing with the first."""
+
+    @cached_property
+    def files(self) -> dict[str, bytes]:
+        return files(self.first)
+
+
+MAIN = ("default", "minimal", "everything", "default-auth-jwt")
+"""The variants that the quick tests look at."""
+
+
+class Renderings(Mapping[str, Rendering]):
+    """Every variant by its name, rendered by pytest-copier when a test first asks for it.
+
+    The workers of a session share the files. Iterating yields the main variants.
+    """
+
+    def __init__(self, template: Path, root: Path, copier: CopierFixture) -> None:
+        self._template = template
+        self._root = root
+        self._copier = copier
+        self._renderings: dict[str, Rendering] = {}
+
+    def __getitem__(self, name: str) -> Rendering:
+        if name not in self._renderings:
+            data = variants()[name]
+            first = self._root / "copier" / name
+            make_once(first, lambda directory: self._copier.copy(directory, **data))
+            self._renderings[name] = Rendering(name, data, first)
+        return self._renderings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MAIN)
+
+    def __len__(self) -> int:
+        return len(MAIN)
+
+    def main(self) -> list[Rendering]:
+        """Return the main variants; the second time another process renders them, from a plain directory."""
+        second = self._root / "main"
+        make_once(second, lambda root: render_many(self._template, [root], MAIN))
+        return [replace(self[name], second=second / name) for name in MAIN]
+
+    def every(self) -> list[Rendering]:
+        """Return all variants, rendered by two processes at once with different hash seeds."""
+        every = self._root / "every"
+        make_once(every, lambda root: render_many(self._template, [root / "1", root / "2"], [*variants()]))
+        return [Rendering(name, data, every / "1" / name, every / "2" / name) for name, data in variants().items()]
+
+
+@pytest.fixture(scope="session")
+def renderings(
+    template: Path, copier_template: Path, shared_directory: Path, sessionpatch: pytest.MonkeyPatch
+) -> Renderings:
+    """`renderings["minimal"]` is that variant; tests leave its files alone."""
+    return Renderings(template, shared_directory / "renderings", CopierFixture(copier_template, {}, sessionpatch))
+
+
+@pytest.fixture(params=["main", pytest.param("every", marks=pytest.mark.slow)])
+def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
+    """The main variants, and for the slow tests all of them."""
+    chosen: Callable[[], Sequence[Rendering]] = getattr(renderings, request.param)
+    return chosen()
+
+
+@pytest.fixture(scope="session")
+def built(renderings: Renderings, template: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Project]:
+    """`built("default")` is that variant's project with its environment; no test changes its files."""
+    projects: dict[str, Project] = {}
+
     def build(variant: str) -> Project:
-        data = (variants() | outbound_pairs())[variant]
-        return Project.build(template, tmp_path_factory.mktemp("built") / variant, data)
+        if variant not in projects:
+            path = tmp_path_factory.mktemp("built") / variant
+            if variant in variants():
+                shutil.copytree(renderings[variant].first, path)
+                projects[variant] = Project.of(path)
+            else:
+                projects[variant] = Project.build(template, path, outbound_pairs()[variant])
+        return projects[variant]
 
     return build
 
 
 @pytest.fixture(scope="session")
-def renderings(template: Path, shared_directory: Path) -> Mapping[str, Rendering]:
-    """Every variant, rendered twice: by two processes at once, with different hash seeds, into different places.
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all workers of this session share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
-    The workers of a session share them: the first one that asks has them made, the others wait.
+
+def make_once(directory: Path, make: Callable[[Path], object]) -> None:
+    """Have a directory made by the first worker that needs it; the others wait.
+
+    Args:
+        directory: exists as soon as it is complete.
+        make: makes it, under the name that it is given.
     """
-    root = shared_directory / "variants"
-    found = {name: Rendering(name, data, root / "1" / name, root / "2" / name) for name, data in variants().items()}
+    lock, partial, failed = (directory.with_name(f"{directory.name}.{end}") for end in ("lock", "partial", "failed"))
+    directory.parent.mkdir(parents=True, exist_ok=True)
     try:
-        root.mkdir()
+        lock.mkdir()
     except FileExistsError:
-        wait_for((root / "done").exists, lambda: "another worker has not rendered the variants", DEADLINE_SECONDS)
-        return found
-    orders = [
-        {str(rendering.first): rendering.data for rendering in found.values()},
-        {str(rendering.second): rendering.data for rendering in found.values()},
+        wait_for(lambda: directory.exists() or failed.exists(), lambda: f"no {directory}", DEADLINE_SECONDS)
+        assert directory.exists(), failed.read_text("utf-8")
+        return
+    try:
+        make(partial)
+    except BaseException as error:
+        failed.write_text(f"{type(error).__name__} while {directory} was made: {error}", "utf-8")
+        raise
+    partial.rename(directory)
+
+
+def render_many(template: Path, roots: Sequence[Path], names: Sequence[str]) -> None:
+    """Render these variants into each root, all roots at once, with different hash seeds."""
+    workers = [
+        _start_rendering(template, {str(root / name): variants()[name] for name in names}, hash_seed=seed)
+        for seed, root in enumerate(roots, start=1)
     ]
-    workers = [_start_rendering(template, order, hash_seed=seed) for seed, order in enumerate(orders, start=1)]
     for worker in workers:
         _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
         assert worker.returncode == 0, errors
-    (root / "done").touch()
-    return found
 
 
-@pytest.fixture(scope="session")
-def shared_directory(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A directory that all workers of this session know."""
-    base = tmp_path_factory.getbasetemp()
-    return base if worker_id == "master" else base.parent
-
-
-def _start_rendering(template: Path, order: Mapping[str, Answers], hash_seed: int) -> subprocess.Popen[str]:
+def _start_rendering(template: Path, projects: Mapping[str, Answers], hash_seed: int) -> subprocess.Popen[str]:
     worker = subprocess.Popen(
         [sys.executable, "-m", "tests.render_many"],
         cwd=ROOT,
-        env=clean_environment(
-            PYTHONHASHSEED=str(hash_seed), PATH=""
-        ),  # Copier asks git about each file, if there is one
+        # Without a PATH there is no git: Copier would start it once for each file that it writes.
+        env=clean_environment(PYTHONHASHSEED=str(hash_seed), PATH=""),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -141,28 +235,36 @@ def _start_rendering(template: Path, order: Mapping[str, Answers], hash_seed: in
         encoding="utf-8",
     )
     assert worker.stdin is not None
-    json.dump({"template": str(template), "projects": order}, worker.stdin)
+    json.dump({"template": str(template), "projects": projects}, worker.stdin)
     worker.stdin.close()
     worker.stdin = None
     return worker
 
 
+# --- The session ---------------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
-    """`figure("hook: 9.1 s")` has a measured figure printed at the end of the session."""
+    """`figure("hook: 9.1 s")` prints a measured figure at the end of the session."""
     return lambda text: record_property(FIGURE, text)
 
 
 LONGEST_FIRST = ("test_projects.py", "test_soak.py", "test_ops_live.py")
-"""A file is one worker's: begun last, these would leave the other worker idle."""
+"""One worker runs a whole file: started last, these would leave the other worker idle."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the longest files, and count the tests of the other sets as slow, so that `not slow` is quick."""
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
+    for item in items:
+        if item.get_closest_marker("acceptance") or item.get_closest_marker("release"):
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for report in (report for found in terminalreporter.stats.values() for report in found):
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
         if getattr(report, "when", None) == "call":
             for name, text in report.user_properties:
                 if name == FIGURE:
@@ -179,8 +281,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def skipped_on_ci(reporter: pytest.TerminalReporter) -> list[str]:
-    """The tests and modules that were skipped, where that is a failure."""
+def skipped_on_ci(reporter: Any) -> list[str]:
+    """Return the tests and modules that were skipped, where that is a failure."""
     if not os.environ.get("CI"):
         return []
     return sorted({report.nodeid for report in reporter.stats.get("skipped", [])})

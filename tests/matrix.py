@@ -1,15 +1,13 @@
-"""Projects of many answers at once, each with its own environment: linted, type-checked, tested and started.
+"""Projects of many combinations of answers, each with its own environment: linted, type-checked, tested and started.
 
-    python3 with_uv.py run python -m tests.matrix outbound     # all 32 combinations around the upstream client
+    python3 with_uv.py run python -m tests.matrix outbound     # all 32 combinations of the upstream client's features
     python3 with_uv.py run python -m tests.matrix structure    # every pair of answers that bring or remove a file
     python3 with_uv.py run python -m tests.matrix questions    # every pair of answers
     python3 with_uv.py run python -m tests.matrix kinds --from 0.1.0
 
-With `--from`, a release or "previous commit", each project is made of that, worked on by an owner (`tests/updates.py`)
-and updated to the working tree, and what is proven is the result.
-
-`pytest -m acceptance` runs the shortest cover of pairs for `outbound`, with as many others as fit into it. A project
-takes about a minute on two cores.
+With `--from`, a release or "previous commit", each project is made of that version, edited as owners do
+(`tests/updates.py`) and updated to the working tree; the checks run on the result. A project takes about a minute on
+two cores. `pytest -m release` runs all of these.
 """
 
 from __future__ import annotations
@@ -42,6 +40,7 @@ from .support import (
     answers,
     choices,
     copy_template,
+    evaluate,
     questions,
     run,
     uv,
@@ -50,7 +49,7 @@ from .updates import NOW, ORIGINS, SETS, Line, own
 
 OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
 STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
-"""Questions beside the switches whose answers bring or remove a file, or decide how the server serves."""
+"""Questions other than switches whose answers bring or remove a file, or decide how the server serves."""
 
 CHECKS = {
     "lint": ("run", "--no-sync", "ruff", "check", "."),
@@ -59,20 +58,20 @@ CHECKS = {
     "tests": ("run", "--no-sync", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
     "start": ("run", "--no-sync", "python", "-m", "tests.production.smoke"),
 }
-"""What an owner and the hook run, as arguments of uv."""
+"""The commands that an owner and the hook run, as arguments of uv."""
 
 TRIES = 40
-"""How many covers are made, with luck of their own but the same on every run; the shortest is taken."""
+"""The number of covers that are computed, each from its own random seed; the shortest is used."""
 
-BUILDING = threading.Lock()
-"""Copier changes the working directory of its process."""
+RENDERING = threading.Lock()
+"""One rendering at a time: Copier changes the working directory of its process."""
 
 Factors = Mapping[str, Sequence[Any]]
 
 
 @dataclass(frozen=True)
 class Project:
-    """A project with its environment, which works without a network from here on."""
+    """A project with its environment; nothing in it needs a network."""
 
     path: Path
 
@@ -83,8 +82,8 @@ class Project:
 
     @classmethod
     def of(cls, path: Path) -> Project:
-        """Makes the environment of a project that is there."""
-        done = run(uv(), "sync", "--compile-bytecode", cwd=path)  # or each process of its tests does
+        """Make the environment of a rendered project."""
+        done = run(uv(), "sync", "--compile-bytecode", cwd=path)  # compiled once, not by each process
         assert done.returncode == 0, done.stderr
         return cls(path)
 
@@ -92,11 +91,11 @@ class Project:
         return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Runs the interpreter of its environment."""
+        """Run the interpreter of the project's environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
 
     def check(self, name: str) -> str:
-        """Runs one of `CHECKS`; returns its last line.
+        """Run one of `CHECKS` and return the last line of its output.
 
         Raises:
             AssertionError: it failed, or skipped a test.
@@ -113,10 +112,15 @@ class Project:
 def pairwise(
     factors: Factors, covered: Iterable[Answers], order: random.Random, needed: Iterable[str] | None = None
 ) -> Iterator[Answers]:
-    """Answers in which every two values that may stand together do so once, beside what `covered` covers.
+    """Yield rows of answers in which every allowed pair of values occurs that `covered` lacks.
 
-    Greedy: each row begins with a missing pair and takes for every other question the value that adds the most. Where
-    questions are `needed`, it ends with their pairs.
+    Greedy: each row starts with a missing pair and takes for every other question the value that adds the most pairs.
+
+    Args:
+        factors: the values of each question.
+        covered: rows whose pairs need no further row.
+        order: decides between values that add the same number of pairs.
+        needed: the questions whose pairs have to occur; all of `factors` unless given.
     """
     wanted = set(factors if needed is None else needed)
     missing = {
@@ -146,7 +150,7 @@ def _pairs(row: Answers) -> set[frozenset[tuple[str, Any]]]:
 
 
 def allowed(row: Answers) -> bool:
-    """Whether the validators accept these answers together."""
+    """Return whether the validators accept these answers together."""
     return all(
         row.get(needed, value) == value
         for name, needs in NEEDS.items()
@@ -156,61 +160,57 @@ def allowed(row: Answers) -> bool:
 
 
 def outbound() -> dict[str, Answers]:
-    """All combinations of the features around the upstream client, the rest as by default."""
-    found = {}
+    """Return all combinations of the features around the upstream client, with defaults for the rest."""
+    rows = {}
     for values in itertools.product((True, False), repeat=len(OUTBOUND)):
         row = dict(zip(OUTBOUND, values, strict=True))
         on = [name.removeprefix("enable_") for name, value in row.items() if value]
-        found["+".join(on) or "nothing"] = answers(**(DEFAULT | row))
-    return found
+        rows["+".join(on) or "nothing"] = answers(**(DEFAULT | row))
+    return rows
 
 
 def structure() -> dict[str, Answers]:
-    """A pairwise cover of what decides on files, beside the default, the minimal and the everything project."""
+    """Return the rows that cover every pair of answers that decide which files there are."""
     return _cover(_structure())
 
 
 @cache
 def outbound_pairs() -> dict[str, Answers]:
-    """The same of the features around the upstream client, the other answers as different as they can be."""
+    """Return rows that cover the pairs of the upstream client's features, the other answers as varied as possible."""
     return _cover(_structure(), OUTBOUND)
 
 
 def _structure() -> Factors:
     switches = [name for name, question in questions().items() if question["type"] == "bool"]
-    return {name: _values(name) for name in (*switches, *STRUCTURAL)}
+    return {name: values_of(name) for name in (*switches, *STRUCTURAL)}
 
 
 def all_questions() -> dict[str, Answers]:
-    """The same over every question but the names of the project: the tests know them, and each follows from another."""
+    """Return the rows that cover every pair of answers, without the names of the project, which the tests need."""
     names = ("project_name", "project_slug", "package_name")
-    return _cover({name: _values(name) for name in questions() if name not in names})
+    return _cover({name: values_of(name) for name in questions() if name not in names})
 
 
 def _cover(factors: Factors, needed: Iterable[str] | None = None) -> dict[str, Answers]:
-    known = [_complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
+    """Return a short cover beside the default, minimal and everything variants, which are tested anyway."""
+    known = [complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
     tries = ([*pairwise(factors, known, random.Random(seed), needed)] for seed in range(TRIES))  # noqa: S311 (no secret)
     rows = min(tries, key=len)
     return {f"pairwise-{number}": answers(**(DEFAULT | row)) for number, row in enumerate(rows, start=1)}
 
 
-def _values(name: str) -> Sequence[Any]:
+def values_of(name: str) -> Sequence[Any]:
+    """Return the values of a question that a cover varies."""
     question = questions()[name]
     if question["type"] == "bool":
         return (True, False)
     return choices(question) or (question["default"], OTHER_VALUES[name])
 
 
-def _complete(data: Answers, factors: Factors) -> Answers:
-    """`data` with the answers that it leaves to its profile."""
-    minimal = data.get("profile") == "minimal"
-    found: Answers = {}
-    for name in factors:
-        default = questions()[name]["default"]
-        if "profile" in str(default):
-            default = {True: "none", False: "token"}[minimal] if name == "auth" else not minimal
-        found[name] = data.get(name, default)
-    return found
+def complete(data: Answers, names: Iterable[str]) -> Answers:
+    """Return the answers to these questions, with the defaults of `data` for what it does not answer."""
+    values = evaluate(data)
+    return {name: values[name] for name in names}
 
 
 MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
@@ -222,37 +222,55 @@ MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
 
 
 def render(template: Path, data: Answers, path: Path) -> None:
-    """Makes a project without an environment."""
+    """Render a project without an environment."""
     run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
 
 
 def update(line: Line, origin: str, data: Answers, path: Path) -> None:
-    """Makes a project of an origin, does an owner's work on it, and updates it to the working tree."""
+    """Render a project of an older version, edit it as owners do, and update it to the working tree."""
     line.copy(origin, path, data)
     own(path, starter=True)
     line.update(path, NOW)
 
 
 def prove(make: Callable[[Path], None]) -> str:
-    """Makes a project and its environment and runs its checks; returns what its tests said.
+    """Have a project made, make its environment and run its checks; return the last line of its tests.
 
     Raises:
         AssertionError: a check failed.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "project"
-        with BUILDING:
+        with RENDERING:
             make(path)
         project = Project.of(path)
         return {check: project.check(check) for check in CHECKS}["tests"]
 
 
+def prove_all(rows: Mapping[str, Answers], origin: str | None = None, jobs: int = 2) -> Iterator[tuple[str, str, bool]]:
+    """Prove each project; yield its name, the result or what is wrong, and whether all is right."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as executor:
+        make: Callable[[Answers, Path], None]
+        if origin:
+            make = partial(update, Line(Path(folder)), origin)
+        else:
+            copy_template(Path(folder))
+            make = partial(render, Path(folder))
+        running = {executor.submit(prove, partial(make, data)): name for name, data in rows.items()}
+        for done in as_completed(running):
+            name = running[done]
+            try:
+                yield name, done.result(), True
+            except Exception as error:  # whatever is wrong with one project, the others are proven
+                yield name, f"FAILED {rows[name]}\n{type(error).__name__}: {error}", False
+
+
 def main() -> int:
-    """Proves every project of one matrix, a line for each; the status is 1 when one failed."""
+    """Prove every project of one matrix, with a line for each; the status is 1 when one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrix", choices=MATRICES)
     parser.add_argument("--only", default="", metavar="REGEX", help="only the projects whose name matches")
-    parser.add_argument("--from", dest="origin", choices=ORIGINS, help="what an owner has worked on and updates")
+    parser.add_argument("--from", dest="origin", choices=ORIGINS, help="the version that the projects are updated from")
     parser.add_argument("--jobs", type=int, default=2, help="how many projects at once (default: 2)")
     parser.add_argument("--list", action="store_true", help="show the answers, build nothing")
     options = parser.parse_args()
@@ -262,21 +280,9 @@ def main() -> int:
             print(name, data)
         return 0
     began, failed = time.monotonic(), 0
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as jobs:
-        make: Callable[[Answers, Path], None]
-        if options.origin:
-            make = partial(update, Line(Path(folder)), options.origin)
-        else:
-            copy_template(Path(folder))
-            make = partial(render, Path(folder))
-        running = {jobs.submit(prove, partial(make, data)): name for name, data in rows.items()}
-        for done in as_completed(running):
-            try:
-                last = done.result()
-            except Exception as error:  # whatever is wrong with one project, the others are proven
-                failed += 1
-                last = f"FAILED {rows[running[done]]}\n{type(error).__name__}: {error}"
-            print(f"{time.monotonic() - began:.0f} s {running[done]}: {last}", flush=True)
+    for name, result, right in prove_all(rows, options.origin, options.jobs):
+        failed += not right
+        print(f"{time.monotonic() - began:.0f} s {name}: {result}", flush=True)
     print(f"{len(rows) - failed} of {len(rows)} projects")
     return 1 if failed else 0
 

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def passes(*command: str | Path, cwd: Path, **environment: str) -> str:
     return said
 
 
-def distinct(renderings: Mapping[str, Rendering], *paths: str) -> Iterator[Rendering]:
+def distinct(renderings: Sequence[Rendering], *paths: str) -> Iterator[Rendering]:
     """One rendering for each content that these files and folders have; most variants share theirs."""
     seen = set()
-    for rendering in renderings.values():
+    for rendering in renderings:
         digest = hashlib.sha256()
         for path, content in rendering.files.items():
             if path.startswith(paths):

@@ -10,9 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from .support import ROOT, files, owners, questions
+from .support import ROOT, TEMPLATE_PATHS, files, is_question, load_interview, owners, questions
 
 LIST = ROOT / "tests" / "releases.toml"
 
@@ -63,7 +61,7 @@ def commit_of(revision: str) -> str:
 
 def previous_commit() -> str:
     """The last commit before what is being tested: HEAD where files are changed, else the one before it."""
-    return commit_of("HEAD" if git("status", "--porcelain", "--", "copier.yml", "template", "hooks") else "HEAD~1")
+    return commit_of("HEAD" if git("status", "--porcelain", "--", *TEMPLATE_PATHS) else "HEAD~1")
 
 
 def plain(paths: list[str]) -> set[str]:
@@ -76,8 +74,8 @@ def paths_of(commit: str) -> set[str]:
 
 
 def questions_of(commit: str) -> set[str]:
-    config = yaml.safe_load(git("show", f"{commit}:copier.yml"))
-    return {name for name, entry in config.items() if not name.startswith("_") and entry.get("when") is not False}
+    config = load_interview(lambda path: git("show", f"{commit}:{path}"))
+    return {name for name, entry in config.items() if not name.startswith("_") and is_question(entry)}
 
 
 class Migrated(NamedTuple):

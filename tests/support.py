@@ -1,4 +1,4 @@
-"""What the template asks, the variants worth testing, and ways to render them."""
+"""The questions of the template, the variants of a project that are tested, and helpers for commands and files."""
 
 from __future__ import annotations
 
@@ -7,26 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from functools import cache
 from pathlib import Path
-from types import CodeType
 from typing import Any, TypeVar
 
-import pytest
 import yaml
-from copier import _template
-from copier._main import Worker
-from jinja2 import Environment
-from jinja2.nativetypes import NativeEnvironment
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE_PATHS = ("copier.yml", "template", "hooks")
-"""What a template needs of this repository."""
+TEMPLATE_PATHS = ("copier.yml", "interview", "template", "hooks", "packages")
+"""The files and folders of this repository that belong to the template."""
 
 ANSWERS_FILE = ".copier-answers.yml"
 OWNERSHIP: dict[str, list[str]] = tomllib.loads((ROOT / "tests" / "ownership.toml").read_text("utf-8"))
@@ -35,45 +28,123 @@ OWNERSHIP: dict[str, list[str]] = tomllib.loads((ROOT / "tests" / "ownership.tom
 MADE_BY_THE_HOOK = tuple(OWNERSHIP["made"])
 
 DEADLINE_SECONDS = 300
-"""For one command; what takes longer hangs."""
+"""The longest time that one command may take."""
 
 Answers = dict[str, Any]
 T = TypeVar("T")
 
 
+# --- The interview -------------------------------------------------------------------------------------------
+
+
+def load_interview(read: Callable[[str], str]) -> dict[str, Any]:
+    """Load copier.yml and the files that it includes, as Copier does.
+
+    Args:
+        read: returns the text of a file, given its path from the template's root.
+    """
+
+    class Loader(yaml.SafeLoader):
+        """A subclass, so that the tag `!include` is known to this loader only."""
+
+    def include(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+        return yaml.load(read(str(loader.construct_scalar(node))), Loader)  # noqa: S506 (a subclass of SafeLoader)
+
+    Loader.add_constructor("!include", include)
+    documents = yaml.load_all(read("copier.yml"), Loader)
+    return {name: entry for document in documents for name, entry in document.items()}
+
+
 @cache
-def copier_yml() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load((ROOT / "copier.yml").read_text("utf-8"))
-    return loaded
-
-
-def questions() -> dict[str, dict[str, Any]]:
-    """Every question that has an answer of its own, by name; computed values are none."""
-    return {name: question for name, question in variables().items() if question.get("when") is not False}
+def interview() -> dict[str, Any]:
+    """Return the settings, questions and computed values of the working tree."""
+    return load_interview(lambda path: (ROOT / path).read_text("utf-8"))
 
 
 def variables() -> dict[str, dict[str, Any]]:
-    """Questions and computed values."""
-    return {name: entry for name, entry in copier_yml().items() if not name.startswith("_")}
+    """Return the questions and the computed values."""
+    return {name: entry for name, entry in interview().items() if not name.startswith("_")}
+
+
+def is_question(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry is a question, and no computed value."""
+    return entry.get("when") is not False
+
+
+def questions() -> dict[str, dict[str, Any]]:
+    """Return every question by name."""
+    return {name: entry for name, entry in variables().items() if is_question(entry)}
 
 
 def choices(question: Mapping[str, Any]) -> list[Any]:
-    """The values that a question accepts, or nothing where it accepts any."""
+    """Return the values that a question accepts; nothing where it accepts any."""
     given = question.get("choices", [])
     return list(given.values() if isinstance(given, dict) else given)
 
 
+@cache
+def environment() -> Environment:
+    """Return a Jinja environment with the filters and the files that a template has in Copier."""
+    return Environment(
+        loader=FileSystemLoader(ROOT),
+        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
+        undefined=StrictUndefined,
+        autoescape=False,  # noqa: S701 (no HTML is made)
+    )
+
+
+def render_text(text: str, values: Mapping[str, Any]) -> str:
+    """Render a text of copier.yml, such as a default or a validator."""
+    return _compiled(text).render(values)
+
+
+@cache
+def _compiled(text: str) -> Template:
+    return environment().from_string(text)
+
+
+def evaluate(data: Answers) -> dict[str, Any]:
+    """Return every answer and every computed value: `data`, and defaults for the rest."""
+    values: dict[str, Any] = {}
+    for name, entry in variables().items():
+        value = data.get(name, entry["default"])
+        if isinstance(value, str) and name not in data:
+            value = render_text(value, values)
+        values[name] = yaml.safe_load(value) if isinstance(value, str) and entry["type"] != "str" else value
+    return values
+
+
+def render_file(path: str, data: Answers) -> str:
+    """Return a file of a project of these answers, rendered without Copier.
+
+    Args:
+        path: the file's path under template/, without `.jinja`.
+    """
+    values = evaluate(data)
+    values["_copier_answers"] = {name: values[name] for name in questions()}
+    return environment().get_template(f"template/{path}.jinja").render(values)
+
+
+def excluded(data: Answers, operation: str = "copy") -> list[str]:
+    """Return the patterns of the paths that a project of these answers does not get."""
+    values = evaluate(data) | {"_copier_operation": operation}
+    rendered = [render_text(entry, values) for entry in interview()["_exclude"]]
+    return [line.strip() for text in rendered for line in text.splitlines() if line.strip()]
+
+
 def answers(**data: Any) -> Answers:
-    """`data`, for Copier, which would ignore a misspelt name silently.
+    """Return `data` for Copier, which ignores a misspelt name silently.
 
     Raises:
-        ValueError: the template asks no such question.
+        ValueError: there is no question of such a name.
     """
     unknown = sorted(data.keys() - questions().keys())
     if unknown:
         raise ValueError(f"the template asks no question named {', '.join(unknown)}")
     return data
 
+
+# --- Variants of a project -----------------------------------------------------------------------------------
 
 DEFAULT = answers(project_name="Weather Station")
 MINIMAL = answers(project_name="Weather Station", profile="minimal")
@@ -106,49 +177,53 @@ OTHER_VALUES: Answers = {
     "openapi_spec": "https://api.example.com/openapi.json",
     "openapi_operations": "pets, GET /pets/*",
 }
-"""A second value for each question that has neither choices nor a switch."""
+"""A second value for each question that is neither a switch nor has choices."""
 
 NEEDS: dict[str, Answers] = {
     "enable_metrics_tool": {"enable_metrics": True},
     "openapi_spec": {"upstream_base_url": "https://api.example.com/v1"},
 }
-"""What an answer cannot be given without."""
+"""For an answer, the others that it requires."""
 
 
+@cache
 def variants() -> dict[str, Answers]:
-    """Default, minimal and everything, and each answer alone changed in the default and the minimal one.
+    """Return the default, minimal and everything variants, and the first two with each answer changed by itself.
 
-    Free texts and numbers are changed in the default variant only: where their feature is off nothing reads them.
+    Free texts and numbers are changed in the default variant only: nothing reads them where their feature is off.
     """
-    found = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING}
+    result = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING}
     for base_name, base in (("default", DEFAULT), ("minimal", MINIMAL)):
         for name, question in questions().items():
             for label, value in _alternatives(name, question, base):
                 needed = NEEDS.get(name, {}) if value is not False else {}
-                found[f"{base_name}-{name}-{label}"] = answers(**(base | needed | {name: value}))
-    return found
+                result[f"{base_name}-{name}-{label}"] = answers(**(base | needed | {name: value}))
+    return result
 
 
 def _alternatives(name: str, question: Mapping[str, Any], base: Answers) -> Iterator[tuple[str, Any]]:
-    """Each value that differs from the one in `base`: the switch turned, the other choices, another text or number."""
+    """Yield label and value of each answer other than that of `base`."""
     if question["type"] != "bool" and not choices(question):
         if base is DEFAULT:
             yield "other", OTHER_VALUES[name]
         return
-    default = NativeEnvironment().from_string(str(question["default"])).render({"profile": "production"} | base)
+    default = render_text(str(question["default"]), {"profile": "production"} | base)
     for value in choices(question) or (False, True):
-        if str(value) != str(default):
+        if str(value) != default:
             yield "".join(letter if letter.isalnum() else "_" for letter in str(value)), value
 
 
+# --- Commands ------------------------------------------------------------------------------------------------
+
+
 def clean_environment(**changes: str) -> dict[str, str]:
-    """This process's environment without what would turn a tool towards this project, plus `changes`."""
+    """Return this process's environment without what would point a tool to this repository, plus `changes`."""
     drop = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHASHSEED", "CI", "MCP_TEMPLATE_STRICT", "UV_OFFLINE")
     return {name: value for name, value in os.environ.items() if name not in drop} | changes
 
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command with a clean environment; the caller judges its status."""
+    """Run a command in a clean environment; the caller checks its exit status."""
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -163,54 +238,61 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> subprocess.Compl
 
 
 def uv() -> Path:
-    """The uv that runs these tests, or the one on PATH."""
-    found = os.environ.get("UV") or shutil.which("uv")
-    assert found, "these tests need uv: run them with `uv run pytest`"
-    return Path(found)
-
-
-def wait_for(condition: Callable[[], T], what: Callable[[], object], seconds: float = 60.0) -> T:
-    """What `condition()` returns as soon as that is true; until `seconds` have passed, then `what()` went wrong."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
-        time.sleep(0.05)
-    return found
+    """Return the path of the uv that runs these tests, or of the one on PATH."""
+    path = os.environ.get("UV") or shutil.which("uv")
+    assert path, "these tests need uv: run them with `uv run pytest`"
+    return Path(path)
 
 
 def path_with_uv() -> str:
-    """A PATH on which a person's `uv` is found, as the project's commands expect."""
+    """Return a PATH on which the commands of a project find uv."""
     return os.pathsep.join([str(uv().parent), os.environ.get("PATH", "")])
 
 
 def copier(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """The real command line of Copier."""
+    """Run the command line of Copier."""
     return run(sys.executable, "-m", "copier", *arguments, cwd=cwd, **environment)
 
 
+def wait_for(condition: Callable[[], T], what: Callable[[], object], seconds: float = 60.0) -> T:
+    """Return the first true value of `condition()`.
+
+    Raises:
+        AssertionError: there was none within `seconds`; the message has the value of `what()`.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what()}"
+        time.sleep(0.05)
+    return value
+
+
+# --- Files ---------------------------------------------------------------------------------------------------
+
+
 def owners(path: str) -> list[str]:
-    """Who claims a path of a project: exactly one, where tests/ownership.toml is right."""
+    """Return the owners of a path of a project: exactly one where tests/ownership.toml is right."""
     return [owner for owner, patterns in OWNERSHIP.items() if any(covers(pattern, path) for pattern in patterns)]
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Whether a pattern means the path: `*` is a part of one name, a `/**` at the end everything below."""
+    """Return whether a pattern matches a path: `*` is a part of one name, `/**` at the end everything below."""
     below, tail = (pattern.removesuffix("/**"), r"/.+") if pattern.endswith("/**") else (pattern, "")
     return bool(re.fullmatch(re.escape(below).replace(r"\*", r"[^/]*") + tail, path))
 
 
 def copy_template(directory: Path) -> None:
-    """Copies what the working tree has of the template into a directory that exists."""
+    """Copy the working tree's template into an existing directory."""
     for name in TEMPLATE_PATHS:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache"))
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".venv"))
         else:
             shutil.copy(source, directory / name)
 
 
 def files(project: Path) -> dict[str, bytes]:
-    """Every file of a project as rendered, by its path from the project's root with forward slashes."""
+    """Return the content of every file of a project by its path, with forward slashes; without `.git`."""
     return {
         path.relative_to(project).as_posix(): path.read_bytes()
         for path in sorted(project.rglob("*"))
@@ -218,75 +300,6 @@ def files(project: Path) -> dict[str, bytes]:
     }
 
 
-def without_the_users(found: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Those of a project's files that an update may change."""
-    return {path: content for path, content in found.items() if owners(path) != ["user"]}
-
-
-def keep_compiled_sources(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half of a rendering is compiling, and every rendering compiles the same sources to the same code."""
-    compile_source: Any = Environment.compile
-    compiled: dict[tuple[Any, ...], CodeType] = {}
-
-    def compile_once(self: Environment, *source: Any) -> CodeType:
-        key = (type(self), *source)
-        if key not in compiled:
-            compiled[key] = compile_source(self, *source)
-        return compiled[key]
-
-    monkeypatch.setattr(Environment, "compile", compile_once)
-
-
-def keep_configurations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update parses copier.yml six times; here each state of a file once."""
-    load: Any = vars(_template)["load_template_config"]
-    loaded: dict[tuple[Path, int, int], Any] = {}
-
-    def load_once(path: Path) -> Any:
-        state = path.stat()
-        key = (path, state.st_mtime_ns, state.st_size)
-        if key not in loaded:
-            loaded[key] = load(path)
-        return deepcopy(loaded[key])
-
-    monkeypatch.setattr(_template, "load_template_config", load_once)
-
-
-def render_only_what_is_a_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copier renders every part of every path, and before each the name of the answers file."""
-    render: Any = vars(Worker)["_render_string"]
-    answers_path: Any = vars(Worker)["answers_relpath"].fget
-
-    def render_string(self: Worker, string: str, extra_context: Answers | None = None) -> str:
-        return str(render(self, string, extra_context)) if "{" in string else string
-
-    def answers_relpath(self: Worker) -> Path:
-        plain = self.answers_file or self.template.answers_relpath
-        return Path(answers_path(self)) if "{" in str(plain) else Path(plain)
-
-    monkeypatch.setattr(Worker, "_render_string", render_string)
-    monkeypatch.setattr(Worker, "answers_relpath", property(answers_relpath))
-
-
-def ask_git_nothing_of_each_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For each file that it writes, Copier asks git whether the file system knows modes: 200 processes in an update."""
-    monkeypatch.setattr(Worker, "_sync_git_index_executable_bit", lambda *_: None)
-
-
-def keep_checkouts(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
-    """An update checks the template out five times; here each commit of each template once, below `directory`."""
-    check_out: Any = vars(_template)["clone"]
-    kept: dict[tuple[str, str], str] = {}
-
-    def once(url: str, ref: str = "HEAD", location: str | None = None) -> str:
-        if ref == "HEAD" or not Path(url).is_dir():
-            return str(check_out(url, ref, location))
-        found = run("git", "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}", cwd=Path(url))
-        if found.returncode != 0:
-            return str(check_out(url, ref, location))
-        key = (url, found.stdout.strip())
-        if key not in kept:
-            kept[key] = check_out(url, ref, tempfile.mkdtemp(dir=directory))
-        return kept[key]
-
-    monkeypatch.setattr(_template, "clone", once)
+def without_the_users(content: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return those files of a project that an update may change, hence not the user's."""
+    return {path: text for path, text in content.items() if owners(path) != ["user"]}

@@ -1,8 +1,8 @@
-"""The tables of README.md that repeat what stands elsewhere, made of it.
+"""Writes the tables of README.md that repeat other files.
 
     uv run python -m tests.tables
 
-rewrites them between their marks. Features come from the pages in `template/docs/` (heading and first sentence),
+replaces them between their markers. Features come from the pages in `template/docs/` (heading and first sentence),
 questions from `copier.yml`, variables from `.env.example` as the variants have it.
 """
 
@@ -20,11 +20,11 @@ from .support import EVERYTHING, ROOT, Answers, questions
 
 README = ROOT / "README.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
-"""Pages that are no feature's; the README links them elsewhere."""
+"""Pages that belong to no feature; the README links them elsewhere."""
 
 
 def features() -> Iterator[str]:
-    yield "| page | what it is about |"
+    yield "| page | topic |"
     yield "|---|---|"
     for page in sorted((ROOT / "template" / "docs").iterdir()):
         if page.name not in OPERATIONS:
@@ -34,8 +34,8 @@ def features() -> Iterator[str]:
 
 def first_sentence(text: str) -> str:
     paragraph = " ".join(text.strip().split("\n\n")[0].split())
-    found = re.match(r".*?\.(?= |$)", paragraph)
-    sentence = found[0] if found else paragraph
+    match = re.match(r".*?\.(?= |$)", paragraph)
+    sentence = match[0] if match else paragraph
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", sentence).rstrip(".:")
 
 
@@ -60,11 +60,12 @@ def variables() -> Iterator[str]:
 
 
 def listed(data: Answers) -> list[tuple[str, str]]:
-    """Section and name of each variable in this variant's `.env.example`."""
-    found: list[tuple[str, str]] = []
+    """Return section and name of each variable in the `.env.example` of a variant."""
+    entries: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as name:
         source, project = Path(name) / "source", Path(name) / "project"
         (source / "template").mkdir(parents=True)
+        shutil.copytree(ROOT / "interview", source / "interview")
         for needed in ("copier.yml", "template/.env.example.jinja"):
             shutil.copy(ROOT / needed, source / needed)
         run_copy(str(source), project, data=data, defaults=True, skip_tasks=True, quiet=True)
@@ -73,15 +74,15 @@ def listed(data: Answers) -> list[tuple[str, str]]:
             if heading := re.match(r"# --- (.*?) -+$", line):
                 section = heading[1]
             if variable := re.match(r"#?([A-Z][A-Z0-9_]+)=", line):
-                found.append((section, variable[1]))
-    return found
+                entries.append((section, variable[1]))
+    return entries
 
 
 TABLES = {"features": features, "questions": asked, "variables": variables}
 
 
 def filled(text: str) -> str:
-    """`text` with each table between its marks made anew."""
+    """Return `text` with each table between its markers replaced."""
     for name, rows in TABLES.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
         before, rest = text.split(begin)

@@ -8,7 +8,7 @@ import re
 import shutil
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -70,10 +70,16 @@ def register(server: MCPServer[Any]) -> None:
 '''
 
 
-def test_the_registry_accepts_server_json(renderings: Mapping[str, Rendering]) -> None:
+def publishable(rendering: Rendering) -> bool:
+    """Return whether a project has what the registry reads: all but those of the minimal profile."""
+    assert ("server.json" in rendering.files) == (rendering.data.get("profile") != "minimal")
+    return "server.json" in rendering.files
+
+
+def test_the_registry_accepts_server_json(each_rendering: Sequence[Rendering]) -> None:
     """In every variant: names and descriptions come from the answers."""
     schema = importlib.resources.files("skillsaw").joinpath(SCHEMA)
-    documents = [str(rendering.first / "server.json") for rendering in renderings.values()]
+    documents = [str(rendering.first / "server.json") for rendering in each_rendering if publishable(rendering)]
     done = run(
         sys.executable, "-m", "check_jsonschema", "--schemafile", str(schema), *documents, cwd=Path(documents[0]).parent
     )
@@ -81,14 +87,16 @@ def test_the_registry_accepts_server_json(renderings: Mapping[str, Rendering]) -
 
 
 @pytest.mark.parametrize("description", ["", "x" * 300])
-def test_the_registry_accepts_a_description_of_any_length(words: Path, tmp_path: Path, description: str) -> None:
+def test_the_registry_accepts_a_description_of_any_length(
+    small_template: Path, tmp_path: Path, description: str
+) -> None:
     data = DEFAULT | {"project_description": description}
-    run_copy(str(words), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
+    run_copy(str(small_template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
     assert 1 <= len(json.loads((tmp_path / "server.json").read_text("utf-8"))["description"]) <= 100
 
 
-def test_server_json_is_of_this_package(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in renderings.values():
+def test_server_json_is_of_this_package(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in filter(publishable, each_rendering):
         server = json.loads(rendering.files["server.json"])
         project = tomllib.loads(rendering.files["pyproject.toml"].decode())["project"]
         (package,) = server["packages"]
@@ -99,17 +107,18 @@ def test_server_json_is_of_this_package(renderings: Mapping[str, Rendering]) -> 
         assert f"mcp-name: {server['name']} " in rendering.files["README.md"].decode()
 
 
-def test_the_hooks_need_no_download(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in renderings.values():
+def test_the_hooks_need_no_download(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in each_rendering:
         configured = yaml.safe_load(rendering.files[".pre-commit-config.yaml"])
         assert {repository["repo"] for repository in configured["repos"]} == {"local"}
 
 
-def test_the_dev_container_is_of_the_chosen_python(renderings: Mapping[str, Rendering]) -> None:
+def test_the_dev_container_is_of_the_chosen_python(each_rendering: Sequence[Rendering]) -> None:
     """Its schema is in no package that could be pinned; these are the properties that it is used with."""
-    for rendering in renderings.values():
+    for rendering in each_rendering:
         content = rendering.files.get(".devcontainer/devcontainer.json")
-        assert (content is None) == ("docker-compose.yml" not in rendering.files)
+        bare = rendering.data.get("profile") == "minimal" or "docker-compose.yml" not in rendering.files
+        assert (content is None) == bare
         if content is None:
             continue
         container = json.loads(content)

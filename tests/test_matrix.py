@@ -1,63 +1,89 @@
-"""The sets of answers that are built as projects cover what they say."""
+"""The matrices of answers cover every pair and combination, and each of their projects is right."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
-from copier import run_copy
 
-from .matrix import OUTBOUND, _complete, _values, all_questions, allowed, outbound, outbound_pairs, structure
-from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, Answers, answers
-
-
-@pytest.mark.parametrize(
-    ("cover", "of"),
-    [(structure, None), (all_questions, None), (outbound_pairs, OUTBOUND)],
-    ids=["structure", "all questions", "outbound"],
+from .combinations import check_all, combinations
+from .matrix import (
+    MATRICES,
+    OUTBOUND,
+    all_questions,
+    allowed,
+    complete,
+    outbound,
+    outbound_pairs,
+    prove_all,
+    structure,
+    values_of,
 )
-def test_every_two_answers_meet_in_a_project(cover: Callable[[], dict[str, Answers]], of: Sequence[str] | None) -> None:
-    found = [*cover().values()]
-    names = of or list(found[0].keys() - {"project_name"})
-    rows = [*found, *(_complete(data, dict.fromkeys(names, ())) for data in (DEFAULT, MINIMAL, EVERYTHING))]
-    met = {(one, row[one], other, row[other]) for row in rows for one, other in itertools.permutations(names, 2)}
-    wanted = {
-        (one, a, other, b)
-        for one, other in itertools.combinations(names, 2)
-        for a, b in itertools.product(_values(one), _values(other))
-        if allowed({one: a, other: b})
-    }
-    assert wanted - met == set()
+from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, Answers, evaluate, questions, render_text
+from .updates import ORIGINS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cover", [structure, all_questions, outbound_pairs])
-@pytest.mark.usefixtures("quickly")
-def test_every_project_of_a_cover_can_be_made(
-    cover: Callable[[], dict[str, Answers]], template: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("cover", "names"),
+    [(structure, None), (all_questions, None), (outbound_pairs, OUTBOUND)],
+    ids=["structure", "all questions", "outbound"],
+)
+def test_a_cover_has_every_pair_of_answers(
+    cover: Callable[[], dict[str, Answers]], names: Sequence[str] | None
 ) -> None:
-    for name, data in cover().items():
-        run_copy(str(template), tmp_path / name, data=data, defaults=True, skip_tasks=True, quiet=True)
+    rows = [*cover().values()]
+    names = names or list(rows[0].keys() - {"project_name"})
+    rows += [complete(data, names) for data in (DEFAULT, MINIMAL, EVERYTHING)]
+    covered = {(one, row[one], other, row[other]) for row in rows for one, other in itertools.permutations(names, 2)}
+    wanted = {
+        (one, a, other, b)
+        for one, other in itertools.combinations(names, 2)
+        for a, b in itertools.product(values_of(one), values_of(other))
+        if allowed({one: a, other: b})
+    }
+    assert wanted - covered == set()
 
 
-@pytest.mark.usefixtures("quickly")
-def test_what_a_cover_leaves_out_is_refused(words: Path, tmp_path: Path) -> None:
-    names = sorted(next(iter(all_questions().values())).keys() - {"project_name"})
+def test_the_validators_reject_the_pairs_that_a_cover_leaves_out() -> None:
+    names = [name for name in questions() if name not in ("project_name", "project_slug", "package_name")]
     pairs = (
         {one: a, other: b}
         for one, other in itertools.combinations(names, 2)
-        for a, b in itertools.product(_values(one), _values(other))
+        for a, b in itertools.product(values_of(one), values_of(other))
     )
     left_out = [pair for pair in pairs if not allowed(pair)]
     assert len(left_out) == len(NEEDS)
     for pair in left_out:
-        with pytest.raises(ValueError, match="Validation error for question"):
-            run_copy(str(words), tmp_path, data=answers(**(DEFAULT | pair)), defaults=True, skip_tasks=True, quiet=True)
+        values = evaluate(DEFAULT | pair)
+        rejections = [render_text(questions()[name].get("validator", ""), values) for name in pair]
+        assert any(rejections), pair
 
 
 def test_the_outbound_features_come_in_every_combination() -> None:
-    found = {tuple(data[name] for name in OUTBOUND) for data in outbound().values()}
-    assert found == set(itertools.product((True, False), repeat=5))
+    switched = {tuple(data[name] for name in OUTBOUND) for data in outbound().values()}
+    assert switched == set(itertools.product((True, False), repeat=5))
     assert len(outbound()) == 32
+
+
+# --- The release set -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.release
+@pytest.mark.parametrize(
+    ("matrix", "origin"),
+    [*((name, None) for name in MATRICES if name != "kinds"), *(("kinds", each) for each in ORIGINS)],
+)
+def test_every_project_of_a_matrix_is_right(matrix: str, origin: str | None, figure: Callable[[str], None]) -> None:
+    results = [*prove_all(MATRICES[matrix](), origin)]
+    assert results
+    assert [f"{name}: {result}" for name, result, right in results if not right] == []
+    figure(f"projects of the matrix {matrix}{f' from {origin}' if origin else ''}: {len(results)}")
+
+
+@pytest.mark.release
+def test_every_combination_of_answers_is_right(figure: Callable[[str], None]) -> None:
+    results = [*check_all([*combinations()])]
+    assert [problem for result in results for problem in result.problems] == []
+    figure(f"combinations rendered and linted: {sum(result.projects for result in results)}")

@@ -1,9 +1,10 @@
-"""What is wrong, and what to do: said in a line or two, whatever is missing, old, dirty or broken."""
+"""Messages for a person: what is wrong and what to do, whatever is missing, too old, changed or broken."""
 
 from __future__ import annotations
 
 import ast
 import os
+import shutil
 import stat
 import sys
 from pathlib import Path
@@ -12,28 +13,32 @@ from subprocess import CompletedProcess
 import pytest
 from copier import run_copy
 
-from .support import DEFAULT, ROOT, copier, run, uv
+from .support import DEFAULT, OWNERSHIP, ROOT, copier, interview, run, uv
 from .test_hook import steps, without_uv
 from .workshop import Workshop, commit, git
-
-pytestmark = pytest.mark.usefixtures("quickly")
 
 PROGRAMS = [ROOT / "with_uv.py", *sorted((ROOT / "hooks").glob("*.py"))]
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, words: Path, quickly: None) -> Workshop:
-    return Workshop.of(words, tmp_path_factory.mktemp("messages"))
+def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Workshop:
+    return Workshop.of(small_template, tmp_path_factory.mktemp("messages"))
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Path:
+    """A project without an environment, which no test changes."""
+    path = tmp_path_factory.mktemp("rendered") / "weather-station"
+    run_copy(str(small_template), path, data=DEFAULT, defaults=True, skip_tasks=True, quiet=True)
+    git("init", "--quiet", cwd=path)
+    commit(path)
+    return path
 
 
 @pytest.fixture
-def project(words: Path, tmp_path: Path) -> Path:
+def project(rendered: Path, tmp_path: Path) -> Path:
     """A committed project without an environment."""
-    made = tmp_path / "weather-station"
-    run_copy(str(words), made, data=DEFAULT, defaults=True, skip_tasks=True, quiet=True)
-    git("init", "--quiet", cwd=made)
-    commit(made)
-    return made
+    return Path(shutil.copytree(rendered, tmp_path / "weather-station"))
 
 
 def last_line(done: CompletedProcess[str]) -> str:
@@ -90,12 +95,12 @@ def test_without_git_the_project_is_made_and_says_that_it_cannot_be_updated(work
     arguments = ("copy", "-T", "--defaults", str(workshop.template), "weather-station")
     done = copier(*arguments, cwd=tmp_path, PATH=str(tmp_path / "bin"))
     assert done.returncode == 0
-    assert "No later version can be pulled into this project: git is missing on this machine" in done.stderr
+    assert "This project cannot be updated: git is missing on this machine" in done.stderr
     assert "Commit the project to git" not in done.stderr
 
 
 @pytest.mark.slow
-def test_without_git_a_url_is_refused(tmp_path: Path) -> None:
+def test_without_git_a_url_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     arguments = ("copy", "-T", "--defaults", "https://example.com/template.git", "x")
     done = copier(*arguments, cwd=tmp_path, PATH=str(tmp_path / "bin"))
@@ -108,7 +113,7 @@ def test_with_git_the_project_says_to_commit_it(workshop: Workshop, tmp_path: Pa
     done = copier("copy", "-T", "--defaults", str(workshop.template), "weather-station", cwd=tmp_path)
     assert done.returncode == 0
     assert "Commit the project to git now" in done.stderr
-    assert "cannot be pulled" not in done.stderr
+    assert "cannot be updated" not in done.stderr
 
 
 @pytest.mark.slow
@@ -152,7 +157,7 @@ def test_after_an_update_without_uv_the_command_for_later_is_named(project: Path
 
 
 def stand_in_for_uv(directory: Path, fails_on: str) -> Path:
-    """A uv that does nothing, and fails on one subcommand."""
+    """Write a uv that does nothing, and fails on one subcommand."""
     program = directory / "uv"
     program.write_text(
         f"#!{sys.executable}\nimport sys\nif sys.argv[1] == {fails_on!r}:\n    sys.exit('RuntimeError: on purpose')\n",
@@ -163,14 +168,14 @@ def stand_in_for_uv(directory: Path, fails_on: str) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_a_server_that_an_update_broke_is_the_last_word(project: Path, tmp_path: Path) -> None:
-    """Copier ends with status 0, and its own message would say that all is well."""
+def test_a_server_that_an_update_broke_is_the_last_message(project: Path, tmp_path: Path) -> None:
+    """Copier ends with status 0 in any case."""
     done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="run")))
     assert done.returncode == 0
     assert steps(done)["smoke test"] == "failed"
-    _, _, said = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
-    assert "RuntimeError: on purpose" in said
-    assert "To repeat it: cd" in said
+    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
+    assert "RuntimeError: on purpose" in message
+    assert "To repeat it: cd" in message
     assert "Updated." not in done.stderr
     assert hook(project, "update", UV=str(stand_in_for_uv(tmp_path, "run")), CI="1").returncode == 1
 
@@ -182,14 +187,14 @@ def test_after_an_update_that_works_the_next_step_is_named(project: Path, tmp_pa
     assert last_line(done) == "Updated. Look at the change with git diff, run uv run pytest, then commit."
 
 
-def test_conflicts_are_the_last_word_and_name_files_and_both_ways_out(project: Path) -> None:
+def test_conflicts_are_the_last_message_with_their_files_and_two_ways_to_continue(project: Path) -> None:
     (project / "pyproject.toml").write_text("<<<<<<< before updating\n=======\n>>>>>>> after updating\n", "utf-8")
     (project / "README.md.rej").write_text("a hunk", "utf-8")
     done = hook(project, "update")
     assert done.returncode == 0
-    _, _, said = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
-    assert "The update and your edits meet in:\n\n    README.md.rej\n    pyproject.toml\n" in said
-    assert said.endswith("Or go back to your last commit: git reset --hard && git clean -fd\n\n")
+    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
+    assert "The update and your edits meet in:\n\n    README.md.rej\n    pyproject.toml\n" in message
+    assert message.endswith("Or go back to your last commit: git reset --hard && git clean -fd\n\n")
     assert "Updated." not in done.stderr
 
 
@@ -202,15 +207,25 @@ def test_a_conflict_in_the_answers_themselves_is_one_too(project: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_copier_says_nothing_after_an_update() -> None:
-    """It would say it after the hook, whatever the hook has found."""
-    config = (ROOT / "copier.yml").read_text("utf-8")
-    assert "_message_after_update" not in config
+def test_copier_prints_nothing_after_an_update() -> None:
+    """It would come after the hook's result, whatever that is."""
+    assert "_message_after_update" not in interview()
+
+
+def test_the_message_before_an_update_names_all_that_is_the_users() -> None:
+    message = interview()["_message_before_update"]
+    paths = [pattern.removesuffix("**") for pattern in OWNERSHIP["user"]]
+    assert [path for path in paths if path not in message] == []
+
+
+@pytest.mark.parametrize("name", [name for name in interview() if name.startswith("_message_")])
+def test_a_message_fits_a_wide_terminal(name: str) -> None:
+    assert max(map(len, interview()[name].splitlines())) <= 120
 
 
 @pytest.mark.slow
 def test_an_update_that_is_not_quiet_gets_to_its_end(workshop: Workshop) -> None:
-    """Copier renders the message before an update when it knows no answer yet."""
+    """Copier renders the message before an update when no answer is known yet."""
     project = workshop.copy("loud")
     done = copier("update", "--trust", "--defaults", cwd=project)
     assert done.returncode == 0, done.stderr

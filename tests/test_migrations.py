@@ -16,7 +16,7 @@ from migrate import merge_lines
 from .support import ROOT, Answers, files, owners, run
 from .workshop import Workshop, commit, edit, git, recorded, update
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+pytestmark = pytest.mark.slow
 
 GUARD = Path("src/weather_station/production/guard.py")
 DOORMAN = GUARD.with_name("doorman.py")
@@ -24,7 +24,7 @@ OWN_LINE = "OF_MINE = 'a line of the owner'"
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, quickly: None) -> Workshop:
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Version 1.0.0, the working tree; and 2.0.0, which renames and removes what the example says."""
     made = Workshop.of_the_working_tree(tmp_path_factory.mktemp("migrations"))
     template = made.template / "template"

@@ -1,91 +1,34 @@
-"""Tools from an OpenAPI document: what is made of one, how hostile it may be, and what is said of the rest."""
+"""The OpenAPI tool generator on whole projects: through Copier, through the hook's program and on its own."""
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import json
 import os
 import re
+import shlex
 import shutil
-import socket
 import sys
-import threading
-import types
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import tomllib
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from openapi_seed import document as document_module
-from openapi_seed import names
-from openapi_seed.document import Document, DocumentError
-from openapi_seed.operations import SelectionError, patterns
-from openapi_seed.seed import CASES, REPORT, TESTS, Seeded, seed
-from pydantic import BaseModel, ConfigDict
 
 from .support import ROOT, copier, files, path_with_uv, run, uv
 from .test_messages import stand_in_for_uv
 
-DOCUMENTS = ROOT / "tests" / "openapi"
+PACKAGE = ROOT / "packages" / "openapi-tools"
+DOCUMENTS = PACKAGE / "tests" / "documents"
 PROGRAM = ROOT / "hooks" / "openapi.py"
+GENERATED_BESIDE_TOOLS = ("tests/test_openapi.py", "tests/openapi.json", "docs/openapi-report.md")
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-
-def made_of(document: dict[str, Any], folder: Path, selection: str = "") -> Seeded:
-    path = folder / "document.json"
-    path.write_text(json.dumps(document), "utf-8")
-    return seed(Document(str(path)), "package", selection)
-
-
-def with_paths(paths: dict[str, Any], **components: Any) -> dict[str, Any]:
-    return {"openapi": "3.1.0", "info": {"title": "T", "version": "1"}, "paths": paths, "components": components}
-
-
-def operation(**about: Any) -> dict[str, Any]:
-    return {"responses": {"200": {"description": "ok"}}} | about
-
-
-def findings(seeded: Seeded, kind: str) -> list[tuple[str, str]]:
-    return [(each.pointer, each.text) for each in seeded.report.findings if each.kind == kind]
-
-
-def names_of(seeded: Seeded) -> list[str]:
-    return [tool.name for tool in seeded.tools]
-
-
-@pytest.fixture(scope="module")
-def plain() -> Seeded:
-    return seed(Document(str(DOCUMENTS / "plain.yaml")), "package")
-
-
-@pytest.fixture(scope="module")
-def modern() -> Seeded:
-    return seed(Document(str(DOCUMENTS / "modern.yaml")), "package")
-
-
-@pytest.fixture(scope="module")
-def hostile() -> Seeded:
-    return seed(Document(str(DOCUMENTS / "hostile.yaml")), "package")
-
-
-def case(seeded: Seeded, tool: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(each for each in json.loads(seeded.files[CASES]) if each["tool"] == tool)
-    return found
-
-
-# --- A project ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made from plain.yaml by the whole hook; a test that seeds another document begins with `unseeded`."""
+    """A project with the tools of plain.yaml, made by Copier; a test of another document calls `remove_tools` first."""
     folder = tmp_path_factory.mktemp("openapi")
     shutil.copytree(DOCUMENTS, folder / "api")
     answers = {
@@ -95,20 +38,20 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "openapi_spec": "api/plain.yaml",
     }
     data = [part for name, value in answers.items() for part in ("-d", f"{name}={value}")]
-    done = copier("copy", "--trust", "--defaults", "--quiet", *data, str(template), "project", cwd=folder)
-    assert done.returncode == 0, done.stderr
-    (folder / "said").write_text(done.stderr, "utf-8")
+    completed = copier("copy", "--trust", "--defaults", "--quiet", *data, str(template), "project", cwd=folder)
+    assert completed.returncode == 0, completed.stderr
+    (folder / "copier.log").write_text(completed.stderr, "utf-8")
     return folder / "project"
 
 
-def unseeded(project: Path) -> None:
+def remove_tools(project: Path) -> None:
     tools = project / "src" / "pets" / "tools"
-    for path in [*tools.glob("*.py"), project / TESTS, project / CASES, project / REPORT]:
+    for path in [*tools.glob("*.py"), *(project / name for name in GENERATED_BESIDE_TOOLS)]:
         if path.name != "__init__.py":
             path.unlink(missing_ok=True)
 
 
-def seeding(spec: str | Path, project: Path, *options: str) -> CompletedProcess[str]:
+def run_hook_program(spec: str | Path, project: Path, *options: str) -> CompletedProcess[str]:
     return run(uv(), "run", "--script", PROGRAM, spec, project, *options, cwd=project)
 
 
@@ -116,34 +59,38 @@ def in_project(project: Path, *command: str) -> CompletedProcess[str]:
     return run(uv(), "run", "--no-sync", *command, cwd=project, UV_OFFLINE="1")
 
 
-def assert_green(project: Path, *, types: bool = True) -> dict[str, Any]:
-    """Its lint, format, types and tests, and what a real client sees of its tools."""
-    checks = [["ruff", "check", "."], ["ruff", "format", "--check", "."], *([["mypy"]] if types else [])]
-    for command in [*checks, ["pytest", "-q", "-n", "0", "-p", "no:cacheprovider", TESTS, "tests/test_tools.py"]]:
-        done = in_project(project, *command)
-        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-        assert "skipped" not in done.stdout
+def assert_green(project: Path) -> dict[str, Any]:
+    """Check the project's lint, format, types and tests, and return its tools as a client sees them."""
+    for command in (
+        ["ruff", "check", "."],
+        ["ruff", "format", "--check", "."],
+        ["mypy"],
+        ["pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_openapi.py", "tests/test_tools.py"],
+    ):
+        completed = in_project(project, *command)
+        assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]
+        assert "skipped" not in completed.stdout
     (project / "check.py").write_bytes((ROOT / "tests" / "in_project" / "openapi_client.py").read_bytes())
-    done = in_project(project, "python", "-W", "error", "-m", "check")
+    completed = in_project(project, "python", "-W", "error", "-m", "check")
     (project / "check.py").unlink()
-    assert done.returncode == 0, done.stderr[-6000:]
-    tools: dict[str, Any] = json.loads(done.stdout)
+    assert completed.returncode == 0, completed.stderr[-6000:]
+    tools: dict[str, Any] = json.loads(completed.stdout)
     assert all(map(TOOL_NAME.fullmatch, tools))
     return tools
 
 
 @pytest.mark.slow
 @pytest.mark.acceptance
-def test_the_hook_makes_a_project_with_a_tool_for_each_operation(project: Path) -> None:
-    said = (project.parent / "said").read_text("utf-8")
-    assert re.search(r"^  tools +\d+\.\d s  ok$", said, re.MULTILINE), said
-    assert re.search(r"^  smoke test +\d+\.\d s  ok$", said, re.MULTILINE), said
-    assert "    15 tools of 16 operations, in 3 modules" in said
-    assert "deprecated" in said
-    assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in said
+def test_copier_makes_a_project_with_a_tool_for_each_operation(project: Path) -> None:
+    log = (project.parent / "copier.log").read_text("utf-8")
+    assert re.search(r"^  tools +\d+\.\d s  ok$", log, re.MULTILINE), log
+    assert re.search(r"^  smoke test +\d+\.\d s  ok$", log, re.MULTILINE), log
+    assert "    15 tools of 16 operations, in 3 modules" in log
+    assert "deprecated" in log
+    assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in log
     tools = assert_green(project)
     assert tools["list_pets"]["title"] == "List all pets"
-    assert tools["list_pets"]["description"].startswith("Lists the pets,\nnewest first.\n\nThe answer may be one page")
+    assert tools["list_pets"]["description"].startswith("Lists the pets,\nnewest first.\n\nThe response may be one")
     hints = {name: tools[name]["annotations"] for name in ("get_pet", "replace_pet", "delete_pet", "create_pet")}
     assert hints["get_pet"]["readOnlyHint"]
     for name in ("replace_pet", "delete_pet"):
@@ -156,10 +103,10 @@ def test_the_hook_makes_a_project_with_a_tool_for_each_operation(project: Path) 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("name", ["modern", "hostile"])
 def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: str) -> None:
-    unseeded(project)
-    done = seeding(DOCUMENTS / f"{name}.yaml", project)
-    assert done.returncode == 0, done.stderr
-    assert "pwned" not in done.stdout.replace("echo pwned", "")
+    remove_tools(project)
+    completed = run_hook_program(DOCUMENTS / f"{name}.yaml", project)
+    assert completed.returncode == 0, completed.stderr
+    assert "pwned" not in completed.stdout.replace("echo pwned", "")
     tools = assert_green(project)
     assert len(tools) > 5
     for tool in tools.values():
@@ -170,537 +117,111 @@ def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: 
 
 @pytest.mark.slow
 @pytest.mark.acceptance
-def test_what_exists_is_not_written_over(project: Path) -> None:
-    unseeded(project)
-    mine = project / "src" / "pets" / "tools" / "_models.py"
-    mine.write_text('"""Mine."""\n', "utf-8")
+def test_an_existing_file_is_not_overwritten(project: Path) -> None:
+    remove_tools(project)
+    own = project / "src" / "pets" / "tools" / "_models.py"
+    own.write_text('"""Written by the owner."""\n', "utf-8")
     before = files(project / "src")
-    done = seeding(DOCUMENTS / "plain.yaml", project, "--only", "Pets")
-    assert done.returncode == 1
-    assert "These files exist, and what exists is yours" in done.stderr
-    assert "src/pets/tools/_models.py" in done.stderr
+    completed = run_hook_program(DOCUMENTS / "plain.yaml", project, "--only", "Pets")
+    assert completed.returncode == 1
+    assert "These files already exist and are not overwritten" in completed.stderr
+    assert "src/pets/tools/_models.py" in completed.stderr
     assert files(project / "src") == before
-    mine.unlink()
+    own.unlink()
 
 
 @pytest.mark.slow
 @pytest.mark.acceptance
 def test_a_document_that_cannot_be_used_leaves_a_project_that_works(project: Path) -> None:
-    unseeded(project)
+    remove_tools(project)
     broken = project.parent / "broken.yaml"
     broken.write_text("openapi: 3.0.0\npaths: {", "utf-8")
     hook = [sys.executable, str(ROOT / "hooks" / "post_generate.py"), "copy", str(project)]
-    done = run(*hook, f"--openapi={broken}", "--operations=GET /pets", cwd=project, PATH=path_with_uv())
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"^  tools +\d+\.\d s  failed$", done.stderr, re.MULTILINE), done.stderr
-    assert re.search(r"^  smoke test +\d+\.\d s  ok$", done.stderr, re.MULTILINE), done.stderr
-    assert re.search(r"broken\.yaml is no YAML: line \d, column \d", done.stderr)
-    assert "To repeat it: cd " in done.stderr
+    completed = run(*hook, f"--openapi={broken}", "--operations=GET /pets", cwd=project, PATH=path_with_uv())
+    assert completed.returncode == 0, completed.stderr
+    assert re.search(r"^  tools +\d+\.\d s  failed$", completed.stderr, re.MULTILINE), completed.stderr
+    assert re.search(r"^  smoke test +\d+\.\d s  ok$", completed.stderr, re.MULTILINE), completed.stderr
+    assert re.search(r"broken\.yaml is not valid YAML: line \d, column \d", completed.stderr)
+    assert "To repeat it: cd " in completed.stderr
     broken.write_text("openapi: 3.0.0\npaths: {/pets: {get: {responses: {}}}}", "utf-8")
-    again = re.findall(r"To repeat it: (cd .*)", done.stderr)[-1]
+    again = re.findall(r"To repeat it: (cd .*)", completed.stderr)[-1]
     assert run("sh", "-c", again, cwd=project, PATH=path_with_uv()).returncode == 0
     assert (project / "src" / "pets" / "tools" / "pets.py").exists()
 
 
-# --- What is made ------------------------------------------------------------------------------------------
+# --- The hook's program ---------------------------------------------------------------------------------------
 
 
-def test_the_same_document_gives_the_same_bytes() -> None:
-    program = (
-        "import sys, json; from openapi_seed.document import Document; from openapi_seed.seed import seed;"
-        "print(json.dumps([seed(Document(path), 'p').files for path in sys.argv[1:]]))"
-    )
-    paths = [str(DOCUMENTS / f"{name}.yaml") for name in ("plain", "modern", "hostile")]
-    found = {
-        run(sys.executable, "-c", program, *paths, cwd=ROOT / "hooks", PYTHONHASHSEED=seed, PYTHONPATH=".").stdout
-        for seed in ("1", "2", "3")
-    }
-    assert len(found) == 1
-    assert len(found.pop()) > 10_000
-
-
-def test_json_and_yaml_mean_the_same(tmp_path: Path) -> None:
-    content = yaml.safe_load((DOCUMENTS / "modern.yaml").read_text("utf-8"))
-    (tmp_path / "modern.json").write_text(json.dumps(content), "utf-8")
-    assert (
-        seed(Document(str(tmp_path / "modern.json")), "p").files
-        == seed(Document(str(DOCUMENTS / "modern.yaml")), "p").files
-    )
-
-
-def test_every_style_of_a_parameter_goes_over_the_wire_as_the_standard_says(plain: Seeded) -> None:
-    request = case(plain, "list_pets")["request"]
-    text = "a/b c&d=é"
-    assert request["query"] == [
-        ["limit", "1"],
-        ["cursor", text],
-        ["tags", text],
-        ["tags", text],
-        ["ids", "7,7"],
-        ["spaced", f"{text} {text}"],
-        ["piped", f"{text}|{text}"],
-        ["filter[age]", "7"],
-        ["filter[owner][name]", text],
-        ["sort", "name"],
-        ["q", '{"text":"a/b c&d=é"}'],
-        ["raw", text],
-        ["dry-run", "true"],
-    ]
-    assert request["headers"] == {"x-request-id": "a b"}
-    assert request["cookies"] == {"session": "a%20b"}
-    assert case(plain, "get_any")["request"]["path"] == "/any/a%2Fb%20c%26d%3D%C3%A9"
-    source = plain.files["src/package/tools/pets.py"]
-    for part in (
-        '*form("ids", ids, explode=False)',
-        '*form("spaced", spaced, explode=False, separator="%20")',
-        '*form("piped", piped, explode=False, separator="%7C")',
-        '*deep("filter", filter_)',
-        '*in_json("q", q)',
-        '*form("raw", raw, reserved=True)',
-    ):
-        assert part in source
-
-
-def test_bodies_and_answers_are_what_they_are(plain: Seeded) -> None:
-    def kinds(tool: str) -> tuple[str, str]:
-        found = case(plain, tool)
-        return found["request"]["body"]["kind"], found["request"]["body"]["type"]
-
-    assert kinds("create_pet") == ("json", "application/json")
-    assert kinds("change_pet") == ("json", "application/merge-patch+json")
-    assert kinds("send_form") == ("form", "application/x-www-form-urlencoded")
-    assert kinds("upload") == ("multipart", "multipart/form-data")
-    assert kinds("replace_file") == ("binary", "application/octet-stream")
-    assert kinds("add_note") == ("text", "text/plain")
-    results = {each.name: each.answer.kind for each in plain.tools}
-    assert (results["get_status"], results["download"], results["delete_pet"]) == ("text", "binary", "nothing")
-    assert case(plain, "send_form")["request"]["body"]["content"] == [
-        ["name", "a/b c&d=é"],
-        ["tags", "a/b c&d=é"],
-        ["ids", "7"],
-        ["metadata[key]", "a/b c&d=é"],
-        ["address", '{"street":"a/b c&d=é"}'],
-    ]
-
-
-def test_a_request_is_strict_and_an_answer_takes_what_a_later_version_adds(plain: Seeded) -> None:
-    models = plain.files["src/package/tools/_models.py"]
-    asked, answered = class_of(models, "PetInput"), class_of(models, "Pet")
-    assert "id:" not in asked
-    assert "secret: str" in asked
-    assert "min_length=1" in asked
-    assert 'Literal["here", "sold"] | None' in asked
-    assert "id_: " in answered
-    assert "secret" not in answered
-    assert "min_length" not in answered
-    assert 'Literal["here", "sold"] | str | None' in answered
-
-
-def class_of(source: str, name: str) -> str:
-    return next(
-        ast.unparse(node) for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name
-    ).replace("'", '"')
-
-
-def test_rules_that_no_model_checks_are_reported(modern: Seeded) -> None:
-    said = dict.fromkeys(text for _, text in findings(modern, "schema"))
-    for text in ("uniqueItems is not checked", "not is not checked", "anyOf of rules without types is not checked"):
-        assert text in said
-    assert [pointer for pointer, _ in findings(modern, "pattern")]
-    skipped = findings(modern, "skipped operation")
-    assert ("#/webhooks/treeGrew", "the API makes these requests, not the server") in skipped
-    assert any("#/nowhere" in text for _, text in findings(modern, "reference"))
-    assert modern.files[REPORT].count("uniqueItems is not checked") == 1
-
-
-def test_a_large_circle_of_schemas_is_taken_apart_and_a_small_one_is_not(modern: Seeded) -> None:
-    models = modern.files["src/package/tools/_models.py"]
-    assert "next_: Annotated[dict[str, Any] | None" in class_of(models, "N1")
-    assert "list[Tree]" in class_of(models, "Tree")
-    assert len([text for _, text in findings(modern, "schema") if "lead to each other" in text]) == 14
-
-
-def test_credentials_are_put_into_the_clients_settings(plain: Seeded) -> None:
-    advice = "\n".join(plain.advice)
-    assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in advice
-    assert "UPSTREAM_API_KEY_QUERY=api_key" in advice
-    assert "UPSTREAM_API_KEY_SCHEME=Basic" in advice
-    assert "SESSION=<key>, and UPSTREAM_API_KEY_HEADER=Cookie" in advice
-    assert "getting and renewing one is left to you" in advice
-    assert findings(plain, "authentication")
-    assert "UPSTREAM_API_KEY_QUERY=api_key" in plain.files[REPORT]
-
-
-def test_a_server_of_its_own_and_a_redirect_are_reported(plain: Seeded) -> None:
-    assert findings(plain, "server") == [("#/paths/~1elsewhere/get", "GET /elsewhere: https://other.example.com")]
-    assert any("redirect" in text for _, text in findings(plain, "response"))
-
-
-def test_read_only_is_what_reads(plain: Seeded) -> None:
-    source = "".join(plain.files.values())
-    assert re.search(r"add\(server, get_pet, .*, READ_ONLY\)", source)
-    assert re.search(r"add\(server, head_status, .*, READ_ONLY\)", source)
-    assert re.search(r"add\(server, delete_pet, .*, REPLACES\)", source)
-    assert re.search(r"add\(server, create_pet, .*, CHANGES\)", source)
-
-
-# --- Names -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("listPets", "list_pets"),
-        ("repos/list-for-org", "repos_list_for_org"),
-        ("HTTPServerID", "http_server_id"),
-        ("2fa.enable", "x_2fa_enable"),
-        ("class", "class_"),
-        ("type", "type_"),
-        ("__init__", "init"),
-        ("Größe", "grosse"),
-        ("天气", "x"),
-        ("", "x"),
-        ("a" * 200, "a" * 52 + "c2a908d9"),
-    ],
-    ids=ascii,
-)
-def test_a_name_becomes_an_identifier(given: str, expected: str) -> None:
-    assert names.snake(given, "x") == expected
-
-
-def test_equal_names_are_told_apart_and_reserved_ones_avoided(hostile: Seeded) -> None:
-    assert names_of(hostile)[:6] == ["import_", "same", "same_2", "same_3", "health_check_2", "register_2"]
-    assert len(set(names_of(hostile))) == len(names_of(hostile))
-    arguments = [each.name for each in hostile.tools[0].parameters]
-    assert arguments[:4] == ["class_", "a_b", "a_b_path", "class_query"]
-    renamed = {"ctx_query", "self_", "server_query", "body_query", "form_query", "class_header", "class_cookie"}
-    assert renamed <= {*arguments}
-    modules = {each.module for each in hostile.tools}
-    assert {"class_", "production_2", "etc_passwd", "register_2", "con_2"} <= modules
-    assert all(re.fullmatch(r"[a-z][a-z0-9_]*", module) for module in modules)
-
-
-def test_headers_that_are_the_clients_own_or_no_headers_are_left_out(hostile: Seeded) -> None:
-    assert [each.wire for each in hostile.tools[0].of("header")] == ["class"]
-    assert len([text for _, text in findings(hostile, "parameter") if "left out" in text]) >= 6
-
-
-def test_without_tags_the_path_names_the_module(tmp_path: Path) -> None:
-    paths = {path: {"get": operation()} for path in ("/api/v1/users/{id}", "/api/v1/users", "/api/v1/{x}/orders.json")}
-    assert [tool.module for tool in made_of(with_paths(paths), tmp_path).tools] == ["users", "users", "orders"]
-
-
-def test_a_module_that_the_project_has_is_not_taken() -> None:
-    seeded = seed(Document(str(DOCUMENTS / "plain.yaml")), "package", "", frozenset(("pets",)))
-    assert {tool.module for tool in seeded.tools} == {"pets_2", "files_and_forms", "elsewhere"}
-
-
-# --- Selection ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("selection", "expected"),
-    [
-        ("getPet", ["get_pet"]),
-        ("get*", ["get_pet", "get_any"]),
-        ("oldPet", ["old_pet"]),
-        ("files-and-forms", 7),
-        ("Pets", 7),
-        ("GET /pets, deletePet", ["list_pets", "delete_pet"]),
-        ("GET /pets* upload", ["list_pets", "get_pet", "upload"]),
-        ("/files/*", ["download", "replace_file"]),
-        ("GET /pets/{petId}/old", ["old_pet"]),
-        ("*", 15),
-    ],
-)
-def test_a_selection_means_ids_tags_and_paths(selection: str, expected: list[str] | int) -> None:
-    found = names_of(seed(Document(str(DOCUMENTS / "plain.yaml")), "package", selection))
-    assert found == expected or len(found) == expected, found
-
-
-def test_a_selection_that_means_nothing_says_what_there_is() -> None:
-    with pytest.raises(SelectionError, match=r"'getPets' means no operation of the document; there are, .*getPet"):
-        seed(Document(str(DOCUMENTS / "plain.yaml")), "package", "getPets")
-
-
-def test_a_selection_is_parted_by_commas_and_spaces() -> None:
-    assert patterns(" a,b  get /c , /d") == ["a", "b", "GET /c", "/d"]
-
-
-# --- Documents that cannot be used ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "is no object"),
-        ("- 1", "is no object"),
-        ("{", "is no JSON|is no YAML"),
-        ('{"openapi": "3.0.0"} {', "is no JSON: line 1, column 22"),
-        ("swagger: '2.0'", "is Swagger 2.0. Convert it to OpenAPI 3 first"),
-        ("openapi: 4.0.0", "/openapi is '4.0.0'; 3.0 and 3.1 are read"),
-        ("info: {}", "/openapi is None"),
-        ("openapi: 3.0.0\npaths: []", "/paths is no object"),
-        ("openapi: 3.0.0\nx: !!python/object/apply:os.system [echo]", "is no YAML"),
-        ('{"openapi": "3.0.0", "x": NaN}', "NaN is no JSON"),
-        ("openapi: 3.0.0\nx: .inf", "a number that JSON lacks"),
-        ("openapi: 3.0.0\nx: " + "[" * 500 + "]" * 500, "too large|RecursionError|recursion"),
-        (
-            "openapi: 3.0.0\na: &a [x,x,x,x,x,x,x,x,x,x]\n"
-            + "\n".join(f"{n}: &{n} [{','.join(['*' + p] * 10)}]" for p, n in zip("abcdefgh", "bcdefghi", strict=True))
-            + "\npaths: []",
-            "paths is no object",
-        ),
-    ],
-    ids=lambda value: ascii(value)[:40],
-)
-def test_what_is_no_document_is_refused_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
-    path = tmp_path / "document.yaml"
-    path.write_text(text, "utf-8")
-    with pytest.raises(DocumentError, match=problem) as refusal:
-        Document(str(path))
-    assert str(path) in str(refusal.value)
-
-
-@pytest.mark.parametrize("malformed", ["true", "5", "", "text", "{a: 1}"])
-def test_what_is_no_list_where_one_belongs_counts_as_none(tmp_path: Path, malformed: str) -> None:
-    schema = f"{{type: object, required: {malformed}, properties: {{x: {{type: object, required: {malformed}}}}}}}"
-    path = tmp_path / "document.yaml"
-    path.write_text(
-        f"""openapi: 3.0.0
-tags: {malformed}
-servers: [{{url: https://api.example.com}}]
-paths:
-  /things:
-    post:
-      operationId: makeThing
-      tags: {malformed}
-      servers: {malformed}
-      security: [{malformed}]
-      requestBody: {{content: {{application/json: {{schema: {schema}}}}}}}
-      responses: {{"200": {{content: {{application/json: {{schema: {schema}}}}}}}}}
-""",
-        "utf-8",
-    )
-    assert names_of(seed(Document(str(path)), "package")) == ["make_thing"]
-
-
-def test_another_protocol_behind_the_url_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def answer() -> None:
-            with listener.accept()[0] as connection:
-                connection.recv(4096)
-                connection.sendall(b"SSH-2.0-OpenSSH_9.9\r\n")
-
-        threading.Thread(target=answer, daemon=True).start()
-        with pytest.raises(DocumentError, match="cannot be read: SSH-2"):
-            Document(f"http://127.0.0.1:{listener.getsockname()[1]}/openapi.json")
+def test_a_folder_that_is_no_project_of_the_template_is_reported(tmp_path: Path) -> None:
+    completed = run(sys.executable, PROGRAM, "petstore.yaml", tmp_path, cwd=tmp_path)
+    assert (completed.returncode, completed.stdout) == (1, "")
+    assert "petstore.yaml: no tools were generated" in completed.stderr
+    assert f"{tmp_path} has no src/*/production/answers.json" in completed.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_names_that_a_pipe_of_windows_has_no_letters_for_are_told(tmp_path: Path) -> None:
+def test_output_is_utf_8_where_the_locale_is_not(tmp_path: Path) -> None:
     answers = tmp_path / "src" / "pets" / "production" / "answers.json"
     answers.parent.mkdir(parents=True)
     answers.write_text("{}")
-    document = tmp_path / "document.json"
-    paths = {"/x": {"get": operation(security=[{"Schlüssel-キー": []}])}}
-    scheme = {"type": "apiKey", "in": "header", "name": "X-Key"}
-    document.write_text(json.dumps(with_paths(paths, securitySchemes={"Schlüssel-キー": scheme})), "utf-8")
-    uv = str(stand_in_for_uv(tmp_path, fails_on=""))
-    done = run(sys.executable, PROGRAM, document, tmp_path, cwd=tmp_path, UV=uv, PYTHONIOENCODING="cp1252")
-    assert done.returncode == 0, done.stderr
-    assert "Schlüssel-キー" in done.stdout
-
-
-def test_a_missing_or_too_large_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DocumentError, match="cannot be read: No such file or directory"):
-        Document(str(tmp_path / "none.yaml"))
-    (tmp_path / "large.yaml").write_bytes(b"#" * 2_000_000)
-    monkeypatch.setattr(document_module, "MAX_BYTES", 1_048_576)
-    with pytest.raises(DocumentError, match="has more than 1 MiB"):
-        Document(str(tmp_path / "large.yaml"))
-
-
-@contextmanager
-def served(answers: dict[str, bytes]) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            found = answers.get(self.path)
-            self.send_response(404 if found is None else 200)
-            self.end_headers()
-            self.wfile.write(found or b"")
-
-        def log_message(self, *_: object) -> None:
-            """Says nothing."""
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-
-
-def test_a_document_is_read_from_a_url_and_its_files_from_beside_it(plain: Seeded) -> None:
-    answers = {f"/api/{name}": (DOCUMENTS / name).read_bytes() for name in ("plain.yaml", "common.yaml")}
-    with served(answers) as url:
-        assert seed(Document(f"{url}/api/plain.yaml"), "package").files == plain.files
-        with pytest.raises(DocumentError, match="cannot be read: Not Found"):
-            Document(f"{url}/none.yaml")
-
-
-@pytest.mark.parametrize(
-    ("reference", "problem"),
-    [
-        ("../secret.yaml#/a", "is outside the document's folder"),
-        ("/etc/passwd", "is outside the document's folder"),
-        ("http://127.0.0.1:9/x.yaml", "is on a server, which a file's \\$ref is not taken to"),
-        ("none.yaml#/a", "cannot be read"),
-        ("#/components/schemas/none", "is not there"),
-        ("#anchor", "is no JSON pointer"),
-        ("#/components/schemas/Loop", "leads in a circle"),
-    ],
-)
-def test_a_reference_that_leads_nowhere_is_reported_and_any_value_accepted(
-    tmp_path: Path, reference: str, problem: str
-) -> None:
-    answer = {"200": {"description": "ok", "content": {"application/json": {"schema": {"$ref": reference}}}}}
-    loop = {"Loop": {"$ref": "#/components/schemas/Loop"}}
-    seeded = made_of(with_paths({"/x": {"get": {"responses": answer}}}, schemas=loop), tmp_path)
-    ((pointer, text),) = findings(seeded, "reference")
-    assert pointer == "#/paths/~1x/get/responses/200/content/application~1json/schema"
-    assert re.search(problem, text)
-    assert "-> JsonValue:" in seeded.files["src/package/tools/x.py"]
-
-
-# --- Any document ------------------------------------------------------------------------------------------
-
-ALLOWED = (
-    ast.Module | ast.Expr | ast.Constant | ast.ImportFrom | ast.alias | ast.AsyncFunctionDef | ast.FunctionDef
-    | ast.arguments | ast.arg | ast.Name | ast.Load | ast.Store | ast.Subscript | ast.Tuple | ast.List | ast.Dict
-    | ast.Call | ast.keyword | ast.Return | ast.Await | ast.Attribute | ast.BinOp | ast.BitOr | ast.Starred
-    | ast.ClassDef | ast.AnnAssign | ast.Assign | ast.UnaryOp | ast.USub
-)  # fmt: skip
-"""What the modules are made of: nothing else may ever come of a document."""
-
-CALLED = {"Field", "ConfigDict", "TypeAdapter", "add", "call", "wire", "form", "deep", "in_json", "json_body"}
-CALLED |= {"text_body", "binary_body", "form_body", "multipart_body", "as_json", "as_json_or_done"}
-IMPORTED = {"__future__", "typing", "pydantic", "mcp.server.mcpserver", "", "_api"}
-ATTRIBUTES = {"model_validate", "validate_python"}
-
-
-def assert_harmless(seeded: Seeded) -> None:
-    for path, source in seeded.files.items():
-        if "/tools/" not in path or path.endswith("_api.py"):
-            continue
-        for node in ast.walk(ast.parse(source)):
-            assert isinstance(node, ALLOWED), f"{path}: {ast.unparse(node)}"
-            if isinstance(node, ast.Call):
-                assert isinstance(node.func, ast.Name), f"{path}: {ast.unparse(node)}"
-                assert node.func.id in CALLED, f"{path}: {ast.unparse(node)}"
-            if isinstance(node, ast.ImportFrom):
-                assert (node.module or "") in IMPORTED, f"{path}: {ast.unparse(node)}"
-            if isinstance(node, ast.Attribute):
-                base = ast.unparse(node.value)
-                assert base == "models" or node.attr in ATTRIBUTES, f"{path}: {ast.unparse(node)}"
-
-
-def imported_models(seeded: Seeded) -> types.ModuleType:
-    """The models, run with a stand-in for `_api`."""
-    source = seeded.files.get("src/package/tools/_models.py", "").replace("from ._api import ApiModel", "")
-
-    class ApiModel(BaseModel):
-        model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    module = types.ModuleType("seeded_models")
-    vars(module)["ApiModel"] = ApiModel
-    sys.modules[module.__name__] = module
-    exec(compile(source, "_models.py", "exec"), vars(module))  # noqa: S102 (what has been found harmless)
-    for found in [*vars(module).values()]:
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            found.model_rebuild()
-            found.model_json_schema()
-    return module
-
-
-@pytest.mark.parametrize("name", ["plain", "modern", "hostile"])
-def test_a_document_gives_nothing_but_models_tools_and_literals(name: str, request: pytest.FixtureRequest) -> None:
-    seeded: Seeded = request.getfixturevalue(name)
-    assert_harmless(seeded)
-    imported_models(seeded)
-
-
-NASTY = st.one_of(
-    st.text(max_size=40),
-    st.sampled_from(['"""', "'''\\", "\\", '"', "{}", "class", "__import__('os')", "\u202e", "\r\n", "\x00", "a" * 90]),
-)
-
-
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(NASTY, min_size=12, max_size=12))
-def test_any_text_in_any_place_stays_a_text(tmp_path: Path, words: list[str]) -> None:
-    path, wire, prop, title, text, value, tag, summary, header, scheme, name, pattern = words
-    schema = {
-        "type": "object",
-        "title": title,
-        "description": text,
-        "required": [prop, value],
-        "properties": {
-            prop: {"type": "string", "description": text, "pattern": pattern, "default": value, "format": title},
-            value: {"enum": [value, text, 1, True, None]},
-            name: {"$ref": f"#/components/schemas/{name}"},
-        },
-    }
+    scheme = "Schlüssel-キー"
     document = {
-        "openapi": "3.0.1",
-        "info": {"title": title, "version": value},
-        "paths": {
-            f"/{path}/{{{wire}}}": {
-                "post": {
-                    "operationId": name,
-                    "tags": [tag],
-                    "summary": summary,
-                    "description": text,
-                    "parameters": [
-                        {"name": wire, "in": "path", "required": True, "schema": {"type": "string"}},
-                        {"name": wire, "in": "query", "description": text, "schema": {"enum": [value]}},
-                        {"name": header, "in": "header", "schema": {"type": "string", "pattern": pattern}},
-                        {"name": header, "in": "cookie", "style": text, "schema": schema},
-                    ],
-                    "requestBody": {"content": {header: {"schema": schema}, "application/json": {"schema": schema}}},
-                    "responses": {
-                        "200": {"description": text, "content": {"application/json": {"schema": schema}}},
-                        text: {"description": text},
-                    },
-                    "security": [{scheme: []}],
-                }
-            }
-        },
-        "components": {
-            "schemas": {name: schema},
-            "securitySchemes": {scheme: {"type": "apiKey", "in": "header", "name": header}},
-        },
+        "openapi": "3.1.0",
+        "info": {"title": "T", "version": "1"},
+        "paths": {"/x": {"get": {"responses": {"200": {"description": "ok"}}, "security": [{scheme: []}]}}},
+        "components": {"securitySchemes": {scheme: {"type": "apiKey", "in": "header", "name": "X-Key"}}},
     }
-    seeded = made_of(document, tmp_path)
-    assert_harmless(seeded)
-    imported_models(seeded)
-    assert all(map(TOOL_NAME.fullmatch, names_of(seeded)))
-    assert all(path.isascii() and ".." not in path for path in seeded.files)
-    assert all("\r" not in source and "\x00" not in source for source in seeded.files.values())
+    path = tmp_path / "document.json"
+    path.write_text(json.dumps(document), "utf-8")
+    formatter = str(stand_in_for_uv(tmp_path, fails_on=""))
+    completed = run(sys.executable, PROGRAM, path, tmp_path, cwd=tmp_path, UV=formatter, PYTHONIOENCODING="cp1252")
+    assert completed.returncode == 0, completed.stderr
+    assert scheme in completed.stdout
 
 
-def test_a_text_of_a_megabyte_is_cut(tmp_path: Path) -> None:
-    text = "word " * 200_000
-    schema = {"type": "object", "description": text, "properties": {"a": {"type": "string", "description": text}}}
-    about = operation(operationId=text, summary=text, description=text)
-    about["responses"]["200"]["content"] = {"application/json": {"schema": schema}}
-    seeded = made_of(with_paths({"/x": {"get": about}}), tmp_path)
-    sources = [source for path, source in seeded.files.items() if "/tools/" in path and not path.endswith("_api.py")]
-    assert max(map(len, sources)) < 5_000
-
-
-def test_the_programs_libraries_are_pinned_to_what_is_tested() -> None:
+def test_the_programs_dependencies_are_those_of_the_package_in_the_tested_versions() -> None:
     pinned = re.search(r"^# dependencies = (\[.*\])$", PROGRAM.read_text("utf-8"), re.MULTILINE)
     assert pinned
-    for requirement in json.loads(pinned[1]):
-        distribution, _, version = requirement.partition("==")
-        assert importlib.metadata.version(distribution) == version, requirement
+    versions = dict(requirement.split("==") for requirement in json.loads(pinned[1]))
+    package = tomllib.loads((PACKAGE / "pyproject.toml").read_text("utf-8"))["project"]
+    assert {re.split("[>=<]", requirement)[0] for requirement in package["dependencies"]} == versions.keys()
+    assert versions == {name: importlib.metadata.version(name) for name in versions}
+
+
+# --- The package on its own -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def package_alone(tmp_path: Path) -> Path:
+    """A folder with the package at its path in the repository, and nothing else of the repository."""
+    ignored = shutil.ignore_patterns(".venv", "__pycache__", ".*_cache")
+    shutil.copytree(PACKAGE, tmp_path / "packages" / "openapi-tools", ignore=ignored)
+    return tmp_path
+
+
+def readme_command(containing: str) -> list[str]:
+    """Return the arguments of uv of the command in the package's README that contains this text."""
+    lines = (PACKAGE / "README.md").read_text("utf-8").splitlines()
+    (command,) = (line for line in lines if line.startswith("uv run --project") and containing in line)
+    return shlex.split(command)[1:]
+
+
+@pytest.mark.slow
+def test_the_command_of_the_packages_readme_needs_nothing_but_the_package(package_alone: Path) -> None:
+    names = {"SPEC": str(DOCUMENTS / "plain.yaml"), "PROJECT": "project"}
+    command = [names.get(word, word) for word in readme_command("SPEC")]
+    completed = run(uv(), *command, cwd=package_alone)
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("15 tools of 16 operations, in 3 modules\n")
+    assert (package_alone / "project" / "src" / "my_server" / "tools" / "pets.py").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.acceptance
+def test_the_packages_tests_need_nothing_but_the_package(package_alone: Path) -> None:
+    """All of them are imported; those of the command line run, since all run in this repository's suite as well."""
+    completed = run(uv(), *readme_command("pytest"), "-k", "test_cli", cwd=package_alone)
+    assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]
+    assert re.search(r"\d+ passed, \d+ deselected in ", completed.stdout)
+    lock = "packages/openapi-tools/uv.lock"
+    assert (package_alone / lock).read_bytes() == (ROOT / lock).read_bytes()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import promql_parser
 import pytest
 import yaml
-from copier import run_copy
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
@@ -21,9 +20,7 @@ from dashboards import rules as kubernetes_rules
 
 from .conftest import Rendering
 from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
-from .support import ROOT, run
-
-pytestmark = pytest.mark.usefixtures("quickly")
+from .support import DEFAULT, OTHER_VALUES, ROOT, render_file, run, variants
 
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
 """What compose reads from .env, which a rendering does not have yet."""
@@ -47,23 +44,23 @@ ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
 
 
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
-    renderings: Mapping[str, Rendering],
+    each_rendering: Sequence[Rendering],
 ) -> None:
     promtool = tool("promtool")
-    for rendering in distinct(renderings, "ops/prometheus/"):
+    for rendering in distinct(each_rendering, "ops/prometheus/"):
         folder = rendering.first / "ops/prometheus"
         passes(promtool, "check", "config", "prometheus.yml", cwd=folder)
         passes(promtool, "check", "rules", *sorted(folder.glob("rules/*.yml")), cwd=folder)
         passes(promtool, "test", "rules", *sorted(folder.glob("tests/*.yml")), cwd=folder)
 
 
-def test_alertmanager_accepts_its_configuration(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/alertmanager/"):
+def test_alertmanager_accepts_its_configuration(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/alertmanager/"):
         passes(tool("amtool"), "check-config", "ops/alertmanager/alertmanager.yml", cwd=rendering.first)
 
 
-def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/prometheus/"):
+def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/prometheus/"):
         alerts = {(path.name, rule["alert"]) for path, rule in rules(rendering.first) if "alert" in rule}
         tested = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
         for path in (rendering.first / "ops/prometheus/tests").glob("*.yml"):
@@ -74,8 +71,8 @@ def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(renderings: Map
         assert alerts == tested[False]
 
 
-def test_each_alert_says_what_to_do(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/prometheus/", "docs/RUNBOOK.md"):
+def test_each_alert_says_what_to_do(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/prometheus/", "docs/RUNBOOK.md"):
         alerts = {rule["alert"]: rule for _, rule in rules(rendering.first) if "alert" in rule}
         for name, rule in alerts.items():
             assert rule["labels"]["severity"] in ("critical", "warning")
@@ -85,9 +82,9 @@ def test_each_alert_says_what_to_do(renderings: Mapping[str, Rendering]) -> None
         assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == sorted(alerts, key=runbook.index)
 
 
-def test_the_runbook_speaks_of_what_the_project_has(renderings: Mapping[str, Rendering]) -> None:
+def test_the_runbook_speaks_of_what_the_project_has() -> None:
     def page(name: str) -> str:
-        return renderings[name].files["docs/RUNBOOK.md"].decode()
+        return render_file("docs/RUNBOOK.md", variants()[name])
 
     for word in ("client_id", "request_id", '"level"'):
         assert word in page("default")
@@ -118,10 +115,10 @@ def with_env_file(rendering: Rendering, directory: Path) -> Path:
 
 
 def test_compose_accepts_its_file_alone_and_with_the_load_balancer(
-    renderings: Mapping[str, Rendering], tmp_path: Path
+    each_rendering: Sequence[Rendering], tmp_path: Path
 ) -> None:
     compose = docker_compose()
-    for rendering in distinct(renderings, "docker-compose.yml", "ops/load-balancer/"):
+    for rendering in distinct(each_rendering, "docker-compose.yml", "ops/load-balancer/"):
         project = with_env_file(rendering, tmp_path)
         passes(compose, "config", "--quiet", cwd=project, **COMPOSE)
         passes(compose, *BALANCED, "config", "--quiet", cwd=project, **COMPOSE)
@@ -205,9 +202,9 @@ def test_the_server_has_longer_to_stop_than_it_takes_to_drain(renderings: Mappin
     assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING_SECONDS
 
 
-def test_services_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
+def test_services_follow_the_answers() -> None:
     def services(name: str) -> set[str]:
-        return set(load(renderings[name].first / "docker-compose.yml")["services"])
+        return set(yaml.safe_load(render_file("docker-compose.yml", variants()[name]))["services"])
 
     watching = {"prometheus", "alertmanager", "grafana"}
     assert services("minimal") == {"server"}
@@ -217,20 +214,20 @@ def test_services_follow_the_answers(renderings: Mapping[str, Rendering]) -> Non
     assert services("everything") == {"server", "jaeger", "redis"} | watching
 
 
-def test_compose_file_is_to_the_schema_and_to_a_security_linter(renderings: Mapping[str, Rendering]) -> None:
-    files = [rendering.first / "docker-compose.yml" for rendering in distinct(renderings, "docker-compose.yml")]
+def test_compose_file_is_to_the_schema_and_to_a_security_linter(each_rendering: Sequence[Rendering]) -> None:
+    files = [rendering.first / "docker-compose.yml" for rendering in distinct(each_rendering, "docker-compose.yml")]
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files, cwd=ROOT)
     passes(tool("compose-lint"), "--fail-on", "high", *files, cwd=ROOT)
 
 
-def test_dockerfile_is_clean_whatever_the_description(renderings: Mapping[str, Rendering]) -> None:
-    found = list(distinct(renderings, "Dockerfile"))
+def test_dockerfile_is_clean_whatever_the_description(each_rendering: Sequence[Rendering]) -> None:
+    found = list(distinct(each_rendering, "Dockerfile"))
     passes(tool("hadolint"), *[rendering.first / "Dockerfile" for rendering in found], cwd=ROOT)
     for rendering in found:
         text = rendering.files["Dockerfile"].decode()
         assert "# syntax" not in text
         assert re.search(r"^USER [1-9]\d*:\d+$", text, re.MULTILINE)
-    awkward = renderings["default-project_description-other"].files["Dockerfile"].decode()
+    awkward = render_file("Dockerfile", DEFAULT | {"project_description": OTHER_VALUES["project_description"]})
     assert r'description="Says \"hello\", C:\\temp and {{ braces }} — # nothing: ' in awkward
 
 
@@ -241,13 +238,13 @@ def test_only_the_wheel_s_files_enter_the_image(renderings: Mapping[str, Renderi
     assert kept == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
 
 
-def test_yaml_is_clean(renderings: Mapping[str, Rendering]) -> None:
-    projects = [rendering.first for rendering in distinct(renderings, "ops/", "docker-compose.yml", ".github/")]
+def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:
+    projects = [rendering.first for rendering in distinct(each_rendering, "ops/", "docker-compose.yml", ".github/")]
     passes(tool("yamllint"), "--strict", "-d", YAMLLINT, *projects, cwd=ROOT)
 
 
-def test_workflows_are_clean_and_their_actions_pinned(renderings: Mapping[str, Rendering]) -> None:
-    folders = [rendering.first / ".github" for rendering in distinct(renderings, ".github/")]
+def test_workflows_are_clean_and_their_actions_pinned(each_rendering: Sequence[Rendering]) -> None:
+    folders = [rendering.first / ".github" for rendering in distinct(each_rendering, ".github/")]
     workflows = [path for folder in folders for path in sorted((folder / "workflows").glob("*.yml"))]
     dependabot = [folder / "dependabot.yml" for folder in folders]
     passes(tool("zizmor"), "--offline", "--no-progress", *folders, cwd=ROOT)
@@ -305,8 +302,8 @@ def script(job: dict[str, Any], name: str) -> str:
     return str(found)
 
 
-def test_kubernetes_accepts_base_and_overlay(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
-    for number, rendering in enumerate(distinct(renderings, "ops/kubernetes/")):
+def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering], tmp_path: Path) -> None:
+    for number, rendering in enumerate(distinct(each_rendering, "ops/kubernetes/")):
         for folder in ("base", "overlays/example"):
             built = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
             file = tmp_path / f"{number}-{Path(folder).name}.yml"
@@ -336,12 +333,9 @@ def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(renderings: Map
         ({"enable_telemetry": False, "upstream_base_url": "https://api.example.com:8443/v1"}, [443, 8443]),
     ],
 )
-def test_the_network_policy_lets_out_what_the_answers_name(
-    answers: dict[str, Any], ports: list[int], template: Path, tmp_path: Path
-) -> None:
-    data = {"include_kubernetes": True} | answers
-    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
-    _names, anywhere = load(tmp_path / "ops/kubernetes/base/network-policy.yml")["spec"]["egress"]
+def test_the_network_policy_lets_out_what_the_answers_name(answers: dict[str, Any], ports: list[int]) -> None:
+    policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT | answers))
+    _names, anywhere = policy["spec"]["egress"]
     assert [entry["port"] for entry in anywhere["ports"]] == ports
     assert [kind for peer in anywhere["to"] for kind in peer] == ["namespaceSelector", "ipBlock", "ipBlock"]
 
@@ -376,12 +370,9 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
         ({"auth": "none"}, []),
     ],
 )
-def test_the_example_makes_the_secret_that_the_server_reads(
-    answers: dict[str, Any], variables: list[str], template: Path, tmp_path: Path
-) -> None:
-    data = {"include_kubernetes": True} | answers
-    run_copy(str(template), tmp_path, data=data, defaults=True, skip_tasks=True, quiet=True)
-    head = (tmp_path / "ops/kubernetes/overlays/example/kustomization.yml").read_text("utf-8").split("\napiVersion")[0]
+def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:
+    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", DEFAULT | answers)
+    head = overlay.split("\napiVersion")[0]
     assert re.findall(r"--from-literal=(\w+)=", head) == variables
     commands = re.findall(r"kubectl .*?(apply|create)", head)
     assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"
@@ -438,8 +429,8 @@ def confined(pod: dict[str, Any]) -> None:
     assert container["resources"].keys() == {"requests", "limits"}
 
 
-def test_kubernetes_has_the_same_rules_as_prometheus(renderings: Mapping[str, Rendering]) -> None:
-    for rendering in distinct(renderings, "ops/kubernetes/", "ops/prometheus/rules/"):
+def test_kubernetes_has_the_same_rules_as_prometheus(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "ops/kubernetes/", "ops/prometheus/rules/"):
         made = (rendering.first / "ops/kubernetes/base/rules").glob("*.yml")
         resources = {path.name: load(path) for path in made if path.name != "kustomization.yml"}
         source = {path.name: load(path) for path in (rendering.first / "ops/prometheus/rules").glob("*.yml")}
@@ -474,12 +465,12 @@ def test_a_dashboard_explains_itself_and_survives_a_round_trip(name: str) -> Non
         assert used <= chosen, panel["title"]
 
 
-def test_every_expression_parses_and_knows_its_metrics(renderings: Mapping[str, Rendering]) -> None:
+def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[Rendering]) -> None:
     sources = "".join(
-        path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").glob("*.py")
+        path.read_text("utf-8") for path in (ROOT / "template/src/{{ package_name }}/production").rglob("*.py")
     )
     known = set(re.findall(r'"(mcp_\w+)"', sources)) | {"up"}
-    for rendering in distinct(renderings, "ops/prometheus/", "ops/grafana/"):
+    for rendering in distinct(each_rendering, "ops/prometheus/", "ops/grafana/"):
         recorded = {rule["record"] for _, rule in rules(rendering.first) if "record" in rule}
         asked = [rule["expr"] for _, rule in rules(rendering.first)]
         for dashboard in dashboards(rendering.first).values():
@@ -497,8 +488,8 @@ def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rend
         return set(dashboards(renderings[name].first))
 
     assert shown("minimal") == set()
-    assert shown("minimal-enable_metrics-True") == {"metrics", "client"}
-    assert shown("default") == {"metrics", "client", "rate_limit", "retry", "circuit_breaker", "telemetry"}
+    assert shown("minimal-enable_metrics-True") == {"metrics", "upstream"}
+    assert shown("default") == {"metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "telemetry"}
     assert shown("everything") == shown("default") | {"rate_limit_redis"}
     sources = "ops/grafana/provisioning/datasources/telemetry.yml"
     assert sources in renderings["default"].files

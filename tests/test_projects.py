@@ -19,7 +19,7 @@ VARIANTS = ("default", "minimal", "everything")
 
 @pytest.fixture(
     scope="module",
-    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.acceptance) for name in outbound_pairs())],
+    params=[*VARIANTS, *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs())],
 )
 def project(request: pytest.FixtureRequest, built: Callable[[str], Project]) -> Project:
     return built(request.param)

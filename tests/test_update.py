@@ -13,7 +13,7 @@ from .conftest import Rendering
 from .support import ANSWERS_FILE, Answers, copier, files, questions, variants, without_the_users
 from .workshop import Workshop, commit, git, recorded
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+pytestmark = pytest.mark.slow
 
 RECORDER = """\
 with open({log!r}, "a", encoding="utf-8") as log:

@@ -29,7 +29,7 @@ from .support import (
 from .updates import NEXT, NOW, ORIGINS, SETS, Line, own
 from .workshop import Workshop, commit, edit, recorded
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+pytestmark = pytest.mark.slow
 
 OTHERS = answers(
     **{question: answer for question, answer in OTHER_VALUES.items() if question != "package_name"},
@@ -52,7 +52,7 @@ MARKER = re.compile(r"^(<<<<<<<|>>>>>>>|=======$)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory, quickly: None) -> Line:
+def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
     return Line(tmp_path_factory.mktemp("line"))
 
 

@@ -12,20 +12,20 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .support import ANSWERS_FILE, ROOT, copier, copier_yml, files, questions, run
+from .support import ANSWERS_FILE, ROOT, copier, files, interview, questions, run
 from .test_render import forbidden_by_windows
 from .workshop import Workshop, commit, edit, git, recorded, update
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly")]
+pytestmark = pytest.mark.slow
 
 PRODUCTION = "template/src/{{ package_name }}/production"
 METER = f"{PRODUCTION}/meter.py"
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, words: Path, quickly: None) -> Workshop:
+def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Workshop:
     """Versions 1.0.0 and 2.0.0, a branch behind both called `next`, and HEAD, a commit beyond; each changes a line."""
-    made = Workshop.of(words, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/retry.py")
+    made = Workshop.of(small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/retry.py")
     meter = made.template / METER
     for version, line in (("2.0.0", "Two. "), ("", "Beyond. ")):
         edit(meter, '"""', f'"""{line}', count=1)
@@ -188,7 +188,7 @@ def test_trust_by_settings_means_the_url_as_it_is_written(workshop: Workshop, pr
 
 def test_tasks_and_migrations_are_lists_that_run_python() -> None:
     """A string would go to the platform's shell, and `python` is missing on many machines."""
-    config = copier_yml()
+    config = interview()
     commands = [entry["command"] for entry in [*config["_tasks"], *config["_migrations"]]]
     assert [command for command in commands if not isinstance(command, list)] == []
     assert {command[0] for command in commands} == {"{{ _copier_python }}"}

@@ -1,4 +1,4 @@
-"""A template in git, whose versions the tests make, and projects of it."""
+"""A template in a git repository of its own, whose versions the tests make, and projects of these versions."""
 
 from __future__ import annotations
 
@@ -16,29 +16,38 @@ from copier import run_copy, run_update
 
 from .support import ANSWERS_FILE, ROOT, TEMPLATE_PATHS, Answers, answers, copy_template
 
-PROGRAM = '\nif __name__ == "__main__":\n'
+MAIN_BLOCK = '\nif __name__ == "__main__":\n'
 
 
 def git(*arguments: str | Path, cwd: Path) -> str:
-    """Runs git, which has to succeed, and returns what it says."""
+    """Run git, which has to succeed, and return its output."""
     done = subprocess.run(["git", *arguments], cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S607
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def commit(directory: Path, message: str = "change") -> None:
+    """Commit everything in a directory."""
     git("add", "--all", cwd=directory)
     git("commit", "--quiet", "--allow-empty", "--message", message, cwd=directory)
 
 
+def replace_hook(template: Path, statement: str = "pass") -> None:
+    """Have the hook of a template execute one statement; the real hook makes an environment for each project."""
+    path = template / "hooks" / "post_generate.py"
+    functions, main_block, _ = path.read_text("utf-8").partition(MAIN_BLOCK)
+    assert main_block
+    path.write_text(f"{functions}{main_block}{indent(statement, '    ')}\n", "utf-8")
+
+
 @dataclass
 class Workshop:
-    """A template whose hook does nothing, in a repository of its own."""
+    """A template without its hook, in a repository of its own."""
 
     template: Path
     root: Path
     hook: str = "pass"
-    """What the hook does when it is run; the real one makes an environment for each project."""
+    """The statement that the hook executes."""
 
     @classmethod
     def empty(cls, root: Path, hook: str = "pass") -> Self:
@@ -49,60 +58,57 @@ class Workshop:
 
     @classmethod
     def of_the_working_tree(cls, root: Path, hook: str = "pass", version: str = "1.0.0") -> Self:
-        made = cls.empty(root, hook)
-        made.take_the_working_tree()
-        made.release(version)
-        return made
+        workshop = cls.empty(root, hook)
+        workshop.take_the_working_tree()
+        workshop.release(version)
+        return workshop
 
     @classmethod
     def of(cls, folder: Path, root: Path, *more: str) -> Self:
-        """Of a smaller template, which is quick, and these files of the whole one besides."""
-        made = cls.empty(root)
-        shutil.copytree(folder, made.template, dirs_exist_ok=True)
+        """Make version 1.0.0 of a smaller template and of further files, given by their paths in the whole one."""
+        workshop = cls.empty(root)
+        shutil.copytree(folder, workshop.template, dirs_exist_ok=True)
         for path in more:
-            (made.template / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, made.template / path)
-        made.replace_the_hook()
-        made.release("1.0.0")
-        return made
+            (workshop.template / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, workshop.template / path)
+        replace_hook(workshop.template, workshop.hook)
+        workshop.release("1.0.0")
+        return workshop
 
     def clear(self) -> None:
+        """Remove every file of the template."""
         if git("ls-files", cwd=self.template):
             git("rm", "-r", "--quiet", "--force", ".", cwd=self.template)
 
     def take_the_working_tree(self) -> None:
+        """Replace the template by that of the working tree."""
         self.clear()
         copy_template(self.template)
-        self.replace_the_hook()
+        replace_hook(self.template, self.hook)
 
     def take(self, revision: str) -> None:
-        """Takes what a commit of this repository has of the template."""
+        """Replace the template by that of a commit of this repository."""
         self.clear()
+        there = git("ls-tree", "--name-only", revision, cwd=ROOT).splitlines()
         archive = subprocess.run(
-            ["git", "archive", "--format=zip", revision, *TEMPLATE_PATHS],  # noqa: S607
+            ["git", "archive", "--format=zip", revision, *(path for path in TEMPLATE_PATHS if path in there)],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
             check=True,
         )
         with zipfile.ZipFile(io.BytesIO(archive.stdout)) as files:
             files.extractall(self.template)
-        self.replace_the_hook()
-
-    def replace_the_hook(self) -> None:
-        path = self.template / "hooks" / "post_generate.py"
-        functions, found, _ = path.read_text("utf-8").partition(PROGRAM)
-        assert found
-        path.write_text(f"{functions}{found}{indent(self.hook, '    ')}\n", "utf-8")
+        replace_hook(self.template, self.hook)
 
     def release(self, version: str = "") -> str:
-        """Commits, and tags where a version is given; returns the commit."""
+        """Commit, tag with the version if one is given, and return the commit."""
         commit(self.template)
         if version:
             git("tag", version, cwd=self.template)
         return git("rev-parse", "HEAD", cwd=self.template).strip()
 
     def copy(self, name: str | Path = "project", revision: str | None = None, **data: Any) -> Path:
-        """A committed project of one version, the latest release unless told."""
+        """Make and commit a project: of the latest release, unless a revision is given."""
         project = self.root / name
         data = answers(**{"project_name": "Weather Station"} | data)
         run_copy(str(self.template), project, data=data, vcs_ref=revision, defaults=True, unsafe=True, quiet=True)
@@ -111,24 +117,25 @@ class Workshop:
         return project
 
     def update(self, project: Path, revision: str | None = None, **data: Any) -> None:
-        """Updates, and commits."""
+        """Update and commit a project."""
         update(project, revision, **data)
         commit(project)
 
 
 def update(project: Path, revision: str | None = None, **data: Any) -> None:
-    """Updates to a version, the latest release unless told, and leaves the commit to the caller."""
+    """Update a project without a commit: to the latest release, unless a revision is given."""
     given = answers(**data)
     run_update(project, data=given, vcs_ref=revision, defaults=True, unsafe=True, overwrite=True, quiet=True)
 
 
 def recorded(project: Path) -> Answers:
-    found: Answers = yaml.safe_load((project / ANSWERS_FILE).read_text("utf-8"))
-    return found
+    """Return the recorded answers of a project, Copier's own `_commit` and `_src_path` among them."""
+    recorded_answers: Answers = yaml.safe_load((project / ANSWERS_FILE).read_text("utf-8"))
+    return recorded_answers
 
 
 def edit(path: Path, old: str, new: str, count: int = -1) -> None:
-    """Replaces a text that has to be there, everywhere or so many times."""
+    """Replace a text that the file has to contain, everywhere or `count` times."""
     text = path.read_text("utf-8")
     assert old in text, f"{path} has no {old!r}"
     path.write_text(text.replace(old, new, count), "utf-8")

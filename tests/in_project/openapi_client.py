@@ -1,4 +1,4 @@
-"""Calls every seeded tool with a real client, which checks each answer against the tool's published schema."""
+"""Call every generated tool with a real client, which validates each result against the tool's published schema."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ async def main() -> dict[str, Any]:
             for tool in (await client.list_tools()).tools:
                 tools[tool.name] = tool.model_dump(mode="json", by_alias=True)
             for name, case in CASES.items():
-                api.answer, api.arrived = case["answer"], []
+                api.answer, api.requests = case["answer"], []
                 result = await client.call_tool(name, case["arguments"])
                 assert not result.is_error, (name, result.content)
                 assert result.structured_content == case["answer"]["result"], name

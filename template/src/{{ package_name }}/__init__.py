@@ -1,1 +1,1 @@
-"""An MCP server. Its tools are in `tools/`; what runs them in production is in `production/`."""
+"""An MCP server: its tools are in `tools/`, the production layer is in `production/`."""

@@ -1,7 +1,7 @@
-"""The command line: checks the configuration, then serves over HTTP or stdio.
+"""The command line: validates the configuration, then serves over HTTP or stdio.
 
-Exit status: 0 after a clean end, 1 when the server cannot start or a check fails, 2 for a bad configuration or option.
-Nothing is ever written to stdout while a client may be reading the protocol there.
+Exit status: 0 after a clean end; 1 if the server cannot start or `--check` fails; 2 for an invalid setting or option;
+128 + n after signal n. Over stdio only the protocol is written to stdout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# Everything else is imported where it is needed, so that --help and --version answer at once.
+# Modules of the package are imported where they are needed: their imports take about a second, which --help and
+# --version need not wait for. For the same reason OPTIONS and HOSTS repeat values of other modules.
 if TYPE_CHECKING:
     from .production.config import ProductionConfig
     from .production.sdk import ProductionServer
@@ -30,35 +31,34 @@ OPTIONS = {
     "host": ("the address to listen on", "HOST", "127.0.0.1"),
     "port": ("the port to listen on; 0 lets the system choose", "PORT", 8000),
 }
-"""Options that override a setting: what it means, its variable and its default, as `ProductionConfig` has them."""
+"""Options that override a field of `ProductionConfig`: its meaning, environment variable and default."""
 
-
-CLIENTS = ("claude-code", "claude-desktop", "cursor", "vscode")
-"""Those of `production.client_config`."""
+HOSTS = ("claude-code", "claude-desktop", "cursor", "vscode")
+"""The keys of `production.serve.host_config.HOSTS`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(argv)
-    # Until the server handles it: the kernel would ignore the signal for a process with PID 1.
+    # For the time before the server handles signals: a process with PID 1 ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    gc.disable()  # collections during the imports find nothing and take a tenth of the start
+    gc.disable()  # the imports create no garbage, and collections take a tenth of their time
     from .production.config import ConfigError, ProductionConfig, StartError
 
     try:
         if options.init_env:
             from .production.serve.env_file import create
 
-            return _say(create(Path.cwd()), 0)
-        given = {name: getattr(options, name) for name in OPTIONS}
-        config = ProductionConfig.load(**{name: value for name, value in given.items() if value is not None})
+            return _report(create(Path.cwd()), 0)
+        overrides = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
+        config = ProductionConfig.load(**overrides)
         if options.print_config:
             return _print_config(config, options.print_config, options.transport or "stdio")
         return _run(config, check=options.check)
     except ConfigError as error:
-        return _say(error.problems, 2)
+        return _report(error.problems, 2)
     except StartError as error:
-        return _say(str(error).splitlines(), 1)
+        return _report(str(error).splitlines(), 1)
     except KeyboardInterrupt:
         return 130
     finally:
@@ -67,21 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(config: ProductionConfig, *, check: bool) -> int:
     if config.transport == "stdio" and not check:
-        return _serve_stdio(config, *_claim_stdio())
+        return _serve_stdio(config, *_redirect_stdio())
     from .production.serve import lifecycle, listen, startup
     from .server import create_app, create_server
 
     server = create_server(config)
     if config.transport == "http":
         application = create_app(server)
-        startup.may_serve_http(server.registry)
+        startup.require_http_allowed(server.registry)
     if check:
         return _check(server)
     try:
         listener = listen.bind(config.host, config.port)
     except OSError as error:
-        where = f"{config.host}:{config.port}"
-        return _say([f"cannot listen on {where}: {error.strerror}. Choose another with --host and --port"], 1)
+        problem = f"cannot listen on {config.host}:{config.port}: {error.strerror}"
+        return _report([f"{problem}. Choose another address with --host and --port"], 1)
     with listener:
         startup.announce_when_started(server.registry, startup.url(listener))
         _enable_gc()
@@ -101,21 +101,21 @@ def _serve_stdio(config: ProductionConfig, source: int, sink: int) -> int:
 
 
 def _enable_gc() -> None:
-    """Exempt what the imports made from garbage collection: it lives as long as the process."""
+    """Enable garbage collection, except of the imported modules, which live as long as the process."""
     gc.freeze()
     gc.enable()
 
 
-def _claim_stdio() -> tuple[int, int]:
-    """Return file descriptors of the protocol's input and output; stdin becomes empty, and prints go to stderr.
+def _redirect_stdio() -> tuple[int, int]:
+    """Return file descriptors of the original stdin and stdout, empty stdin, and redirect stdout to stderr.
 
-    This happens before the tools are imported, because a print at import would break the protocol.
+    Called before the tools are imported: whatever they print, even at import, would break the protocol on stdout.
     """
     source, sink = os.dup(0), os.dup(1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
     os.dup2(2, 1)
-    os.close(nothing)
+    os.close(null)
     return source, sink
 
 
@@ -123,19 +123,20 @@ def _check(server: ProductionServer) -> int:
     from .production.serve import startup
 
     lines, ready = asyncio.run(startup.check(server))
-    print("\n".join(lines))  # noqa: T201 (a report for the terminal; nothing serves)
+    sys.stdout.write("\n".join(lines) + "\n")
     return 0 if ready else 1
 
 
-def _print_config(config: ProductionConfig, client: str, transport: str) -> int:
+def _print_config(config: ProductionConfig, host: str, transport: str) -> int:
     from .production.serve import host_config
 
-    document = host_config.entry(client, config, transport=transport)
-    print(json.dumps(document, indent=2, ensure_ascii=False))  # noqa: T201 (for a file; nothing serves)
-    return _say([f"put this into {host_config.CLIENTS[client].file} (docs/clients.md)"], 0)
+    document = host_config.build(host, config, transport=transport)
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return _report([f"put this into {host_config.HOSTS[host].file} (docs/hosts.md)"], 0)
 
 
-def _say(lines: Sequence[str], status: int) -> int:
+def _report(lines: Sequence[str], status: int) -> int:
+    """Write `lines` to stderr and return `status`."""
     for line in lines:
         sys.stderr.write(f"{SLUG}: {line}\n")
     return status
@@ -150,29 +151,30 @@ def _port(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=SLUG,
-        description="Serves its tools to MCP clients, over HTTP or stdio.",
+        description="Serve tools to MCP clients over HTTP or stdio.",
         epilog=f"""examples:
   {SLUG}                          serve http://{OPTIONS["host"][2]}:{OPTIONS["port"][2]}/mcp
-  {SLUG} --port 9000              on another port
-  {SLUG} --transport stdio        for a client that starts the server itself
-  {SLUG} --check                  validate the configuration and its connections, then exit
-  {SLUG} --print-config vscode    what a client's configuration file needs
+  {SLUG} --port 9000              serve on another port
+  {SLUG} --transport stdio        serve a host that starts the server itself
+  {SLUG} --check                  validate the configuration and probe the dependencies
+  {SLUG} --print-config vscode    print the configuration for VS Code
 
-Options win over the environment; every setting is described in .env.example.""",
+Options override environment variables; .env.example describes every setting.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--transport", choices=("http", "stdio"), help=_help("transport"))
-    parser.add_argument("--host", help=_help("host"))
+    parser.add_argument("--host", metavar="ADDRESS", help=_help("host"))
     parser.add_argument("--port", type=_port, help=_help("port"))
-    parser.add_argument("--check", action="store_true", help="report on configuration and connections, then exit")
+    parser.add_argument("--check", action="store_true", help="report on configuration and dependencies, then exit")
     parser.add_argument(
         "--print-config",
-        metavar="CLIENT",
-        choices=CLIENTS,
-        help=f"print the configuration of a client, over stdio unless --transport http: {', '.join(CLIENTS)}",
+        metavar="HOST",
+        choices=HOSTS,
+        help=f"print the configuration for a host application ({', '.join(HOSTS)}), which starts the server over "
+        "stdio, or with --transport http connects to it",
     )
-    parser.add_argument("--init-env", action="store_true", help="make .env from .env.example with random secrets")
+    parser.add_argument("--init-env", action="store_true", help="create .env from .env.example with random secrets")
     version = f"{SLUG} {_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     return parser

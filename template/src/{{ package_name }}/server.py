@@ -1,4 +1,4 @@
-"""Assembles the server: configuration, features, the owner's tools, and the ASGI application."""
+"""Construction of the server from its configuration, and of its ASGI application."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, listen, tool_loader
 
-UPDATE = "Add it with: uvx copier update --trust"
+UPDATE = "uvx copier update --trust"
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
 def create_server(config: ProductionConfig) -> ProductionServer:
-    """Return a server with all features that are present and switched on in `config`, and with all tools.
+    """Return a server with the features that `config` switches on, and with all tools.
 
     Raises:
-        ConfigError: the configuration asks for what this project lacks.
+        ConfigError: the configuration is not valid, or needs a feature that this project does not contain.
         StartError: a tool cannot be registered.
     """
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
-    enabled = _enabled(config)
-    registry.features = tuple(name for name in enabled if name != "identity")  # it has no switch: others need it
+    enabled = _enabled_features(config)
+    registry.features = tuple(name for name in enabled if name != "identity")  # not shown: it has no switch
     for name in enabled:
         FEATURES[name](registry)
     guard.install(registry)
@@ -41,27 +41,28 @@ def create_server(config: ProductionConfig) -> ProductionServer:
 
 
 def register(server: ProductionServer) -> None:
-    """Register the owner's tools. They are imported here, so that a mistake in them is reported as one."""
-    from .tools import register as register_tools
+    """Import and register the owner's tools."""
+    from .tools import register as register_tools  # not at the top: `create_server` explains errors of this import
 
     register_tools(server)
 
 
 def create_app(server: ProductionServer) -> ASGIApp:
-    """Return the ASGI application: the MCP endpoint at `/mcp`, the probes and the features' routes."""
+    """Return the ASGI application: the MCP endpoint at `/mcp`, and the routes of health and the other features."""
     return http.build(server)
 
 
-def _enabled(config: ProductionConfig) -> list[str]:
-    """Return the features to install, in the order of `FEATURES`."""
+def _enabled_features(config: ProductionConfig) -> list[str]:
+    """Return the names of the features to install, in the order of `FEATURES`."""
     on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
     off = {switch.removeprefix("enable_") for switch in SWITCHES} - on
     problems = [
-        f"ENABLE_{name.upper()}: this project has no {name} feature. {UPDATE} --data enable_{name}=true"
+        f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} --data enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
     ]
     problems += [
-        f"{field}={value}: this project was made with another answer. {UPDATE} --data {field}={value}"
+        f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
+        f"Change it with: {UPDATE} --data {field}={value}"
         for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
     ]

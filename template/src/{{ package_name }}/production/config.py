@@ -1,7 +1,7 @@
-"""The server's settings: one frozen object, built once at the edge and passed down.
+"""The settings of the production layer, in one frozen object.
 
-A value comes, in this order, from the constructor, the environment, the answers given to the template
-(``answers.json`` beside this module) and the default below. Nothing else in the package reads the environment.
+A value comes from the first of these that has it: the constructor, the environment, the template's answers
+(`answers.json` beside this module), the default below.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from pydantic_settings import (
 )
 
 ANSWERS: Mapping[str, Any] = json.loads(resources.files(__package__).joinpath("answers.json").read_text("utf-8"))
+"""The template's answers: `slug`, `title`, and under `config` the fields of `ProductionConfig` that they set."""
 
 
 class About(NamedTuple):
-    """What the server says of itself: to clients, in `/health`, and as the resource of its traces."""
+    """The server's name, version and description, as MCP clients, `/health` and traces show them."""
 
     name: str
     title: str
@@ -39,21 +40,21 @@ class About(NamedTuple):
 
 
 def about() -> About:
-    """The distribution's own metadata, so that `pyproject.toml` is the only place that states them.
+    """Return the server's identity from the metadata of the installed distribution, which `pyproject.toml` defines.
 
     Raises:
-        ConfigError: the distribution is not installed, as when the sources run from a plain copy.
+        ConfigError: the distribution is not installed.
     """
     name: str = ANSWERS["slug"]
     try:
-        found = metadata.metadata(name)
+        project = metadata.metadata(name)
     except metadata.PackageNotFoundError:
         raise ConfigError([f"the distribution {name} is not installed: run `uv sync`, then `uv run {name}`"]) from None
-    return About(name, ANSWERS["title"], found["Version"], (found.get_all("Summary") or [""])[0])
+    return About(name, ANSWERS["title"], project["Version"], (project.get_all("Summary") or [""])[0])
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; `problems` has one readable line each, none with a secret's text."""
+    """The configuration is not valid; `problems` has one line for each problem and contains no secrets."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -61,10 +62,10 @@ class ConfigError(Exception):
 
 
 class StartError(Exception):
-    """The server cannot start, whatever its configuration; the text has one line for each problem."""
+    """The server cannot start for a reason other than its configuration; the text has one line for each problem."""
 
 
-def _split(value: object) -> object:
+def _split_commas(value: object) -> object:
     if isinstance(value, str):
         return tuple(part for raw in value.split(",") if (part := raw.strip()))
     return value
@@ -87,14 +88,16 @@ def _http_url(value: str) -> str:
     return value.rstrip("/")
 
 
-def _not_before(earlier: str) -> Callable[[float, ValidationInfo], float]:
-    def check(value: float, info: ValidationInfo) -> float:
-        least = info.data.get(earlier, 0.0)
-        if value < least:
-            raise ValueError(f"must not be less than {variable(earlier)}, which is {least:g}")
+def _at_least_field(name: str) -> Callable[[float, ValidationInfo], float]:
+    """Return a validator that rejects values below that of the field `name`, which must be declared earlier."""
+
+    def validate(value: float, info: ValidationInfo) -> float:
+        minimum = info.data.get(name, 0.0)
+        if value < minimum:
+            raise ValueError(f"must not be less than {variable(name)}, which is {minimum:g}")
         return value
 
-    return check
+    return validate
 
 
 def _empty_is_none(value: object) -> object:
@@ -102,9 +105,9 @@ def _empty_is_none(value: object) -> object:
 
 
 HTTP_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
-"""A header's name, or an authentication scheme's (RFC 9110, 5.6.2)."""
+"""A token as in RFC 9110, section 5.6.2: the name of a header or of an authentication scheme."""
 
-CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(_empty_is_none)]
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -112,11 +115,11 @@ Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
 CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol"))
-"""Fields whose value decides which module the project has; the environment cannot change them."""
+"""Fields that decide which modules the project contains; the environment cannot change them."""
 
 
 class _Environment(EnvSettingsSource):
-    """The environment, each field by its one variable, without what only the template's answers may decide."""
+    """Environment variables, one for each field, without the fields in `CHOSEN_AT_COPY`."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = field.validation_alias if isinstance(field.validation_alias, str) else field_name
@@ -125,11 +128,10 @@ class _Environment(EnvSettingsSource):
 
 
 class ProductionConfig(BaseSettings):
-    """Every setting of the production layer; field names are the template's questions.
+    """Settings of the production layer, from keyword arguments, the environment and the template's answers.
 
-    Build it in Python (``ProductionConfig(rate_limit_requests=100)``) or from the environment
-    (``ProductionConfig()``); `load` does the latter with errors made for the operator. Durations are seconds.
-    An environment variable is the field's name in capitals unless the field names another.
+    The environment variable of a field is its name in capitals, or its `validation_alias`. Durations are in seconds.
+    `.env.example` describes every setting.
     """
 
     model_config = SettingsConfigDict(
@@ -189,7 +191,7 @@ class ProductionConfig(BaseSettings):
     enable_retries: bool = True
     max_retries: int = Field(default=3, ge=0, le=100)
     retry_delay_seconds: Seconds = 1.0
-    retry_max_delay_seconds: Annotated[Seconds, AfterValidator(_not_before("retry_delay_seconds"))] = 30.0
+    retry_max_delay_seconds: Annotated[Seconds, AfterValidator(_at_least_field("retry_delay_seconds"))] = 30.0
 
     enable_circuit_breaker: bool = True
     circuit_failure_threshold: int = Field(default=5, ge=1, le=1_000_000)
@@ -209,10 +211,10 @@ class ProductionConfig(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> ProductionConfig:
-        """The configuration from the environment, `overrides` (command-line options) winning.
+        """Return the configuration from the environment, with `overrides` (command-line options) taking precedence.
 
         Raises:
-            ConfigError: one line per bad field, naming the variable, the problem and the accepted values.
+            ConfigError: a value is not valid; each line names the variable, the problem and the accepted values.
         """
         try:
             return cls(**overrides)
@@ -221,17 +223,17 @@ class ProductionConfig(BaseSettings):
 
     @property
     def upstream_api_key(self) -> SecretStr | None:
-        """The upstream's key, from the environment variable that `upstream_api_key_env` names."""
+        """The API key in the environment variable that `upstream_api_key_env` names, or `None`."""
         value = os.environ.get(self.upstream_api_key_env, "") if self.upstream_api_key_env else ""
         return SecretStr(value) if value else None
 
 
 OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""OpenTelemetry's own variables for where traces go."""
+"""OpenTelemetry's variables for the address of the trace collector, in order of precedence."""
 
 
 def exports_traces(config: ProductionConfig) -> bool:
-    """Whether traces have somewhere to go, by `OTEL_EXPORTER_ENDPOINT` or the standard `OTEL_*`, which win."""
+    """Return whether traces are exported: by the standard `OTEL_*` variables, else by `OTEL_EXPORTER_ENDPOINT`."""
     environment = otel_environment()
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
@@ -242,10 +244,10 @@ def exports_traces(config: ProductionConfig) -> bool:
 
 
 def traces_endpoint(config: ProductionConfig) -> str:
-    """Where traces go when they are exported; without any setting it is the standard's default."""
+    """Return the URL of the trace collector; without any setting, the default of the OTLP specification."""
     environment = otel_environment()
-    named = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
-    return named or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
+    endpoint = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
+    return endpoint or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
 
 
 def without_credentials(url: str) -> str:
@@ -255,23 +257,24 @@ def without_credentials(url: str) -> str:
 
 
 def coloured(stream: TextIO | None) -> bool:
-    """Whether to colour what goes to `stream`: a terminal that can, and nobody has asked for none (no-color.org)."""
-    wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return wanted and stream is not None and stream.isatty()
+    """Return whether to write colours: to a terminal, unless NO_COLOR (no-color.org) or TERM=dumb is set."""
+    allowed = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return allowed and stream is not None and stream.isatty()
 
 
 def otel_environment() -> Mapping[str, str]:
-    """OpenTelemetry's own variables, which its SDK reads by itself; an empty one counts as unset, as the SDK has it."""
+    """Return the `OTEL_*` variables that are set and not empty: OpenTelemetry treats an empty variable as unset."""
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_") and value}
 
 
 def variable(field_name: str) -> str:
-    """The environment variable of a field of `ProductionConfig`."""
+    """Return the environment variable of a field of `ProductionConfig`."""
     alias = ProductionConfig.model_fields[field_name].validation_alias
     return alias if isinstance(alias, str) else field_name.upper()
 
 
 def _explain(model: type[ProductionConfig], detail: dict[str, Any]) -> str:
+    """Return one line about one of pydantic's errors."""
     by_variable = {variable(name).lower(): name for name in model.model_fields}
     key = str(detail["loc"][0]) if detail["loc"] else ""
     name = by_variable.get(key.lower(), key)
@@ -283,6 +286,7 @@ def _explain(model: type[ProductionConfig], detail: dict[str, Any]) -> str:
 
 
 def _accepted(field: FieldInfo) -> str:
+    """Return the accepted values of a switch or a number, or nothing for other types."""
     if field.annotation is bool:
         return "accepted: true, false"
     options = [FieldInfo.from_annotation(option) for option in get_args(field.annotation) if get_origin(option)]

@@ -1,4 +1,4 @@
-"""The server's tools, a module each. This package is yours: updates of the template never touch it."""
+"""The server's tools, one module each. This package is yours: updates of the template never change it."""
 
 from typing import Any
 
@@ -8,5 +8,5 @@ from ..production import register_modules
 
 
 def register(server: MCPServer[Any]) -> None:
-    """Has every module here add its tools with a `register(server)` of its own; a leading _ hides one."""
+    """Call `register(server)` of every module in this package whose name does not begin with `_`."""
     register_modules(server, __name__)

@@ -15,18 +15,18 @@ READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_worl
 
 
 class Forecast(BaseModel):
-    """What the model gets. Its schema is part of the tool, so the descriptions count."""
+    """The result for the model. Its schema is part of the tool, and the model reads the descriptions."""
 
-    place: str = Field(description="The place that was found, with its region and country")
+    place: str = Field(description="The place, with its region and country")
     temperature_celsius: float
     wind_speed_kmh: float
     time: str = Field(description="Local time of the observation, ISO 8601")
 
 
 def geocoding_url() -> str:
-    """Open-Meteo's search for places has a host of its own; another API at `BASE_URL` stands in for both."""
-    if chosen := os.environ.get("GEOCODING_URL"):
-        return chosen
+    """Return the base URL of the search for places, which Open-Meteo serves from a host of its own."""
+    if configured := os.environ.get("GEOCODING_URL"):
+        return configured
     base = os.environ.get("BASE_URL", "").rstrip("/")
     return base if base not in ("", OPEN_METEO) else "https://geocoding-api.open-meteo.com"
 
@@ -35,12 +35,12 @@ async def get_weather(
     city: Annotated[str, Field(description="A city, for example Lisbon", min_length=2, max_length=100)],
     ctx: Context,
 ) -> Forecast:
-    """The current weather in a city."""
+    """Return the current weather in a city."""
     api = upstream(ctx)
-    found = await api.get_json(f"{geocoding_url().rstrip('/')}/v1/search", params={"name": city, "count": 1})
-    if not found.get("results"):
+    search = await api.get_json(f"{geocoding_url().rstrip('/')}/v1/search", params={"name": city, "count": 1})
+    if not search.get("results"):
         raise ToolError(f"No city named {city!r} is known. Check the spelling, or try a larger place nearby.")
-    place = found["results"][0]
+    place = search["results"][0]
     forecast = await api.get_json(
         "/v1/forecast",
         params={
@@ -50,15 +50,15 @@ async def get_weather(
             "timezone": "auto",
         },
     )
-    now = forecast["current"]
+    current = forecast["current"]
     return Forecast(
         place=", ".join(place[part] for part in ("name", "admin1", "country") if place.get(part)),
-        temperature_celsius=now["temperature_2m"],
-        wind_speed_kmh=now["wind_speed_10m"],
-        time=now["time"],
+        temperature_celsius=current["temperature_2m"],
+        wind_speed_kmh=current["wind_speed_10m"],
+        time=current["time"],
     )
 
 
 def register(server: MCPServer[Any]) -> None:
-    """Adds the tools of this file; `tools/__init__.py` calls it at start."""
+    """Register the tools of this module; `tools/__init__.py` calls it when the server starts."""
     server.tool(title="Current weather", annotations=READ_ONLY)(get_weather)

@@ -1,7 +1,6 @@
-"""No request passes without a valid bearer token, and the token's owner is known to everything behind.
+"""Bearer token authentication of the MCP endpoint (RFC 6750; RFC 9728 for the challenge).
 
-A verifier turns a token into its owner; everything that an answer to a bad token must contain is here
-(RFC 6750 and RFC 9728, as the MCP specification asks).
+`auth_token` and `auth_jwt` each provide a verifier, which returns the user of a token or raises `AuthError`.
 """
 
 from __future__ import annotations
@@ -17,42 +16,47 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import ProductionConfig
 from ..registry import HealthPart, Registry
-from .guard import binds_loopback
+from .guard import resolves_to_loopback
 from .http_limits import RejectionLog, http_error
 
 MAX_TOKEN_BYTES = 16_384
-"""A longer credential is refused unread; a large JWT has some thousand."""
+"""Longest token that is verified; a large JWT has a few thousand bytes."""
 
 User = AuthenticatedUser
 Challenge = Callable[[Scope], str]
-"""The parameters of WWW-Authenticate that say how to get a token: `name="value", ...`, or nothing."""
+"""Returns the parameters of WWW-Authenticate that tell a client how to get a token (`name="value", ...`), or ""."""
 
 
 class AuthError(Exception):
-    """The request gets no answer from a tool, for `reason`; the client reads it, so it holds nothing confidential."""
+    """The request is not authenticated or not authorized."""
 
     def __init__(self, status: Literal[401, 403, 503], error: str, reason: str, retry_after: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
         self.error = error
-        """Error code of RFC 6750, section 3.1, or empty where no token was presented."""
+        """Error code of RFC 6750, section 3.1, or empty if no token was presented."""
         self.reason = reason
+        """Text for the client, so without anything confidential."""
         self.retry_after = retry_after
+        """Seconds until a retry may succeed."""
 
 
 class Verifier(Protocol):
     async def __call__(self, token: bytes) -> User:
-        """The owner of a valid token.
+        """Return the user of a valid token.
 
         Raises:
-            AuthError: the token is not valid, or not enough.
+            AuthError: the token is not valid, or lacks a required scope.
         """
         ...
 
 
-class Bearer:
-    """Lets requests with a valid token through, with their owner in the SDK's context: `get_access_token()` knows
-    him, and a session belongs to the owner who opened it. Others are answered before their body is read."""
+class BearerAuthentication:
+    """ASGI middleware that rejects requests without a valid token, before it reads their body.
+
+    The user of the token goes into the SDK's context: `get_access_token()` returns the token, and a session can be
+    used only by the user who opened it.
+    """
 
     def __init__(self, app: ASGIApp, verify: Verifier, challenge: Challenge) -> None:
         self._app = AuthContextMiddleware(app)
@@ -72,22 +76,22 @@ class Bearer:
     async def _reject(self, error: AuthError, scope: Scope, send: Send) -> None:
         headers = []
         if error.status != 503:
-            parameters = [f'error="{error.error}", error_description="{error.reason}"'] if error.error else []
-            parameters += [found] if (found := self._challenge(scope)) else []
-            headers.append((b"www-authenticate", f"Bearer {', '.join(parameters)}".strip().encode()))
+            details = f'error="{error.error}", error_description="{error.reason}"' if error.error else ""
+            parameters = ", ".join(filter(None, (details, self._challenge(scope))))
+            headers.append((b"www-authenticate", f"Bearer {parameters}".strip().encode()))
         if error.retry_after is not None:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         await http_error(send, error.status, f"{error.reason}.", *headers)
 
 
 def bearer_token(scope: Scope) -> bytes:
-    """The one bearer token of a request.
+    """Return the bearer token of a request.
 
     Raises:
-        AuthError: there is none, or its length is out of bounds.
+        AuthError: there is no single bearer token, or it is empty or too long.
     """
-    found = [value for name, value in scope["headers"] if name == b"authorization"]
-    scheme, _, token = found[0].partition(b" ") if len(found) == 1 else (b"", b"", b"")
+    credentials = [value for name, value in scope["headers"] if name == b"authorization"]
+    scheme, _, token = credentials[0].partition(b" ") if len(credentials) == 1 else (b"", b"", b"")
     if scheme.lower() != b"bearer":
         raise AuthError(401, "", "Authentication required: send a bearer token in the Authorization header")
     token = token.strip()
@@ -97,8 +101,10 @@ def bearer_token(scope: Scope) -> bytes:
 
 
 class Fingerprint:
-    """A keyed digest of a token. Tables of tokens are looked up by it: the key is random and never leaves the process,
-    so that the time a lookup takes tells nothing about the tokens in the table."""
+    """Digest of a token with a random key, used as the key of token tables.
+
+    The time of a lookup thus reveals nothing about the tokens in the table.
+    """
 
     def __init__(self) -> None:
         self._key = os.urandom(32)
@@ -109,25 +115,25 @@ class Fingerprint:
 
 def require(registry: Registry, verify: Verifier, challenge: Challenge = lambda scope: "") -> None:
     """Require a token that `verify` accepts for the MCP endpoint."""
-    registry.http.authentication = lambda endpoint: Bearer(endpoint, verify, challenge)
+    registry.http.authentication = lambda endpoint: BearerAuthentication(endpoint, verify, challenge)
 
 
 def require_loopback(registry: Registry, settings: str) -> None:
-    """Lets a server without any credentials be tried on its own machine, and nowhere else."""
-    registry.http.start_checks.append(lambda: _open_to_others(registry.config, settings))
+    """Allow HTTP without authentication on a loopback address only; `settings` is what the operator can set instead."""
+    registry.http.start_checks.append(lambda: _exposure_problems(registry.config, settings))
 
 
-def _open_to_others(config: ProductionConfig, settings: str) -> list[str]:
-    if binds_loopback(config.host):
+def _exposure_problems(config: ProductionConfig, settings: str) -> list[str]:
+    if resolves_to_loopback(config.host):
         return []
     return [
-        f"HOST: {config.host} is reachable from other machines, and nobody would have to authenticate",
-        f"set {settings}; or stay on this machine with HOST=127.0.0.1",
+        f"HOST: {config.host} is reachable from other machines, and no authentication is configured",
+        f"set {settings}, or serve this machine only with HOST=127.0.0.1",
     ]
 
 
-def report(registry: Registry, **configured: object) -> None:
-    """Shows in the health report which variables are configured."""
+def report_settings(registry: Registry, **configured: object) -> None:
+    """Show in the health report which settings have a value, by the name of their variable."""
     fields = {"auth_config": {name: "configured" if value else "missing" for name, value in configured.items()}}
 
     async def part(caller_id: str) -> HealthPart:

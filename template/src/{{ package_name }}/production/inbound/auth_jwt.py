@@ -1,8 +1,7 @@
-"""An access token counts where its signature, issuer, audience, times and scopes do.
+"""Authentication with JWT access tokens: signature, issuer, audience, lifetime and scopes are verified.
 
-This server is a resource server only: clients get their tokens from the authorization server `JWT_ISSUER`, which the
-metadata of RFC 9728 names to them. The issuer's keys are fetched and kept here, so that it is asked rarely and may be
-away for a while.
+The server is a resource server (RFC 9728): its metadata names the authorization server `JWT_ISSUER`, which issues the
+tokens. The issuer's keys are cached, so a short outage of the issuer does not affect calls.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from ..config import ConfigError, ProductionConfig
 from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, User
-from .guard import binds_loopback, own_host
+from .guard import host_header, resolves_to_loopback
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -38,30 +37,30 @@ ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("EC", "P-521"): ("ES512",),
     ("OKP", "Ed25519"): ("EdDSA",),
 }
-"""What a key may verify, by its type and curve. The token never decides it (RFC 8725, section 3.1)."""
+"""Signature algorithms by type and curve of a key; the token does not choose the algorithm (RFC 8725, section 3.1)."""
 
 PUBLIC_MEMBERS = ("kty", "crv", "x", "y", "n", "e")
-"""What of a key is used: with more, an issuer's mistake would make a private key of it, which verifies nothing."""
+"""Members of a JWK that are used: if an issuer publishes a private key by mistake, its public part still verifies."""
 
-ACCEPTED = frozenset(name for names in ALGORITHMS.values() for name in names)
+ACCEPTED_ALGORITHMS = frozenset(name for names in ALGORITHMS.values() for name in names)
 MIN_RSA_BITS = 2048
 
 LEEWAY_SECONDS = 30
-"""How far the issuer's clock may be off."""
+"""Tolerated difference between the issuer's clock and ours."""
 
-FRESH_SECONDS = 300.0
-"""How old the keys may get before new ones are fetched; those at hand serve meanwhile, and while the issuer is away."""
+REFRESH_SECONDS = 300.0
+"""Age at which the keys are fetched again in the background; the old keys stay valid until that succeeds."""
 
-PAUSE_SECONDS = 5.0
-"""How long after a fetch the next one may begin, so that tokens with made-up key ids cannot burden the issuer."""
+MIN_FETCH_INTERVAL_SECONDS = 5.0
+"""Least time between two fetches, so that tokens with invented key ids do not cause requests to the issuer."""
 
-FETCH_SECONDS = 5.0
+FETCH_TIMEOUT_SECONDS = 5.0
 MAX_DOCUMENT_BYTES = 1024 * 1024
 
-REMEMBER_SECONDS = 60.0
-"""How long a verified token needs no second verification, unless it expires before."""
+CACHE_SECONDS = 60.0
+"""Longest time that a verified token is accepted without verifying it again."""
 
-MAX_REMEMBERED = 4096
+MAX_CACHED_TOKENS = 4096
 
 ENDPOINT_PATH = "/mcp"
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
@@ -78,13 +77,13 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def install(registry: Registry) -> None:
-    """Requires a token of `JWT_ISSUER` where it is set; where it is not, only this machine can be served.
+    """Require a token of `JWT_ISSUER`, or a loopback address where `JWT_ISSUER` is not set.
 
     Raises:
         ConfigError: the settings are incomplete or contradict each other.
     """
     config = registry.config
-    auth.report(registry, JWT_ISSUER=config.jwt_issuer, JWT_AUDIENCE=config.jwt_audience)
+    auth.report_settings(registry, JWT_ISSUER=config.jwt_issuer, JWT_AUDIENCE=config.jwt_audience)
     if config.transport == "stdio":
         return
     problems = _problems(config)
@@ -95,24 +94,24 @@ def install(registry: Registry) -> None:
         return
     for name, url in (("JWT_ISSUER", config.jwt_issuer), ("JWT_JWKS_URL", config.jwt_jwks_url or "")):
         parts = urlsplit(url)
-        if parts.scheme == "http" and not binds_loopback(parts.hostname or ""):
-            registry.notices.append(f"{name} is not https: whoever is between can pass off keys as the issuer's")
-    keys = Keys(config.jwt_issuer, config.jwt_jwks_url)
+        if parts.scheme == "http" and not resolves_to_loopback(parts.hostname or ""):
+            registry.notices.append(f"{name} is not https: an attacker on the network can replace the issuer's keys")
+    keys = KeySet(config.jwt_issuer, config.jwt_jwks_url)
     registry.on_startup.append(keys.open)
     registry.on_shutdown.append(keys.close)
     registry.health.parts.append(keys.health)
     registry.health.probes["issuer"] = Probe(config.jwt_jwks_url or config.jwt_issuer, keys.check)
-    resource = Resource(registry, config.jwt_issuer, config.jwt_audience)
-    registry.http.routes += resource.routes()
-    tokens = Tokens(config.jwt_issuer, config.jwt_audience, config.jwt_required_scopes, keys)
-    auth.require(registry, tokens.verify, resource.challenge)
+    metadata = ResourceMetadata(registry, config.jwt_issuer, config.jwt_audience)
+    registry.http.routes += metadata.routes()
+    verifier = JWTVerifier(config.jwt_issuer, config.jwt_audience, config.jwt_required_scopes, keys)
+    auth.require(registry, verifier.verify, metadata.challenge)
 
 
 def _problems(config: ProductionConfig) -> list[str]:
     if config.jwt_issuer and not config.jwt_audience:
         return [
-            "JWT_AUDIENCE: must be set with JWT_ISSUER, or tokens made for other services would count here; "
-            "best to the public URL of this server's /mcp"
+            "JWT_AUDIENCE: must be set with JWT_ISSUER, or tokens issued for other services would be accepted; "
+            "use the public URL of this server's /mcp"
         ]
     if not config.jwt_issuer:
         others = {
@@ -123,49 +122,49 @@ def _problems(config: ProductionConfig) -> list[str]:
         return [f"JWT_ISSUER: must be set with {name}" for name, value in others.items() if value][:1]
     parts = urlsplit(config.jwt_issuer)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        return ["JWT_ISSUER: must be the issuer's URL, character by character as in the claim iss of its tokens"]
+        return ["JWT_ISSUER: must be the issuer's URL, exactly as in the iss claim of its tokens"]
     return []
 
 
-class Tokens:
-    """Verifies access tokens, and remembers for a short time which were good."""
+class JWTVerifier:
+    """Verifies access tokens, with a cache of the users of recently verified tokens."""
 
-    def __init__(self, issuer: str, audience: str, required_scopes: Sequence[str], keys: Keys) -> None:
+    def __init__(self, issuer: str, audience: str, required_scopes: Sequence[str], keys: KeySet) -> None:
         self._issuer = issuer
         self._audience = audience
-        self._required = frozenset(required_scopes)
+        self._required_scopes = frozenset(required_scopes)
         self._keys = keys
         self._fingerprint = Fingerprint()
-        self._remembered: dict[bytes, tuple[User, float]] = {}
+        self._cache: dict[bytes, tuple[User, float]] = {}
 
     async def verify(self, token: bytes) -> User:
         fingerprint = self._fingerprint(token)
-        user, until = self._remembered.get(fingerprint, (None, 0.0))
-        if user is not None and time.time() < until:
+        user, valid_until = self._cache.get(fingerprint, (None, 0.0))
+        if user is not None and time.time() < valid_until:
             return user
-        claims = await self._claims(token)
+        claims = await self._verified_claims(token)
         user = _user(claims, token, self._audience)
-        missing = self._required.difference(user.access_token.scopes)
+        missing = self._required_scopes.difference(user.access_token.scopes)
         if missing:
             reason = f"The access token lacks the scope {' '.join(sorted(missing))}"
             raise AuthError(403, "insufficient_scope", reason)
-        self._remember(fingerprint, user)
+        self._add_to_cache(fingerprint, user)
         return user
 
-    async def _claims(self, token: bytes) -> dict[str, Any]:
+    async def _verified_claims(self, token: bytes) -> dict[str, Any]:
         try:
             header = jwt.get_unverified_header(token)
         except jwt.PyJWTError:
             raise AuthError(401, "invalid_token", "The access token is not a JWT") from None
         algorithm = header.get("alg")
-        if not isinstance(algorithm, str) or algorithm not in ACCEPTED:
+        if not isinstance(algorithm, str) or algorithm not in ACCEPTED_ALGORITHMS:
             raise AuthError(401, "invalid_token", "The access token is not signed with an accepted algorithm")
-        signing = await self._keys.find(header.get("kid"))
+        signing_key = await self._keys.get(header.get("kid"))
         try:
             return jwt.decode(
                 token,
-                signing.key,
-                algorithms=signing.algorithms,
+                signing_key.key,
+                algorithms=signing_key.algorithms,
                 audience=self._audience,
                 issuer=self._issuer,
                 leeway=LEEWAY_SECONDS,
@@ -175,22 +174,22 @@ class Tokens:
             reason = REASONS.get(type(error), "The access token is not valid")
             raise AuthError(401, "invalid_token", reason) from None
 
-    def _remember(self, fingerprint: bytes, user: User) -> None:
-        self._remembered.pop(fingerprint, None)
-        if len(self._remembered) >= MAX_REMEMBERED:
-            del self._remembered[next(iter(self._remembered))]
+    def _add_to_cache(self, fingerprint: bytes, user: User) -> None:
+        self._cache.pop(fingerprint, None)
+        if len(self._cache) >= MAX_CACHED_TOKENS:
+            del self._cache[next(iter(self._cache))]
         expires = (user.access_token.expires_at or 0) + LEEWAY_SECONDS
-        self._remembered[fingerprint] = (user, min(expires, time.time() + REMEMBER_SECONDS))
+        self._cache[fingerprint] = (user, min(expires, time.time() + CACHE_SECONDS))
 
 
 def _user(claims: Mapping[str, Any], token: bytes, audience: str) -> User:
-    subject = _text(claims, "sub")
-    client = _text(claims, "client_id", "azp", "cid") or subject
+    subject = _text_claim(claims, "sub")
+    client = _text_claim(claims, "client_id", "azp", "cid") or subject
     if client is None:
         raise AuthError(401, "invalid_token", "The access token names neither a subject nor a client")
     return User(
         AccessToken(
-            token=token.decode("ascii"),  # the signature covers it, and base64 is ASCII
+            token=token.decode("ascii"),  # a JWT with a valid signature is base64url, so ASCII
             client_id=client,
             scopes=_scopes(claims),
             expires_at=int(claims["exp"]),
@@ -201,12 +200,13 @@ def _user(claims: Mapping[str, Any], token: bytes, audience: str) -> User:
     )
 
 
-def _text(claims: Mapping[str, Any], *names: str) -> str | None:
+def _text_claim(claims: Mapping[str, Any], *names: str) -> str | None:
+    """Return the first of the claims `names` that is a non-empty string."""
     return next((value for name in names if isinstance(value := claims.get(name), str) and value), None)
 
 
 def _scopes(claims: Mapping[str, Any]) -> list[str]:
-    """The scopes from `scope` (RFC 9068, section 2.2.3), or `scp` as Entra ID and Okta name them."""
+    """Return the scopes from the claim `scope` (RFC 9068, section 2.2.3), or from `scp` (Entra ID, Okta)."""
     granted = claims.get("scope", claims.get("scp", ""))
     if isinstance(granted, str):
         return granted.split()
@@ -219,22 +219,21 @@ class SigningKey(NamedTuple):
     algorithms: tuple[str, ...]
 
 
-class Keys:
-    """The issuer's signing keys. One fetch at a time, none more often than `PAUSE_SECONDS`, none forgotten because
-    the next fetch fails."""
+class KeySet:
+    """The issuer's signing keys. At most one fetch runs at a time, and a failed one leaves the keys as they are."""
 
     def __init__(self, issuer: str, url: str | None) -> None:
         self._issuer = issuer
         self._url = url
         self._keys: tuple[SigningKey, ...] = ()
         self._fetched_at = self._next_fetch = float("-inf")
-        self._problem = "not asked yet"
+        self._problem = "not fetched yet"
         self._fetching: asyncio.Task[None] | None = None
         self._client: httpx2.AsyncClient | None = None
 
     async def open(self) -> None:
-        """Fetches the keys before the first request. Without them the server starts all the same."""
-        self._client = httpx2.AsyncClient(timeout=None)  # each fetch has one, as a whole
+        """Fetch the keys; the server starts even if that fails."""
+        self._client = httpx2.AsyncClient(timeout=None)  # `_fetch` has a timeout of its own
         self._next_fetch = float("-inf")
         await self._refresh()
 
@@ -248,10 +247,10 @@ class Keys:
             self._client = None
 
     async def check(self) -> None:
-        """Returns when the keys are here.
+        """Return if there are keys.
 
         Raises:
-            ValueError: they are not; the text is why.
+            ValueError: there are none; the text gives the reason.
         """
         if not self._keys:
             raise ValueError(self._problem)
@@ -259,105 +258,107 @@ class Keys:
     async def health(self, caller_id: str) -> HealthPart:
         return HealthPart() if self._keys else HealthPart(degraded=("the keys of JWT_ISSUER cannot be fetched",))
 
-    async def find(self, kid: object) -> SigningKey:
-        """The key with the id `kid`, or the only key where a token names none.
+    async def get(self, kid: object) -> SigningKey:
+        """Return the key with the id `kid`, or the only key if `kid` is None. An unknown id causes a fetch.
 
         Raises:
-            AuthError: there is no such key, also not after asking the issuer again, or it never answered.
+            AuthError: there is no such key, or no key has ever been fetched.
         """
-        if time.monotonic() - self._fetched_at > FRESH_SECONDS and self._keys:
-            self._begin()
-        found = self._pick(kid)
-        if found is None:
+        if time.monotonic() - self._fetched_at > REFRESH_SECONDS and self._keys:
+            self._start_fetch()
+        key = self._cached(kid)
+        if key is None:
             await self._refresh()
-            found = self._pick(kid)
-        if found is not None:
-            return found
+            key = self._cached(kid)
+        if key is not None:
+            return key
         if not self._keys:
             reason = "The keys of the authorization server cannot be fetched: try again soon"
-            raise AuthError(503, "", reason, retry_after=int(PAUSE_SECONDS))
+            raise AuthError(503, "", reason, retry_after=int(MIN_FETCH_INTERVAL_SECONDS))
         raise AuthError(401, "invalid_token", "The access token is signed with an unknown key")
 
-    def _pick(self, kid: object) -> SigningKey | None:
+    def _cached(self, kid: object) -> SigningKey | None:
         if kid is None:
             return self._keys[0] if len(self._keys) == 1 else None
         return next((key for key in self._keys if key.kid == kid), None)
 
     async def _refresh(self) -> None:
-        self._begin()
+        """Wait for the running fetch; start one first if none runs and the last one is long enough ago."""
+        self._start_fetch()
         if self._fetching is not None and not self._fetching.done():
-            await asyncio.shield(self._fetching)  # others wait for it too
+            await asyncio.shield(self._fetching)  # other requests wait for it too
 
-    def _begin(self) -> None:
+    def _start_fetch(self) -> None:
         if (self._fetching is None or self._fetching.done()) and time.monotonic() >= self._next_fetch:
             self._fetching = asyncio.create_task(self._fetch())
 
     async def _fetch(self) -> None:
         try:
-            async with asyncio.timeout(FETCH_SECONDS):
-                url = self._url or await self._discover()
-                keys = usable(await self._get(url))
+            async with asyncio.timeout(FETCH_TIMEOUT_SECONDS):
+                url = self._url or await self._discover_url()
+                keys = signing_keys(await self._get_json(url))
             if not keys:
-                raise ValueError(f"{url} has no key that can be used")
+                raise ValueError(f"{url} has no usable key")
         except (httpx2.HTTPError, httpx2.InvalidURL, TimeoutError, ValueError) as error:
             self._problem = str(error) or repr(error)
             log.warning("the issuer's keys cannot be fetched", issuer=self._issuer, problem=self._problem)
         else:
             self._keys, self._fetched_at = keys, time.monotonic()
         finally:
-            self._next_fetch = time.monotonic() + PAUSE_SECONDS
+            self._next_fetch = time.monotonic() + MIN_FETCH_INTERVAL_SECONDS
 
-    async def _discover(self) -> str:
-        """The address of the keys, from the issuer's own metadata (OpenID Connect Discovery, RFC 8414)."""
+    async def _discover_url(self) -> str:
+        """Return the URL of the keys from the issuer's metadata (OpenID Connect Discovery 1.0, section 4; RFC 8414)."""
         parts = urlsplit(self._issuer)
         path = parts.path.rstrip("/")
         base = f"{parts.scheme}://{parts.netloc}"
-        tried = []
+        problems = []
         for url in (
             f"{base}{path}/.well-known/openid-configuration",
             f"{base}/.well-known/oauth-authorization-server{path}",
         ):
             try:
-                document = await self._get(url)
+                document = await self._get_json(url)
             except (httpx2.HTTPError, ValueError) as error:
-                tried.append(f"{url}: {str(error) or repr(error)}")
+                problems.append(f"{url}: {str(error) or repr(error)}")
                 continue
             if document.get("issuer") != self._issuer:  # RFC 8414, section 3.3
-                raise ValueError(f"JWT_ISSUER is {self._issuer}, but {url} says {document.get('issuer')!r}")
-            found = document.get("jwks_uri")
-            if not isinstance(found, str) or urlsplit(found).scheme not in ("https", parts.scheme):
-                raise ValueError(f"{url} names no jwks_uri that can be used")
-            return found
-        raise ValueError("; ".join(tried) + "; set JWT_JWKS_URL where the issuer has no metadata")
+                raise ValueError(f"JWT_ISSUER is {self._issuer}, but the issuer in {url} is {document.get('issuer')!r}")
+            jwks_uri = document.get("jwks_uri")
+            if not isinstance(jwks_uri, str) or urlsplit(jwks_uri).scheme not in ("https", parts.scheme):
+                raise ValueError(f"{url} has no usable jwks_uri")
+            return jwks_uri
+        raise ValueError("; ".join(problems) + "; set JWT_JWKS_URL if the issuer publishes no metadata")
 
-    async def _get(self, url: str) -> dict[str, Any]:
+    async def _get_json(self, url: str) -> dict[str, Any]:
         if self._client is None:
             raise ValueError("the server is not running")
         body = bytearray()
         async with self._client.stream("GET", url, headers={"accept": "application/json"}) as response:
             if response.status_code != 200:
-                raise ValueError(f"{url} answers {response.status_code}")
+                raise ValueError(f"{url} answered with status {response.status_code}")
             async for chunk in response.aiter_bytes():
                 body += chunk
                 if len(body) > MAX_DOCUMENT_BYTES:
-                    raise ValueError(f"{url} answers more than {MAX_DOCUMENT_BYTES} bytes")
+                    raise ValueError(f"{url} answered with more than {MAX_DOCUMENT_BYTES} bytes")
         try:
             document = json.loads(body)
         except (ValueError, RecursionError):
             document = None
         if not isinstance(document, dict):
-            raise ValueError(f"{url} answers no JSON object")
+            raise ValueError(f"{url} did not answer with a JSON object")
         return document
 
 
-def usable(document: Mapping[str, Any]) -> tuple[SigningKey, ...]:
-    """The keys of a JWK Set (RFC 7517) that can verify signatures; others are passed over, as it demands."""
+def signing_keys(document: Mapping[str, Any]) -> tuple[SigningKey, ...]:
+    """Return the keys of a JWK Set that can verify signatures; the others are ignored (RFC 7517, section 5)."""
     entries = document.get("keys")
-    found = [_signing_key(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return tuple(key for key in found if key is not None)
+    keys = [_signing_key(entry) for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return tuple(key for key in keys if key is not None)
 
 
 def _signing_key(entry: dict[str, Any]) -> SigningKey | None:
+    """Return the key of one JWK, or `None` if it is unsupported, weak, malformed or not for signatures."""
     kid, alg = entry.get("kid"), entry.get("alg")
     curve = None if entry.get("kty") == "RSA" else entry.get("crv")
     algorithms = ALGORITHMS.get((str(entry.get("kty")), curve if isinstance(curve, str) else None), ())
@@ -374,8 +375,8 @@ def _signing_key(entry: dict[str, Any]) -> SigningKey | None:
     return SigningKey(kid if isinstance(kid, str) else None, key, algorithms)
 
 
-class Resource:
-    """What clients are told: who issues tokens for this server (RFC 9728), and where that is written."""
+class ResourceMetadata:
+    """The protected resource metadata (RFC 9728), which names the authorization server, and the URL it is served at."""
 
     def __init__(self, registry: Registry, issuer: str, audience: str) -> None:
         parts = urlsplit(audience)
@@ -399,12 +400,12 @@ class Resource:
     async def _metadata(self, request: Request) -> JSONResponse:
         resource = self._resource(request.scope)
         if resource is None:
-            return JSONResponse({"error": "the Host header names no host"}, status_code=400)
+            return JSONResponse({"error": "the Host header is not valid"}, status_code=400)
         headers = {"cache-control": "max-age=300" if self._url else "no-store"}
         return JSONResponse({"resource": resource, **self._document}, headers=headers)
 
     def challenge(self, scope: Scope) -> str:
-        """The parameters of WWW-Authenticate that lead a client to a token."""
+        """Return the parameters of WWW-Authenticate (RFC 9728, section 5.1; RFC 6750, section 3)."""
         parameters = []
         resource = self._resource(scope)
         if resource is not None:
@@ -415,13 +416,13 @@ class Resource:
         return ", ".join(parameters)
 
     def _resource(self, scope: Scope) -> str | None:
-        """The public URL of the endpoint: JWT_AUDIENCE where it is one, else what the client called.
+        """Return the public URL of the endpoint: JWT_AUDIENCE if that is a URL, else from the Host header.
 
-        The latter is the client's word. It comes back to that client only, for nothing may store the answer.
+        The client chooses the Host header, so responses that contain it must not be cached.
         """
         if self._url is not None:
             return self._url
-        host = own_host(scope)
+        host = host_header(scope)
         if host is None:
             return None
         secure = scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]

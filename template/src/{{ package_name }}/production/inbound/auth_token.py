@@ -1,7 +1,7 @@
-"""Every client has tokens of its own, handed out by the operator, and a new list counts without a restart.
+"""Authentication with static tokens, one or more for each caller.
 
-`AUTH_TOKENS` is `name:token,name2:token2`; `AUTH_TOKENS_FILE` names a file with one `name:token` a line. A name may
-stand there twice: the client then has two tokens, as while it changes from one to the next.
+`AUTH_TOKENS` is `name:token,name2:token2`. `AUTH_TOKENS_FILE` names a file with one `name:token` per line; changes take
+effect without a restart. A name may have several tokens, which allows rotation.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from .auth import AuthError, Fingerprint, User
 from .identity import account_id
 
 CHECK_SECONDS = 1.0
-"""How long after a change of the file the new tokens count, at most."""
+"""Interval at which the file is read."""
 
 MIN_TOKEN_CHARACTERS = 16
 MAX_FILE_BYTES = 1024 * 1024
 
 Users = Mapping[bytes, User]
-"""The users of the tokens, by the tokens' fingerprints."""
+"""Users by the fingerprint of their token."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # what a bearer token may have: RFC 6750, section 2.1
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # the syntax of RFC 6750, section 2.1
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class TokensError(Exception):
-    """A list of tokens cannot be used; `problems` has one line each, which never quotes the list."""
+    """A list of tokens is not valid; `problems` has one line for each problem and never quotes the list."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -48,43 +48,43 @@ class TokensError(Exception):
 
 
 def install(registry: Registry) -> None:
-    """Requires a token where tokens are configured; where none are, only this machine can be served.
+    """Require one of the configured tokens, or a loopback address where none is configured.
 
     Raises:
-        ConfigError: a list of tokens is broken, or both variables are set.
+        ConfigError: a list of tokens is not valid, or both variables are set.
     """
-    listed, path = registry.config.auth_tokens, registry.config.auth_tokens_file
-    if listed is not None and path is not None:
+    value, path = registry.config.auth_tokens, registry.config.auth_tokens_file
+    if value is not None and path is not None:
         raise ConfigError(["AUTH_TOKENS and AUTH_TOKENS_FILE are both set: use one of them"])
     variable = "AUTH_TOKENS" if path is None else "AUTH_TOKENS_FILE"
-    auth.report(registry, **{variable: listed or path})
+    auth.report_settings(registry, **{variable: value or path})
     if registry.config.transport == "stdio":
         return
     try:
         if path is not None:
-            tokens = TokenFile(path)
-            registry.on_startup.append(tokens.watch)
-            registry.on_shutdown.append(tokens.unwatch)
-            auth.require(registry, tokens.verify)
-        elif listed is not None:
-            auth.require(registry, Tokens(listed.get_secret_value().split(","), "entry").verify)
+            file = TokenFile(path)
+            registry.on_startup.append(file.watch)
+            registry.on_shutdown.append(file.unwatch)
+            auth.require(registry, file.verify)
+        elif value is not None:
+            auth.require(registry, TokenList(value.get_secret_value().split(","), "entry").verify)
         else:
             auth.require_loopback(registry, "AUTH_TOKENS=name:token (make a token with: openssl rand -hex 32)")
     except TokensError as error:
         raise ConfigError([f"{variable}: {problem}" for problem in error.problems]) from None
 
 
-class Tokens:
-    """The users of the tokens in a list of `name:token`; blank entries and those that begin with # count nothing.
+class TokenList:
+    """The tokens in a list of `name:token`; blank entries and those that begin with # are ignored.
 
     Raises:
-        TokensError: an entry is broken or a token occurs twice, or there is no entry. Whatever is in the list may be
-            a secret, so the problems name entries by number, counted in `unit`.
+        TokensError: an entry is malformed, a token occurs twice, or there is no entry. Problems name entries by `unit`
+            and number only, because any text in the list may be a secret.
     """
 
     def __init__(self, entries: Iterable[str], unit: str) -> None:
         self._fingerprint = Fingerprint()
-        self._users: Users = self._parsed(entries, unit)
+        self._users: Users = self._parse(entries, unit)
 
     async def verify(self, token: bytes) -> User:
         user = self._users.get(self._fingerprint(token))
@@ -92,92 +92,87 @@ class Tokens:
             raise AuthError(401, "invalid_token", "The access token is not valid")
         return user
 
-    def _parsed(self, entries: Iterable[str], unit: str) -> Users:
+    def _parse(self, entries: Iterable[str], unit: str) -> Users:
         users: dict[bytes, User] = {}
         problems = []
-        for number, raw in enumerate(entries, 1):
-            entry = raw.strip()
+        for number, text in enumerate(entries, 1):
+            entry = text.strip()
             if not entry or entry.startswith("#"):
                 continue
             name, _, token = (part.strip() for part in entry.partition(":"))
             key = self._fingerprint(token.encode())
-            problem = "the token occurs twice; every token has one owner" if key in users else _problem(name, token)
+            problem = "the token occurs twice; it must be unique" if key in users else _problem(name, token)
             if problem is None:
-                # Tools see the owner, not the token.
+                # Without the token itself, which tools have no use for.
                 users[key] = User(AccessToken(token="", client_id=name, scopes=[]))
             else:
                 problems.append(f"{unit} {number}: {problem}")
         if problems:
             raise TokensError(problems)
         if not users:
-            raise TokensError([f"there is no token in it (accepted: name:token, one in each {unit})"])
+            raise TokensError([f"contains no token (accepted: one name:token per {unit})"])
         return users
 
 
 def _problem(name: str, token: str) -> str | None:
+    """Return what is wrong with an entry, or `None`."""
     if not token:
         return "is not name:token"
     if _NAME.fullmatch(name) is None:
         return "the name must have 1 to 64 letters, digits and . _ @ -, the first a letter or digit"
     if account_id(name) != name:
-        return "the name is reserved: choose one that is no address"
+        return "the name is reserved: choose one that is not an IP address, stdio or unknown"
     if len(token) < MIN_TOKEN_CHARACTERS:
-        return f"the token must have at least {MIN_TOKEN_CHARACTERS} characters, random ones: openssl rand -hex 32"
+        return f"the token must have at least {MIN_TOKEN_CHARACTERS} random characters (openssl rand -hex 32 makes one)"
     if len(token) > auth.MAX_TOKEN_BYTES or _TOKEN.fullmatch(token) is None:
-        return "the token may have letters, digits and - . _ ~ + /, then = signs"
+        return f"the token may have at most {auth.MAX_TOKEN_BYTES} letters, digits and - . _ ~ + /, then = signs"
     return None
 
 
-class TokenFile(Tokens):
-    """The tokens in a file as they are now: read again every second, and at once on SIGHUP.
+class TokenFile(TokenList):
+    """The tokens in a file, which is read again every `CHECK_SECONDS` and on SIGHUP.
 
-    What cannot be used changes nothing: the last good list counts until there is a better one. The content is
-    compared, not the file's times and number, so that no change goes unseen, whether the file was written in
-    place, replaced, or swapped beneath a symbolic link as Kubernetes does it.
+    The last valid list stays in effect until there is a new valid one. Content is compared and not the modification
+    time, which does not show every change (a symbolic link that Kubernetes redirects, two writes within one tick).
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._text = self._read()
         self._problem = ""
-        self._stop: Callable[[], None] = lambda: None
+        self._cleanup = contextlib.ExitStack()
         super().__init__(self._text.splitlines(), "line")
 
     async def watch(self) -> None:
+        """Start to reload the file."""
         wake = asyncio.Event()
-        task = asyncio.create_task(self._follow(wake))
-        deaf = _on_sighup(wake.set)
-
-        def stop() -> None:
-            deaf()
-            task.cancel()
-
-        self._stop = stop
+        self._cleanup.callback(asyncio.create_task(self._reload_forever(wake)).cancel)
+        self._cleanup.callback(_on_sighup(wake.set))
 
     async def unwatch(self) -> None:
-        self._stop()
+        self._cleanup.close()
 
-    async def _follow(self, wake: asyncio.Event) -> None:
+    async def _reload_forever(self, wake: asyncio.Event) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), CHECK_SECONDS)
             wake.clear()
             try:
-                self._adopt(await asyncio.to_thread(self._read))  # a network's file system may take its time
+                self._update(await asyncio.to_thread(self._read))  # in a thread: a network file system may block
             except TokensError as error:
-                self._complain(str(error))
+                self._log_problem(str(error))
 
-    def _adopt(self, text: str) -> None:
+    def _update(self, text: str) -> None:
         if text != self._text:
-            self._users = self._parsed(text.splitlines(), "line")
+            self._users = self._parse(text.splitlines(), "line")
             self._text = text
             log.info("tokens reloaded", file=str(self._path), tokens=len(self._users))
         self._problem = ""
 
-    def _complain(self, problem: str) -> None:
-        if problem != self._problem:  # once, not every second
+    def _log_problem(self, problem: str) -> None:
+        if problem != self._problem:  # once for each problem, not every second
             self._problem = problem
-            log.error("new tokens cannot be used; those before still count", file=str(self._path), problem=problem)
+            log.error("cannot reload tokens; the previous tokens stay valid", file=str(self._path), problem=problem)
 
     def _read(self) -> str:
         try:
@@ -192,17 +187,15 @@ class TokenFile(Tokens):
             raise TokensError([f"{self._path} is not UTF-8 text"]) from None
 
 
-def _on_sighup(callback: Callable[[], None]) -> Callable[[], None]:
-    """Calls back on SIGHUP until the returned function is called. Nothing happens where the signal does not exist,
-    has a handler already, or cannot be handled (outside the main thread)."""
+def _on_sighup(callback: Callable[[], None]) -> Callable[[], object]:
+    """Call `callback` on SIGHUP, and return a function that ends this.
+
+    Does nothing where SIGHUP does not exist, has another handler, or cannot be handled (outside the main thread).
+    """
     if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
         return lambda: None
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_DFL:
         return lambda: None
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, callback)
-
-    def remove() -> None:
-        loop.remove_signal_handler(signal.SIGHUP)
-
-    return remove
+    return lambda: loop.remove_signal_handler(signal.SIGHUP)

@@ -1,7 +1,6 @@
-"""Only requests for an allowed host, from an allowed origin and of a bounded size and depth reach the MCP handler.
+"""Validation of the Host and Origin headers of requests to the MCP endpoint, and CORS for allowed origins.
 
-`Guard` stands at the edge of `/mcp`, before authentication; `InputLimits` behind it, so that nobody without a token
-makes the server read a body. A refusal is a JSON-RPC error, which MCP clients show to their user.
+This prevents DNS rebinding; MCP requires it for Origin (specification 2025-11-25, basic/transports#security-warning).
 """
 
 from __future__ import annotations
@@ -19,10 +18,8 @@ from ..config import ConfigError, ProductionConfig
 from ..registry import Registry
 from .http_limits import RejectionLog, header_of, http_error
 
-MAX_NAME = 400
-"""Bytes of a Host or Origin header: a host name has at most 253 (RFC 1035, section 2.3.4)."""
-
-BLANKS = (b" ", b"\t")
+MAX_HEADER_BYTES = 400
+"""Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
 
 ANY_PORT = -1
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -31,7 +28,7 @@ Entry = TypeVar("Entry", bound=tuple[object, ...])
 
 
 class Authority(NamedTuple):
-    """Host and port as a URL has them; the host in lower case, an IPv6 address compressed and in brackets."""
+    """Host and port (RFC 3986, section 3.2), the host in lower case and an IPv6 address in its shortest form."""
 
     host: str
     port: int | None
@@ -48,10 +45,10 @@ _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
 
 
 def install(registry: Registry) -> None:
-    """Refuses bad entries of the lists at the start, and says where the server trusts everyone.
+    """Validate ALLOWED_HOSTS and ALLOWED_ORIGINS, and add notices for a server that is open to other machines.
 
     Raises:
-        ConfigError: an entry of ALLOWED_HOSTS or ALLOWED_ORIGINS is none.
+        ConfigError: an entry of one of the lists is not valid.
     """
     config = registry.config
     problems = []
@@ -62,7 +59,7 @@ def install(registry: Registry) -> None:
             problems += error.problems
     if problems:
         raise ConfigError(problems)
-    if config.transport == "http" and config.auth == "none" and not binds_loopback(config.host):
+    if config.transport == "http" and config.auth == "none" and not resolves_to_loopback(config.host):
         registry.notices.append(f"there is no authentication: everyone who reaches {config.host} can call every tool")
         if not config.allowed_hosts:
             registry.notices.append(
@@ -71,16 +68,14 @@ def install(registry: Registry) -> None:
 
 
 class Guard:
-    """Answers 421 for a wrong Host and 403 for a wrong Origin, and speaks CORS with allowed origins.
+    """ASGI middleware that rejects a Host (421) or Origin (403) that is not allowed, and handles CORS.
 
-    Both headers are parsed, not matched by prefix. Browsers send Origin with every request that another site may
-    have caused; other clients send none, and pass.
+    Browsers send Origin with every cross-origin request; a request without it does not come from another site's page.
     """
 
     def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
         self._app = app
-        # Clients repeat themselves: a lookup instead of parsing. Bounded, in number here and in size below, for the
-        # values are theirs.
+        # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
         self._log_rejection = RejectionLog()
@@ -88,140 +83,142 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = origin = None
         headers = scope["headers"]
-        for at, (name, value) in enumerate(headers):
-            if value.endswith(BLANKS):  # no part of the value (RFC 9110, section 5.5), but httptools leaves it there
+        for index, (name, value) in enumerate(headers):
+            if value.endswith((b" ", b"\t")):  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
                 value = value.rstrip(b" \t")
-                headers[at] = (name, value)
+                headers[index] = (name, value)
             if name == b"host":
-                host = value if host is None else b""  # twice: neither counts (RFC 9112, section 3.2)
+                host = value if host is None else b""  # more than one is not valid (RFC 9112, section 3.2)
             elif name == b"origin":
                 origin = value if origin is None else b""
-        if host is None or len(host) > MAX_NAME or not self._host_allowed(host):
-            self._log_rejection("host is not allowed", host=_shown(host), setting="ALLOWED_HOSTS")
-            await http_error(send, 421, f"This server does not answer for host {_shown(host)}: see ALLOWED_HOSTS.")
+        if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
+            self._log_rejection("host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
+            await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
             return
         if origin is None:
             await self._app(scope, receive, send)
             return
-        if len(origin) > MAX_NAME or not self._origin_allowed(origin, host):
-            self._log_rejection("origin is not allowed", origin=_shown(origin), setting="ALLOWED_ORIGINS")
-            await http_error(send, 403, f"Requests from origin {_shown(origin)} are not allowed: see ALLOWED_ORIGINS.")
+        if len(origin) > MAX_HEADER_BYTES or not self._origin_allowed(origin, host):
+            self._log_rejection("origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
+            await http_error(send, 403, f"Requests from origin {_quoted(origin)} are not allowed: see ALLOWED_ORIGINS.")
             return
         if scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method") is not None:
-            await _preflight(scope, send, origin)
+            await _answer_preflight(scope, send, origin)
             return
-        await self._app(scope, receive, _readable_for(origin, send))
+        await self._app(scope, receive, _with_cors_headers(origin, send))
 
 
 def host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
-    """Whether a Host header is allowed. Without ALLOWED_HOSTS a server bound to loopback answers for loopback names
-    only (DNS rebinding), any other for every host: authentication protects it.
+    """Return a function that returns whether a Host header is allowed.
+
+    Without ALLOWED_HOSTS, a server on a loopback address allows loopback names and its own HOST (against DNS
+    rebinding), and any other server allows every host, because authentication protects it.
 
     Raises:
-        ConfigError: an entry is none of `host`, `host:port`, `host:*` and `*`.
+        ConfigError: an entry is not of the form `host`, `host:port`, `host:*` or `*`.
     """
-    entries = _parsed("ALLOWED_HOSTS", config.allowed_hosts, _authority, "host, host:port, host:* or *")
+    entries = _parse_entries("ALLOWED_HOSTS", config.allowed_hosts, _authority, "host, host:port, host:* or *")
     if entries is None:
         return lambda value: True
     allowed = {Authority(host, ANY_PORT if port is None else port) for host, port in entries}
-    loopback_only = not allowed and binds_loopback(config.host)
+    loopback_only = not allowed and resolves_to_loopback(config.host)
 
-    def rule(value: bytes) -> bool:
+    def is_allowed(value: bytes) -> bool:
         host = _authority(value.decode("latin-1"))
         if host is None or host.port == ANY_PORT:
             return False
         if loopback_only:
-            return _names_loopback(host.host) or host.host == config.host.lower()
-        return not allowed or _listed(host, allowed)
+            return _is_loopback_name(host.host) or host.host == config.host.lower()
+        return not allowed or _matches(host, allowed)
 
-    return rule
+    return is_allowed
 
 
 def origin_rule(config: ProductionConfig) -> Callable[[bytes, bytes], bool]:
-    """Whether an Origin header is allowed beside a Host header that is. Without ALLOWED_ORIGINS: the server's own
-    origin, and loopback origins where the server is bound to loopback.
+    """Return a function that returns whether an Origin header is allowed in a request with a given Host header.
+
+    Without ALLOWED_ORIGINS, a server allows its own origin, and on a loopback address all loopback origins.
 
     Raises:
-        ConfigError: an entry is none of `scheme://host`, `scheme://host:port`, `scheme://host:*` and `*`.
+        ConfigError: an entry is not of the form `scheme://host`, `scheme://host:port`, `scheme://host:*` or `*`.
     """
     accepted = "a full origin such as https://app.example.com, or *"
-    entries = _parsed("ALLOWED_ORIGINS", config.allowed_origins, _origin, accepted)
+    entries = _parse_entries("ALLOWED_ORIGINS", config.allowed_origins, _origin, accepted)
     if entries is None:
         return lambda origin, host: True
     allowed = {Origin(scheme, host, port or DEFAULT_PORTS.get(scheme)) for scheme, host, port in entries}
-    local = binds_loopback(config.host)
+    loopback = resolves_to_loopback(config.host)
 
-    def rule(value: bytes, host: bytes) -> bool:
+    def is_allowed(value: bytes, host: bytes) -> bool:
         origin = _origin(value.decode("latin-1"))
         if origin is None or origin.port == ANY_PORT:
             return False
-        default = DEFAULT_PORTS.get(origin.scheme)
-        origin = origin._replace(port=origin.port or default)
+        default_port = DEFAULT_PORTS.get(origin.scheme)
+        origin = origin._replace(port=origin.port or default_port)
         if allowed:
             return origin in allowed or origin._replace(port=ANY_PORT) in allowed
-        if default is None:
+        if default_port is None:
             return False
-        if local and _names_loopback(origin.host):
+        if loopback and _is_loopback_name(origin.host):
             return True
         own = _authority(host.decode("latin-1"))
-        return own is not None and (own.host, own.port or default) == (origin.host, origin.port)
+        return own is not None and (own.host, own.port or default_port) == (origin.host, origin.port)
 
-    return rule
+    return is_allowed
 
 
-def binds_loopback(host: str) -> bool:
-    """Whether a socket bound to `host` is reachable from this machine only. In doubt it is not."""
+def resolves_to_loopback(host: str) -> bool:
+    """Return whether all addresses of `host` are loopback addresses; False if it cannot be resolved."""
     try:
-        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        addresses = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError):
         return False
-    return all(_is_loopback(str(address[4][0])) for address in found)
+    return all(_is_loopback(str(address[4][0])) for address in addresses)
 
 
-async def _preflight(scope: Scope, send: Send, origin: bytes) -> None:
-    # The origin is trusted and no cookie is ever looked at, so it may send what it likes: the protocol's
-    # own headers alone are an open set (Mcp-Param-*).
+async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:
+    # Any header is allowed: cookies are not used, and the protocol's own headers are an open set (Mcp-Param-*).
     requested = header_of(scope, b"access-control-request-headers")
     headers = [
         (b"access-control-allow-methods", b"GET, POST, DELETE"),
         (b"access-control-max-age", b"600"),
         *([] if requested is None else [(b"access-control-allow-headers", requested)]),
     ]
-    sending = _readable_for(origin, send)
-    await sending({"type": "http.response.start", "status": 204, "headers": headers})
-    await sending({"type": "http.response.body", "body": b""})
+    send_with_cors = _with_cors_headers(origin, send)
+    await send_with_cors({"type": "http.response.start", "status": 204, "headers": headers})
+    await send_with_cors({"type": "http.response.body", "body": b""})
 
 
-def _readable_for(origin: bytes, send: Send) -> Send:
-    """Lets the page of `origin` read the answer."""
+def _with_cors_headers(origin: bytes, send: Send) -> Send:
+    """Return `send` with CORS headers in the response, so that pages of `origin` can read it."""
     cors = [
         (b"access-control-allow-origin", origin),
         (b"access-control-expose-headers", b"mcp-session-id, www-authenticate, retry-after"),
         (b"vary", b"Origin"),
     ]
 
-    async def sending(message: Message) -> None:
+    async def send_with_cors(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), *cors]}
         await send(message)
 
-    return sending
+    return send_with_cors
 
 
-def own_host(scope: Scope) -> str | None:
-    """The Host header in lower case, None where it is none."""
+def host_header(scope: Scope) -> str | None:
+    """Return the Host header in lower case, or `None` if it is missing or malformed."""
     text = (header_of(scope, b"host") or b"").decode("latin-1")
     return text.lower() if _authority(text) else None
 
 
-def _parsed(
+def _parse_entries(
     setting: str, entries: tuple[str, ...], parse: Callable[[str], Entry | None], accepted: str
 ) -> list[Entry] | None:
-    """The parsed entries of a list, None where one is `*`."""
+    """Return the parsed entries of a list, or `None` if one of them is `*`."""
     parsed = [(entry, parse(entry)) for entry in entries if entry != "*"]
-    bad = [f"{setting}: {entry!r} is not {accepted}" for entry, value in parsed if value is None]
-    if bad:
-        raise ConfigError(bad)
+    problems = [f"{setting}: {entry!r} is not {accepted}" for entry, value in parsed if value is None]
+    if problems:
+        raise ConfigError(problems)
     if "*" in entries:
         return None
     return [value for _, value in parsed if value is not None]
@@ -249,13 +246,13 @@ def _origin(text: str) -> Origin | None:
     return Origin(match[1], *authority) if match and authority else None
 
 
-def _listed(host: Authority, allowed: set[Authority]) -> bool:
-    # Without a port the client means its scheme's default, which a proxy may have hidden from us.
+def _matches(host: Authority, allowed: set[Authority]) -> bool:
+    # Without a port the client uses the default of its scheme, which may be https at a proxy in front of the server.
     ports = (*DEFAULT_PORTS.values(), ANY_PORT) if host.port is None else (host.port, ANY_PORT)
     return any(Authority(host.host, port) in allowed for port in ports)
 
 
-def _names_loopback(host: str) -> bool:
+def _is_loopback_name(host: str) -> bool:
     return host == "localhost" or _is_loopback(host.strip("[]"))
 
 
@@ -268,5 +265,6 @@ def _is_loopback(address: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
-def _shown(value: bytes | None) -> str:
+def _quoted(value: bytes | None) -> str:
+    """Return a header value for messages, at most 100 characters of it."""
     return "(none)" if value is None else repr(value.decode("latin-1")[:100])

@@ -1,7 +1,4 @@
-"""Bounds on what a request to the MCP endpoint may contain, and the HTTP errors of the edge.
-
-An error is a JSON-RPC error without id, which MCP clients show to their user.
-"""
+"""Limits on the size and nesting of request bodies, and the HTTP errors sent before a request reaches the pipeline."""
 
 from __future__ import annotations
 
@@ -18,10 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import ProductionConfig
 
 MAX_JSON_DEPTH = 100
-"""How deep the arrays and objects of a message may nest. Code that walks arguments may recurse that deep."""
+"""Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
 
 LOG_INTERVAL_SECONDS = 10.0
-"""Least time between two log lines about rejected requests, so that a flood of requests does not flood the log."""
+"""Least time between two log lines about rejected requests, so that many requests do not flood the log."""
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
@@ -32,10 +29,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class InputLimits:
-    """Answers 413 for a body above MAX_REQUEST_BYTES and 400 for JSON deeper than `MAX_JSON_DEPTH`.
+    """ASGI middleware that rejects a body above MAX_REQUEST_BYTES (413) and JSON deeper than `MAX_JSON_DEPTH` (400).
 
-    The SDK stops at the same size, but in plain text that its client does not show, and parses the 2026 protocol as
-    deep as the interpreter's stack goes.
+    The SDK has the same size limit, but answers in plain text, which MCP clients do not show; it does not limit depth.
     """
 
     def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
@@ -54,50 +50,46 @@ class InputLimits:
         more = True
         while more:
             message = await receive()
-            if message["type"] != "http.request":  # the client has gone
+            if message["type"] != "http.request":  # the client has disconnected
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
             if len(body) > self._limit:
                 await self._too_large(send)
                 return
-        # Only a body with that many brackets can be that deep: of ordinary calls none is looked into.
+        # Counting brackets is cheap, and only a body with more than the limit can be nested too deeply.
         if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and deeper_than(MAX_JSON_DEPTH, body):
-            await http_error(send, 400, f"The message nests deeper than {MAX_JSON_DEPTH} levels.", code=PARSE_ERROR)
+            error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
+            await http_error(send, 400, error, code=PARSE_ERROR)
             return
-        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
+        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
-        async def replay() -> Message:
-            nonlocal whole
-            if whole is None:
-                return await receive()
-            message, whole = whole, None
-            return message
+        async def receive_buffered() -> Message:
+            return buffered.pop() if buffered else await receive()
 
-        await self._app(scope, replay, send)
+        await self._app(scope, receive_buffered, send)
 
     async def _too_large(self, send: Send) -> None:
         await http_error(send, 413, f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES).")
 
 
-# Every quote outside a string opens one, and the match never gives back: linear in the body, whatever is in it.
+# Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-_STEPS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_OTHERS = bytes(set(range(256)) - set(b"[{]}"))
+_DEPTH_CHANGES = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # 1 and, as a signed byte, -1
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 def deeper_than(limit: int, body: bytes | bytearray) -> bool:
-    """Whether the arrays and objects of the JSON text `body` nest deeper than `limit`. Well-formed or not, it takes
-    about as long as parsing does."""
-    brackets = _STRING.sub(b"", body).translate(None, _OTHERS)
-    steps = memoryview(brackets.translate(_STEPS)).cast("b")
-    return any(map(limit.__lt__, accumulate(steps)))
+    """Return whether the arrays and objects of the JSON text `body` are nested deeper than `limit`."""
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    changes = memoryview(brackets.translate(_DEPTH_CHANGES)).cast("b")
+    return any(depth > limit for depth in accumulate(changes))
 
 
 async def http_error(
     send: Send, status: int, message: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST
 ) -> None:
-    """Answers with an HTTP status and a JSON-RPC error without id, as the MCP transport allows for any refusal."""
+    """Send an HTTP error whose body is a JSON-RPC error without id, which MCP clients show to their user."""
     error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
     body = json.dumps(error).encode()
     fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
@@ -106,21 +98,22 @@ async def http_error(
 
 
 class RejectionLog:
-    """Logs refused requests, at most one line in `LOG_INTERVAL_SECONDS`, which counts those it held back."""
+    """Logs rejected requests: at most one line per `LOG_INTERVAL_SECONDS`, with the number of lines left out before."""
 
     def __init__(self) -> None:
         self._held_back = 0
-        self._next = 0.0
+        self._next_line = 0.0
 
     def __call__(self, reason: str, **context: Any) -> None:
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next_line:
             self._held_back += 1
             return
-        log.warning("request refused", reason=reason, held_back=self._held_back, **context)
-        self._held_back, self._next = 0, now + LOG_INTERVAL_SECONDS
+        log.warning("request rejected", reason=reason, held_back=self._held_back, **context)
+        self._held_back, self._next_line = 0, now + LOG_INTERVAL_SECONDS
 
 
-def header_of(scope: Scope, wanted: bytes) -> bytes | None:
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first header `name` (in lower case) of a request."""
     headers: Headers = scope["headers"]
-    return next((value for name, value in headers if name == wanted), None)
+    return next((value for key, value in headers if key == name), None)

@@ -1,4 +1,4 @@
-"""Identifies the caller of a request: by its access token, else by its address behind the trusted proxies."""
+"""Identification of the caller of a request: by its access token, else by its address behind the trusted proxies."""
 
 from __future__ import annotations
 
@@ -17,17 +17,8 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
 
-def networks(entries: Sequence[str]) -> tuple[Network, ...]:
-    """Addresses and CIDR blocks as networks.
-
-    Raises:
-        ValueError: an entry is neither; the message names it.
-    """
-    return tuple(ip_network(entry, strict=False) for entry in entries)
-
-
 def install(registry: Registry) -> None:
-    """Identify callers by token and trusted proxies.
+    """Identify callers by their access token or their address.
 
     Raises:
         ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
@@ -41,14 +32,13 @@ def install(registry: Registry) -> None:
 def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | None], Caller]:
     """Return a function that identifies the caller of a request.
 
-    The id is the access token's subject, else its client id; without a token the peer address, taken from
-    X-Forwarded-For as far as the chain of `trusted_proxies` reaches from the right. Ids inside `_meta` and session ids
-    are the client's choice, so they never count.
+    The id is the subject of the access token, else its client id, else `peer_address`. Session ids and ids in `_meta`
+    are not used, because the sender chooses them.
 
     Raises:
         ValueError: an entry of `trusted_proxies` is neither an address nor a CIDR block.
     """
-    peer = peer_address(trusted_proxies)
+    address = peer_address(trusted_proxies)
 
     def identify(request: Request | None) -> Caller:
         token = get_access_token()
@@ -62,17 +52,23 @@ def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | Non
                 scopes=frozenset(token.scopes),
                 claims=claims,
             )
-        return Caller(STDIO if request is None else peer(request))
+        return Caller(STDIO if request is None else address(request))
 
     return identify
 
 
 def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
-    """A function that names the address a request came from, with the trusted proxies looked through."""
-    trusted = networks(trusted_proxies)
+    """Return a function that returns the id of a request's peer: its address, see `address_id`.
+
+    X-Forwarded-For is read from the right, as long as the address to the right of an entry is a trusted proxy.
+
+    Raises:
+        ValueError: an entry of `trusted_proxies` is neither an address nor a CIDR block; the message names it.
+    """
+    trusted: list[Network] = [ip_network(entry, strict=False) for entry in trusted_proxies]
 
     def is_trusted(host: str) -> bool:
-        address = parse(host)
+        address = parse_address(host)
         return address is not None and any(address in network for network in trusted)
 
     def peer(request: Request) -> str:
@@ -81,19 +77,19 @@ def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
             forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
             while forwarded and is_trusted(host):
                 forwarded, _, hop = forwarded.rpartition(",")
-                if parse(hop) is None:  # nobody can be named beyond it
+                if parse_address(hop) is None:
                     break
                 host = hop
-        return network_of(host)
+        return address_id(host)
 
     return peer
 
 
 @lru_cache(maxsize=4096)
-def parse(text: str) -> Address | None:
-    """The address in `text`, which may have a port as in some X-Forwarded-For headers; None if there is none.
+def parse_address(text: str) -> Address | None:
+    """Return the address in `text`, without a port or zone id, or `None` if it is not an address.
 
-    A zone id is dropped: it means something on one machine only, and would make many clients of one.
+    Some proxies add the port to X-Forwarded-For. A zone id is local to one machine, and would give one caller many ids.
     """
     text = text.strip()
     if text.startswith("["):
@@ -104,14 +100,17 @@ def parse(text: str) -> Address | None:
         address = ip_address(text.partition("%")[0])
     except ValueError:
         return None
-    # A socket that serves both families shows IPv4 peers as ::ffff:a.b.c.d.
+    # A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d.
     return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
 
 
 @lru_cache(maxsize=4096)
-def network_of(host: str) -> str:
-    """How the peer `host` is named: its address, or the /64 of a public IPv6 address, all of which one client owns."""
-    address = parse(host)
+def address_id(host: str) -> str:
+    """Return the caller id for an address: the address itself, but for a public IPv6 address its /64 network.
+
+    One subscriber usually has a /64, and could otherwise use any number of ids.
+    """
+    address = parse_address(host)
     if address is None:
         return UNKNOWN
     if isinstance(address, IPv6Address) and address.is_global:
@@ -121,7 +120,7 @@ def network_of(host: str) -> str:
 
 @lru_cache(maxsize=4096)
 def account_id(name: str) -> str:
-    """How the owner of a token is named: as the token does, marked where that could be taken for a peer."""
+    """Return the caller id for a name in a token: the name, with a prefix if it could be mistaken for an address id."""
     reserved = name in (STDIO, UNKNOWN) or name.startswith("account:") or _is_network(name)
     return f"account:{name}" if reserved else name
 

@@ -1,8 +1,7 @@
-"""All replicas that share a Redis share one limit for each client, and none of them waits for a Redis that is gone.
+"""Rate limit that all replicas share, in Redis: the token bucket of `rate_limit` as a script that uses Redis's clock.
 
-The bucket is that of `rate_limit`, in one script on the Redis server and by its clock. When Redis fails, is out of
-reach or hangs, `RATE_LIMIT_ON_STORE_FAILURE` decides: each process limits for itself (local), every call passes (open)
-or none does (closed).
+When Redis fails, is unreachable or hangs, `RATE_LIMIT_ON_STORE_FAILURE` decides: each process limits in its own memory
+(local), every call is admitted (open), or every call is rejected (closed).
 """
 
 from __future__ import annotations
@@ -18,99 +17,104 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from ..config import ConfigError, variable, without_credentials
+from ..config import ConfigError, without_credentials
 from ..registry import HealthPart, Probe, Registry
 from ..request import CallNext, MCPRequest, Result, fail
-from .rate_limit import Buckets, Quota, install_in_memory, limiting, status
+from . import rate_limit
+from .rate_limit import Buckets, Quota, health_fields, limiter
 
 TIMEOUT_SECONDS = 0.05
-"""The longest that a call waits for Redis, whatever state it is in."""
+"""Longest time that a call waits for Redis."""
 
-LATE_TURNS = 12
-"""How many turns of the event loop there are between a question, behind another batch, and its answer.
+EXTRA_LOOP_TURNS = 12
+"""Turns of the event loop to wait for a reply beyond the timeout.
 
-A burst of calls makes each turn longer than `TIMEOUT_SECONDS`: then the loop is late, not Redis.
+A reply that has arrived needs up to this many turns to reach its call. In a burst of calls one turn may take longer
+than the timeout; without the extra turns a busy process would be mistaken for an outage of Redis.
 """
 
-GIVE_UP_SECONDS = 1.0
-"""When a connection without an answer is closed. So long the start waits too; then the server starts without Redis."""
+CONNECTION_TIMEOUT_SECONDS = 1.0
+"""Time after which a connection that does not reply is closed, and a start continues without Redis."""
 
-PAUSE_SECONDS = 1.0
-"""How long after a failure Redis is left alone; then one call tries it again."""
+RETRY_INTERVAL_SECONDS = 1.0
+"""Time after a failure during which Redis is not used; then one call tries it again."""
 
-LOG_SECONDS = 60.0
-"""How often an outage is logged, at most."""
+LOG_INTERVAL_SECONDS = 60.0
+"""Least time between two log lines about an outage."""
 
 SCRIPT = """
 local limit, window, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
-local full, part = now, 0
-local known = redis.call('GET', KEYS[1])
-if known then
-  local at, rest = string.match(known, '^(%d+) (%d+)$')
-  full, part = tonumber(at), tonumber(rest)
-  if full < now then
-    full, part = now, 0
-  elseif full >= now + window then
-    full, part = now + window, 0
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+local full_at, ticks = now, 0
+local bucket = redis.call('GET', KEYS[1])
+if bucket then
+  local stored_at, stored_ticks = string.match(bucket, '^(%d+) (%d+)$')
+  full_at, ticks = tonumber(stored_at), tonumber(stored_ticks)
+  if full_at < now then
+    full_at, ticks = now, 0
+  elseif full_at >= now + window then
+    full_at, ticks = now + window, 0
   end
 end
-local after, after_part = full + math.floor(cost / limit), part + cost % limit
-if after_part >= limit then
-  after, after_part = after + 1, after_part - limit
+local new_at, new_ticks = full_at + math.floor(cost / limit), ticks + cost % limit
+if new_ticks >= limit then
+  new_at, new_ticks = new_at + 1, new_ticks - limit
 end
-if cost == 0 or after > now + window or (after == now + window and after_part > 0) then
-  return {0, full - now, part}
+if cost == 0 or new_at > now + window or (new_at == now + window and new_ticks > 0) then
+  return {0, full_at - now, ticks}
 end
-local value = string.format('%.0f %.0f', after, after_part)
-redis.call('SET', KEYS[1], value, 'PXAT', math.floor(after / 1000) + 1)
-return {1, after - now, after_part}
+redis.call('SET', KEYS[1], string.format('%.0f %.0f', new_at, new_ticks), 'PXAT', math.floor(new_at / 1000) + 1)
+return {1, new_at - now, new_ticks}
 """
-"""KEYS: the client's bucket. ARGV: limit, window, and the cost in ticks (the window, or 0 to look only).
+"""Lua script that spends a permit. KEYS: the bucket. ARGV: limit, window and cost in ticks (0 only reads the debt).
 
-Returns whether the permit was taken, and the debt in whole microseconds and ticks. The bucket is the time at which it
-is full again, as whole microseconds and ticks apart: together they would exceed the 53 bits that Lua's numbers hold
-exactly. It expires when it is full (PXAT: Redis 6.2). A bucket beyond the window means that the clock was set back:
-it counts as empty.
+Returns whether a permit was spent (1 or 0), and the debt as whole microseconds and ticks. A bucket is stored as the
+time at which it is full again, as microseconds and ticks, because one number would exceed the 53 bits that Lua's
+numbers represent exactly. Its key expires at that time (PXAT: Redis 6.2). A time beyond the window means that the
+clock was set back; the bucket is then treated as empty.
 """
 
-SCRIPT_ID = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-"""By which EVALSHA names the script."""
+SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class StoreDownError(Exception):
-    """Redis gave no answer, or is left alone after it gave none; the text says why, without credentials."""
+    """Redis does not reply, or is not used for a while after a failure; the text has the reason and no credentials."""
 
 
-class Question(NamedTuple):
-    """A client's bucket, what to take out of it (a permit's cost in ticks, or 0), and where the answer goes.
+class ScriptCall(NamedTuple):
+    """One call of the script: its bucket, its cost in ticks, and its result.
 
-    The answer is whether the permit was taken and the debt in ticks, or why there is none.
+    The result is whether a permit was spent and the debt in ticks, or the reason why Redis did not reply.
     """
 
     key: str
     cost: int
-    answer: asyncio.Future[tuple[bool, int] | str]
+    result: asyncio.Future[tuple[bool, int] | str]
 
 
 class SharedBuckets:
-    """The buckets in Redis, asked over one connection: what is asked while it is busy goes out together next.
+    """The token buckets in Redis, over one connection.
 
-    So a thousand calls at once cost a few round trips, and a Redis that is gone costs one attempt to connect. When one
-    question has waited for `timeout`, and not for the event loop, none waits any longer, and a pause begins.
+    Calls that arrive while the connection is busy are sent together next, so a thousand simultaneous calls take a few
+    round trips. When one call times out, all waiting calls fail, and Redis is not used for `RETRY_INTERVAL_SECONDS`.
     """
 
     def __init__(self, quota: Quota, url: str, prefix: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
-        """Connects when it is opened, or at the first question. `timeout` is in seconds; keys begin with `prefix`.
+        """Prepare the connection, which is made by `open` or the first call.
+
+        Args:
+            prefix: What the keys begin with.
+            timeout: Longest time that a call waits, in seconds.
 
         Raises:
-            ValueError: `url` cannot be the URL of a Redis server. The text may repeat parts of it.
-            TypeError: the same, for an unknown option in its query.
+            ValueError: `url` is not the URL of a Redis server; the text may quote parts of it.
+            TypeError: its query has an unknown option.
         """
-        from redis.asyncio import ConnectionPool  # here: half a second that only those wait who have a Redis
+        # Imported here because it takes half a second, which a process without REDIS_URL saves.
+        from redis.asyncio import ConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
@@ -118,202 +122,202 @@ class SharedBuckets:
         self.quota = quota
         pool = ConnectionPool.from_url(
             url,
-            socket_connect_timeout=None,  # every use has a limit of its own
-            socket_timeout=None,  # the same; this one is a wait_for, which in 3.11 may lose a cancellation
-            retry=Retry(NoBackoff(), 0),  # a question that was not answered may have taken its permit
-            protocol=2,  # what 3 adds, pushed messages, would have to be told from answers
+            socket_connect_timeout=None,  # `_connection_use` has a timeout
+            socket_timeout=None,  # likewise; its implementation, wait_for, may lose a cancellation in Python 3.11
+            retry=Retry(NoBackoff(), 0),  # a call without a reply may have spent its permit
+            protocol=2,  # RESP3 adds push messages, which are not replies
         )
-        self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # without types of its own
+        self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # redis-py does not type it
         self._errors = (RedisError, OSError)
         self._prefix = f"{prefix}:rate_limit:{quota.limit}/{quota.window}:"
         self._timeout = timeout
-        self._asked: list[Question] = []
-        self._waiting: list[Question] = []
-        self._asking: asyncio.Task[None] | None = None
+        self._sent: list[ScriptCall] = []
+        self._queue: list[ScriptCall] = []
+        self._sender: asyncio.Task[None] | None = None
         self._outage: str | None = None
         self._retry_at = 0.0
         self._logged_at: float | None = None
 
     async def open(self) -> None:
-        """Connects and loads the script, so that the first call need not; logs why where that fails."""
-        async with self._at_most(GIVE_UP_SECONDS):
+        """Connect and load the script; a failure is logged."""
+        async with self._connection_use():
             await self._connect()
-            await self._load()
+            await self._load_script()
 
     async def spend(self, caller_id: str) -> int:
-        """Takes a permit: returns 0, or the microseconds until there is one.
+        """Spend a permit: return 0, or the microseconds until there is a permit.
 
         Raises:
             StoreDownError
         """
-        taken, debt = await self._debt(caller_id, self.quota.window)
-        return 0 if taken else self.quota.wait(debt)
+        spent, debt = await self._call_script(caller_id, self.quota.window)
+        return 0 if spent else self.quota.wait(debt)
 
     async def remaining(self, caller_id: str) -> int:
-        """How many permits the client has; takes none.
+        """Return how many permits the caller has, without spending one.
 
         Raises:
             StoreDownError
         """
-        _, debt = await self._debt(caller_id, 0)
+        _, debt = await self._call_script(caller_id, 0)
         return self.quota.remaining(debt)
 
     async def ping(self) -> None:
-        """Returns when Redis answers a question.
+        """Return if Redis replies.
 
         Raises:
             StoreDownError
         """
-        await self._debt("", 0)
+        await self._call_script("", 0)
 
     async def close(self) -> None:
-        """Closes the connection; who still waits is told so. A question afterwards opens a new one."""
-        if self._asking is not None:
-            self._asking.cancel()
-            await asyncio.wait([self._asking])
+        """Close the connection; waiting calls fail, and a later call opens a new connection."""
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.wait([self._sender])
         await self._connection.disconnect(nowait=True)
 
-    async def _debt(self, caller_id: str, cost: int) -> tuple[bool, int]:
+    async def _call_script(self, caller_id: str, cost: int) -> tuple[bool, int]:
+        """Return whether a permit was spent, and the debt in ticks."""
         if self._outage is not None:
             now = time.monotonic()
             if now < self._retry_at:
                 raise StoreDownError(self._outage)
-            self._retry_at = now + PAUSE_SECONDS  # this call tries, the others do not wait for it
+            self._retry_at = now + RETRY_INTERVAL_SECONDS  # this call tries again; others fail without waiting for it
         loop = asyncio.get_running_loop()
-        question = Question(self._prefix + caller_id, cost, loop.create_future())
-        self._waiting.append(question)
-        if self._asking is None:
-            self._asking = loop.create_task(self._ask(), context=Context())  # it works for all, in nobody's context
-        timer = loop.call_later(self._timeout, self._late, question, LATE_TURNS)
+        call = ScriptCall(self._prefix + caller_id, cost, loop.create_future())
+        self._queue.append(call)
+        if self._sender is None:
+            # In an empty context: the task sends the calls of all callers, so it belongs to no request's trace.
+            self._sender = loop.create_task(self._send_queue(), context=Context())
+        timer = loop.call_later(self._timeout, self._check_timeout, call, EXTRA_LOOP_TURNS)
         try:
-            answer = await question.answer
+            result = await call.result
         finally:
             timer.cancel()
-        if isinstance(answer, str):
-            raise StoreDownError(answer)
-        return answer
+        if isinstance(result, str):
+            raise StoreDownError(result)
+        return result
 
-    async def _ask(self) -> None:
-        """Asks what is waiting, until nothing is."""
+    async def _send_queue(self) -> None:
+        """Send batches until the queue is empty."""
         try:
-            while self._waiting:
-                self._asked, self._waiting = self._waiting, []
-                await self._answer(self._asked)
+            while self._queue:
+                self._sent, self._queue = self._queue, []
+                await self._send_batch(self._sent)
         finally:
-            self._asking = None
-            self._give_up("the connection was closed")  # nobody waits here, unless the task was stopped
+            self._sender = None
+            self._fail_waiting("the connection was closed")  # none waits, unless `close` has cancelled this task
 
-    async def _answer(self, batch: list[Question]) -> None:
-        async with self._at_most(GIVE_UP_SECONDS):
+    async def _send_batch(self, batch: list[ScriptCall]) -> None:
+        async with self._connection_use():
             await self._connect()
-            answers = await self._evaluate(batch)
+            replies = await self._run_script(batch)
             in_time = False
-            for question, (taken, whole, part) in zip(batch, answers, strict=True):
-                if not question.answer.done():  # its call may be gone
-                    question.answer.set_result((taken == 1, whole * self.quota.limit + part))
+            for call, (spent, microseconds, ticks) in zip(batch, replies, strict=True):
+                if not call.result.done():  # done: timed out or cancelled
+                    call.result.set_result((spent == 1, microseconds * self.quota.limit + ticks))
                     in_time = True
             if in_time and self._outage is not None:
                 self._outage = None
                 log.info("redis answers again: the rate limits are shared")
 
     @asynccontextmanager
-    async def _at_most(self, seconds: float) -> AsyncIterator[None]:
-        """Makes an outage of every failure inside, and closes the connection then."""
+    async def _connection_use(self) -> AsyncIterator[None]:
+        """Record a failure or timeout inside as an outage, and close the connection then."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
                 yield
                 return
         except TimeoutError:
-            self._failed(f"no answer within {seconds * 1000:g} ms")
+            self._record_outage(f"no answer within {CONNECTION_TIMEOUT_SECONDS * 1000:g} ms")
         except self._errors as error:
-            self._failed(f"{type(error).__name__}: {error}")
+            self._record_outage(f"{type(error).__name__}: {error}")
         await self._connection.disconnect(nowait=True)
 
     async def _connect(self) -> None:
-        await self._connection.connect()  # does nothing where it is connected
-        if await self._connection.can_read():  # Redis has closed it, or sent an answer that nobody waits for
+        await self._connection.connect()  # does nothing if it is connected
+        if await self._connection.can_read():  # closed by Redis, or a reply has arrived that nothing waits for
             await self._connection.disconnect(nowait=True)
             await self._connection.connect()
 
-    async def _load(self) -> None:
+    async def _load_script(self) -> None:
         await self._connection.send_command("SCRIPT", "LOAD", SCRIPT)
         await self._connection.read_response()
 
-    async def _evaluate(self, batch: list[Question]) -> list[list[int]]:
-        """The script's answers."""
+    async def _run_script(self, batch: list[ScriptCall]) -> list[list[int]]:
+        """Return the replies to the calls of `batch`, in their order."""
         from redis.exceptions import NoScriptError
 
         limit, window = self.quota.limit, self.quota.window
-        questions = [("EVALSHA", SCRIPT_ID, 1, question.key, limit, window, question.cost) for question in batch]
-        await self._connection.send_packed_command(self._connection.pack_commands(questions))
-        answers: list[list[int]] = []
-        unanswered: list[int] = []
-        for number in range(len(batch)):
+        commands = [("EVALSHA", SCRIPT_SHA, 1, call.key, limit, window, call.cost) for call in batch]
+        await self._connection.send_packed_command(self._connection.pack_commands(commands))
+        replies: list[list[int]] = []
+        not_run: list[int] = []
+        for index in range(len(batch)):
             try:
-                answers.append(await self._connection.read_response())
-            except NoScriptError:  # Redis was restarted; no permit was taken
-                unanswered.append(number)
-                answers.append([])
-        if unanswered:
-            await self._load()
-            again = await self._evaluate([batch[number] for number in unanswered])
-            for number, answer in zip(unanswered, again, strict=True):
-                answers[number] = answer
-        return answers
+                replies.append(await self._connection.read_response())
+            except NoScriptError:  # Redis was restarted; no permit was spent
+                not_run.append(index)
+                replies.append([])
+        if not_run:
+            await self._load_script()
+            for index, reply in zip(not_run, await self._run_script([batch[i] for i in not_run]), strict=True):
+                replies[index] = reply
+        return replies
 
-    def _late(self, question: Question, turns: int) -> None:
-        """Ends the wait, once the event loop has had `turns` more to bring an answer that is here already."""
-        if question.answer.done():
+    def _check_timeout(self, call: ScriptCall, extra_turns: int) -> None:
+        """Record an outage if `call` has no result after `extra_turns` more turns of the event loop."""
+        if call.result.done():
             return
-        if turns:
-            asyncio.get_running_loop().call_soon(self._late, question, turns - 1)
+        if extra_turns:
+            asyncio.get_running_loop().call_soon(self._check_timeout, call, extra_turns - 1)
         else:
-            self._failed(f"no answer within {self._timeout * 1000:g} ms")
+            self._record_outage(f"no answer within {self._timeout * 1000:g} ms")
 
-    def _failed(self, reason: str) -> None:
+    def _record_outage(self, reason: str) -> None:
         now = time.monotonic()
         self._outage = reason
-        self._retry_at = now + PAUSE_SECONDS
-        if self._logged_at is None or now - self._logged_at >= LOG_SECONDS:
+        self._retry_at = now + RETRY_INTERVAL_SECONDS
+        if self._logged_at is None or now - self._logged_at >= LOG_INTERVAL_SECONDS:
             self._logged_at = now
             log.warning("redis does not answer: the rate limits are not shared", reason=reason)
-        self._give_up(reason)
+        self._fail_waiting(reason)
 
-    def _give_up(self, reason: str) -> None:
-        """Tells all who wait."""
-        for question in (*self._asked, *self._waiting):
-            if not question.answer.done():
-                question.answer.set_result(reason)
-        self._waiting.clear()
+    def _fail_waiting(self, reason: str) -> None:
+        for call in (*self._sent, *self._queue):
+            if not call.result.done():
+                call.result.set_result(reason)
+        self._queue.clear()
 
 
 def install(registry: Registry) -> None:
-    """Limits each client in Redis, or in memory where no Redis is configured.
+    """Limit the calls of each caller: in Redis, or in memory if no Redis is configured.
 
     Raises:
-        ConfigError: `REDIS_URL` is no URL of a Redis server.
+        ConfigError: `REDIS_URL` is not the URL of a Redis server.
     """
     config = registry.config
     failures = registry.meter.counter(
-        "mcp_rate_limit_store_failures_total", "Tool calls about which Redis could not be asked."
+        "mcp_rate_limit_store_failures_total", "Tool calls whose rate limit could not be checked in Redis."
     )()
     if config.rate_limit_backend == "memory":
-        install_in_memory(registry)
+        rate_limit.install(registry)
         return
     if config.redis_url is None:
-        registry.notices.append(f"{variable('redis_url')} is not set: each process keeps its rate limits in its own memory")
-        install_in_memory(registry)
+        registry.notices.append("REDIS_URL is not set: each process keeps its rate limits in its own memory")
+        rate_limit.install(registry)
         return
     quota = Quota.of(config)
+    url = config.redis_url.get_secret_value()
     try:
-        shared = SharedBuckets(quota, config.redis_url.get_secret_value(), registry.about.name)
+        shared = SharedBuckets(quota, url, registry.about.name)
     except (ValueError, TypeError):  # their texts may contain the password
-        raise ConfigError(
-            [f"{variable('redis_url')}: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"]
-        ) from None
+        problem = "REDIS_URL: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"
+        raise ConfigError([problem]) from None
     registry.on_startup.append(shared.open)
     registry.on_shutdown.append(shared.close)
-    registry.health.probes["redis"] = Probe(without_credentials(config.redis_url.get_secret_value()), shared.ping)
+    registry.health.probes["redis"] = Probe(without_credentials(url), shared.ping)
     policy = config.rate_limit_on_store_failure
     local = Buckets(quota)
 
@@ -326,25 +330,25 @@ def install(registry: Registry) -> None:
                 raise
             return local.spend(caller_id) if policy == "local" else 0
 
-    limit = limiting(registry, quota, spend)
+    limit = limiter(registry, quota, spend)
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         try:
             return await limit(request, call_next)
         except StoreDownError:
-            seconds = math.ceil(PAUSE_SECONDS)
+            seconds = math.ceil(RETRY_INTERVAL_SECONDS)
             return fail(
                 request,
                 "RateLimitStoreDown",
-                f"The rate limit cannot be checked now, so the call was refused. Try again in {seconds} seconds.",
+                f"The rate limit cannot be checked now, so the call was rejected. Try again in {seconds} seconds.",
                 retry_after_seconds=seconds,
             )
 
     async def health(caller_id: str) -> HealthPart:
         try:
-            return HealthPart(status(quota, await shared.remaining(caller_id)))
+            return HealthPart(health_fields(quota, await shared.remaining(caller_id)))
         except StoreDownError as error:
-            fields = status(quota, local.remaining(caller_id)) if policy == "local" else {}
+            fields = health_fields(quota, local.remaining(caller_id)) if policy == "local" else {}
             return HealthPart(fields, (f"rate limit store: {error} (policy {policy})",))
 
     registry.middleware["rate_limit"] = middleware

@@ -1,4 +1,4 @@
-"""Draining: what runs when the server is told to stop is finished, within the grace time."""
+"""The drain: a stopping server finishes running calls, for at most `SHUTDOWN_GRACE_SECONDS`, and rejects new ones."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..registry import Registry
 from ..request import CallNext, MCPRequest, Result, error_result, reject
 
 LISTEN_HEADER = (b"mcp-method", b"subscriptions/listen")
-"""Header of the one POST that stays open until its client leaves; the SDK requires it."""
+"""Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
 
 log = structlog.stdlib.get_logger(__name__)
 
 
 class Drain:
-    """Tracks the running calls and requests, and waits for their end; when the grace time is over it cancels calls."""
+    """Tracks running calls and requests, waits until they have ended, and cancels calls when the grace time is over."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -29,12 +29,12 @@ class Drain:
         self._expired = False
         self._idle = asyncio.Event()
         self.closing = asyncio.Event()
-        """Set when open streams have to end."""
+        """Set when open streams must end."""
 
     async def track(self, request: MCPRequest, call_next: CallNext) -> Result:
-        """Middleware: wait for this call during a drain."""
+        """Middleware: register the call, so that a drain waits for it and can cancel it."""
         task = cast("asyncio.Task[object]", asyncio.current_task())
-        if self._registry.draining:  # rejected further in, where it is logged and counted
+        if self._registry.draining:  # `reject` handles it, further in, where rejections are logged and counted
             return await call_next(request)
         self._calls.add(task)
         try:
@@ -55,22 +55,22 @@ class Drain:
         return reject(request, "Draining", "Server is shutting down. Try again in a few seconds.")
 
     def request_received(self) -> None:
-        """Count a request; `request_finished` has to follow."""
+        """Count a request as running; `request_finished` must follow."""
         self._requests += 1
 
     def request_finished(self) -> None:
-        """Note that a response has been handed to its transport, or that there will be none."""
+        """Count a request as finished: its response has been written, or there will be none."""
         self._requests -= 1
         self._check_idle()
 
     async def run(self, notice_seconds: float) -> float:
-        """Wait until every running request has its response, at most the grace time plus one second.
+        """Wait until every running request has its response, for at most the grace time plus one second.
 
         Args:
-            notice_seconds: How long to accept connections at least, so that load balancers see `/readyz` fail.
+            notice_seconds: Least time to wait, in which load balancers see that `/readyz` fails.
 
         Returns:
-            The seconds of the grace time that are left.
+            The rest of the grace time in seconds.
         """
         grace = self._registry.config.shutdown_grace_seconds
         deadline = time.monotonic() + grace
@@ -98,6 +98,7 @@ class Drain:
 
 
 def install(registry: Registry) -> Drain:
+    """Add the drain's middleware."""
     drain = Drain(registry)
     registry.middleware["drain"] = drain.track
     registry.middleware["reject_draining"] = drain.reject
@@ -105,10 +106,10 @@ def install(registry: Registry) -> Drain:
 
 
 class Streams:
-    """ASGI middleware that counts running requests for the drain, and ends open streams when it is over.
+    """ASGI middleware that counts running requests for the drain, and ends open streams after it.
 
-    A GET stream and `subscriptions/listen` stay open until their client leaves. At the end of the drain they receive
-    the `http.disconnect` that ends them.
+    A GET stream and `subscriptions/listen` stay open until the client disconnects; after the drain they receive an
+    `http.disconnect` in its place.
     """
 
     def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:
@@ -119,7 +120,7 @@ class Streams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
             await self._stream(scope, receive, send)
-        elif self._registry.draining:  # not counted, or the drain might never end
+        elif self._registry.draining:  # not counted: a series of rejected requests must not prolong the drain
             await self._request(scope, receive, send)
         else:
             self._drain.request_received()
@@ -129,15 +130,15 @@ class Streams:
                 self._drain.request_finished()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
-        open_ = False
+        incomplete = False
 
         async def send_and_track(message: Message) -> None:
-            nonlocal open_
-            open_ = message.get("more_body", message["type"] == "http.response.start")
+            nonlocal incomplete
+            incomplete = message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
         await self._request(scope, receive, send_and_track)
-        if open_ and self._drain.closing.is_set():
+        if incomplete and self._drain.closing.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""Makes `.env` from `.env.example`: readable by its owner alone, with a random secret wherever one belongs."""
+"""Creation of `.env` from `.env.example`, with file mode 600 and a random secret in place of each placeholder."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from ..config import ConfigError
 
 PLACEHOLDER = "<random>"
-"""What stands in `.env.example` for a secret."""
+"""Placeholder of a secret in `.env.example`."""
 
 
 def create(directory: Path) -> list[str]:
-    """Writes `directory/.env` and returns what to tell the user, a line each. An existing file is left as it is.
+    """Create `directory/.env` unless it exists, and return messages for the user, one line each.
 
     Raises:
         ConfigError: there is no `.env.example` in `directory`, or the file cannot be written.
     """
     example, target = directory / ".env.example", directory / ".env"
     if target.exists():
-        return [f"{target} exists and is left as it is"]
+        return [f"{target} exists already and was not changed"]
     try:
         text = example.read_text("utf-8")
         filled = re.sub(re.escape(PLACEHOLDER), lambda _: secrets.token_urlsafe(32), text)
@@ -29,6 +29,6 @@ def create(directory: Path) -> list[str]:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(filled)
     except OSError as error:
-        problem = f"cannot make .env from {example}: {error.strerror}. Run this in the project's folder"
+        problem = f"cannot create .env from {example}: {error.strerror}. Run this in the project's folder"
         raise ConfigError([problem]) from None
-    return [f"made {target} with random secrets; git ignores it"]
+    return [f"created {target} with random secrets; git ignores it"]

@@ -1,8 +1,7 @@
-"""The entry that makes an MCP client use this server, as that client's own configuration file has it.
+"""The configuration that makes an MCP host application (Claude Desktop, VS Code) use this server.
 
-The shapes are those of the clients' documentation in November 2026: Claude Desktop knows local commands only, so that
-`mcp-remote` brings it to a URL; Claude Code, VS Code and Cursor know both. No secret is printed: where one belongs
-stands what the client fills in, its own input or a variable of the environment.
+The formats are those of the hosts' documentation in November 2026. Claude Desktop's file supports local commands only,
+so there `mcp-remote` connects to a URL. The output contains no secrets, but placeholders that the host fills in.
 """
 
 from __future__ import annotations
@@ -16,64 +15,65 @@ from ..config import ANSWERS, ConfigError, ProductionConfig
 from .http import ENDPOINT
 
 PACKAGE = __package__.partition(".")[0]
-BEYOND = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (what a client on this machine calls such a server)
+LOCAL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104 (compared with HOST, not bound)
+"""Addresses that reach a server on this machine whose HOST is a wildcard address."""
 
 
-class Client(NamedTuple):
-    """How one client is configured."""
+class Host(NamedTuple):
+    """The configuration format of an MCP host application."""
 
     file: str
-    """Where the entry goes."""
+    """The file that contains the configuration."""
     servers: str
-    """The key above it."""
-    secret: Callable[[str], str]
-    """What stands for the secret of an environment variable's name."""
+    """The key of the servers in it."""
+    placeholder: Callable[[str], str]
+    """Returns the placeholder of a secret, from the name of its environment variable."""
     typed: bool
-    """Whether an entry names its transport."""
+    """Whether a server's entry names its transport."""
 
 
 def _input_id(variable: str) -> str:
     return variable.lower().replace("_", "-")
 
 
-CLIENTS: Mapping[str, Client] = {
-    "claude-code": Client(".mcp.json", "mcpServers", lambda name: f"${{{name}}}", typed=True),
-    "claude-desktop": Client("claude_desktop_config.json", "mcpServers", lambda name: f"<{name}>", typed=False),
-    "cursor": Client(".cursor/mcp.json", "mcpServers", lambda name: f"${{env:{name}}}", typed=False),
-    "vscode": Client(".vscode/mcp.json", "servers", lambda name: f"${{input:{_input_id(name)}}}", typed=True),
+HOSTS: Mapping[str, Host] = {
+    "claude-code": Host(".mcp.json", "mcpServers", lambda name: f"${{{name}}}", typed=True),
+    "claude-desktop": Host("claude_desktop_config.json", "mcpServers", lambda name: f"<{name}>", typed=False),
+    "cursor": Host(".cursor/mcp.json", "mcpServers", lambda name: f"${{env:{name}}}", typed=False),
+    "vscode": Host(".vscode/mcp.json", "servers", lambda name: f"${{input:{_input_id(name)}}}", typed=True),
 }
 
 
-def entry(name: str, config: ProductionConfig, *, transport: str) -> dict[str, Any]:
-    """The configuration file of the client `name` with this server as its only one.
+def build(name: str, config: ProductionConfig, *, transport: str) -> dict[str, Any]:
+    """Return the content of the configuration file of the host `name`, with this server as the only one.
 
     Raises:
-        ConfigError: over HTTP the port is to be chosen by the system, so that nobody knows it.
+        ConfigError: the transport is HTTP and the port is 0.
     """
-    client, slug = CLIENTS[name], str(ANSWERS["slug"])
+    host, slug = HOSTS[name], str(ANSWERS["slug"])
     if transport == "stdio":
-        kind, server, secrets = "stdio", _command(), _upstream_key(config, client)
+        kind, server, secrets = "stdio", _command(), _upstream_key(config, host)
         if secrets:
             server["env"] = secrets
     else:
         token = f"{slug.upper().replace('-', '_')}_TOKEN"
-        secrets = {token: client.secret(token)} if config.auth == "token" else {}
+        secrets = {token: host.placeholder(token)} if config.auth == "token" else {}
         if name == "claude-desktop":
-            kind, server = "stdio", _bridge(_url(config), secrets)
+            kind, server = "stdio", _mcp_remote_command(_url(config), secrets)
         else:
             kind, server = "http", {"url": _url(config)}
             if secrets:
                 server["headers"] = {"Authorization": f"Bearer {secrets[token]}"}
-    if client.typed:
+    if host.typed:
         server = {"type": kind, **server}
-    document: dict[str, Any] = {client.servers: {slug: server}}
+    document: dict[str, Any] = {host.servers: {slug: server}}
     if name == "vscode" and secrets:
-        document = {"inputs": [_input(variable) for variable in secrets], **document}
+        document = {"inputs": [_vscode_input(variable) for variable in secrets], **document}
     return document
 
 
 def _command() -> dict[str, Any]:
-    """Starts this very installation, wherever the client runs and whatever is on its PATH."""
+    """Return the command of this installation with absolute paths, independent of the host's folder and PATH."""
     script = Path(sys.executable).with_name(str(ANSWERS["slug"]) + (".exe" if sys.platform == "win32" else ""))
     options = ["--transport", "stdio"]
     if script.exists():
@@ -81,29 +81,29 @@ def _command() -> dict[str, Any]:
     return {"command": sys.executable, "args": ["-m", PACKAGE, *options]}
 
 
-def _bridge(url: str, secrets: Mapping[str, str]) -> dict[str, Any]:
+def _mcp_remote_command(url: str, secrets: Mapping[str, str]) -> dict[str, Any]:
     arguments = ["-y", "mcp-remote", url]
     if url.startswith("http://"):
         arguments.append("--allow-http")
     if not secrets:
         return {"command": "npx", "args": arguments}
-    # Without a blank in the argument, which Claude Desktop on Windows does not escape.
+    # No space after the colon: Claude Desktop on Windows does not escape spaces in arguments.
     (variable, placeholder), *_ = secrets.items()
     header = ["--header", f"Authorization:${{{variable}}}"]
     return {"command": "npx", "args": [*arguments, *header], "env": {variable: f"Bearer {placeholder}"}}
 
 
-def _upstream_key(config: ProductionConfig, client: Client) -> dict[str, str]:
+def _upstream_key(config: ProductionConfig, host: Host) -> dict[str, str]:
     name = config.upstream_api_key_env
-    return {name: client.secret(name)} if name else {}
+    return {name: host.placeholder(name)} if name else {}
 
 
-def _input(variable: str) -> dict[str, Any]:
+def _vscode_input(variable: str) -> dict[str, Any]:
     return {"type": "promptString", "id": _input_id(variable), "description": variable, "password": True}
 
 
 def _url(config: ProductionConfig) -> str:
     if config.port == 0:
-        raise ConfigError(["PORT: 0 lets the system choose, so that no client can be told; set it with --port"])
-    host = BEYOND.get(config.host, f"[{config.host}]" if ":" in config.host else config.host)
-    return f"http://{host}:{config.port}{ENDPOINT}"
+        raise ConfigError(["PORT: 0 lets the system choose a port, which the host cannot know; set one with --port"])
+    address = LOCAL_ADDRESSES.get(config.host, f"[{config.host}]" if ":" in config.host else config.host)
+    return f"http://{address}:{config.port}{ENDPOINT}"

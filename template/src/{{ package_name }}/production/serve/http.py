@@ -1,4 +1,4 @@
-"""The HTTP edge: the MCP endpoint with everything in front of it, and the other routes beside it."""
+"""The ASGI application: the MCP endpoint with its ASGI middleware, and all other routes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ def build(server: ProductionServer) -> ASGIApp:
     """Return the ASGI application of `server`.
 
     A request to the MCP endpoint passes, in this order: the Host and Origin guard, authentication, the limits on its
-    body, the drain's accounting, and the SDK's handler. `/mcp` is dispatched here and not by Starlette's router, which
-    costs 12 µs a call; everything else is a route. The SDK's own Host check is off: it runs behind authentication and
-    matches by prefix.
+    body, the count of running requests, and the SDK's handler. `/mcp` is not a Starlette route, because its router
+    costs 12 µs a call. The SDK's own Host check is off: it runs after authentication and compares by prefix.
     """
     registry = server.registry
     config = registry.config

@@ -1,8 +1,8 @@
-"""The HTTP server's life: start, serve, drain, stop, without losing a call.
+"""Start, serving, drain and stop over HTTP.
 
-Plain uvicorn closes its listener at once, so that no probe sees the failing readiness, and cuts streamed responses.
+uvicorn itself closes its listener at once, before load balancers see that `/readyz` fails, and cuts streamed responses.
 Here the listener stays open until the last request has its response or `SHUTDOWN_GRACE_SECONDS` are over. A second
-signal stops at once.
+signal ends the process at once.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ..sdk import ProductionServer
 from .listen import uvicorn_config
 
 NOTICE_SECONDS = 1.0
-"""How long a stopping server keeps accepting after SIGTERM, so that load balancers see `/readyz` fail first."""
+"""Least time to accept connections after SIGTERM, in which load balancers see that `/readyz` fails."""
 
 CLOSE_SECONDS = 3.0
-"""Least time for connections to close once every request has its response."""
+"""Least time for clients to read their response and close the connection."""
 
 EXIT_SECONDS = 2.0
-"""Time limit of the interpreter's exit: a tool that blocks a thread would prevent it."""
+"""Time limit of the interpreter's exit, which waits for threads that tools may block."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class HttpServer(uvicorn.Server):
     """A uvicorn server that drains before it stops listening."""
 
     def __init__(self, server: ProductionServer, application: ASGIApp) -> None:
-        # The lifespan is entered below, so that a failing start is an exception and not uvicorn's traceback.
+        # The lifespan is entered in `serve`: uvicorn would log a failing start as a traceback.
         super().__init__(uvicorn_config(application, proxy_headers=False))
         self._server = server
         self._registry = server.registry
@@ -77,15 +77,15 @@ class HttpServer(uvicorn.Server):
 
     async def _drain_and_exit(self) -> None:
         try:
-            left = await self._drain.run(self._notice_seconds)
+            rest = await self._drain.run(self._notice_seconds)
             # Clients that still read their response have the rest of the grace time.
-            self.config.timeout_graceful_shutdown = math.ceil(max(CLOSE_SECONDS, left))
+            self.config.timeout_graceful_shutdown = math.ceil(max(CLOSE_SECONDS, rest))
         finally:
             self.should_exit = True
 
 
 def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.socket) -> None:
-    """Serve until a signal has drained the server. The process has to end afterwards.
+    """Serve until a signal has drained the server. The process ends soon afterwards, see `exit_within`.
 
     Raises:
         StartError: a startup callback failed.
@@ -102,10 +102,7 @@ def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.
 
 
 def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> None:
-    """Call `stop(signal)` in the loop on SIGINT and SIGTERM.
-
-    A process with PID 1 needs handlers: the kernel gives it no default ones.
-    """
+    """Call `stop(signal)` in the event loop on SIGINT and SIGTERM."""
     for sig in (signal.SIGINT, signal.SIGTERM):
         if sys.platform == "win32":
             signal.signal(sig, lambda number, frame: loop.call_soon_threadsafe(stop, number))
@@ -114,7 +111,7 @@ def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> 
 
 
 def exit_within(seconds: float) -> None:
-    """End the process with status 0 after `seconds`, even if a thread blocks the interpreter's exit."""
+    """End the process with status 0 after `seconds`, unless it has ended before."""
 
     def exit_process() -> None:
         time.sleep(seconds)

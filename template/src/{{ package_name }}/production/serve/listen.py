@@ -1,4 +1,4 @@
-"""Sockets that listen, and the HTTP servers behind them."""
+"""Listening sockets, uvicorn's configuration, and HTTP servers on ports of their own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..config import ConfigError
 from ..registry import Listener, Registry
 
 BACKLOG = 2048
-"""Connections that wait to be accepted."""
+"""Greatest number of connections that wait to be accepted."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -30,7 +30,7 @@ def bind(host: str, port: int) -> socket.socket:
     family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
-        if sys.platform != "win32":  # there it would let two servers share the port
+        if sys.platform != "win32":  # on Windows the option lets two servers share a port
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen(BACKLOG)
@@ -47,11 +47,11 @@ def base_url(listener: socket.socket) -> str:
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """HTTP/1.1 over connections without Nagle's algorithm.
+    """uvicorn's HTTP/1.1 protocol, with TCP_NODELAY on every connection.
 
-    uvicorn writes the head and the body of a response separately. Without TCP_NODELAY the body waits for the client's
-    delayed acknowledgement of the head, 40 ms. asyncio sets the option only on sockets that were made with an explicit
-    protocol number, which accepted ones are not on every platform.
+    uvicorn writes the head and the body of a response separately. Without TCP_NODELAY the body waits 40 ms for the
+    client's delayed acknowledgement of the head. asyncio sets the option only on sockets with an explicit protocol
+    number, which accepted sockets do not have on every platform.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -62,7 +62,7 @@ class HttpProtocol(HttpToolsProtocol):
 
 
 def uvicorn_config(application: ASGIApp, **options: Any) -> uvicorn.Config:
-    """Return uvicorn's configuration for `application`: its lifespan and logging are this package's."""
+    """Return uvicorn's configuration for `application`, without uvicorn's own lifespan and logging."""
     return uvicorn.Config(
         application,
         http=HttpProtocol,
@@ -118,7 +118,7 @@ class ListenerServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the main server."""
+    """A uvicorn server that leaves signals to the main server."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

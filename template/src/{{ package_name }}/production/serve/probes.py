@@ -1,4 +1,4 @@
-"""Reachability checks of what the server depends on. `--check` runs them; a serving server does not."""
+"""Reachability probes of the server's dependencies, which `--check` runs."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import httpx2
 from ..registry import Probe, Registry
 
 PROBE_SECONDS = 5.0
-"""Time limit of each probe; all run at once."""
+"""Time limit of each probe."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ProbeResult(NamedTuple):
-    """How a probe ended."""
+    """The outcome of a probe."""
 
     target: str
     problem: str | None
+    """Why the dependency is not reachable, or `None` if it is."""
     milliseconds: int
 
 
 async def run_all(registry: Registry) -> dict[str, ProbeResult]:
-    """Run the probe of the upstream and those of the features, all at once."""
+    """Run the probe of the upstream and those of the features concurrently, and return the outcomes by name."""
     probes = {"upstream": Probe(registry.config.upstream_base_url, "http"), **registry.health.probes}
     results = await asyncio.gather(*(_run(probe) for probe in probes.values()))
     return dict(zip(probes, results, strict=True))
@@ -52,7 +53,7 @@ async def _run(probe: Probe) -> ProbeResult:
 
 
 async def reach_http(url: str) -> None:
-    """Return if `url` answers over HTTP, whatever its status: name, TLS and proxies work.
+    """Return if `url` answers over HTTP, with any status.
 
     Raises:
         httpx2.HTTPError: it does not answer.

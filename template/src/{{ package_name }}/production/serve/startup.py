@@ -1,4 +1,4 @@
-"""What the operator reads when the server starts, and what `--check` reports."""
+"""The log lines of a start, and the report of `--check`."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def url(listener: socket.socket) -> str:
-    """The endpoint's URL on this machine."""
+    """Return the URL of the MCP endpoint behind a listening socket."""
     return f"{base_url(listener)}{ENDPOINT}"
 
 
-def may_serve_http(registry: Registry) -> None:
-    """Asks every feature whether this configuration may be served over HTTP.
+def require_http_allowed(registry: Registry) -> None:
+    """Run the features' start checks for HTTP.
 
     Raises:
-        ConfigError: it may not; one line for each reason.
+        ConfigError: a feature forbids serving this configuration over HTTP; one line for each problem.
     """
     problems = [problem for start_check in registry.http.start_checks for problem in start_check()]
     if problems:
@@ -40,7 +40,7 @@ def may_serve_http(registry: Registry) -> None:
 
 
 def announce_when_started(registry: Registry, address: str) -> None:
-    """Log what serves where, once all startup callbacks have passed."""
+    """Log the server's address and features, and its notices, after all other startup callbacks have passed."""
 
     async def announce() -> None:
         addresses = {name: urljoin(address, path) for name, path in registry.http.addresses.items()}
@@ -60,6 +60,7 @@ def announce_when_started(registry: Registry, address: str) -> None:
 
 
 COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
+"""ANSI colour codes by the state of a row."""
 
 
 class Row(NamedTuple):
@@ -68,40 +69,39 @@ class Row(NamedTuple):
     name: str
     text: str
     state: str = ""
-    """One of `COLOURS`; nothing where there is nothing to judge."""
+    """A key of `COLOURS`, or nothing for plain information."""
 
 
 async def check(server: ProductionServer) -> tuple[list[str], bool]:
-    """The report of `--check` as lines, and whether the server is ready and all that it talks to answers.
+    """Return the lines of the report, and whether the server is ready and all its dependencies are reachable.
 
-    The startup callbacks run, so that what tools connect to is tried as well.
+    The startup callbacks run too, so that the report covers what they connect to.
     """
     registry = server.registry
     async with server.running():
         results = await probes.run_all(registry)
         health = await report(registry, STDIO)
-    good = health.status != "unhealthy" and not any(result.problem for result in results.values())
-    rows = [*_server(server), *_probes(results), *_findings(server, health)]
-    status = "degraded" if health.status == "healthy" and not good else health.status
-    rows.append(Row("status", status, "failed" if not good else "ok" if status == "healthy" else "warning"))
+    ready = health.status != "unhealthy" and not any(result.problem for result in results.values())
+    rows = [*_server_rows(server), *_probe_rows(results), *_warning_rows(server, health)]
+    status = "degraded" if health.status == "healthy" and not ready else health.status
+    rows.append(Row("status", status, "failed" if not ready else "ok" if status == "healthy" else "warning"))
     width = max(len(row.name) for row in rows)
     colours = COLOURS if coloured(sys.stdout) else {}
-    return [f"{row.name:<{width}}  {_styled(row.text, colours.get(row.state))}" for row in rows], good
+    return [f"{row.name:<{width}}  {_with_colour(row.text, colours.get(row.state))}" for row in rows], ready
 
 
-def _server(server: ProductionServer) -> Iterator[Row]:
+def _server_rows(server: ProductionServer) -> Iterator[Row]:
     registry = server.registry
     config = registry.config
     yield Row("server", f"{registry.about.name} {registry.about.version}")
-    http = f"http on {config.host}:{config.port}"
-    yield Row("transport", config.transport if config.transport == "stdio" else http)
+    yield Row("transport", "stdio" if config.transport == "stdio" else f"http on {config.host}:{config.port}")
     for name, address in registry.http.addresses.items():
         yield Row(name, address)
-    yield Row("features", _list(sorted(registry.features)))
-    yield Row("tools", _list(tool.name for tool in server.registered_tools()))
+    yield Row("features", _comma_separated(sorted(registry.features)))
+    yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
 
 
-def _probes(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
+def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
     for name, result in results.items():
         if result.problem is None:
             yield Row(name, f"ok: {result.target} ({result.milliseconds} ms)", "ok")
@@ -109,7 +109,7 @@ def _probes(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
             yield Row(name, f"failed: {result.target}: {result.problem}", "failed")
 
 
-def _findings(server: ProductionServer, health: HealthReport) -> Iterator[Row]:
+def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Row]:
     for variable, state in health.auth_config.items():
         yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else "warning")
     for notice in server.registry.notices:
@@ -120,9 +120,9 @@ def _findings(server: ProductionServer, health: HealthReport) -> Iterator[Row]:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")
 
 
-def _styled(text: str, style: str | None) -> str:
-    return f"\x1b[{style}m{text}\x1b[0m" if style else text
+def _with_colour(text: str, code: str | None) -> str:
+    return f"\x1b[{code}m{text}\x1b[0m" if code else text
 
 
-def _list(names: Iterable[str]) -> str:
+def _comma_separated(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"

@@ -1,6 +1,6 @@
-"""Tools are found by their files, and what is wrong with one is said in one line before the server serves.
+"""Loading of the owner's tools, with problems reported in one line before the server starts.
 
-A module of the tools package has a function `register(server)`; nothing else has to know of it.
+Each module of the tools package has a function `register(server)` that registers its tools.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pydantic import TypeAdapter
 from ..config import StartError
 
 RESERVED = ("get_metrics", "health_check")
-"""Names of the production layer's own tools, taken also where a feature that brings one is off."""
+"""Names of the production layer's own tools, reserved even if the feature with the tool is off."""
 
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
-"""What the specification allows (2025-11-25 and later, server/tools#tool-names); the SDK only warns of others."""
+"""A tool's name (MCP specification 2025-11-25, server/tools#tool-names); the SDK only warns of other names."""
 
 PRODUCTION = Path(__file__).parents[1]
 PACKAGE = PRODUCTION.parent
@@ -36,23 +36,25 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def register_modules(server: MCPServer[Any], package: str) -> None:
-    """Imports every module of `package` whose name does not begin with `_`, by name, and calls its `register(server)`.
+    """Import the modules of `package` in the order of their names, and call the `register(server)` of each.
+
+    Modules whose name begins with `_` are skipped.
 
     Raises:
-        StartError: one line for each module that cannot be imported, has no `register`, or whose `register` fails.
+        StartError: a module cannot be imported, has no `register`, or its `register` fails; one line for each module.
     """
     problems: list[str] = []
-    for found in sorted(pkgutil.iter_modules(import_module(package).__path__), key=lambda module: module.name):
-        if found.name.startswith("_"):
+    for name in sorted(module.name for module in pkgutil.iter_modules(import_module(package).__path__)):
+        if name.startswith("_"):
             continue
         try:
             with errors_explained():
-                module = import_module(f"{package}.{found.name}")
+                module = import_module(f"{package}.{name}")
                 register = getattr(module, "register", None)
                 if not callable(register):
                     raise StartError(
-                        f"{_shown(str(module.__file__))}: it has no register(server). Add one (docs/tools.md), "
-                        f"or begin the file's name with _ if it holds no tool"
+                        f"{_display_path(str(module.__file__))}: it has no register(server). Add one (docs/tools.md), "
+                        f"or begin the file's name with _ if it contains no tool"
                     )
                 register(server)
         except StartError as error:
@@ -63,85 +65,85 @@ def register_modules(server: MCPServer[Any], package: str) -> None:
 
 @contextmanager
 def errors_explained() -> Iterator[None]:
-    """A mistake in the owner's code becomes one line that names its file and line; at DEBUG the log has the traceback.
+    """Convert exceptions to a `StartError` with the file and line of the owner's code; log the traceback at DEBUG.
 
     Raises:
-        StartError: in place of any other exception from within.
+        StartError: the block raised an exception.
     """
     try:
         yield
     except StartError:
         raise
     except Exception as error:
-        log.debug("a tool module fails", exc_info=error)
-        raise StartError(f"{_origin(error)}{type(error).__name__}: {_one_line(error)}{_hint(error)}") from error
+        log.debug("cannot load the tools", exc_info=error)
+        raise StartError(f"{_owner_location(error)}{type(error).__name__}: {_one_line(error)}{_hint(error)}") from error
 
 
-def problem_with(fn: Callable[..., Any], name: str, taken: Callable[..., Any] | None) -> str | None:
-    """Why `fn` cannot be the tool `name`, in one line; None where it may. `taken` is the tool that has the name."""
-    own = PRODUCTION in Path(_code_file(fn)).parents
-    if not own and name in RESERVED:
-        return f"{_said(fn, name)}: the name belongs to the production layer's own tool; give it another one"
-    if taken is not None:
-        return f"{_said(fn, name)}: {place(taken)} has that name already; give one of them another name"
+def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any] | None) -> str | None:
+    """Return why `fn` cannot be registered as the tool `name`, in one line, or `None` if it can.
+
+    Args:
+        existing: The function that is already registered under this name.
+    """
+    tool = f"{_location(fn)}: tool {name}"
+    is_production = PRODUCTION in Path(str(getattr(_code(fn), "co_filename", ""))).parents
+    if not is_production and name in RESERVED:
+        return f"{tool}: the name is reserved for a tool of the production layer; choose another one"
+    if existing is not None:
+        return f"{tool}: {_location(existing)} has the same name; rename one of them"
     if not NAME.fullmatch(name):
         return (
-            f"{_said(fn, name)}: a name has 1 to 128 letters, digits, underscores, hyphens and dots; "
-            f"give it such a one: server.tool(name=...)"
+            f"{tool}: a name has 1 to 128 letters, digits, underscores, hyphens and dots; "
+            f"choose one with server.tool(name=...)"
         )
     for parameter in _parameters(fn):
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            return f"{_said(fn, name)}: {parameter} cannot be described to a model; give every parameter a name"
+            return f"{tool}: {parameter} has no JSON schema; declare each parameter by name"
         if parameter.annotation is parameter.empty:
-            return f"{_said(fn, name)}: parameter {parameter.name} has no type hint, which is its schema; add one"
+            return f"{tool}: parameter {parameter.name} has no type hint; add one, from which its JSON schema is made"
     return None
 
 
 def explain(fn: Callable[..., Any], name: str, error: Exception) -> str:
-    """Why the SDK did not take `fn` as a tool, in one line; names the parameter where its type has no schema."""
+    """Return why the SDK raised `error` for the tool `fn`, in one line."""
     for parameter in _parameters(fn):
         if not _has_schema(parameter.annotation):
-            shown = inspect.formatannotation(parameter.annotation)
             return (
-                f"{_said(fn, name)}: parameter {parameter.name} is of type {shown}, which has no JSON schema; "
+                f"{_location(fn)}: tool {name}: parameter {parameter.name} is of type "
+                f"{inspect.formatannotation(parameter.annotation)}, which has no JSON schema; "
                 f"use str, int, float, bool, list, dict, Literal, an Enum, a dataclass or a pydantic model"
             )
-    return f"{_said(fn, name)}: {_one_line(error)}"
+    return f"{_location(fn)}: tool {name}: {_one_line(error)}"
 
 
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
-    """What would make these registered tools better, a line each; nothing that keeps them from working."""
+    """Yield possible improvements of registered tools, one line each."""
     for tool in tools:
         if not tool.is_async:
-            yield f"{tool.name} is a plain def: each call takes a thread; make it async def unless it blocks"
+            yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
         if not tool.description.strip():
-            yield f"{tool.name} has no docstring: the model is not told what it is for"
+            yield f"{tool.name} has no docstring: the model gets no description of it"
         if inspect.signature(tool.fn).return_annotation is inspect.Signature.empty:
-            yield f"{tool.name} has no return type: its answer is text only, without an output schema"
-
-
-def place(fn: Callable[..., Any]) -> str:
-    """File and line of a function, as an editor opens it; its dotted name where it has none."""
-    code = getattr(inspect.unwrap(fn), "__code__", None)
-    if code is None:
-        return dotted_name(fn)
-    return f"{_shown(code.co_filename)}:{code.co_firstlineno}"
+            yield f"{tool.name} has no return type: its results are text only, without an output schema"
 
 
 def dotted_name(fn: Callable[..., Any]) -> str:
+    """Return the module and qualified name of a function."""
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
 
 
-def _said(fn: Callable[..., Any], name: str) -> str:
-    return f"{place(fn)}: tool {name}"
+def _location(fn: Callable[..., Any]) -> str:
+    """Return `file:line` of a function, or its dotted name if it is not written in Python."""
+    code = _code(fn)
+    return dotted_name(fn) if code is None else f"{_display_path(code.co_filename)}:{code.co_firstlineno}"
 
 
-def _code_file(fn: Callable[..., Any]) -> str:
-    return str(getattr(getattr(inspect.unwrap(fn), "__code__", None), "co_filename", ""))
+def _code(fn: Callable[..., Any]) -> Any:
+    return getattr(inspect.unwrap(fn), "__code__", None)
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
-    """The function's parameters with their types; none where the types cannot be evaluated, which the SDK reports."""
+    """Return the parameters of a function, or none if its types cannot be evaluated, which the SDK reports."""
     try:
         return list(inspect.signature(fn, eval_str=True).parameters.values())
     except (NameError, TypeError, ValueError):
@@ -156,14 +158,14 @@ def _has_schema(annotation: Any) -> bool:
     return True
 
 
-def _origin(error: Exception) -> str:
-    """`file:line: ` of the last line of the owner's code that led to `error`; nothing where none did."""
+def _owner_location(error: Exception) -> str:
+    """Return `file:line: ` of the innermost frame of `error` in the owner's code, or nothing if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
-        return f"{_shown(error.filename)}:{error.lineno}: "
+        return f"{_display_path(error.filename)}:{error.lineno}: "
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         parents = Path(frame.filename).parents
         if PACKAGE in parents and PRODUCTION not in parents:
-            return f"{_shown(frame.filename)}:{frame.lineno}: "
+            return f"{_display_path(frame.filename)}:{frame.lineno}: "
     return ""
 
 
@@ -180,10 +182,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
-def _shown(filename: str) -> str:
-    """The path as one would type it here."""
+def _display_path(filename: str) -> str:
+    """Return the path relative to the working directory if it is inside, else unchanged."""
     try:
-        shorter = os.path.relpath(filename)
+        relative = os.path.relpath(filename)
     except ValueError:  # on another drive
         return filename
-    return filename if shorter.startswith(os.pardir) else shorter
+    return filename if relative.startswith(os.pardir) else relative

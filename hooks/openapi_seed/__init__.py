@@ -1,1 +1,0 @@
-"""Makes tools of an OpenAPI document. `hooks/openapi.py` is its command."""

@@ -1,0 +1,92 @@
+"""Command line of the generator."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .document import Document
+from .generator import API_MODULE, MODELS_MODULE, REPORT_PATH, Generated, generate
+from .loading import DocumentError
+from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
+from .selection import SelectionError
+
+PROGRAM = "openapi-tools"
+
+RECURSION_LIMIT = 5000
+"""Schemas nest, and types are converted and written recursively; Python's default of 1000 is too low for them."""
+
+SHARED_MODULES = frozenset(("__init__", API_MODULE, MODELS_MODULE))
+"""Modules of `tools` that are no tool modules: their names are never chosen for one."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Generate the tools of a document into a project and return the exit status: 0, or 1 with a message."""
+    options = parser().parse_args(arguments)
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    write_utf8()
+    project: Path = options.output.resolve()
+    try:
+        existing = existing_tool_modules(project, options.package) - SHARED_MODULES
+        generated = generate(Document(options.spec), options.package, options.only, existing)
+        write_files(generated.files, project)
+    except (DocumentError, SelectionError, ProjectError) as error:
+        print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
+        return 1
+    if options.format:
+        try:
+            format_files(generated.files, project)
+        except FormatError as error:
+            print(
+                f"{PROGRAM}: {options.spec}: the files are written, but not formatted. "
+                f"Run this in {project}: uv run ruff format\n{error}",
+                file=sys.stderr,
+            )
+            return 1
+    print(summary(generated))
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's arguments."""
+    arguments = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Generate typed MCP tools, models and tests from an OpenAPI document of version 3.0 or 3.1.",
+    )
+    arguments.add_argument("spec", metavar="SPEC", help="path or http(s) URL of a JSON or YAML document")
+    arguments.add_argument(
+        "--package", required=True, metavar="NAME", help="import name of the project's package, below its folder src"
+    )
+    arguments.add_argument(
+        "--output", required=True, type=Path, metavar="PROJECT", help="root folder of the project; no file is replaced"
+    )
+    arguments.add_argument(
+        "--only",
+        default="",
+        metavar="SELECTION",
+        help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text "
+        "(default: all operations that are not deprecated)",
+    )
+    arguments.add_argument(
+        "--format", action="store_true", help="format the generated sources with the project's ruff (uv run ruff)"
+    )
+    return arguments
+
+
+def write_utf8() -> None:
+    """Write UTF-8 to stdout and stderr; a pipe on Windows has a legacy encoding otherwise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")
+
+
+def summary(generated: Generated) -> str:
+    """Return a few lines that say what was generated and how much was not."""
+    modules = len({tool.module for tool in generated.tools})
+    lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
+    lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
+    lines += [f"  credentials: {line}" for line in generated.credential_settings]
+    return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -1,0 +1,213 @@
+"""An OpenAPI document and the files that it refers to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urljoin, urlsplit
+
+from .loading import MAX_DEPTH, DocumentError, is_url, load
+
+MAX_FILES = 200
+"""Files of one document."""
+
+MAX_REFERENCES = 50
+"""References that lead to references, in a row."""
+
+
+class UnresolvedReferenceError(DocumentError):
+    """A `$ref` cannot be resolved."""
+
+    def __init__(self, pointer: str, problem: str) -> None:
+        super().__init__(f"{pointer}: {problem}")
+        self.pointer = pointer
+        self.problem = problem
+
+
+class Node(NamedTuple):
+    """A value of a document and its place."""
+
+    value: Any
+    pointer: str
+    """A JSON pointer such as `#/paths/...`, with the file's name in front where it is not the document's first file."""
+    source: str
+    """The location of the file."""
+
+    def child(self, key: str | int) -> Node:
+        return Node(self.value[key], f"{self.pointer}/{escape_pointer(key)}", self.source)
+
+    def get(self, key: str) -> Node:
+        """Return the node at `key`; its value is None where there is none."""
+        value = self.value.get(key) if isinstance(self.value, dict) else None
+        return Node(value, f"{self.pointer}/{escape_pointer(key)}", self.source)
+
+    def entries(self) -> Iterator[tuple[str, Node]]:
+        """Yield the keys and nodes of an object, and nothing for another value."""
+        if isinstance(self.value, dict):
+            for key in self.value:
+                yield str(key), self.child(key)
+
+    def elements(self) -> Iterator[Node]:
+        """Yield the nodes of an array, and nothing for another value."""
+        if isinstance(self.value, list):
+            for index in range(len(self.value)):
+                yield self.child(index)
+
+    @property
+    def mapping(self) -> Mapping[str, Any]:
+        """The value where it is an object, else an empty one."""
+        return self.value if isinstance(self.value, dict) else {}
+
+    def with_value(self, value: Any) -> Node:
+        return Node(value, self.pointer, self.source)
+
+
+class Document:
+    """An OpenAPI document, whose further files are read when a reference leads to them."""
+
+    def __init__(self, location: str) -> None:
+        """Read the document at `location`, a path or an http(s) URL.
+
+        Raises:
+            DocumentError: It cannot be read, or is not an OpenAPI document of version 3.0 or 3.1.
+        """
+        self.location = location if is_url(location) else str(Path(location).expanduser().resolve())
+        self._files: dict[str, Any] = {}
+        content = self._load(self.location)
+        self.root = Node(content, "#", self.location)
+        self.version = _openapi_version(content, location)
+
+    def resolve(self, node: Node) -> Node:
+        """Return `node`, or where it is a reference the node that it finally leads to.
+
+        Raises:
+            UnresolvedReferenceError: A reference does not lead to a value.
+        """
+        start = node
+        for _ in range(MAX_REFERENCES):
+            reference = node.mapping.get("$ref")
+            if not isinstance(reference, str):
+                return node
+            node = self.follow(reference, node)
+        raise UnresolvedReferenceError(start.pointer, "its $ref is circular")
+
+    def resolved_mapping(self, node: Node) -> Mapping[str, Any]:
+        """Return the object that `node` stands for, empty where it cannot be resolved."""
+        try:
+            return self.resolve(node).mapping
+        except UnresolvedReferenceError:
+            return {}
+
+    def follow(self, reference: str, origin: Node) -> Node:
+        """Return the node that the `$ref` at `origin` names.
+
+        Raises:
+            UnresolvedReferenceError: There is none, or it is in a file that must not be read.
+        """
+        file, _, fragment = reference.partition("#")
+        source, pointer = origin.source, "#"
+        if file:
+            source = self._source_of(file, reference, origin)
+        try:
+            value = self._load(source)
+        except DocumentError as error:
+            raise UnresolvedReferenceError(origin.pointer, str(error)) from None
+        if source != self.location:
+            pointer = f"{source.rsplit('/', 1)[-1]}#"
+        if fragment and not fragment.startswith("/"):
+            raise UnresolvedReferenceError(origin.pointer, f"{reference!r} is not a JSON pointer")
+        for part in fragment.split("/")[1:]:
+            key = unescape_pointer(unquote(part))
+            pointer += f"/{escape_pointer(key)}"
+            if isinstance(value, dict) and key in value:
+                value = value[key]
+            elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                raise UnresolvedReferenceError(origin.pointer, f"{reference!r} does not exist")
+        return Node(value, pointer, source)
+
+    def with_absolute_references(self, value: Any, source: str, depth: int = 0) -> Any:
+        """Return `value`, which is of the file `source`, with the full location of the file in every `$ref`."""
+        if depth > MAX_DEPTH:
+            return value
+        if isinstance(value, list):
+            return [self.with_absolute_references(item, source, depth + 1) for item in value]
+        if not isinstance(value, dict):
+            return value
+        result = {key: self.with_absolute_references(item, source, depth + 1) for key, item in value.items()}
+        reference = result.get("$ref")
+        if isinstance(reference, str):
+            file, hash_sign, fragment = reference.partition("#")
+            location = _relative_location(source, file) if file else source
+            result["$ref"] = f"{location}{hash_sign}{fragment}"
+        return result
+
+    def _source_of(self, file: str, reference: str, origin: Node) -> str:
+        """Return the location of a file that a reference at `origin` names.
+
+        A reference never leaves the document's folder or server: a document must not make the generator read other
+        files of this machine or send requests elsewhere.
+
+        Raises:
+            UnresolvedReferenceError: The file is elsewhere.
+        """
+        source = _relative_location(origin.source, file)
+        if is_url(source) and not is_url(origin.source):
+            problem = f"{reference!r} is a URL, which is not fetched for a document that is a file"
+            raise UnresolvedReferenceError(origin.pointer, problem)
+        if is_url(source) and urlsplit(source)[:2] != urlsplit(self.location)[:2]:
+            problem = f"{reference!r} is on another server than the document, which is not contacted"
+            raise UnresolvedReferenceError(origin.pointer, problem)
+        if not is_url(source) and not Path(source).is_relative_to(Path(self.location).parent):
+            problem = f"{reference!r} is outside the document's folder. Bundle the document into one file first."
+            raise UnresolvedReferenceError(origin.pointer, problem)
+        return source
+
+    def _load(self, location: str) -> Any:
+        if location not in self._files:
+            if len(self._files) >= MAX_FILES:
+                raise DocumentError(f"{self.location} refers to more than {MAX_FILES} files")
+            self._files[location] = load(location)
+        return self._files[location]
+
+
+def escape_pointer(key: str | int) -> str:
+    """Return a key as a part of a JSON pointer (RFC 6901), shortened and without line breaks."""
+    text = str(key).replace("~", "~0").replace("/", "~1")
+    return "".join(char if char.isprintable() else "?" for char in text[:200])
+
+
+def unescape_pointer(part: str) -> str:
+    return part.replace("~1", "/").replace("~0", "~")
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return `value` where it is a list, else an empty one: some documents have `required: true` and the like."""
+    return value if isinstance(value, list) else []
+
+
+def _openapi_version(content: Any, location: str) -> tuple[int, int]:
+    if not isinstance(content, dict):
+        raise DocumentError(f"{location} is not an OpenAPI document: it is not an object")
+    if "swagger" in content:
+        raise DocumentError(
+            f"{location} is Swagger {content['swagger']}. Convert it to OpenAPI 3 first (swagger2openapi)."
+        )
+    match = re.match(r"3\.(\d+)", str(content.get("openapi", "")))
+    if not match:
+        raise DocumentError(f"{location}: /openapi is {content.get('openapi')!r}; versions 3.0 and 3.1 are supported")
+    if not isinstance(content.get("paths", {}), dict):
+        raise DocumentError(f"{location}: /paths is not an object")
+    return 3, int(match[1])
+
+
+def _relative_location(source: str, file: str) -> str:
+    """Return the location of `file`, which a reference in the file `source` names."""
+    if is_url(source):
+        return urljoin(source, file)
+    if is_url(file) or "://" in file:
+        return file
+    return str((Path(source).parent / unquote(file)).resolve())

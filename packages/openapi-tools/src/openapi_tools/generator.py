@@ -1,0 +1,130 @@
+"""Generation of a project's files from an OpenAPI document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from .cases import make_case
+from .document import Document
+from .examples import NoExampleError
+from .operations import Tool, find_operations
+from .python_types import Type
+from .recursion import cut_large_recursive_groups
+from .report import Report, markdown_code
+from .selection import select_operations
+from .source import models_module, module_title, reachable_models, tools_module
+from .text import MAX_TITLE, single_line
+from .tools import ToolReader, module_groups
+
+TESTS_PATH = "tests/test_openapi.py"
+CASES_PATH = "tests/openapi.json"
+REPORT_PATH = "docs/openapi-report.md"
+
+API_MODULE = "_api"
+MODELS_MODULE = "_models"
+
+KEY_VARIABLE = "the variable that UPSTREAM_API_KEY_ENV names"
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The result of a generation."""
+
+    files: dict[str, str]
+    """Content by path from the project's root."""
+    report: Report
+    operation_count: int
+    """The number of operations in the document."""
+    tools: list[Tool]
+    credential_settings: list[str]
+    """What to set for the credentials, a line for each security scheme."""
+
+
+def generate(
+    document: Document, package: str, selection: str = "", existing_modules: frozenset[str] = frozenset()
+) -> Generated:
+    """Return the files that give a project a tool for each selected operation.
+
+    Args:
+        document: The OpenAPI document.
+        package: The import name of the project's package.
+        selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
+        existing_modules: Names of modules that the project's `tools` package has already.
+
+    Raises:
+        SelectionError: A pattern of the selection matches no operation.
+    """
+    report = Report()
+    operations = find_operations(document, report)
+    selected = select_operations(operations, selection, report)
+    reader = ToolReader(document, report, existing_modules)
+    tools = reader.read_all(selected)
+    cut_large_recursive_groups(reader.schemas.models, report)
+    credential_settings = reader.security.advice(KEY_VARIABLE)
+    title = single_line(document.root.get("info").mapping.get("title"), MAX_TITLE) or "the API"
+
+    files: dict[str, str] = {}
+    if tools:
+        folder = f"src/{package}/tools"
+        group_by_module = dict(zip((tool.module for tool in tools), module_groups(selected), strict=True))
+        used_models = reachable_models(_types_of(tools))
+        models = [model for model in reader.schemas.models if model in used_models]
+        files[f"{folder}/{API_MODULE}.py"] = _project_file("api.py")
+        if models:
+            files[f"{folder}/{MODELS_MODULE}.py"] = models_module(models, title)
+        for module, group in group_by_module.items():
+            module_tools = [tool for tool in tools if tool.module == module]
+            files[f"{folder}/{module}.py"] = tools_module(module_tools, module_title(group, title))
+        files[TESTS_PATH] = _project_file("tool_tests.py")
+        files[CASES_PATH] = json.dumps(_cases(tools, report), indent=1) + "\n"
+    generated = Generated(files, report, len(operations), tools, credential_settings)
+    files[REPORT_PATH] = _report_page(document, title, generated)
+    return generated
+
+
+def _types_of(tools: Sequence[Tool]) -> Iterator[Type]:
+    """Yield the types of the tools' arguments and results."""
+    for tool in tools:
+        yield from (parameter.type for parameter in tool.parameters)
+        if tool.body is not None:
+            yield tool.body.type
+        yield tool.response.type
+
+
+def _cases(tools: Sequence[Tool], report: Report) -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = []
+    for tool in tools:
+        try:
+            cases.append(make_case(tool))
+        except (NoExampleError, RecursionError) as error:
+            report.add("test", tool.pointer, f"no example can be made: {error}")
+    return cases
+
+
+def _project_file(name: str) -> str:
+    """Return the text of a file that every project gets as it is."""
+    return resources.files(__package__).joinpath("project_files", name).read_text("utf-8")
+
+
+def _report_page(document: Document, title: str, generated: Generated) -> str:
+    """Return the page that says what the tools do not express of the document."""
+    version = single_line(str(document.root.get("info").mapping.get("version", "")), 40)
+    lines = [
+        "# OpenAPI report",
+        "",
+        f"{markdown_code(title)}, version {markdown_code(version)}, OpenAPI 3.{document.version[1]}: "
+        f"{generated.operation_count} operations, {len(generated.tools)} tools. The tools, their models and their "
+        "tests are yours; updates do not change them.",
+        "",
+        "Parts of a document cannot be expressed in Python or sent by this server's client. They are listed here, each",
+        "with its place in the document (a JSON pointer).",
+        "",
+    ]
+    if generated.credential_settings:
+        settings = [f"- {markdown_code(line)}" for line in generated.credential_settings]
+        lines += ["## Credentials", "", *settings, ""]
+    return "\n".join([*lines, generated.report.to_markdown()]).rstrip("\n") + "\n"

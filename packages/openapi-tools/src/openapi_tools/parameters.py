@@ -1,0 +1,192 @@
+"""The parameters of an operation: path, query, headers and cookies."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Set
+from typing import cast
+from urllib.parse import quote
+
+from .document import Document, Node, UnresolvedReferenceError
+from .identifiers import MODEL_ATTRIBUTES, TOOL_MODULE_NAMES, Namespace, pascal_case, snake_case
+from .media_types import is_json
+from .operations import Location, Operation, Parameter
+from .python_types import ListType, is_object, union_options
+from .report import Report
+from .schema_keywords import description_of
+from .schemas import SchemaConverter
+from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
+"""The name of a header or cookie, a token (RFC 9110, section 5.6.2)."""
+
+IGNORED_HEADERS = frozenset(("accept", "content-type", "authorization"))
+"""Header parameters that "shall be ignored" (OpenAPI 3.1, section 4.8.12.1)."""
+
+CLIENT_HEADERS = frozenset(
+    """
+    host content-length content-encoding transfer-encoding connection keep-alive upgrade te trailer cookie
+    proxy-authorization proxy-connection expect
+    """.split()
+)
+"""Headers that only the HTTP client sets."""
+
+STYLES: Mapping[Location, tuple[str, ...]] = {
+    "path": ("simple", "label", "matrix"),
+    "query": ("form", "spaceDelimited", "pipeDelimited", "deepObject"),
+    "header": ("simple",),
+    "cookie": ("form",),
+}
+"""The styles of each location, the default first (OpenAPI 3.1, section 4.8.12.3)."""
+
+LOCATIONS = tuple(STYLES)
+
+PATH_SAFE = "/?&=:@!$'()*+,;~-._%"
+"""Characters of a path in the document that are sent as they are."""
+
+
+class ParameterReader:
+    """Reads the parameters of one operation after the other."""
+
+    def __init__(
+        self, document: Document, report: Report, schemas: SchemaConverter, credential_headers: Set[str]
+    ) -> None:
+        """Create a reader.
+
+        Args:
+            credential_headers: Names in lower case of headers that the upstream client sets.
+        """
+        self.document = document
+        self.report = report
+        self.schemas = schemas
+        self.credential_headers = credential_headers
+
+    def read(self, operation: Operation, class_name: str) -> tuple[str, list[Parameter]]:
+        """Return the path with the arguments' names in its placeholders, and the parameters."""
+        declared = self._declared(operation)
+        names = Namespace(TOOL_MODULE_NAMES | MODEL_ATTRIBUTES | {"self", "body"})
+        placeholders = dict.fromkeys(re.findall(r"\{([^{}]+)\}", operation.path.partition("#")[0]))
+        for api_name in placeholders:
+            if ("path", api_name) not in declared:
+                text = f"{single_line(api_name, 60)!r} of the path is not declared, so it is text"
+                self.report.add("parameter", operation.node.pointer, text)
+                undeclared = {"schema": {"type": "string"}, "required": True}
+                declared["path", api_name] = operation.node.with_value(undeclared)
+        parameters: list[Parameter] = []
+        for (location, api_name), node in sorted(declared.items(), key=lambda item: LOCATIONS.index(item[0][0])):
+            if location == "path" and api_name not in placeholders:
+                text = "it is a path parameter that the path does not contain: left out"
+                self.report.add("parameter", node.pointer, text)
+            elif self._can_be_sent(location, api_name, node):
+                parameters.append(self._read_parameter(location, api_name, node, names, class_name))
+        return self._path(
+            operation, {each.api_name: each for each in parameters if each.location == "path"}
+        ), parameters
+
+    def _declared(self, operation: Operation) -> dict[tuple[Location, str], Node]:
+        """Return the parameters by location and name; the operation's own replace those of its path."""
+        declared: dict[tuple[Location, str], Node] = {}
+        for owner in (operation.path_item, operation.node):
+            for entry in owner.get("parameters").elements():
+                try:
+                    node = self.document.resolve(entry)
+                except UnresolvedReferenceError as error:
+                    self.report.add_unresolved("reference", entry, error)
+                    continue
+                location, api_name = node.mapping.get("in"), node.mapping.get("name")
+                if location not in LOCATIONS or not isinstance(api_name, str) or not api_name:
+                    self.report.add("parameter", entry.pointer, "it has no name or no valid location: left out")
+                    continue
+                declared[cast(Location, location), api_name] = node
+        return declared
+
+    def _can_be_sent(self, location: Location, api_name: str, node: Node) -> bool:
+        """Return whether the parameter can be sent, and report why not."""
+        if location in ("path", "query"):
+            return True
+        lower = api_name.lower()
+        if not HEADER_NAME.fullmatch(api_name):
+            problem = f"its name is not valid for a {location}"
+        elif location == "cookie":
+            return True
+        elif lower in CLIENT_HEADERS:
+            problem = f"only the HTTP client sets the header {api_name}"
+        elif lower in IGNORED_HEADERS:
+            problem = f"OpenAPI ignores a header parameter {api_name}"
+        elif lower in self.credential_headers:
+            problem = f"{api_name} carries the credentials"
+        else:
+            return True
+        self.report.add("parameter", node.pointer, f"{problem}: left out")
+        return False
+
+    def _read_parameter(
+        self, location: Location, api_name: str, node: Node, names: Namespace, class_name: str
+    ) -> Parameter:
+        mapping = node.mapping
+        name = snake_case(api_name, "parameter")
+        name = names.claim(name if names.is_free(name) else f"{name.rstrip('_')}_{location}")
+        style = str(mapping.get("style") or STYLES[location][0])
+        explode = mapping.get("explode")
+        place, sent_as_json = node.get("schema"), False
+        content = node.get("content")
+        if content.mapping:
+            media_type, media = next(content.entries())
+            place, sent_as_json = media.get("schema"), is_json(media_type)
+            if not sent_as_json:
+                self.report.add("parameter", node.pointer, f"{single_line(media_type, 60)} is sent as text")
+        type_ = self.schemas.convert(place, f"{class_name}{pascal_case(api_name, 'Parameter')}", "request")
+        schema = self.document.resolved_mapping(place)
+        description = clean_text(mapping.get("description"), MAX_FIELD_DESCRIPTION) or schema.get("description", "")
+        parameter = Parameter(
+            name=name,
+            api_name=api_name,
+            location=location,
+            type=type_,
+            required=mapping.get("required") is True or location == "path",
+            description=description_of({**schema, "description": description}),
+            style=style,
+            explode=explode if isinstance(explode, bool) else style in ("form", "deepObject"),
+            allow_reserved=mapping.get("allowReserved") is True,
+            is_json=sent_as_json,
+        )
+        self._replace_unsupported_style(parameter, node)
+        return parameter
+
+    def _replace_unsupported_style(self, parameter: Parameter, node: Node) -> None:
+        """Report a style that is not valid or cannot be sent, and what is sent in its place."""
+        location = parameter.location
+        if parameter.style not in STYLES[location]:
+            default = STYLES[location][0]
+            text = f"style {single_line(parameter.style, 40)!r} is not valid in this location: sent as {default}"
+            self.report.add("parameter", node.pointer, text)
+            parameter.style, parameter.explode = default, default == "form"
+        options = union_options(parameter.type)
+        has_objects = any(map(is_object, options))
+        has_parts = has_objects or any(isinstance(option, ListType) for option in options)
+        if parameter.is_json or not has_parts:
+            return
+        if location == "path" and (parameter.style != "simple" or parameter.explode):
+            text = f"style {parameter.style} of a list or object: its parts are separated by commas"
+            self.report.add("parameter", node.pointer, text)
+        elif location in ("header", "cookie") and parameter.explode and has_objects:
+            text = "explode of an object: its parts are separated by commas"
+            self.report.add("parameter", node.pointer, text)
+
+    def _path(self, operation: Operation, parameters: Mapping[str, Parameter]) -> str:
+        """Return the operation's path, quoted, with the arguments' names in its placeholders."""
+        path, hash_sign, _ = operation.path.partition("#")
+        if hash_sign:
+            text = "the path has a fragment, which is not part of a request"
+            self.report.add("parameter", operation.node.pointer, text)
+        parts: list[str] = []
+        for text, api_name in re.findall(r"([^{}]*)(?:\{([^{}]+)\}|[{}]|$)", path):
+            parts.append(quote(text, safe=PATH_SAFE))
+            if api_name in parameters:
+                parameter = parameters[api_name]
+                if parameter.style == "matrix":
+                    parts.append(f";{quote(parameter.api_name, safe='')}=")
+                elif parameter.style == "label":
+                    parts.append(".")
+                parts.append(f"{{{parameter.name}}}")
+        return "".join(parts)

@@ -1,0 +1,74 @@
+"""The project that receives the generated files: which names it uses, writing into it, its formatter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+FORMAT_TIMEOUT_SECONDS = 300
+
+MAX_LISTED_FILES = 20
+
+
+class ProjectError(Exception):
+    """The project cannot take the files; the message says why."""
+
+
+class FormatError(Exception):
+    """The files are written, but the project's formatter failed; the message has its output."""
+
+
+def existing_tool_modules(project: Path, package: str) -> frozenset[str]:
+    """Return the names of the modules and packages in the project's `tools` package."""
+    tools = project / "src" / package / "tools"
+    return frozenset(path.stem for path in tools.iterdir()) if tools.is_dir() else frozenset()
+
+
+def write_files(files: Mapping[str, str], project: Path) -> None:
+    """Write `files` (content by relative path) into `project`, without replacing a file.
+
+    Raises:
+        ProjectError: One of the files exists (then none is written), or a file cannot be written.
+    """
+    existing = sorted(path for path in files if (project / path).exists())
+    if existing:
+        lines = "\n".join(f"    {path}" for path in existing[:MAX_LISTED_FILES])
+        raise ProjectError(f"These files already exist and are not overwritten. Move them away first:\n{lines}")
+    try:
+        for path, content in files.items():
+            (project / path).parent.mkdir(parents=True, exist_ok=True)
+            (project / path).write_text(content, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ProjectError(f"{error.filename} cannot be written: {error.strerror}") from None
+
+
+def format_files(files: Mapping[str, str], project: Path) -> None:
+    """Format the Python files among `files` with the project's own ruff.
+
+    Raises:
+        FormatError: The formatter cannot be run or reports an error.
+    """
+    sources = [path for path in files if path.endswith(".py")]
+    if not sources:
+        return
+    uv = os.environ.get("UV") or shutil.which("uv") or "uv"
+    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    try:
+        completed = subprocess.run(
+            [uv, "run", "ruff", "format", "--quiet", "--no-cache", *sources],
+            cwd=project,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=FORMAT_TIMEOUT_SECONDS,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FormatError(str(error)) from None
+    if completed.returncode != 0:
+        raise FormatError(completed.stderr.strip())

@@ -1,0 +1,138 @@
+"""The request body of an operation."""
+
+from __future__ import annotations
+
+from .document import Document, Node, UnresolvedReferenceError
+from .media_types import body_kind, is_json, is_media_type, without_parameters
+from .operations import Operation, RequestBody
+from .python_types import AnyType, MapType, Model, ScalarType, Type, is_object, union_options
+from .report import Report
+from .schemas import SchemaConverter
+from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+
+KIND_ORDER = ("json", "form", "multipart", "text", "binary")
+"""Which of several media types is sent."""
+
+METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE")
+
+
+class RequestBodyReader:
+    """Reads the request bodies of one operation after the other."""
+
+    def __init__(self, document: Document, report: Report, schemas: SchemaConverter) -> None:
+        self.document = document
+        self.report = report
+        self.schemas = schemas
+
+    def read(self, operation: Operation, class_name: str) -> RequestBody | None:
+        """Return the operation's body, or None where it has none that can be sent."""
+        given = operation.node.get("requestBody")
+        if not given.mapping:
+            return None
+        try:
+            node = self.document.resolve(given)
+        except UnresolvedReferenceError as error:
+            self.report.add_unresolved("request body", given, error)
+            return None
+        offered = dict(node.get("content").entries())
+        if not offered:
+            self.report.add("request body", node.pointer, "it has no media type: left out")
+            return None
+        media_type = min(offered, key=lambda name: (KIND_ORDER.index(body_kind(name)), name != "application/json"))
+        kind, media = body_kind(media_type), offered[media_type]
+        if kind in ("json", "form", "multipart") and self._is_empty_object(node, media.get("schema")):
+            return None
+        self._report_alternatives(operation, node, media_type, [name for name in offered if name != media_type])
+        body = RequestBody(
+            kind=kind,
+            media_type=_content_type(media_type),
+            type=ScalarType("str"),
+            required=node.mapping.get("required") is True,
+            description=clean_text(node.mapping.get("description"), MAX_FIELD_DESCRIPTION),
+        )
+        if kind == "binary":
+            body.description = f"{body.description} In base64.".strip()
+        elif kind != "text":
+            self._read_schema(body, media, class_name)
+        return body
+
+    def _report_alternatives(self, operation: Operation, node: Node, media_type: str, others: list[str]) -> None:
+        if others:
+            names = ", ".join(single_line(name, 60) for name in others)
+            self.report.add("request body", node.pointer, f"sent as {media_type}, not as {names}")
+        if operation.method in METHODS_WITHOUT_BODY:
+            text = f"a body of {operation.method} has no defined meaning; it is sent"
+            self.report.add("request body", node.pointer, text)
+
+    def _read_schema(self, body: RequestBody, media: Node, class_name: str) -> None:
+        """Convert the schema of a body that has parts, and what the encoding says of each."""
+        body.type = self.schemas.convert(media.get("schema"), f"{class_name}Body", "request")
+        if body.kind == "json":
+            return
+        if not all(map(is_object, union_options(body.type))):
+            text = "a form has to be an object, so any properties are accepted"
+            self.report.add("request body", media.pointer, text)
+            body.type = MapType(AnyType())
+        if body.kind == "form":
+            body.property_styles = self._property_styles(media)
+        else:
+            body.files = self._files(media, body.type)
+
+    def _is_empty_object(self, body: Node, schema_node: Node) -> bool:
+        """Return whether an optional body has no properties; some tools write one for every operation."""
+        if body.mapping.get("required") is True:
+            return False
+        schema = self.document.resolved_mapping(schema_node)
+        if schema.get("properties") != {}:
+            return False
+        allows_nothing = not schema.get("additionalProperties", True)
+        says_nothing_else = set(schema) <= {"type", "properties"} and schema.get("type") == "object"
+        return allows_nothing or says_nothing_else
+
+    def _property_styles(self, media: Node) -> dict[str, str]:
+        """Return the styles of a form's properties, as in `RequestBody.property_styles`."""
+        styles: dict[str, str] = {}
+        for name, encoding in media.get("encoding").entries():
+            style, explode = encoding.mapping.get("style"), encoding.mapping.get("explode")
+            if style == "deepObject":
+                styles[name] = "deep"
+            elif style in ("spaceDelimited", "pipeDelimited"):
+                text = f"{style} in a form: its parts are separated by commas"
+                self.report.add("request body", encoding.pointer, text)
+                styles[name] = "flat"
+            elif explode is False:
+                styles[name] = "flat"
+            elif style == "form":
+                styles[name] = "form"
+            elif is_json(str(encoding.mapping.get("contentType", ""))):
+                styles[name] = "json"
+        return styles
+
+    def _files(self, media: Node, type_: Type) -> dict[str, str]:
+        """Return the media types of the properties of a multipart body that are files."""
+        files = {
+            prop.api_name: prop.file_media_type
+            for model in union_options(type_)
+            if isinstance(model, Model)
+            for prop in model.properties
+            if prop.file_media_type
+        }
+        for name, encoding in media.get("encoding").entries():
+            content_type = encoding.mapping.get("contentType")
+            is_valid = isinstance(content_type, str) and is_media_type(content_type)
+            if name in files and is_valid:
+                files[name] = str(content_type)
+            elif content_type is not None and not is_valid:
+                text = "its contentType is not one media type, so the client chooses it"
+                self.report.add("request body", encoding.pointer, text)
+        return files
+
+
+def _content_type(media_type: str) -> str:
+    """Return the Content-Type header for a media type of the document, which may be a range."""
+    kind, plain = body_kind(media_type), without_parameters(media_type)
+    if "*" in media_type and kind == "json":
+        return "application/json"
+    if "*" in plain or not is_media_type(plain):
+        return "application/octet-stream" if kind == "binary" else "text/plain"
+    return plain

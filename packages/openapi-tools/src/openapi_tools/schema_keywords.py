@@ -1,0 +1,172 @@
+"""The keywords of a JSON schema (OpenAPI 3.0 and 3.1): which types, constraints and descriptions they give."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pydantic_core
+
+from .media_types import is_media_type
+from .python_types import Constraints
+from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+
+MAX_PATTERN = 1000
+
+ANNOTATIONS = frozenset(
+    """
+    title description default example examples deprecated readOnly writeOnly xml externalDocs nullable discriminator
+    $comment $schema $id $anchor $dynamicAnchor $defs definitions contentSchema
+    """.split()
+)
+"""Keywords that do not restrict the values, or are read elsewhere."""
+
+CONVERTED = frozenset(
+    """
+    $ref type properties required additionalProperties items enum const allOf anyOf oneOf format minimum maximum
+    exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern minItems maxItems prefixItems
+    contentEncoding contentMediaType
+    """.split()
+)
+"""Keywords that the converted type expresses."""
+
+KNOWN_KEYWORDS = CONVERTED | ANNOTATIONS
+
+RESTRICTED_TYPE = {
+    "uniqueItems": "array",
+    "contains": "array",
+    "minContains": "array",
+    "maxContains": "array",
+    "unevaluatedItems": "array",
+    "minProperties": "object",
+    "maxProperties": "object",
+    "unevaluatedProperties": "object",
+}
+"""The type that a keyword restricts; beside another type it has no effect."""
+
+
+def unchecked_keywords(schema: Mapping[str, Any]) -> list[str]:
+    """Return the keywords that restrict the values and that no type expresses."""
+    types = types_of(schema)
+    unchecked = []
+    for keyword in schema:
+        restricted = RESTRICTED_TYPE.get(keyword)
+        has_no_effect = restricted is not None and (restricted not in types or not schema[keyword])
+        if not has_no_effect and keyword not in KNOWN_KEYWORDS and not keyword.startswith("x-"):
+            unchecked.append(keyword)
+    return unchecked
+
+
+def types_of(schema: Mapping[str, Any]) -> list[str]:
+    """Return the JSON types that a schema allows, inferred from its other keywords where it names none."""
+    given = schema.get("type")
+    if isinstance(given, list):
+        return list(dict.fromkeys(map(str, given)))
+    if isinstance(given, str):
+        return [given]
+    if isinstance(schema.get("properties"), dict) or isinstance(schema.get("additionalProperties"), dict):
+        return ["object"]
+    if "items" in schema or "prefixItems" in schema:
+        return ["array"]
+    if any(key in schema for key in ("pattern", "minLength", "maxLength")):
+        return ["string"]
+    if schema.get("format") in ("date", "date-time", "uuid", "uri", "email", "binary"):
+        return ["string"]
+    return []
+
+
+def is_model(schema: Mapping[str, Any]) -> bool:
+    """Return whether a merged schema becomes a class: an object with properties, and nothing else but null."""
+    if any(isinstance(schema.get(keyword), list) and schema[keyword] for keyword in ("oneOf", "anyOf")):
+        return False
+    if "const" in schema or "enum" in schema or not schema.get("properties"):
+        return False
+    return isinstance(schema["properties"], dict) and types_of(schema) == ["object"]
+
+
+def has_only_rules(schema: Any) -> bool:
+    """Return whether a variant names no type, such as one that says only which properties are required."""
+    return isinstance(schema, dict) and not any(
+        key in schema for key in ("$ref", "type", "allOf", "oneOf", "anyOf", "enum", "const", "properties", "items")
+    )
+
+
+# --- Constraints -------------------------------------------------------------------------------------------------
+
+
+def number_constraints(schema: Mapping[str, Any]) -> Constraints:
+    constraints: dict[str, Any] = {}
+    for inclusive, exclusive, keyword, exclusive_keyword in (
+        ("ge", "gt", "minimum", "exclusiveMinimum"),
+        ("le", "lt", "maximum", "exclusiveMaximum"),
+    ):
+        bound, exclusive_bound = schema.get(keyword), schema.get(exclusive_keyword)
+        if is_number(exclusive_bound):  # a number in 3.1, a boolean in 3.0
+            constraints[exclusive] = exclusive_bound
+        elif is_number(bound):
+            constraints[exclusive if exclusive_bound is True else inclusive] = bound
+    step = schema.get("multipleOf")
+    if isinstance(step, int | float) and is_number(step) and step > 0:
+        constraints["multiple_of"] = step
+    integers = "integer" in types_of(schema)
+    return tuple(
+        (name, int(value) if integers and value == int(value) else value) for name, value in constraints.items()
+    )
+
+
+def length_constraints(schema: Mapping[str, Any], minimum: str, maximum: str) -> Constraints:
+    """Return the constraints on the length of a string or list, from these two keywords."""
+    pairs: Constraints = (("min_length", schema.get(minimum)), ("max_length", schema.get(maximum)))
+    return tuple((name, int(value)) for name, value in pairs if is_count(value))
+
+
+def is_supported_pattern(pattern: str) -> bool:
+    """Return whether pydantic's regular expressions, which lack look-around and back-references, support `pattern`."""
+    if len(pattern) > MAX_PATTERN:
+        return False
+    try:
+        pydantic_core.SchemaValidator(pydantic_core.core_schema.str_schema(pattern=pattern))
+    except pydantic_core.SchemaError:
+        return False
+    return True
+
+
+def is_count(value: Any) -> bool:
+    return is_number(value) and 0 <= value < 2**31 and bool(value == int(value))
+
+
+def is_number(value: Any) -> bool:
+    is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_numeric and math.isfinite(value) and abs(value) < 1e300
+
+
+# --- Descriptions ------------------------------------------------------------------------------------------------
+
+
+def description_of(schema: Mapping[str, Any]) -> str:
+    """Return the description for the model: the document's, and the default, which the API itself applies."""
+    text = clean_text(schema.get("description") or schema.get("title"), MAX_FIELD_DESCRIPTION)
+    default = schema.get("default")
+    if default is None or not isinstance(default, str | int | float | bool):
+        return text
+    shown = single_line(str(default).lower() if isinstance(default, bool) else str(default), 60)
+    if not shown:
+        return text
+    return f"{text}{'' if not text or text.endswith('.') else '.'} Default: {shown}".strip()
+
+
+def format_of(schema: Mapping[str, Any]) -> str:
+    value = schema.get("format")
+    return single_line(value, 40) if isinstance(value, str) and value not in ("binary", "byte") else ""
+
+
+def file_media_type(schema: Mapping[str, Any]) -> str:
+    """Return the media type of a property that is a file or a list of files, and "" for another one."""
+    if schema.get("type") == "array" and isinstance(schema.get("items"), dict):
+        schema = schema["items"]
+    media_type = schema.get("contentMediaType")
+    if schema.get("format") == "binary" or (media_type and not schema.get("contentEncoding")):
+        usable = isinstance(media_type, str) and is_media_type(media_type)
+        return str(media_type) if usable else "application/octet-stream"
+    return ""

@@ -1,0 +1,160 @@
+"""The tools that the operations of a document become."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .document import Document, UnresolvedReferenceError, as_list
+from .identifiers import RESERVED_MODULES, RESERVED_TOOLS, TOOL_MODULE_NAMES, Namespace, pascal_case, snake_case
+from .operations import Operation, Parameter, Tool
+from .parameters import ParameterReader
+from .report import Report
+from .request_bodies import RequestBodyReader
+from .responses import ResponseReader
+from .schemas import SchemaConverter
+from .security import Security
+from .text import MAX_TITLE, MAX_TOOL_DESCRIPTION, clean_text, single_line
+
+PAGING_PARAMETERS = frozenset(
+    """
+    page per_page page_size pagesize page_number page_token pagetoken cursor offset limit starting_after ending_before
+    after before next_token nexttoken continue marker start_cursor
+    """.split()
+)
+"""Query parameters that usually select a page."""
+
+
+class ToolReader:
+    """Reads operations into tools; the names of tools, classes and modules are unique among all of them."""
+
+    def __init__(self, document: Document, report: Report, existing_modules: frozenset[str] = frozenset()) -> None:
+        self.document = document
+        self.report = report
+        self.schemas = SchemaConverter(document, report)
+        self.security = Security(document, report)
+        self.parameters = ParameterReader(document, report, self.schemas, self.security.headers)
+        self.request_bodies = RequestBodyReader(document, report, self.schemas)
+        self.responses = ResponseReader(document, report, self.schemas)
+        self._tool_names = Namespace(RESERVED_TOOLS | TOOL_MODULE_NAMES)
+        self._module_names = Namespace(RESERVED_MODULES | existing_modules)
+        self._module_of_group: dict[str, str] = {}
+
+    def read_all(self, operations: Sequence[Operation]) -> list[Tool]:
+        groups = module_groups(operations)
+        return [self.read(operation, group) for operation, group in zip(operations, groups, strict=True)]
+
+    def read(self, operation: Operation, group: str) -> Tool:
+        """Return the tool of an operation, in the module of its group."""
+        name = self._claim_tool_name(operation)
+        if group not in self._module_of_group:
+            self._module_of_group[group] = self._module_names.claim(snake_case(group, "operations"))
+        class_name = pascal_case(name, "Operation")
+        path, parameters = self.parameters.read(operation, class_name)
+        body = self.request_bodies.read(operation, class_name)
+        if body is not None:
+            body.name = Namespace(parameter.name for parameter in parameters).claim("body")
+        self._report_own_servers(operation)
+        self.security.read(operation.node)
+        summary = single_line(operation.node.mapping.get("summary"), MAX_TITLE)
+        title = summary or single_line(name.replace("_", " "), MAX_TITLE).capitalize()
+        return Tool(
+            pointer=operation.node.pointer,
+            method=operation.method,
+            path=path,
+            name=name,
+            module=self._module_of_group[group],
+            title=title,
+            description=self._description(operation, title, parameters),
+            parameters=parameters,
+            body=body,
+            response=self.responses.read(operation, class_name),
+        )
+
+    def _claim_tool_name(self, operation: Operation) -> str:
+        wanted = snake_case(operation.id, "") or snake_case(f"{operation.method} {operation.path}", "operation")
+        name = self._tool_names.claim(wanted)
+        if operation.id and name != wanted:
+            text = f"{name}, since {wanted} is taken"
+            self.report.add("name", f"{operation.node.pointer}/operationId", text)
+        return name
+
+    def _description(self, operation: Operation, title: str, parameters: Sequence[Parameter]) -> str:
+        text = clean_text(operation.node.mapping.get("description"), MAX_TOOL_DESCRIPTION) or title
+        paragraphs = [f"Deprecated. {text}" if operation.deprecated else text]
+        if operation.method == "GET":
+            paging = [
+                parameter.name
+                for parameter in parameters
+                if parameter.location == "query" and snake_case(parameter.api_name, "x") in PAGING_PARAMETERS
+            ]
+            if paging:
+                paragraphs.append(f"The response may be one page of several, selected by {', '.join(paging)}.")
+            if self._has_link_header(operation):
+                paragraphs.append(
+                    "The API names further pages in its Link header, which is not returned: request the next page."
+                )
+        return "\n\n".join(paragraphs)
+
+    def _has_link_header(self, operation: Operation) -> bool:
+        for status, response in operation.node.get("responses").entries():
+            if not status.startswith("2"):
+                continue
+            try:
+                headers = self.document.resolve(response).get("headers")
+            except UnresolvedReferenceError:
+                continue
+            if any(name.lower() == "link" for name, _ in headers.entries()):
+                return True
+        return False
+
+    def _report_own_servers(self, operation: Operation) -> None:
+        """Report servers of an operation or path that are not those of the document."""
+        own = operation.node.mapping.get("servers") or operation.path_item.mapping.get("servers")
+        root = self.document.root.mapping.get("servers")
+        if not own or server_urls(own) == server_urls(root):
+            return
+        path_items = [item for _, item in self.document.root.get("paths").entries() if item.mapping]
+        if not root and all(item.value.get("servers") == own for item in path_items):
+            return  # the document's only server, repeated at every path
+        urls = ", ".join(str(server.get("url")) for server in as_list(own) if isinstance(server, dict))
+        text = f"{operation.method} {single_line(operation.path, 100)}: {single_line(urls, 200)}"
+        self.report.add("server", operation.node.pointer, text)
+
+
+def server_urls(servers: Any) -> list[str]:
+    """Return the servers' URLs without their schemes."""
+    urls = [str(server.get("url")) for server in as_list(servers) if isinstance(server, dict)]
+    return [re.sub(r"^https?:", "", url).rstrip("/") for url in urls]
+
+
+def module_groups(operations: Sequence[Operation]) -> list[str]:
+    """Return for each operation the name of the group whose tools share a module.
+
+    It is the operation's first tag, else the first fixed part of its path after those that all paths share.
+    """
+    untagged = [path_parts(operation.path) for operation in operations if not operation.tags]
+    shared = shared_prefix_length(untagged)
+
+    def group(operation: Operation) -> str:
+        if operation.tags:
+            return operation.tags[0]
+        own_parts = path_parts(operation.path)[shared:]
+        fixed_parts = (part.split(".")[0] for part in own_parts if not part.startswith("{"))
+        return next((part for part in fixed_parts if snake_case(part, "")), "operations")
+
+    return [group(operation) for operation in operations]
+
+
+def path_parts(path: str) -> list[str]:
+    return [part for part in path.split("/") if part]
+
+
+def shared_prefix_length(paths: Sequence[Sequence[str]]) -> int:
+    """Return how many first parts several paths have in common, with at least one part of each left over."""
+    length = 0
+    if len(paths) > 1:
+        while all(len(parts) > length + 1 for parts in paths) and len({parts[length] for parts in paths}) == 1:
+            length += 1
+    return length

@@ -1,0 +1,158 @@
+"""Parameters, bodies, responses, credentials and annotations of the generated tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from document_builders import case_of, document_with, findings, generate_from, json_response
+from openapi_tools import Generated
+from openapi_tools.generator import REPORT_PATH
+
+
+def test_every_style_of_a_parameter_is_sent_as_the_standard_says(plain: Generated) -> None:
+    request = case_of(plain, "list_pets")["request"]
+    text = "a/b c&d=é"
+    assert request["query"] == [
+        ["limit", "1"],
+        ["cursor", text],
+        ["tags", text],
+        ["tags", text],
+        ["ids", "7,7"],
+        ["spaced", f"{text} {text}"],
+        ["piped", f"{text}|{text}"],
+        ["filter[age]", "7"],
+        ["filter[owner][name]", text],
+        ["sort", "name"],
+        ["q", '{"text":"a/b c&d=é"}'],
+        ["raw", text],
+        ["dry-run", "true"],
+    ]
+    assert request["headers"] == {"x-request-id": "a b"}
+    assert request["cookies"] == {"session": "a%20b"}
+    assert case_of(plain, "get_any")["request"]["path"] == "/any/a%2Fb%20c%26d%3D%C3%A9"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '*form("ids", ids, explode=False)',
+        '*form("spaced", spaced, explode=False, separator="%20")',
+        '*form("piped", piped, explode=False, separator="%7C")',
+        '*deep("filter", filter_)',
+        '*in_json("q", q)',
+        '*form("raw", raw, reserved=True)',
+    ],
+)
+def test_a_query_parameter_becomes_a_call_of_its_style(plain: Generated, call: str) -> None:
+    assert call in plain.files["src/package/tools/pets.py"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "kind", "media_type"),
+    [
+        ("create_pet", "json", "application/json"),
+        ("change_pet", "json", "application/merge-patch+json"),
+        ("send_form", "form", "application/x-www-form-urlencoded"),
+        ("upload", "multipart", "multipart/form-data"),
+        ("replace_file", "binary", "application/octet-stream"),
+        ("add_note", "text", "text/plain"),
+    ],
+)
+def test_a_body_is_sent_in_its_media_type(plain: Generated, tool: str, kind: str, media_type: str) -> None:
+    body = case_of(plain, tool)["request"]["body"]
+    assert (body["kind"], body["type"]) == (kind, media_type)
+
+
+def test_the_properties_of_a_form_are_sent_in_their_styles(plain: Generated) -> None:
+    assert case_of(plain, "send_form")["request"]["body"]["content"] == [
+        ["name", "a/b c&d=é"],
+        ["tags", "a/b c&d=é"],
+        ["ids", "7"],
+        ["metadata[key]", "a/b c&d=é"],
+        ["address", '{"street":"a/b c&d=é"}'],
+    ]
+
+
+def test_the_media_type_of_a_response_decides_what_the_tool_returns(plain: Generated) -> None:
+    kinds = {tool.name: tool.response.kind for tool in plain.tools}
+    assert kinds["list_pets"] == "json"
+    assert kinds["get_status"] == "text"
+    assert kinds["download"] == "binary"
+    assert kinds["delete_pet"] == "nothing"
+
+
+def test_only_headers_that_a_tool_may_set_become_arguments(hostile: Generated) -> None:
+    assert [parameter.api_name for parameter in hostile.tools[0].parameters_in("header")] == ["class"]
+    assert len([text for _, text in findings(hostile, "parameter") if "left out" in text]) >= 6
+
+
+def test_a_header_that_carries_the_credentials_is_no_argument(tmp_path: Path) -> None:
+    headers = [{"name": name, "in": "header", "schema": {"type": "string"}} for name in ("X-Key", "X-Trace")]
+    paths = {"/x": {"get": {"parameters": headers, "responses": json_response({})}}}
+    scheme = {"key": {"type": "apiKey", "in": "header", "name": "x-key"}}
+    generated = generate_from(document_with(paths, securitySchemes=scheme), tmp_path)
+    assert [parameter.api_name for parameter in generated.tools[0].parameters] == ["X-Trace"]
+    assert findings(generated, "parameter") == [
+        ("#/paths/~1x/get/parameters/0", "X-Key carries the credentials: left out")
+    ]
+
+
+def test_the_invalid_arguments_break_a_constraint_where_there_is_one(plain: Generated) -> None:
+    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "refused"))
+    assert {name for name in valid if valid[name] != invalid[name]} == {"limit"}
+    assert invalid["limit"] == 0
+
+
+def test_credentials_are_described_as_settings_of_the_upstream_client(plain: Generated) -> None:
+    settings = "\n".join(plain.credential_settings)
+    assert "UPSTREAM_API_KEY_HEADER=X-Api-Key" in settings
+    assert "UPSTREAM_API_KEY_QUERY=api_key" in settings
+    assert "UPSTREAM_API_KEY_SCHEME=Basic" in settings
+    assert "SESSION=<key>, and UPSTREAM_API_KEY_HEADER=Cookie" in settings
+    assert "getting and renewing one is left to you" in settings
+    assert findings(plain, "authentication")
+    assert "UPSTREAM_API_KEY_QUERY=api_key" in plain.files[REPORT_PATH]
+
+
+def test_a_server_of_its_own_and_a_redirect_are_reported(plain: Generated) -> None:
+    assert findings(plain, "server") == [("#/paths/~1elsewhere/get", "GET /elsewhere: https://other.example.com")]
+    assert any("redirect" in text for _, text in findings(plain, "response"))
+
+
+def test_the_method_decides_whether_a_tool_is_read_only(plain: Generated) -> None:
+    source = "".join(plain.files.values())
+    assert re.search(r"add\(server, get_pet, .*, READ_ONLY\)", source)
+    assert re.search(r"add\(server, head_status, .*, READ_ONLY\)", source)
+    assert re.search(r"add\(server, delete_pet, .*, REPLACES\)", source)
+    assert re.search(r"add\(server, create_pet, .*, CHANGES\)", source)
+
+
+def test_paging_is_mentioned_in_the_description(plain: Generated) -> None:
+    (description,) = (tool.description for tool in plain.tools if tool.name == "list_pets")
+    assert description == (
+        "Lists the pets,\nnewest first.\n\n"
+        "The response may be one page of several, selected by limit, cursor.\n\n"
+        "The API names further pages in its Link header, which is not returned: request the next page."
+    )
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "array", "items": {"type": "integer"}, "minItems": 101}, "a list of 101 items"),
+        ({"type": "string", "minLength": 2_000_000_000}, "a text of 2000000000 characters"),
+        ({"type": "string", "pattern": "^a$", "minLength": 2}, "a text that matches its pattern"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "a number within its bounds"),
+    ],
+)
+def test_a_tool_without_an_example_is_left_out_of_the_tests_and_reported(
+    tmp_path: Path, schema: dict[str, Any], reason: str
+) -> None:
+    parameter = {"name": "q", "in": "query", "schema": schema}
+    paths = {"/x": {"get": {"parameters": [parameter], "responses": json_response({"type": "integer"})}}}
+    generated = generate_from(document_with(paths), tmp_path)
+    assert findings(generated, "test") == [("#/paths/~1x/get", f"no example can be made: {reason}")]
+    assert generated.files["tests/openapi.json"] == "[]\n"

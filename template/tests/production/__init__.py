@@ -1,1 +1,0 @@
-"""Every feature of the production layer, proven by its effect on a running server."""

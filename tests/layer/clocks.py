@@ -1,0 +1,30 @@
+"""Time that passes only when a test says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+class Clock:
+    """A clock, and a stand-in of the module `time`; `now` is in the unit of whatever reads it."""
+
+    def __init__(self, now: float = 0) -> None:
+        self.now: Any = now
+
+    def __call__(self) -> Any:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def use_clock(monkeypatch: pytest.MonkeyPatch, of: Any, clock: Clock) -> None:
+    """Make `clock` the default of the parameter `clock` of a class."""
+    defaults = of.__init__.__kwdefaults__
+    assert "clock" in defaults
+    monkeypatch.setattr(of.__init__, "__kwdefaults__", defaults | {"clock": clock})

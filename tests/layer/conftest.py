@@ -1,0 +1,65 @@
+"""Fixtures of the layer's tests, and the choice of those that apply to the project under test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import httpx2
+import hypothesis
+import pytest
+
+from features import ABSENT
+from harness import DEADLINE_SECONDS, ENVIRONMENT, NO_TLS, Register, Running, Serve, config, running
+from stand_in import StandIn, stand_in
+from weather_station.production.config import ProductionConfig, variable
+
+hypothesis.settings.register_profile("layer", deadline=None, database=None)
+hypothesis.settings.load_profile("layer")
+
+collect_ignore = [f"test_{name}.py" for name in ABSENT]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_from_outside() -> Iterator[None]:
+    """Keep the machine's environment out of the tests, its proxies included."""
+    own = {variable(name) for name in ProductionConfig.model_fields}
+    with pytest.MonkeyPatch.context() as environment:
+        for name in os.environ:
+            if name.upper() in own or name.startswith("OTEL_") or name.lower().endswith("_proxy"):
+                environment.delenv(name)
+        for name, value in ENVIRONMENT.items():
+            environment.setenv(name, value)
+        yield
+
+
+@pytest.fixture
+def serve() -> Serve:
+    """`with serve(register, max_retries=0) as server:` runs a server with these tools and settings."""
+
+    def start(register: Register | None = None, **settings: Any) -> AbstractContextManager[Running]:
+        return running(config(**settings), register)
+
+    return start
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
+    """HTTP client for many requests at once."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, limits=limits, trust_env=False, verify=NO_TLS) as client:
+        yield client
+
+
+@pytest.fixture
+def api() -> Iterator[StandIn]:
+    """A stand-in of the upstream."""
+    with stand_in() as upstream:
+        yield upstream

@@ -1,0 +1,251 @@
+"""Static tokens: several, each with the name of its user, replaced without a restart."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from mcp.server.mcpserver import Context
+from structlog.testing import capture_logs
+
+from harness import HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
+from weather_station.production.caller import caller
+from weather_station.production.config import ConfigError
+from weather_station.production.inbound import auth_token, http_limits
+from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
+
+ALICE, BOB = (hashlib.sha256(name).hexdigest() for name in (b"alice", b"bob"))
+
+
+def add_who(server: ProductionServer) -> None:
+    async def who(ctx: Context[Any, Any]) -> str:
+        return caller(ctx).id
+
+    server.tool()(who)
+
+
+def status(server: Running, token: str) -> int:
+    return server.post(server.request("health_check"), authorization=f"Bearer {token}").status_code
+
+
+def write(path: Path, *tokens: str) -> None:
+    """Replace the file in one step."""
+    new = path.with_suffix(".new")
+    new.write_text("# clients\n\n" + "".join(f"client{number}: {token}\n" for number, token in enumerate(tokens)))
+    new.replace(path)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at the file often."""
+    monkeypatch.setattr(auth_token, "CHECK_SECONDS", 0.02)
+
+
+def test_each_token_stands_for_its_user_and_no_other_text_is_accepted(serve: Serve) -> None:
+    with serve(add_who, auth_tokens=f"alice:{ALICE}, bob:{BOB},") as server:
+        assert text_of(server.call("who", authorization=f"Bearer {ALICE}")) == "alice"
+        assert text_of(server.call("who", authorization=f"Bearer {BOB}")) == "bob"
+        for wrong in (ALICE[:-1], ALICE + "0", ALICE.upper(), BOB[::-1], f"alice:{ALICE}", "alice"):
+            assert status(server, wrong) == 401
+        assert server.post(server.request("who")).status_code == 401
+
+
+def test_a_user_may_have_an_old_and_a_new_token(serve: Serve) -> None:
+    with serve(add_who, auth_tokens=f"alice:{ALICE},alice:{BOB}") as server:
+        for token in (ALICE, BOB):
+            assert text_of(server.call("who", authorization=f"Bearer {token}")) == "alice"
+
+
+def test_health_reports_that_tokens_are_configured_and_shows_none(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+    for variable, value in (("AUTH_TOKENS", f"a:{ALICE}"), ("AUTH_TOKENS_FILE", file)):
+        with serve(**{variable.lower(): value}) as server:
+            health = server.get("/health")
+            assert health.json()["auth_config"][variable] == "configured"
+            assert ALICE not in health.text
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [
+        (f"alice:{ALICE},{BOB}", "entry 2: is not name:token"),
+        (f"alice:{ALICE},bob:", "entry 2: is not name:token"),
+        (f":{ALICE}", "entry 1: the name must have"),
+        (f"{ALICE}{ALICE}:alice", "entry 1: the name must have"),
+        (f"{ALICE}:alice", "entry 1: the token must have at least 16 characters"),
+        (f"bob smith:{BOB}", "entry 1: the name must have"),
+        (f"10.0.0.1:{BOB}", "entry 1: the name is reserved"),
+        (f"stdio:{BOB}", "entry 1: the name is reserved"),
+        ("bob:fifteen-letters", "entry 1: the token must have at least 16 characters"),
+        ("bob:has a space inside it", "entry 1: the token may have"),
+        ("bob:übermäßig-geheimes-wort", "entry 1: the token may have"),
+        (f"alice:{ALICE},bob:{ALICE}", "entry 2: the token occurs twice"),
+        (",", "there is no token in it"),
+    ],
+)
+def test_a_broken_list_stops_the_start_with_a_message_that_shows_no_part_of_it(entries: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        create_server(config(auth_tokens=entries))
+    assert f"AUTH_TOKENS: {problem}" in str(caught.value)
+    for secret in (ALICE, BOB, "fifteen-letters", "has a space", "übermäßig"):
+        assert secret not in str(caught.value)
+
+
+def test_an_unusable_file_stops_the_start(tmp_path: Path) -> None:
+    missing, broken, binary = tmp_path / "missing", tmp_path / "broken", tmp_path / "binary"
+    broken.write_text(f"# clients\n\nalice:{ALICE}\nbob {BOB}\n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    for file, problem in (
+        (missing, "cannot be read: No such file"),
+        (tmp_path, "cannot be read: "),
+        (broken, "line 4: is not name:token"),
+        (binary, "is not UTF-8 text"),
+    ):
+        with pytest.raises(ConfigError, match=problem) as caught:
+            create_server(config(auth_tokens_file=file))
+        assert str(caught.value).startswith("AUTH_TOKENS_FILE: ")
+        assert BOB not in str(caught.value)
+
+
+def test_two_sources_of_tokens_stop_the_start(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+    with pytest.raises(ConfigError, match="both set"):
+        create_server(config(auth_tokens=f"alice:{ALICE}", auth_tokens_file=file))
+
+
+def test_stdio_needs_no_tokens(tmp_path: Path) -> None:
+    create_server(config(transport="stdio", auth_tokens_file=tmp_path / "missing"))
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_replaced_file_takes_effect_without_a_restart(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+    with serve(auth_tokens_file=file) as server:
+        assert (status(server, ALICE), status(server, BOB)) == (200, 401)
+        write(file, ALICE, BOB)
+        wait_for(lambda: status(server, BOB) == 200)
+        assert status(server, ALICE) == 200
+        write(file, BOB)
+        wait_for(lambda: status(server, ALICE) == 401)
+        assert status(server, BOB) == 200
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_file_changed_in_place_with_the_same_size_and_time_takes_effect(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"a:{ALICE}")
+    times = file.stat()
+    with serve(auth_tokens_file=file) as server:
+        file.write_text(f"a:{BOB}")
+        os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+        wait_for(lambda: status(server, BOB) == 200)
+        assert status(server, ALICE) == 401
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege on Windows")
+@pytest.mark.usefixtures("quick")
+def test_a_symbolic_link_that_kubernetes_swaps_takes_effect(serve: Serve, tmp_path: Path) -> None:
+    for version, token in (("..1", ALICE), ("..2", BOB)):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "tokens").write_text(f"a:{token}")
+    (tmp_path / "..data").symlink_to("..1")
+    (tmp_path / "tokens").symlink_to("..data/tokens")
+    with serve(auth_tokens_file=tmp_path / "tokens") as server:
+        assert status(server, ALICE) == 200
+        (tmp_path / "..data_tmp").symlink_to("..2")
+        (tmp_path / "..data_tmp").replace(tmp_path / "..data")
+        wait_for(lambda: status(server, BOB) == 200)
+        assert status(server, ALICE) == 401
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_broken_or_missing_file_leaves_the_tokens_and_is_logged_once(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+    reads = 0
+    read: Callable[[Any], str] = auth_token.TokenFile._read
+
+    def counted(self: auth_token.TokenFile) -> str:
+        nonlocal reads
+        reads += 1
+        return read(self)
+
+    monkeypatch.setattr(auth_token.TokenFile, "_read", counted)
+
+    def wait_for_reads() -> None:
+        before = reads
+        wait_for(lambda: reads > before + 3)
+
+    with serve(auth_tokens_file=file) as server, capture_logs() as log:
+        file.unlink()
+        wait_for_reads()
+        assert status(server, ALICE) == 200
+        file.write_text(f"bob {BOB}")
+        wait_for_reads()
+        assert (status(server, ALICE), status(server, BOB)) == (200, 401)
+        file.write_text("")
+        wait_for_reads()
+        assert status(server, ALICE) == 200
+        write(file, BOB)
+        wait_for(lambda: status(server, BOB) == 200)
+        wait_for_reads()
+    assert [entry["event"] for entry in log].count("tokens reloaded") == 1
+    problems = [entry["problem"] for entry in log if "problem" in entry]
+    seen = [problem for problem in problems if "there is no token" not in problem]  # the file is empty while written
+    assert len(seen) == 2
+    assert "cannot be read" in seen[0]
+    assert "line 1" in seen[1]
+    assert BOB not in str(log)
+
+
+def check_hourly(server: ProductionServer) -> None:
+    """Look at the file once an hour, so that only the signal makes a change take effect."""
+    auth_token.CHECK_SECONDS = 3600.0
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and the server leaves it so
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+def test_sighup_reloads_the_file_and_does_not_end_the_process(tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+    with (
+        http_process(f"{__name__}:check_hourly", AUTH_TOKENS_FILE=file) as server,
+        httpx2.Client(trust_env=False) as client,
+    ):
+
+        def status_of(token: str) -> int:
+            headers = HEADERS | {"authorization": f"Bearer {token}"}
+            return client.post(server.url, json=message("tools/list"), headers=headers).status_code
+
+        assert status_of(ALICE) == 200
+        write(file, BOB)
+        assert (status_of(ALICE), status_of(BOB)) == (200, 401)
+        server.process.send_signal(signal.SIGHUP)
+        wait_for(lambda: status_of(BOB) == 200)
+        assert status_of(ALICE) == 401
+        server.signal()
+        assert server.status() == 0
+
+
+def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_limits, "LOG_INTERVAL_SECONDS", 3600.0)
+    with serve(auth_tokens=f"alice:{ALICE}") as server, capture_logs() as log:
+        for number in range(300):
+            assert status(server, f"{number:064d}") == 401
+        assert status(server, ALICE) == 200
+    rejected = [entry for entry in log if entry.get("http_status") == 401]
+    assert len(rejected) == 1
+    assert f"{0:064d}" not in str(log)

@@ -1,0 +1,479 @@
+"""Circuit breaker: its rules against a plain model, and its effect on a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from mcp.server.mcpserver import Context
+from structlog.testing import capture_logs
+
+from clocks import Clock, use_clock
+from harness import HAS_METRICS, HEADERS, Running, Serve, add_fetch, config, has, opened, text_of, wait_for
+from stand_in import Behavior, StandIn, hang, hold, reset, respond, stand_in
+from weather_station.production.upstream import client
+from weather_station.production.upstream.circuit_breaker import (
+    CircuitBreaker,
+    CircuitGuard,
+    CircuitOpenError,
+    State,
+    circuit_breaker,
+)
+from weather_station.production.upstream.errors import (
+    UpstreamError,
+    UpstreamStatusError,
+    UpstreamTimeoutError,
+    Verdict,
+)
+from weather_station.server import create_server
+
+RECOVERY_SECONDS = 60.0
+SETTINGS: dict[str, Any] = {
+    "enable_retries": False,
+    "circuit_failure_threshold": 3,
+    "circuit_recovery_timeout": RECOVERY_SECONDS,
+    "circuit_half_open_requests": 1,
+}
+"""Each request is one attempt, so that failures are easily counted."""
+
+ALLOWED = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of every circuit that a test opens."""
+    clock = Clock()
+    use_clock(monkeypatch, CircuitBreaker, clock)
+    return clock
+
+
+# --- The rules, against a plain model -------------------------------------------------------------------------------
+
+
+class Machine(RuleBasedStateMachine):
+    """Calls begin and end in any order while time passes; the model knows each call by the visit in which it began.
+
+    A visit is the time from one transition to the next. The model keeps plain lists where the breaker keeps counts.
+    """
+
+    @initialize(threshold=st.integers(1, 4), timeout=st.integers(1, 5), test_requests=st.integers(1, 4))
+    def start(self, threshold: int, timeout: int, test_requests: int) -> None:
+        self.threshold, self.timeout, self.test_requests = threshold, timeout, test_requests
+        self.now = 1000.0
+        self.seen: list[State] = []
+        self.breaker = CircuitBreaker(
+            "api",
+            failure_threshold=threshold,
+            recovery_timeout=timeout,
+            half_open_requests=test_requests,
+            clock=lambda: self.now,
+            on_transition=self.seen.append,
+        )
+        self.state: State = "closed"
+        self.visits = 0
+        self.expected: list[State] = []
+        self.results: list[bool] = []
+        """Whether the calls that began in this visit succeeded."""
+        self.opened_at = 0.0
+        self.running: list[tuple[int, int]] = []
+        """Generation of the breaker and visit of the model, for each call that has not ended."""
+
+    def move(self, state: State) -> None:
+        self.state = state
+        self.visits += 1
+        self.results = []
+        self.expected.append(state)
+        if state == "open":
+            self.opened_at = self.now
+
+    def in_flight(self) -> int:
+        return sum(visit == self.visits for _, visit in self.running)
+
+    @rule()
+    def begin(self) -> None:
+        if self.state == "open" and self.now >= self.opened_at + self.timeout:
+            self.move("half_open")
+        if self.state == "half_open":
+            admitted = self.in_flight() + self.results.count(True) < self.test_requests
+        else:
+            admitted = self.state == "closed"
+        if admitted:
+            self.running.append((self.breaker.admit(), self.visits))
+            return
+        with pytest.raises(CircuitOpenError, match="Service temporarily unavailable") as caught:
+            self.breaker.admit()
+        if self.state == "open":
+            assert caught.value.retry_after == self.opened_at + self.timeout - self.now
+
+    @rule(calls=st.integers(2, 5))
+    def begin_at_once(self, calls: int) -> None:
+        for _ in range(calls):
+            self.begin()
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), verdict=st.sampled_from(Verdict))
+    def end_one(self, data: st.DataObject, verdict: Verdict) -> None:
+        self.end(data.draw(st.integers(0, len(self.running) - 1)), verdict)
+
+    @precondition(lambda self: self.running)
+    @rule(verdict=st.sampled_from(Verdict))
+    def end_all(self, verdict: Verdict) -> None:
+        while self.running:
+            self.end(0, verdict)
+
+    def end(self, position: int, verdict: Verdict) -> None:
+        """End a call."""
+        generation, visit = self.running.pop(position)
+        self.breaker.record(generation, verdict)
+        if visit != self.visits or verdict is Verdict.NEUTRAL:
+            return
+        self.results.append(verdict is Verdict.SUCCESS)
+        if self.state == "half_open":
+            if verdict is Verdict.FAILURE:
+                self.move("open")
+            elif self.results.count(True) == self.test_requests:
+                self.move("closed")
+        elif self.results[-self.threshold :] == [False] * self.threshold:
+            self.move("open")
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def wait_for_the_test_request(self) -> None:
+        if self.state == "open":
+            self.now = max(self.now, self.opened_at + self.timeout)
+
+    @invariant()
+    def the_state_is_that_of_the_model(self) -> None:
+        assert self.breaker.state == self.state
+
+    @invariant()
+    def test_requests_and_successes_stay_within_the_limit(self) -> None:
+        if self.state == "half_open":
+            assert self.in_flight() + self.results.count(True) <= self.test_requests
+
+    @invariant()
+    def each_transition_is_allowed_and_reported_once(self) -> None:
+        assert self.seen == self.expected
+        assert set(zip(["closed", *self.seen], self.seen, strict=False)) <= ALLOWED
+
+
+Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
+TestAgainstModel = Machine.TestCase
+
+
+# --- On a running server --------------------------------------------------------------------------------------------
+
+
+def test_an_open_circuit_rejects_calls_and_sends_nothing_to_the_upstream(api: StandIn, serve: Serve) -> None:
+    api.behave(respond(500))
+    with serve(add_fetch, upstream_base_url=api.url, **SETTINGS) as server, capture_logs() as log:
+        assert server.get("/health").json()["status"] == "healthy"
+        for _ in range(3):
+            assert "answered 500" in text_of(server.call("fetch", {"path": "/"}))
+        result = server.call("fetch", {"path": "/"})
+        assert result["isError"]
+        assert text_of(result) == (
+            f"Service temporarily unavailable: {api.host} has failed repeatedly. Try again in 60 seconds."
+        )
+        assert len(api.requests) == 3
+        health = server.get("/health")
+        assert (health.status_code, health.json()["status"]) == (200, "degraded")
+        assert health.json()["problems"] == [f"circuit {api.host} is open"]
+        assert server.get("/readyz").status_code == 200
+        if HAS_METRICS:
+            metrics = server.metrics()
+            assert metrics.value("mcp_circuit_state", host=api.host) == 2
+            assert {
+                state: metrics.value("mcp_circuit_transitions_total", host=api.host, state=state)
+                for state in ("closed", "half_open", "open")
+            } == {"closed": 0, "half_open": 0, "open": 1}
+    changes = [(entry["host"], entry["state"]) for entry in log if entry["event"] == "circuit changed"]
+    assert changes == [(api.host, "open")]
+
+
+def test_a_successful_test_request_closes_the_circuit(api: StandIn, serve: Serve, clock: Clock) -> None:
+    api.behave(reset(), reset(), reset(), respond())
+    with serve(add_fetch, upstream_base_url=api.url, **SETTINGS) as server:
+        for _ in range(4):
+            assert server.call("fetch", {"path": "/"})["isError"]
+        clock.now += RECOVERY_SECONDS
+        assert not server.call("fetch", {"path": "/"})["isError"]
+        assert len(api.requests) == 4
+        assert server.get("/health").json()["status"] == "healthy"
+        if HAS_METRICS:
+            assert server.metrics().value("mcp_circuit_state", host=api.host) == 0
+
+
+@pytest.fixture
+def many_connections() -> Iterator[None]:
+    """Room for both ends of a thousand connections in one process."""
+    if sys.platform == "win32":  # has no such limit
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def raw_call(server: Running) -> bytes:
+    """Return the raw response to a tools/call on a connection of its own; a pool of a thousand would be slow."""
+    host, _, port = server.base.removeprefix("http://").partition(":")
+    body = json.dumps(server.request("fetch", {"path": "/"})).encode()
+    fields = {"host": f"{host}:{port}", "content-type": "application/json", "content-length": str(len(body))}
+    fields |= HEADERS | {"connection": "close"}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + body)
+    response = await reader.read()
+    writer.close()
+    return response
+
+
+@pytest.mark.usefixtures("many_connections")
+async def test_only_the_test_requests_of_a_thousand_calls_to_a_half_open_circuit_reach_the_upstream(
+    api: StandIn, serve: Serve, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, test_requests, patience = 1000, 3, 600
+    monkeypatch.setattr(client, "MAX_CONNECT_SECONDS", patience)
+    release = threading.Event()
+    settings = {
+        "circuit_half_open_requests": test_requests,
+        "attempt_timeout_seconds": patience,
+        "request_timeout_seconds": patience,
+        "tool_timeout_seconds": patience,
+        "log_level": "ERROR",
+    }
+    with serve(add_fetch, upstream_base_url=api.url, **SETTINGS | settings) as server:
+        api.behave(respond(500))
+        for _ in range(3):
+            server.call("fetch", {"path": "/"})
+        clock.now += RECOVERY_SECONDS
+        api.behave(hold(release))
+        running = [asyncio.create_task(raw_call(server)) for _ in range(calls)]
+        rejected = 0
+        for ended in asyncio.as_completed(running):
+            rejected += b"Service temporarily unavailable" in await ended
+            if rejected == calls - test_requests:
+                break
+        # They may still be on their way when the others have been rejected.
+        await asyncio.to_thread(wait_for, lambda: len(api.requests) >= test_requests)
+        assert len(api.requests) == test_requests
+        release.set()
+        responses = await asyncio.gather(*running)
+        assert len(api.requests) == test_requests
+        assert sum(b'"ok":true' in response for response in responses) == test_requests
+        assert not server.call("fetch", {"path": "/"})["isError"]
+
+
+# --- What counts ----------------------------------------------------------------------------------------------------
+
+
+async def fail(upstream: Any, times: int, error: type[Exception] = UpstreamStatusError) -> None:
+    for _ in range(times):
+        with pytest.raises(error):
+            await upstream.get_json("/")
+
+
+@pytest.mark.parametrize(
+    "behavior", [respond(404), respond(429), respond(body=b"not JSON")], ids=["404", "429", "not JSON"]
+)
+async def test_an_upstream_that_responds_keeps_the_circuit_closed(behavior: Behavior, api: StandIn) -> None:
+    api.behave(behavior)
+    async with opened(api.url, **SETTINGS) as runtime:
+        await fail(runtime.upstream, 5, UpstreamError)
+    assert len(api.requests) == 5
+
+
+async def test_each_host_has_a_circuit_of_its_own(api: StandIn) -> None:
+    api.behave(respond(500))
+    with stand_in() as other:
+        async with opened(api.url, **SETTINGS) as runtime:
+            await fail(runtime.upstream, 3)
+            await fail(runtime.upstream, 1, CircuitOpenError)
+            assert await runtime.upstream.get_json(f"{other.url}/") == {"ok": True}
+
+
+async def test_a_cancelled_test_request_makes_room_for_another(api: StandIn, clock: Clock) -> None:
+    api.behave(respond(500), respond(500), respond(500), hang())
+    async with opened(api.url, **SETTINGS) as runtime:
+        await fail(runtime.upstream, 3)
+        clock.now += RECOVERY_SECONDS
+        test_request = asyncio.create_task(runtime.upstream.get_json("/"))
+        await asyncio.to_thread(wait_for, lambda: len(api.requests) == 4)
+        with pytest.raises(CircuitOpenError, match="Try again in 1 second"):
+            await runtime.upstream.get_json("/")
+        test_request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await test_request
+        api.behave(respond())
+        assert await runtime.upstream.get_json("/") == {"ok": True}
+
+
+async def test_a_hanging_upstream_opens_the_circuit(api: StandIn) -> None:
+    api.behave(hang())
+    async with opened(api.url, attempt_timeout_seconds=0.5, **SETTINGS) as runtime:
+        await fail(runtime.upstream, 3, UpstreamTimeoutError)
+        await fail(runtime.upstream, 1, CircuitOpenError)
+
+
+if has("upstream.retry"):
+
+    async def test_an_open_circuit_ends_the_retries(api: StandIn) -> None:
+        api.behave(respond(500))
+        quick = {
+            "enable_retries": True,
+            "max_retries": 9,
+            "retry_delay_seconds": 0.001,
+            "retry_max_delay_seconds": 0.01,
+        }
+        async with opened(api.url, **SETTINGS | quick) as runtime:
+            await fail(runtime.upstream, 1, CircuitOpenError)
+        assert len(api.requests) == 3
+
+    async def test_an_attempt_that_the_deadline_cut_short_has_no_verdict(api: StandIn) -> None:
+        api.behave(respond(429, retry_after="1"), hang())
+        short = {
+            "request_timeout_seconds": 1.3,
+            "attempt_timeout_seconds": 1.0,
+            "max_retries": 1,
+            "enable_retries": True,
+        }
+        async with opened(api.url, **SETTINGS | short | {"circuit_failure_threshold": 1}) as runtime:
+            await fail(runtime.upstream, 1, UpstreamError)
+            api.behave(respond())
+            assert await runtime.upstream.get_json("/") == {"ok": True}
+
+
+# --- Around anything else -------------------------------------------------------------------------------------------
+
+
+async def break_down(guard: CircuitGuard, times: int = 3) -> None:
+    for _ in range(times):
+        with pytest.raises(ConnectionError):
+            async with guard:
+                raise ConnectionError
+
+
+async def test_a_context_manager_guards_any_call() -> None:
+    server = create_server(config(**SETTINGS))
+    await break_down(circuit_breaker(server, "database"))
+    with pytest.raises(CircuitOpenError, match="Service temporarily unavailable: database has failed repeatedly"):
+        async with circuit_breaker(server, "database"):
+            pytest.fail("an open circuit admits nothing")
+    async with circuit_breaker(server, "cache"):
+        pass
+
+
+async def test_a_decorator_guards_a_function() -> None:
+    server = create_server(config(**SETTINGS))
+    calls = 0
+
+    @circuit_breaker(server, "database")
+    async def query(sql: str) -> str:
+        nonlocal calls
+        calls += 1
+        if sql == "fail":
+            raise ConnectionError
+        return f"rows of {sql}"
+
+    assert await query("select 1") == "rows of select 1"
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            await query("fail")
+    with pytest.raises(CircuitOpenError):
+        await query("select 1")
+    assert calls == 4
+
+
+async def test_concurrent_and_nested_blocks_keep_their_generations_apart(clock: Clock) -> None:
+    server = create_server(config(**SETTINGS))
+    outer, inner = circuit_breaker(server, "outer"), circuit_breaker(server, "inner")
+    late = asyncio.Event()
+
+    async def fail_late() -> None:
+        async with outer:
+            await late.wait()
+            raise ConnectionError
+
+    running = [asyncio.create_task(fail_late()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await break_down(outer)
+    clock.now += RECOVERY_SECONDS
+    async with outer:  # closes the circuit; calls from before the outage do not open it again
+        pass
+    late.set()
+    assert [type(error) for error in await asyncio.gather(*running, return_exceptions=True)] == [ConnectionError] * 3
+    for _ in range(3):
+        with pytest.raises(ConnectionError):
+            async with outer, inner:  # the outer one is in its fourth generation, the inner one in its first
+                raise ConnectionError
+    with pytest.raises(CircuitOpenError, match="inner"):
+        async with inner:
+            pass
+
+
+async def test_a_block_that_ends_out_of_order_ends_its_own_generation(clock: Clock) -> None:
+    """As that of an async generator which its consumer closes late, or in another task."""
+    server = create_server(config(**SETTINGS))
+    one, other = circuit_breaker(server, "one"), circuit_breaker(server, "other")
+
+    async def rows(guard: CircuitGuard) -> AsyncIterator[int]:
+        async with guard:
+            yield 1
+
+    await break_down(one)
+    for close in (lambda generator: generator.aclose(), lambda generator: asyncio.create_task(generator.aclose())):
+        clock.now += RECOVERY_SECONDS
+        generator: Any = rows(one)
+        await anext(generator)  # the one test request of a half-open circuit
+        async with other:
+            await close(generator)
+    async with one:
+        pass
+
+
+async def test_only_the_named_exceptions_are_failures() -> None:
+    server = create_server(config(**SETTINGS))
+    guard = circuit_breaker(server, "database", failures=ConnectionError)
+    for error in (
+        LookupError(),
+        UpstreamError("not found", host="api", verdict=Verdict.SUCCESS),
+        asyncio.CancelledError(),
+    ):
+        for _ in range(5):
+            with pytest.raises(type(error)):
+                async with guard:
+                    raise error
+    async with guard:
+        pass
+
+
+async def test_a_tool_reaches_the_circuit_through_its_context(serve: Serve) -> None:
+    async def look_up(ctx: Context[Any, Any]) -> str:
+        async with circuit_breaker(ctx, "database"):
+            raise ConnectionError
+
+    with serve(lambda server: server.add_tool(look_up), **SETTINGS) as server:
+        for _ in range(3):
+            server.call("look_up")
+        assert text_of(server.call("look_up")).startswith("Service temporarily unavailable: database")
+        assert server.get("/health").json()["problems"] == ["circuit database is open"]
+
+
+async def test_every_call_passes_where_circuit_breakers_are_off() -> None:
+    server = create_server(config(**SETTINGS, enable_circuit_breaker=False))
+    await break_down(circuit_breaker(server, "database"), 10)

@@ -1,0 +1,49 @@
+"""Environment file: made once, readable by its owner only, with a random secret at each placeholder."""
+
+from __future__ import annotations
+
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from weather_station.production.config import ConfigError
+from weather_station.production.serve.env_file import PLACEHOLDER, create
+
+EXAMPLE = f"# Settings\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
+
+
+def test_each_placeholder_gets_a_secret_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    (line,) = create(tmp_path)
+    made = (tmp_path / ".env").read_text()
+    assert str(tmp_path / ".env") in line
+    assert PLACEHOLDER not in made
+    comment, port, tokens, password = made.splitlines()
+    assert (comment, port) == ("# Settings", "PORT=8000")
+    first, second = tokens.removeprefix("AUTH_TOKENS=me:"), password.removeprefix("GF_SECURITY_ADMIN_PASSWORD=")
+    assert len(first) >= 32
+    assert first != second
+    assert first not in line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_only_its_owner_can_read_the_file(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    create(tmp_path)
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+
+
+def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / ".env.example").write_text(EXAMPLE)
+    (tmp_path / ".env").write_text("PORT=9000\n")
+    (line,) = create(tmp_path)
+    assert "is left as it is" in line
+    assert (tmp_path / ".env").read_text() == "PORT=9000\n"
+
+
+def test_without_an_example_the_message_says_where_to_run_the_command(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot make \.env from .*Run this in the project's folder"):
+        create(tmp_path)
+    assert not (tmp_path / ".env").exists()

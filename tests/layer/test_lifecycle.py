@@ -1,0 +1,124 @@
+"""Lifecycle: signals, and the callbacks of start and shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import anyio
+import httpx2
+import pytest
+from structlog.testing import capture_logs
+
+from harness import command, config, http_process, started, wait_for
+from held import TOOLS, Held, ToolClient, legacy
+from weather_station.production import on_shutdown, on_startup, sdk
+from weather_station.production.config import StartError
+from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
+
+BLOCKED_SECONDS = 600
+LONG = 3600.0
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal handler")
+
+
+@posix
+async def test_a_second_signal_ends_the_process_at_once(http: httpx2.AsyncClient) -> None:
+    with http_process(TOOLS, SHUTDOWN_GRACE_SECONDS=LONG) as process:
+        blocked = asyncio.create_task(ToolClient(http, process.url, legacy, "stateless")("block", BLOCKED_SECONDS))
+        await Held(http, process).stop(signal.SIGTERM, 1)
+        assert _caught(process.process.pid) >= {signal.SIGTERM, signal.SIGINT}
+        process.signal(signal.SIGTERM)
+        assert process.status() == 128 + signal.SIGTERM
+        with pytest.raises(httpx2.TransportError):
+            await blocked
+
+
+def _caught(pid: int) -> set[int]:
+    """Return the signals that the process handles; with PID 1 it gets no others. Known on Linux only."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return set(signal.Signals)
+    (mask,) = re.findall(r"SigCgt:\t([0-9a-f]+)", status.read_text())
+    return {number for number in signal.Signals if int(mask, 16) >> (number - 1) & 1}
+
+
+def hang_at_the_start(server: ProductionServer) -> None:
+    async def connect() -> None:
+        sys.stderr.write("<hanging>")
+        sys.stderr.flush()
+        await anyio.sleep_forever()
+
+    on_startup(server, connect)
+
+
+@posix
+@pytest.mark.parametrize(("transport", "status"), [("http", 128 + signal.SIGTERM), ("stdio", 0)])
+def test_a_signal_ends_a_startup_callback_that_hangs(transport: str, status: int) -> None:
+    program = command(f"{__name__}:hang_at_the_start", "--port", "0", "--transport", transport)
+    with started(program, subprocess.PIPE, {}) as server:
+        wait_for(lambda: "<hanging>" in server.log())
+        server.signal()
+        assert server.status() == status
+
+
+async def test_shutdown_callbacks_run_in_reverse_order_even_if_one_fails_or_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sdk, "SHUTDOWN_CALLBACK_SECONDS", 0.05)
+    seen: list[str] = []
+
+    async def open_it() -> None:
+        seen.append("opened")
+
+    async def close_it() -> None:
+        seen.append("closed")
+
+    async def fail() -> None:
+        seen.append("failed")
+        raise OSError("connection lost")
+
+    async def hang() -> None:
+        seen.append("hung")
+        await anyio.sleep_forever()
+
+    server = create_server(config())
+    on_startup(server, open_it)
+    for callback in (close_it, fail, hang):
+        on_shutdown(server, callback)
+    with capture_logs() as log:
+        async with server.running():
+            assert seen == ["opened"]
+    assert seen == ["opened", "hung", "failed", "closed"]
+    entries = [entry for entry in log if entry["event"] == "shutdown callback failed"]
+    assert [type(entry["exc_info"]) for entry in entries] == [TimeoutError, OSError]
+    assert entries[1]["callback"].endswith("fail")
+
+
+async def test_a_startup_callback_that_fails_stops_the_start_and_shuts_down_what_was_opened() -> None:
+    seen: list[str] = []
+
+    async def open_it() -> None:
+        seen.append("opened")
+
+    async def close_it() -> None:
+        seen.append("closed")
+
+    async def fail() -> None:
+        raise ConnectionError("no database at db:5432")
+
+    server = create_server(config())
+    on_startup(server, open_it)
+    on_startup(server, fail)
+    on_shutdown(server, close_it)
+    with pytest.raises(
+        StartError, match=r"^cannot start: \S+fail failed with ConnectionError: no database at db:5432$"
+    ):
+        async with server.running():
+            pytest.fail("the server started")
+    assert seen == ["opened", "closed"]
+    assert server.registry.running == []

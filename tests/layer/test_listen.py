@@ -1,0 +1,95 @@
+"""Listening sockets and the connections that they accept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from harness import HAS_METRICS, LAYER, command, config, started, wait_for
+from weather_station.production.config import ConfigError, about
+from weather_station.production.registry import Listener, Registry
+from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve.listen import HttpProtocol, ListenerServer, base_url, bind
+
+
+def record_connections(server: ProductionServer) -> None:
+    """Serve at `/connections` which event loop runs, and TCP_NODELAY of each accepted connection by its port."""
+    accepted: list[tuple[int, int]] = []
+    connection_made = HttpProtocol.connection_made
+
+    def record(self: HttpProtocol, transport: Any) -> None:
+        connection_made(self, transport)
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as connection:
+            option = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            accepted.append((connection.getsockname()[1], option))
+
+    async def connections(request: Request) -> Response:
+        return JSONResponse({"loop": type(asyncio.get_running_loop()).__module__, "accepted": accepted})
+
+    setattr(HttpProtocol, "connection_made", record)  # noqa: B010 (mypy rejects an assignment to a method)
+    server.registry.http.routes.append(Route("/connections", connections))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no uvloop for Windows")
+@pytest.mark.parametrize("uvloop", [True, False])
+def test_every_accepted_connection_has_nagles_algorithm_switched_off(tmp_path: Path, uvloop: bool) -> None:
+    """A keep-alive call takes 44 ms more where the option is missing."""
+    path = [str(LAYER)]
+    if not uvloop:
+        (tmp_path / "uvloop.py").write_text("raise ImportError('there is no uvloop')\n")
+        path.insert(0, str(tmp_path))
+    settings: dict[str, object] = {"PYTHONPATH": os.pathsep.join(path)} | ({"METRICS_PORT": 0} if HAS_METRICS else {})
+    with started(command(f"{__name__}:record_connections", "--port", "0"), None, settings) as process:
+        wait_for(lambda: '"serving"' in process.log() or " serving " in process.log())
+        urls = re.findall(r"http://127\.0\.0\.1:\d+/(?:mcp|metrics)", process.log())
+        ports = {int(url.rpartition(":")[2].partition("/")[0]) for url in urls}
+        assert len(ports) == (2 if HAS_METRICS else 1)
+        with httpx2.Client(trust_env=False) as client:
+            for port in ports:
+                client.get(f"http://127.0.0.1:{port}/metrics")
+            (main,) = {url.removesuffix("/mcp") for url in urls if url.endswith("/mcp")}
+            found = client.get(f"{main}/connections").json()
+    assert found["loop"].startswith("uvloop" if uvloop else "asyncio")
+    assert {port for port, _ in found["accepted"]} == ports
+    assert all(option for _, option in found["accepted"]), found
+
+
+def test_the_url_of_a_socket_has_an_ipv6_address_in_brackets() -> None:
+    with bind("::1", 0) as listener:
+        assert re.fullmatch(r"http://\[::1\]:\d+", base_url(listener))
+
+
+async def test_a_listener_serves_its_routes_until_it_stops() -> None:
+    async def hello(request: Request) -> Response:
+        return JSONResponse("hello")
+
+    registry = Registry(config(), about())
+    server = ListenerServer(registry, Listener("admin", "ADMIN_PORT", 0, "/hello", (Route("/hello", hello),)))
+    await server.start()
+    url = registry.http.addresses["admin"]
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        assert (await client.get(url)).json() == "hello"
+        assert (await client.get(f"{url}/elsewhere")).status_code == 404
+        await server.stop()
+        with pytest.raises(httpx2.ConnectError):
+            await client.get(url)
+
+
+async def test_a_port_that_is_taken_is_an_error_with_the_name_of_the_setting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = ListenerServer(Registry(config(), about()), Listener("admin", "ADMIN_PORT", port, "/", ()))
+        with pytest.raises(ConfigError, match=rf"^ADMIN_PORT: cannot listen on 127\.0\.0\.1:{port}: .*another port$"):
+            await server.start()
+        await server.stop()

@@ -1,0 +1,576 @@
+"""Logs: what a running server writes to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import math
+import os
+import re
+import select
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from anyio import to_thread
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp import Client
+from mcp.server.mcpserver import Context
+from mcp.server.mcpserver.exceptions import ToolError
+from opentelemetry import trace
+
+from harness import (
+    DEADLINE_SECONDS,
+    HEADERS,
+    NO_TOOLS,
+    Serve,
+    command,
+    config,
+    environment,
+    message,
+    run_python,
+    text_of,
+)
+from weather_station.production import get_logger
+from weather_station.production.caller import Caller
+from weather_station.production.config import coloured
+from weather_station.production.observe.logging import (
+    Console,
+    Handler,
+    Pipeline,
+    Stderr,
+    as_json,
+    log_calls,
+)
+from weather_station.production.observe.plain_logging import RootHandler
+from weather_station.production.observe.redaction import MAX_TEXT, REDACTED, Redactor
+from weather_station.production.request import MCPRequest, Result, reject
+from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
+
+Captured = pytest.CaptureFixture[str]
+
+log = get_logger("own.tool")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no poll: a blocked stderr blocks there")
+
+
+def lines(capfd: Captured) -> list[dict[str, Any]]:
+    """Return the lines on stderr, parsed; there are none on stdout."""
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    return [json.loads(line) for line in captured.err.split("\n") if line]
+
+
+def calls(capfd: Captured) -> list[dict[str, Any]]:
+    return [line for line in lines(capfd) if line["message"] == "tool call"]
+
+
+def tools(server: ProductionServer) -> None:
+    async def talk(note: str, ctx: Context[Any, Any]) -> str:
+        log.info("from structlog", note=note)
+        logging.getLogger("own.library").warning("from the %s", "standard library", extra={"note": note})
+        await asyncio.create_task(_task(note))
+        await to_thread.run_sync(lambda: log.info("from a thread", note=note))
+        return note
+
+    async def crash() -> str:
+        raise LookupError("nobody may read this")
+
+    async def fail() -> str:
+        raise ToolError("the city is unknown")
+
+    async def store(password: str, city: str) -> str:
+        return city
+
+    for tool in (talk, crash, fail, store):
+        server.tool()(tool)
+
+
+async def _task(note: str) -> None:
+    log.info("from a task", note=note)
+
+
+def test_a_call_is_one_json_object_on_one_line(serve: Serve, capfd: Captured) -> None:
+    with serve() as server:
+        server.call("health_check")
+    (line,) = calls(capfd)
+
+    assert list(line)[:5] == ["timestamp", "level", "severity", "logger", "message"]
+    assert line["level"] == "info"
+    assert line["severity"] == "INFO"
+    assert line["logger"] == "weather_station.production.observe.logging"
+    assert line["tool"] == "health_check"
+    assert line["client_id"] == "127.0.0.1"
+    assert re.fullmatch("[0-9a-f]{16}", line["request_id"])
+    assert line["outcome"] == "success"
+    assert line["duration_ms"] > 0
+    assert "error_type" not in line
+
+
+def test_every_line_inside_a_call_has_the_context_of_the_call(serve: Serve, capfd: Captured) -> None:
+    with serve(tools) as server:
+        server.call("talk", {"note": "first"})
+        server.call("talk", {"note": "second"})
+    found = lines(capfd)
+
+    ids = [line["request_id"] for line in found if line["message"] == "tool call"]
+    assert len(set(ids)) == 2
+    for note, request_id in zip(("first", "second"), ids, strict=True):
+        inside = [line for line in found if line.get("note") == note]
+        assert [line["message"] for line in inside] == [
+            "from structlog",
+            "from the standard library",
+            "from a task",
+            "from a thread",
+        ]
+        assert {(line["tool"], line["client_id"], line["request_id"]) for line in inside} == {
+            ("talk", "127.0.0.1", request_id)
+        }
+    assert all("tool" not in line for line in found if line["logger"].startswith("uvicorn"))
+
+
+async def test_concurrent_calls_keep_their_contexts_apart(
+    serve: Serve, http: httpx2.AsyncClient, capfd: Captured
+) -> None:
+    with serve(tools) as server:
+        await asyncio.gather(*(server.acall(http, "talk", {"note": str(number)}) for number in range(20)))
+    ids: dict[str, set[str]] = {}
+    for line in lines(capfd):
+        if "note" in line:
+            ids.setdefault(line["note"], set()).add(line["request_id"])
+
+    assert all(len(found) == 1 for found in ids.values())
+    assert len(set.union(*ids.values())) == 20
+
+
+def test_lines_have_the_ids_of_the_running_span(serve: Serve, capfd: Captured) -> None:
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABC, 0xDEF, is_remote=False))
+
+    def register(server: ProductionServer) -> None:
+        async def work() -> str:
+            with trace.use_span(span):
+                log.info("inside")
+            return ""
+
+        server.tool()(work)
+
+    with serve(register) as server:
+        server.call("work")
+    (inside,) = [line for line in lines(capfd) if line["message"] == "inside"]
+    assert inside["trace_id"] == f"{0xABC:032x}"
+    assert inside["span_id"] == f"{0xDEF:016x}"
+
+
+@pytest.mark.parametrize(
+    ("tool", "logged_as", "outcome", "error_type"),
+    [
+        ("fail", "fail", "error", "ToolError"),
+        ("crash", "crash", "error", "LookupError"),
+        ("store", "store", "error", "ValidationError"),
+        ("no such tool", "unknown", "error", "ToolError"),
+    ],
+)
+def test_the_line_of_a_failed_call_has_its_status_and_error_type(
+    serve: Serve, capfd: Captured, tool: str, logged_as: str, outcome: str, error_type: str
+) -> None:
+    with serve(tools) as server:
+        server.call(tool)
+    (line,) = calls(capfd)
+    assert (line["tool"], line["level"]) == (logged_as, "warning")
+    assert (line["outcome"], line["error_type"]) == (outcome, error_type)
+
+
+async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
+    async def handler(request: MCPRequest) -> Result:
+        return reject(request, "RateLimited", "not now")
+
+    output: list[bytes] = []
+    middleware = log_calls(Pipeline(Redactor(), as_json, output.append), arguments=False)
+    request = MCPRequest("tools/call", "talk", "talk", {}, Context(), Caller("alice"), "0123456789abcdef")
+    await middleware(request, handler)
+    (line,) = map(json.loads, output)
+    assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "RateLimited")
+    assert (line["client_id"], line["request_id"]) == ("alice", "0123456789abcdef")
+
+
+async def test_a_call_that_a_draining_server_rejects_is_a_warning(capfd: Captured) -> None:
+    server = create_server(config())
+    server.registry.draining = True
+    async with Client(server) as client:
+        await client.call_tool("health_check")
+    (line,) = calls(capfd)
+    assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "Draining")
+
+
+def test_an_unexpected_exception_is_logged_once_with_its_traceback(serve: Serve, capfd: Captured) -> None:
+    with serve(tools) as server:
+        text = text_of(server.call("crash"))
+    found = lines(capfd)
+    (line,) = [line for line in found if "nobody may read this" in json.dumps(line)]
+    (call,) = [line for line in found if line["message"] == "tool call"]
+
+    assert line["level"] == "error"
+    assert line["error_type"] == "LookupError"
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert line["exception"].endswith("LookupError: nobody may read this\n")
+    assert line["request_id"] == call["request_id"]
+    assert line["request_id"] in text
+    assert "nobody" not in text
+
+
+def test_arguments_are_logged_only_if_switched_on_and_without_secrets(serve: Serve, capfd: Captured) -> None:
+    arguments = {"password": "hunter2", "city": "Bern"}
+    with serve(tools) as server:
+        server.call("store", arguments)
+    assert not {"Bern", "hunter2"} & set(re.findall(r"\w+", json.dumps(lines(capfd))))
+
+    with serve(tools, log_arguments=True) as server:
+        server.call("store", arguments)
+    (line,) = calls(capfd)
+    assert line["arguments"] == {"password": REDACTED, "city": "Bern"}
+
+
+def test_all_loggers_share_one_pipeline(serve: Serve, capfd: Captured) -> None:
+    with serve(log_level="DEBUG") as server:
+        logging.getLogger("somebody.else").warning("careful", extra={"api_key": "hunter2"})
+        # These two log every request, with its whole URL and headers.
+        logging.getLogger("httpx2").info("HTTP Request: GET https://api.example.com/things")
+        logging.getLogger("httpcore2.http11").debug("send_request_headers.started")
+        server.call("health_check")
+    found = lines(capfd)
+
+    by_logger = {line["logger"]: line for line in found}
+    assert by_logger["somebody.else"]["api_key"] == REDACTED
+    assert "uvicorn.error" in by_logger
+    assert not {"httpx2", "httpcore2.http11"} & by_logger.keys()
+    assert "color_message" not in json.dumps(found)
+
+
+def test_the_level_applies_to_every_logger(serve: Serve, capfd: Captured) -> None:
+    with serve(tools, log_level="WARNING") as server:
+        server.call("talk", {"note": "quiet"})
+        server.call("fail")
+    found = lines(capfd)
+    assert [line["message"] for line in found] == ["from the standard library", "tool call"]
+    assert {line["level"] for line in found} == {"warning"}
+
+
+def test_servers_made_one_after_the_other_do_not_log_twice(serve: Serve, capfd: Captured) -> None:
+    others = [create_server(config()) for _ in range(3)]
+    with serve(tools) as server:
+        server.call("talk", {"note": "once"})
+    assert [line["message"] for line in lines(capfd)].count("from structlog") == 1
+    assert len(others) == 3
+    assert sum(isinstance(handler, RootHandler) for handler in logging.getLogger().handlers) == 1
+
+
+def test_calls_are_logged_only_by_a_server_with_logging_switched_on(serve: Serve, capfd: Captured) -> None:
+    with serve(enable_logging=False) as server:
+        server.call("health_check")
+    assert "tool call" not in capfd.readouterr().err
+    with serve() as server:
+        server.call("health_check")
+    assert calls(capfd)
+
+
+def test_the_console_format_is_one_line_with_the_traceback_beneath(serve: Serve, capfd: Captured) -> None:
+    with serve(tools, log_format="console") as server:
+        server.call("crash")
+    output = capfd.readouterr().err
+    assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} warning +tool call .*tool=crash .*outcome=error", output, re.MULTILINE)
+    assert "\nLookupError: nobody may read this\n" in output
+    assert "\x1b" not in output  # stderr is no terminal here
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)],
+)
+def test_a_terminal_gets_colours_unless_they_are_switched_off(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: bool
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert coloured(Terminal()) is expected
+    assert not coloured(io.StringIO())
+    assert not coloured(None)
+
+
+def test_a_message_can_neither_forge_nor_colour_a_console_line() -> None:
+    written: list[bytes] = []
+    pipeline = Pipeline(Redactor(), Console(colours=True), written.append)
+    pipeline.record(20, "x", "one\n12:00:00.000 info     forged", {"note\x1b[31m": "two\n\x1b[31mthree"}, None)
+    (line,) = written
+    assert line.count(b"\n") == 1
+    assert b"\x1b[31m" not in line.replace(b"\x1b[32minfo", b"")
+
+
+# What each store reads without configuration, from its documentation.
+STORES: dict[str, Callable[[dict[str, Any], bytes], bool]] = {
+    # Dynamic date detection takes strict_date_optional_time; a field keeps the type it came with first, and a dot in
+    # a key would make it an object.
+    "Elasticsearch": lambda line, raw: (
+        datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
+        and isinstance(line["duration_ms"], float)
+        and not any("." in key for key in line)
+    ),
+    # `timestamp` in ISO 8601, `severity` or `level`, `message` and `trace_id` are read; `status` would be the level,
+    # and `host`, `source` and `service` would replace what the agent knows.
+    "Datadog": lambda line, raw: (
+        line["severity"] in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}
+        and isinstance(line["message"], str)
+        and not {"status", "host", "source", "service", "date", "date_time"} & line.keys()
+    ),
+    # Looks for the time in a line's first 128 characters (MAX_TIMESTAMP_LOOKAHEAD), and breaks lines at line breaks.
+    "Splunk": lambda line, raw: b'"timestamp":"20' in raw[:128] and raw.count(b"\n") == 1,
+    # Discovers the fields of JSON lines up to 1 MB, the first 200 of them.
+    "CloudWatch": lambda line, raw: raw.startswith(b"{") and len(raw) < 2**20 and len(line) < 200,
+    # One object a line; `severity` is one of LogSeverity's names, `message` is the line that is shown.
+    "Google Cloud": lambda line, raw: line["severity"] == line["level"].upper() and isinstance(line["message"], str),
+    # The json-file driver cuts lines after 16 KiB.
+    "Docker": lambda line, raw: len(raw) <= 16 * 1024,
+}
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_log_stores_parse_a_call_without_configuration(serve: Serve, capfd: Captured, store: str) -> None:
+    with serve(tools, log_arguments=True) as server:
+        server.call("talk", {"note": "Zürich\n\u2028" * 20_000})
+    raw = next(f"{line}\n" for line in capfd.readouterr().err.split("\n") if '"tool call"' in line)
+    assert STORES[store](json.loads(raw), raw.encode())
+    assert re.search(r'"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"', raw)
+
+
+def written(act: Callable[[Pipeline], object], redactor: Redactor | None = None) -> dict[str, Any]:
+    """Return the one line that `act` writes."""
+    output: list[bytes] = []
+    act(Pipeline(redactor or Redactor(), as_json, output.append))
+    (raw,) = output
+    assert raw.endswith(b"}\n")
+    assert raw.count(b"\n") == 1
+    assert len(raw) <= 16 * 1024
+    line: dict[str, Any] = json.loads(raw)
+    return line
+
+
+class Broken:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+        (2**80, str(2**80)),
+        (10**5000, "<integer of 16610 bits>"),
+        (b"\x00\xff", "b'\\x00\\xff'"),
+        ("\ud800", "\\ud800"),
+        ("x" * 10_000, "x" * MAX_TEXT + "... (10000 characters)"),
+        ({1: {2}, None: ()}, {"1": [2], "None": []}),
+        (ValueError("token=hunter2"), "ValueError('token=[redacted]')"),
+        (Broken(), "<Broken that cannot be shown: RuntimeError>"),
+        (timedelta(seconds=1), "datetime.timedelta(seconds=1)"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_value_of_any_type_is_shown(value: object, shown: object) -> None:
+    assert written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))["value"] == shown
+
+
+def test_a_structure_that_contains_itself_is_cut_off() -> None:
+    value: list[Any] = [1]
+    value.append({"again": value})
+    line = written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))
+    assert line["value"] == [1, {"again": [1, {"again": [1, {"again": [1, "..."]}]}]}]
+
+
+@pytest.mark.parametrize("count", [5, 50, 900])
+def test_a_long_line_is_shortened(count: int) -> None:
+    fields = {f"field{number}": "é" * 4000 for number in range(count)}
+    line = written(lambda pipeline: pipeline.record(20, "x", "m", fields, None))
+    assert line["shortened"] is True
+    assert (line["message"], line["field0"][:10]) == ("m", "é" * 10)
+
+
+def test_a_long_traceback_keeps_both_ends() -> None:
+    def deeper(depth: int) -> None:
+        if depth:
+            even(depth - 1)
+        raise RecursionError("the end " + "x" * 50_000)
+
+    def even(depth: int) -> None:
+        deeper(depth)
+
+    try:
+        deeper(400)
+    except RecursionError as error:
+        caught = error
+    line = written(lambda pipeline: pipeline.record(40, "x", "m", {}, caught))
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("x\n")
+
+
+@pytest.mark.parametrize("length", [8, 17, 50, 1000])
+def test_a_secret_at_the_place_where_a_text_is_cut_is_redacted(length: int) -> None:
+    hidden = "0123456789" * 100
+    many = hidden[:length] * (200_000 // length)
+
+    def act(pipeline: Pipeline) -> None:
+        pipeline.record(40, "x", many, {"field": many}, ValueError(many))
+
+    assert "01234" not in json.dumps(written(act, Redactor([hidden[:length]])) | {"timestamp": ""})
+
+
+def test_fields_cannot_replace_those_of_the_line() -> None:
+    fields = {"message": "forged", "severity": "DEBUG", "status": 200, "timestamp": 0, "plain": 1}
+    line = written(lambda pipeline: pipeline.record(40, "x", "true", fields, None))
+    assert (line["message"], line["severity"], line["status_"]) == ("true", "ERROR", 200)
+    assert (line["message_"], line["timestamp_"], line["plain"]) == ("forged", 0, 1)
+    assert "status" not in line
+
+
+def test_a_message_with_the_wrong_arguments_is_still_logged(serve: Serve, capfd: Captured) -> None:
+    with serve():
+        log.warning("%d pears", "many")
+        log.warning("%(n)d plums", {"n": 3})
+    assert {"%d pears", "3 plums"} <= {line["message"] for line in lines(capfd)}
+    record = logging.makeLogRecord({"name": "own", "levelno": 30, "msg": "%d apples", "args": ("many",)})
+    assert written(lambda pipeline: Handler(pipeline).handle(record))["message"] == "%d apples"
+
+
+texts = st.text(max_size=20) | st.sampled_from(["\ud800", "a\nb", "\u2028", "x" * 20_000, "é" * 9_000])
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | texts
+    | st.binary(max_size=20)
+    | st.dates()
+    | st.complex_numbers(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts | st.integers(), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(texts, st.dictionaries(texts, values, max_size=6))
+def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str, Any]) -> None:
+    line = written(lambda pipeline: pipeline.record(20, "any", message, fields, None))
+    assert line["level"] == "info"
+    assert line["logger"] == "any"
+
+
+def test_configured_secrets_are_never_logged(serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM_KEY", "upstream-hunter2")
+    with serve(upstream_api_key_env="UPSTREAM_KEY", redis_url="redis://:redis%20hunter2@127.0.0.1:9/0"):
+        log.info("with upstream-hunter2 and redis hunter2 and redis%20hunter2")
+        log.error("failed", exc_info=ValueError("upstream-hunter2"))
+    output = json.dumps(lines(capfd))
+    assert output.count(REDACTED) == 4
+    assert "hunter2" not in output
+
+
+@posix
+def test_an_unread_stderr_delays_no_call_and_no_probe() -> None:
+    with subprocess.Popen(
+        command(NO_TOOLS, "--port", "0"), env=environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.stderr is not None
+            base = None
+            while base is None:
+                base = re.search(r"http://[^/\s]+:\d+(?=/mcp)", process.stderr.readline().decode())
+            with httpx2.Client(base_url=base[0], timeout=DEADLINE_SECONDS, trust_env=False) as client:
+                content = message("tools/call", {"name": "health_check"})
+                for _ in range(500):  # a pipe holds 64 KiB, some 250 lines
+                    assert client.post("/mcp", json=content, headers=HEADERS).status_code == 200
+                assert client.get("/livez").status_code == 200
+            process.terminate()
+            found = [json.loads(line) for line in process.stderr]
+            assert sum(line["message"] == "tool call" for line in found) == 500
+            assert process.wait(DEADLINE_SECONDS) == 0
+        finally:
+            process.kill()
+
+
+@posix
+def test_unread_lines_wait_in_order_and_those_beyond_the_limit_are_dropped_and_counted() -> None:
+    reading, writing = os.pipe()
+    stderr = Stderr(writing)
+    # 64 KiB fit into the pipe, 8 MiB wait, the rest is dropped.
+    sent = [json.dumps({"message": f"{number:06d}" + "x" * 3000}).encode() + b"\n" for number in range(4000)]
+    for line in sent:
+        stderr.write(line)
+    assert not stderr.flush(0.01)
+
+    received: list[dict[str, Any]] = []
+
+    def read() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            received.extend(json.loads(line) for line in pipe)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert stderr.flush(DEADLINE_SECONDS)
+    stderr.write(b'{"message":"after"}\n')
+    assert stderr.flush(DEADLINE_SECONDS)
+    os.close(writing)
+    reader.join(DEADLINE_SECONDS)
+    *kept, lost, after = received
+    assert [line["message"][:6] for line in kept] == [f"{number:06d}" for number in range(len(kept))]
+    assert 8 * 2**20 // 3020 <= len(kept) < 4000
+    assert lost["dropped"] == 4000 - len(kept)
+    assert after["message"] == "after"
+
+
+@posix
+def test_a_closed_stderr_causes_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stderr = Stderr(writing)
+    stderr.write(b"x\n")
+    stderr.write(b"x" * (select.PIPE_BUF + 1))
+    assert stderr.flush(DEADLINE_SECONDS)
+    os.close(writing)
+
+
+def test_warnings_and_unhandled_exceptions_become_lines() -> None:
+    code = """
+import threading, warnings
+from weather_station.production.config import ProductionConfig
+from weather_station.server import create_server
+
+def crash():
+    raise RuntimeError("in a thread: token=hunter2")
+
+create_server(ProductionConfig())
+warnings.warn("an old way")
+thread = threading.Thread(target=crash)
+thread.start()
+thread.join()
+raise LookupError("at the top")
+"""
+    done = run_python(code)
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.stdout == ""
+    assert [line.get("error_type") for line in found] == [None, "RuntimeError", "LookupError"]
+    assert found[0]["logger"] == "py.warnings"
+    assert [line["level"] for line in found[1:]] == ["critical", "critical"]
+    assert "hunter2" not in done.stderr

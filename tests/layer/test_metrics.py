@@ -1,0 +1,396 @@
+"""Metrics: `/metrics` shows every tool call under the documented names, labels and buckets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+import threading
+from typing import Any
+
+import httpx2
+import pytest
+from mcp import Client
+from mcp.server.mcpserver import Context
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+
+from harness import NO_TOOLS, Metrics, Serve, command, config, http_process, started, stdio_process, wait_for
+from weather_station.production import readiness_check
+from weather_station.production.caller import Caller
+from weather_station.production.config import about
+from weather_station.production.features import FEATURES
+from weather_station.production.inbound import pipeline
+from weather_station.production.observe.metrics import (
+    LATENCY_BUCKETS,
+    MAX_ERROR_TYPES,
+    PrometheusMeter,
+    install,
+)
+from weather_station.production.registry import Registry
+from weather_station.production.request import MCPRequest, Result, fail, reject
+from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
+
+DOCUMENTED = {
+    "mcp_tool_calls_total": {"tool_name", "status"},
+    "mcp_tool_latency_seconds_bucket": {"tool_name", "le"},
+    "mcp_tool_latency_seconds_count": {"tool_name"},
+    "mcp_tool_latency_seconds_sum": {"tool_name"},
+    "mcp_tool_errors_total": {"tool_name", "error_type"},
+    "mcp_active_requests": set(),
+    "mcp_ready": set(),
+    "mcp_build_info": {"server_name", "version", "python_version"},
+}
+"""Every series of a tool call with its labels, which dashboards and alerts use."""
+
+OF_THE_UPSTREAM = {"mcp_upstream_requests_total", "mcp_upstream_latency_seconds"}
+OF_FEATURES = {
+    "rate_limit": {"mcp_rate_limit_rejections_total"},
+    "rate_limit_redis": {"mcp_rate_limit_rejections_total", "mcp_rate_limit_store_failures_total"},
+    "retry": {"mcp_upstream_retries_total"},
+    "circuit_breaker": {"mcp_circuit_state", "mcp_circuit_transitions_total"},
+}
+"""The series of other features by their module."""
+
+STATUSES = ("success", "error", "rejected")
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def tools(server: ProductionServer) -> None:
+    @server.tool()
+    async def works() -> str:
+        return "done"
+
+    @server.tool()
+    async def breaks() -> str:
+        raise LookupError("broken")
+
+    @server.tool()
+    async def complains() -> CallToolResult:
+        return CallToolResult(content=[TextContent(type="text", text="no")], is_error=True)
+
+    @server.tool()
+    async def refuses_the_protocol() -> str:
+        raise MCPError(code=-32000, message="no")
+
+    @server.tool()
+    async def counts(number: int) -> int:
+        return number
+
+
+def test_every_call_is_counted_by_tool_and_status(serve: Serve) -> None:
+    with serve(tools) as server:
+        for _ in range(3):
+            server.call("works")
+        server.call("breaks")
+        server.call("complains")
+        server.post(server.request("refuses_the_protocol"))
+        server.call("counts", {"number": "many"})
+        server.call("no such tool")
+        server.call("another that does not exist")
+        metrics = server.metrics()
+    calls = {
+        tool: [metrics.value("mcp_tool_calls_total", tool_name=tool, status=status) for status in STATUSES]
+        for tool in ("works", "breaks", "complains", "refuses_the_protocol", "counts", "unknown")
+    }
+    assert calls == {
+        "works": [3, 0, 0],
+        "breaks": [0, 1, 0],
+        "complains": [0, 1, 0],
+        "refuses_the_protocol": [0, 1, 0],
+        "counts": [0, 1, 0],
+        "unknown": [0, 2, 0],
+    }
+    assert metrics.series("mcp_tool_errors_total").keys() == {
+        frozenset({("tool_name", tool), ("error_type", error)})
+        for tool, error in (
+            ("breaks", "LookupError"),
+            ("complains", "ToolError"),
+            ("refuses_the_protocol", "MCPError"),
+            ("counts", "ValidationError"),
+            ("unknown", "ToolError"),
+        )
+    }
+
+
+def test_the_names_labels_and_buckets_are_the_documented_ones(serve: Serve) -> None:
+    with serve() as server:
+        server.call("no such tool")
+        metrics = server.metrics()
+    labels: dict[str, set[str]] = {}
+    for name, pairs in metrics.samples:
+        labels.setdefault(name, set()).update(label for label, _ in pairs)
+    assert {name: labels.get(name) for name in DOCUMENTED} == DOCUMENTED
+    bounds = [dict(pairs)["le"] for name, pairs in metrics.samples if name.endswith("latency_seconds_bucket")]
+    assert set(bounds) == {"0.01", "0.05", "0.1", "0.5", "1.0", "5.0", "10.0", "+Inf"}
+    assert LATENCY_BUCKETS == (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
+    assert {"process_cpu_seconds_total", "python_info", "python_gc_objects_collected_total"} <= labels.keys() or (
+        sys.platform != "linux"
+    )
+    assert not [name for name in labels if name.endswith("_created")]
+
+
+def test_the_features_of_this_project_show_their_series(serve: Serve) -> None:
+    modules = {feature.__module__.rpartition(".")[2] for feature in FEATURES.values()}
+    expected = OF_THE_UPSTREAM.union(*(names for module, names in OF_FEATURES.items() if module in modules))
+    with serve() as server:
+        lines = server.metrics().text.splitlines()
+    assert expected <= {line.split()[2] for line in lines if line.startswith("# TYPE ")}
+
+
+def test_a_registered_tool_shows_with_zeros_before_its_first_call(serve: Serve) -> None:
+    with serve(tools) as server:
+        metrics = server.metrics()
+    for status in STATUSES:
+        assert metrics.value("mcp_tool_calls_total", tool_name="works", status=status) == 0
+    assert metrics.value("mcp_tool_latency_seconds_count", tool_name="works") == 0
+    assert metrics.value("mcp_active_requests") == 0
+
+
+def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve) -> None:
+    broken = False
+
+    async def database() -> None:
+        if broken:
+            raise ConnectionError("no route to the database")
+
+    with serve(lambda server: readiness_check(server, "database", database)) as server:
+        assert server.metrics().value("mcp_ready") == 1
+        broken = True
+        assert server.metrics().value("mcp_ready") == 0, "without a request to /readyz"
+        broken = False
+        assert server.metrics().value("mcp_ready") == 1
+        server.registry.draining = True
+        assert server.metrics().value("mcp_ready") == 0
+        server.registry.draining = False
+
+
+async def test_running_calls_are_shown_and_their_duration_is_measured(serve: Serve, http: httpx2.AsyncClient) -> None:
+    running = threading.Barrier(4)
+
+    def register(server: ProductionServer) -> None:
+        @server.tool()
+        async def waits() -> str:
+            await asyncio.to_thread(running.wait)
+            await asyncio.sleep(0.06)
+            return "done"
+
+    with serve(register) as server:
+        calls = [asyncio.create_task(server.acall(http, "waits")) for _ in range(3)]
+        await asyncio.to_thread(wait_for, lambda: running.n_waiting == 3)
+        assert (await asyncio.to_thread(server.metrics)).value("mcp_active_requests") == 3
+        await asyncio.to_thread(running.wait)
+        await asyncio.gather(*calls)
+        metrics = await asyncio.to_thread(server.metrics)
+    assert metrics.value("mcp_active_requests") == 0
+    assert metrics.value("mcp_tool_latency_seconds_count", tool_name="waits") == 3
+    assert metrics.value("mcp_tool_latency_seconds_bucket", tool_name="waits", le="0.05") == 0
+    assert metrics.value("mcp_tool_latency_seconds_bucket", tool_name="waits", le="+Inf") == 3
+
+
+def test_a_tool_timeout_counts_as_an_error(serve: Serve) -> None:
+    def register(server: ProductionServer) -> None:
+        @server.tool()
+        async def endless(ctx: Context[Any, Any]) -> str:
+            await asyncio.Event().wait()
+            return "never"
+
+    with serve(register, tool_timeout_seconds=0.05) as server:
+        server.call("endless")
+        metrics = server.metrics()
+    assert metrics.value("mcp_tool_errors_total", tool_name="endless", error_type="ToolTimeout") == 1
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry with metrics only."""
+    registry = Registry(config(), about())
+    install(registry)
+    return registry
+
+
+def read(registry: Registry, name: str, **labels: str) -> float | None:
+    assert registry.metrics is not None
+    return Metrics(registry.metrics.text()).value(name, **labels)
+
+
+def new_request() -> MCPRequest:
+    return MCPRequest("tools/call", "tool", "tool", {}, Context(), Caller("caller"), "id")
+
+
+async def test_a_rejected_call_is_neither_an_error_nor_in_the_latency(registry: Registry) -> None:
+    async def handler(request: MCPRequest) -> Result:
+        return reject(request, "RateLimited", "not now")
+
+    await registry.middleware["metrics"](new_request(), handler)
+    assert read(registry, "mcp_tool_calls_total", tool_name="tool", status="rejected") == 1
+    assert read(registry, "mcp_tool_errors_total", tool_name="tool", error_type="RateLimited") is None
+    assert read(registry, "mcp_tool_latency_seconds_count", tool_name="tool") == 0
+
+
+async def test_a_call_that_a_draining_server_rejects_is_counted_as_rejected() -> None:
+    server = create_server(config())
+    server.registry.draining = True
+    async with Client(server) as client:
+        await client.call_tool("health_check")
+    assert read(server.registry, "mcp_tool_calls_total", tool_name="health_check", status="rejected") == 1
+    assert read(server.registry, "mcp_active_requests") == 0
+
+
+async def test_a_cancelled_call_counts_as_an_error_and_no_longer_as_running(registry: Registry) -> None:
+    async def endless(request: MCPRequest) -> Any:
+        await asyncio.Event().wait()
+
+    async def inner(request: MCPRequest) -> Result:
+        return await pipeline.errors(request, endless)
+
+    async def outer() -> Result:
+        return await registry.middleware["metrics"](new_request(), inner)
+
+    task = asyncio.create_task(outer())
+    await asyncio.sleep(0)
+    assert read(registry, "mcp_active_requests") == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert read(registry, "mcp_active_requests") == 0
+    assert read(registry, "mcp_tool_errors_total", tool_name="tool", error_type="Cancelled") == 1
+
+
+async def test_a_tool_has_a_bounded_number_of_error_types(registry: Registry) -> None:
+    numbers = iter(range(10 * MAX_ERROR_TYPES))
+
+    async def handler(request: MCPRequest) -> Result:
+        return fail(request, f"Error{next(numbers)}", "failed")
+
+    for _ in range(10 * MAX_ERROR_TYPES):
+        await registry.middleware["metrics"](new_request(), handler)
+    assert registry.metrics is not None
+    series = Metrics(registry.metrics.text()).series("mcp_tool_errors_total")
+    types = {dict(labels)["error_type"]: value for labels, value in series.items()}
+    assert len(types) == MAX_ERROR_TYPES + 1
+    assert types["other"] == 9 * MAX_ERROR_TYPES
+
+
+def test_declaring_a_metric_again_returns_the_same_one() -> None:
+    meter = PrometheusMeter()
+    for _ in range(2):
+        meter.counter("jobs_total", "Jobs.", ("queue",))("mail").inc()
+        meter.gauge("queue_length", "Jobs that wait.")().set(3)
+        meter.histogram("job_seconds", "Duration of jobs.", buckets=(1.0,))().observe(0.5)
+    metrics = Metrics(meter.text())
+    assert metrics.value("jobs_total", queue="mail") == 2
+    assert metrics.value("queue_length") == 3
+    assert metrics.value("job_seconds_count") == 2
+
+
+def test_declaring_a_metric_with_another_type_or_other_labels_is_an_error() -> None:
+    meter = PrometheusMeter()
+    meter.counter("jobs_total", "Jobs.", ("queue",))
+    with pytest.raises(ValueError, match="the metric jobs_total is declared already"):
+        meter.gauge("jobs_total", "Jobs.", ("queue",))
+    with pytest.raises(ValueError, match="the metric jobs_total is declared already"):
+        meter.counter("jobs_total", "Jobs.", ("queue", "priority"))
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (None, "text/plain; version=0.0.4; charset=utf-8"),
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain;version=1.0.0", "text/plain; version=1.0.0; charset=utf-8; escaping=underscores"),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=underscores",
+        ),
+    ],
+)
+def test_the_content_type_is_that_of_the_requested_format(serve: Serve, accept: str | None, content_type: str) -> None:
+    with serve() as server:
+        server.call("health_check")
+        response = server.get("/metrics", **({"accept": accept} if accept else {}))
+    assert response.headers.get_list("content-type") == [content_type]
+    if "openmetrics" in content_type:
+        parse: Any = parse_openmetrics
+        assert "mcp_tool_calls" in {family.name for family in parse(response.text)}
+    else:
+        assert Metrics(response.text).value("mcp_active_requests") == 0
+
+
+def test_metrics_need_no_credentials_and_no_particular_host(serve: Serve) -> None:
+    with serve() as server:
+        assert server.get("/metrics", host="10.1.2.3:8000").status_code == 200
+
+
+def test_servers_made_one_after_the_other_count_apart(serve: Serve) -> None:
+    counts = []
+    for calls in (2, 1):
+        with serve(tools) as server:
+            for _ in range(calls):
+                server.call("works")
+            counts.append(server.metrics().value("mcp_tool_calls_total", tool_name="works", status="success"))
+    assert counts == [2, 1]
+
+
+def test_metrics_on_another_port_end_with_the_server(serve: Serve) -> None:
+    port = free_port()
+    with serve(tools, port=8000, metrics_port=port) as server:
+        server.call("works")
+        assert server.get("/metrics").status_code == 404
+        own = f"http://127.0.0.1:{port}"
+        metrics = Metrics(httpx2.get(f"{own}/metrics").text)
+        assert metrics.value("mcp_tool_calls_total", tool_name="works", status="success") == 1
+        assert httpx2.get(f"{own}/mcp").status_code == 404
+    with pytest.raises(httpx2.ConnectError):
+        httpx2.get(f"{own}/metrics")
+
+
+def test_metrics_on_the_port_of_the_server_are_a_route(serve: Serve) -> None:
+    with serve(port=8000, metrics_port=8000) as server:
+        assert server.metrics().value("mcp_build_info") is None
+        assert server.metrics().value("mcp_active_requests") == 0
+
+
+def test_a_stdio_server_has_metrics_on_the_configured_port() -> None:
+    port = free_port()
+
+    def shows_metrics() -> bool:
+        try:
+            return "mcp_build_info" in httpx2.get(f"http://127.0.0.1:{port}/metrics").text
+        except httpx2.TransportError:
+            return False
+
+    with stdio_process(METRICS_PORT=port) as server:
+        wait_for(shows_metrics)
+        server.close_stdin()
+        assert server.status() == 0
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+def test_a_taken_port_stops_the_start_with_one_line_and_exit_status_2(transport: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with started(
+            command(NO_TOOLS, "--transport", transport, "--port", "0"), None, {"METRICS_PORT": port}
+        ) as server:
+            assert server.status() == 2
+            (line,) = server.log().splitlines()
+    assert f"METRICS_PORT: cannot listen on 127.0.0.1:{port}" in line
+
+
+def test_a_process_drains_with_its_metrics_listener() -> None:
+    port = free_port()
+    with http_process(METRICS_PORT=port) as server:
+        assert httpx2.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        assert httpx2.get(f"{server.base}/metrics").status_code == 404
+        if sys.platform != "win32":  # there a process can only be killed
+            server.signal()
+            assert server.status() == 0

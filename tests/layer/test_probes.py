@@ -1,0 +1,85 @@
+"""Probes: `--check` tries to reach what the server depends on, and its exit status tells the result."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from harness import config, has
+from stand_in import silent, stand_in
+from weather_station.__main__ import main
+from weather_station.production.config import about, without_credentials
+from weather_station.production.registry import Probe, Registry
+from weather_station.production.serve import probes
+from weather_station.server import create_server
+
+Check = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture
+def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """`check(url)` runs `--check` with that upstream and returns the exit status and the upstream's line."""
+
+    def run(url: str) -> tuple[int, str]:
+        monkeypatch.setenv("BASE_URL", url)
+        monkeypatch.setenv("OTEL_SDK_DISABLED", "true")  # the answers may name a collector
+        status = main(["--check", "--port", "0"])
+        found = re.search("^upstream +(.*)$", capsys.readouterr().out, re.MULTILINE)
+        assert found is not None
+        return status, found[1]
+
+    return run
+
+
+def test_an_upstream_that_responds_is_ok_whatever_its_status(check: Check) -> None:
+    with stand_in({}) as api:
+        status, line = check(api.url)
+    assert status == 0
+    assert re.fullmatch(rf"ok: {api.url} \(\d+ ms\)", line)
+
+
+def test_an_unreachable_upstream_fails_the_check(check: Check) -> None:
+    status, line = check("http://127.0.0.1:9")
+    assert status == 1
+    assert line.startswith("failed: http://127.0.0.1:9: ")
+
+
+def test_an_upstream_that_hangs_fails_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.2)
+    with silent() as url:
+        assert check(url) == (1, f"failed: {url}: no answer within 0.2 s")
+
+
+async def test_a_probe_can_be_a_connection_or_a_function() -> None:
+    async def fail() -> None:
+        raise ConnectionError("[Errno 111] no route\nto the queue")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        registry = Registry(config(), about())
+        registry.health.probes |= {
+            "open": Probe(f"redis://127.0.0.1:{listener.getsockname()[1]}", "tcp"),
+            "shut": Probe("redis://127.0.0.1:9", "tcp"),
+            "queue": Probe("amqp://queue", fail),
+        }
+        results = await probes.run_all(registry)
+    assert results["open"].problem is None
+    assert results["shut"].problem
+    assert (results["queue"].target, results["queue"].problem) == ("amqp://queue", "no route to the queue")
+
+
+if has("observe.telemetry"):
+
+    async def test_the_collector_is_probed_where_traces_are_exported() -> None:
+        """One after the other: the process has one tracer provider."""
+        assert "traces" not in create_server(config()).registry.health.probes
+        exporting = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
+        results = await probes.run_all(exporting.registry)
+        assert results["traces"].target == "http://127.0.0.1:9"
+        assert results["traces"].problem
+
+
+def test_a_target_is_shown_without_its_credentials() -> None:
+    assert without_credentials("redis://user:secret@cache:6379/0?password=secret") == "redis://cache:6379/0"

@@ -1,0 +1,161 @@
+"""stdio: stdout has the lines of the protocol only, and every request gets its response before the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from mcp_types import jsonrpc_message_adapter
+
+from harness import HAS_LOGGING, INITIALIZE, Process, command, started, stdio_process, wait_for
+from weather_station.production import on_shutdown
+from weather_station.production.sdk import ProductionServer
+
+TOOLS = f"{__name__}:tools"
+NOISE = "this is no protocol"
+
+
+def tools(server: ProductionServer) -> None:
+    """Register tools that write to stdout, and write to it while doing so."""
+    _make_noise()
+    waiting = 0
+
+    async def noisy() -> str:
+        _make_noise()
+        return "done"
+
+    async def noisy_child() -> str:
+        await anyio.run_process([sys.executable, "-c", f"print('{NOISE}')"], stdout=None, stderr=None)
+        return "done"
+
+    async def read_stdin() -> str:
+        return repr(os.read(0, 1))
+
+    async def wait(seconds: float) -> str:
+        await anyio.sleep(seconds)
+        return "done"
+
+    async def hold(until: str) -> str:
+        nonlocal waiting
+        waiting += 1
+        sys.stderr.write(f"<{waiting} calls>\n")
+        await anyio.to_thread.run_sync(wait_for, Path(until).exists)
+        return "done"
+
+    async def slow() -> str:
+        await anyio.sleep(0.3)
+        return "the whole text"
+
+    async def long() -> str:
+        return "x" * 1_000_000
+
+    server.resource("test://slow")(slow)
+    for tool in (noisy, noisy_child, read_stdin, wait, hold, long):
+        server.tool()(tool)
+    for name in ("first", "last"):
+
+        async def write(name: str = name) -> None:
+            sys.stderr.write(f"<opened {name}>\n")
+
+        on_shutdown(server, write)
+
+
+def _make_noise() -> None:
+    print(NOISE)  # noqa: T201 (the noise)
+    sys.stdout.flush()
+    os.write(1, f"{NOISE}\n".encode())
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
+
+
+def call(number: int, tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"id": number, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+
+
+def open_session(server: Process) -> None:
+    server.send(INITIALIZE)
+    assert parse(server.receive())["id"] == 0
+    server.send({"method": "notifications/initialized"})
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """Return the message in one line of stdout, which has to be a line of the protocol, byte for byte."""
+    assert line.endswith(b"}\n"), line
+    assert line.count(b"\n") == 1
+    assert not line.startswith((b" ", b"\n"))
+    jsonrpc_message_adapter.validate_json(line, by_name=False)
+    message: dict[str, Any] = json.loads(line)
+    assert message["jsonrpc"] == "2.0"
+    return message
+
+
+def responses(server: Process, count: int) -> dict[int, str]:
+    """Return the texts of the next `count` responses, by id."""
+    messages = [parse(server.receive()) for _ in range(count)]
+    return {message["id"]: message["result"]["content"][0]["text"] for message in messages}
+
+
+def test_stdout_has_only_the_protocol_and_the_end_of_stdin_ends_the_server() -> None:
+    """Where the project has the logging feature nobody reads the log: a plain log blocks its writer."""
+    unread = HAS_LOGGING and sys.platform != "win32"
+    with stdio_process(TOOLS, unread_log=unread, LOG_LEVEL="DEBUG") as server:
+        open_session(server)
+        server.send(call(1, "noisy"), call(2, "noisy_child"), call(3, "read_stdin"), call(4, "health_check"))
+        texts = responses(server, 4)
+        assert (texts[1], texts[2], texts[3]) == ("done", "done", "b''")
+        assert '"status"' in texts[4]
+        if unread:
+            many = range(10, 510)
+            for number in many:
+                server.send(call(number, "health_check"))
+            assert responses(server, len(many)).keys() == set(many)
+        server.send(call(5, "wait", seconds=0.1))
+        server.send({"id": 6, "method": "resources/read", "params": {"uri": "test://slow"}})
+        server.close_stdin()
+        assert responses(server, 1) == {5: "done"}, "a call made before the end of stdin gets its response"
+        assert b"the whole text" in server.receive(), "so does any other request"
+        unread_log = server.log() if unread else ""
+        assert server.receive() == b""
+        assert server.status() == 0
+        log = unread_log or server.log()
+    assert log.count(NOISE) == 5, "nothing is lost on stderr"
+    assert log.index("<opened last>") < log.index("<opened first>")
+    assert len(log) > 65536 or not unread, "the pipe was not full"
+
+
+@posix
+def test_a_client_that_stops_reading_does_not_keep_the_process() -> None:
+    program = command(TOOLS, "--transport", "stdio")
+    with started(program, subprocess.PIPE, {"SHUTDOWN_GRACE_SECONDS": 1}) as server:  # nobody reads its stdout
+        server.send(INITIALIZE)
+        server.send({"method": "notifications/initialized"}, call(1, "long"), call(2, "hold", until=os.devnull))
+        wait_for(lambda: "<1 calls>" in server.log())
+        server.signal(signal.SIGTERM)
+        assert server.status() == 0
+
+
+@posix
+def test_calls_in_flight_get_their_results_after_a_signal(tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    with stdio_process(TOOLS) as server:
+        open_session(server)
+        server.send(*(call(number, "hold", until=str(release)) for number in range(1, 6)))
+        wait_for(lambda: "<5 calls>" in server.log())
+        server.signal(signal.SIGTERM)
+        wait_for(lambda: "draining" in server.log())
+        server.send(call(6, "hold", until=str(release)))
+        (rejected,) = responses(server, 1).items()
+        assert rejected[0] == 6
+        assert rejected[1].startswith("Server is shutting down.")
+        release.touch()
+        assert responses(server, 5) == dict.fromkeys(range(1, 6), "done")
+        assert server.status() == 0
+        assert server.log().index("<opened last>") < server.log().index("<opened first>")

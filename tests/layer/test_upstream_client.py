@@ -1,0 +1,206 @@
+"""Upstream client: what it sends, where it sends it, and what a tool gets from it."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from urllib.parse import unquote
+
+import pytest
+from mcp.server.mcpserver.exceptions import ToolError
+
+from harness import ALONE, HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
+from stand_in import StandIn, hang, respond, stand_in
+from weather_station.production.upstream import client
+from weather_station.production.upstream.client import MAX_RETRY_AFTER, parse_retry_after
+from weather_station.production.upstream.errors import UpstreamTimeoutError
+from weather_station.server import create_server
+
+
+def test_a_response_reaches_the_tool_and_is_counted(api: StandIn, serve: Serve) -> None:
+    api.behave(respond(body=b'{"answer": 42}'))
+    with serve(add_fetch, upstream_base_url=f"{api.url}/api", **ALONE) as server:
+        assert server.call("fetch", {"path": "/thing"})["structuredContent"] == {"answer": 42}
+        labels = {"host": api.host, "method": "GET", "outcome": "2xx"}
+        assert server.metrics().value("mcp_upstream_requests_total", **labels) == (1 if HAS_METRICS else None)
+    (request,) = api.requests
+    assert (request.method, request.target) == ("GET", "/api/thing")
+    assert request.headers["accept"].startswith("application/json")
+    assert request.headers["user-agent"].startswith(server.registry.about.name)
+
+
+async def test_a_redirect_on_the_same_origin_is_followed(api: StandIn) -> None:
+    api.behave(respond(307, location="/moved"), respond())
+    async with opened(api.url, **ALONE) as runtime:
+        response = await runtime.upstream.request("POST", "/old", json={"a": 1})
+    assert response.status_code == 200
+    assert [(request.method, request.target, request.body) for request in api.requests] == [
+        ("POST", "/old", b'{"a":1}'),
+        ("POST", "/moved", b'{"a":1}'),
+    ]
+
+
+async def test_a_compressed_response_is_decompressed(api: StandIn) -> None:
+    api.behave(respond(body=gzip.compress(b'{"answer": 42}'), content_encoding="gzip"))
+    async with opened(api.url, **ALONE) as runtime:
+        response = await runtime.upstream.request("GET", "/")
+    assert response.json() == {"answer": 42}
+    assert "content-encoding" not in response.headers
+
+
+async def test_the_deadline_interrupts_an_attempt(api: StandIn) -> None:
+    api.behave(hang())
+    async with opened(api.url, request_timeout_seconds=0.2, attempt_timeout_seconds=3600, **ALONE) as runtime:
+        started = time.monotonic()
+        with pytest.raises(UpstreamTimeoutError, match=r"did not answer within 0\.2 s"):
+            await runtime.upstream.get_json("/")
+        assert time.monotonic() - started >= 0.2
+
+
+def test_a_cancelled_tool_closes_its_connection(api: StandIn, serve: Serve) -> None:
+    api.behave(hang())
+    with serve(add_fetch, upstream_base_url=api.url, tool_timeout_seconds=1, **ALONE) as server:
+        assert "did not finish within 1 seconds" in text_of(server.call("fetch", {"path": "/"}))
+        assert len(api.requests) == 1
+        wait_for(lambda: api.connections == 0)
+
+
+# --- Where a request goes -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value", ["../admin?x=1", "a/b", "a#b", "%2e%2e", "a\\..\\b", "é ü", "https://evil.invalid", "{name}"]
+)
+async def test_a_path_parameter_stays_one_segment(value: str, api: StandIn) -> None:
+    async with opened(f"{api.url}/v1", **ALONE) as runtime:
+        await runtime.upstream.get_json("/users/{name}/posts", path_params={"name": value})
+    _, v1, users, segment, posts = api.requests[0].target.split("/")
+    assert (v1, users, posts) == ("v1", "users", "posts")
+    assert unquote(segment) == value
+    assert not set(segment) & set("?#\\")
+
+
+@pytest.mark.parametrize("value", ["", ".", ".."])
+async def test_a_path_parameter_that_no_quoting_can_contain_is_rejected(value: str, api: StandIn) -> None:
+    async with opened(api.url, **ALONE) as runtime:
+        with pytest.raises(ToolError, match="name must not be"):
+            await runtime.upstream.get_json("/users/{name}", path_params={"name": value})
+    assert not api.requests
+
+
+@pytest.mark.parametrize(
+    "path", ["..", "/../admin", "/a/../../admin", "/a/..", "/%2e%2e/admin", "/.%2E/admin", "\\..\\admin", "/./a"]
+)
+async def test_a_path_cannot_leave_its_prefix(path: str, api: StandIn) -> None:
+    async with opened(f"{api.url}/v1", **ALONE) as runtime:
+        with pytest.raises(ToolError, match="must not have"):
+            await runtime.upstream.get_json(path)
+    assert not api.requests
+
+
+@pytest.mark.parametrize("path", ["@evil.invalid/", ".evil.invalid", "//evil.invalid/x", ":1/x", "ftp://evil.invalid/"])
+async def test_a_path_cannot_leave_its_host(path: str, api: StandIn) -> None:
+    async with opened(f"{api.url}/v1", **ALONE) as runtime:
+        await runtime.upstream.get_json(path)
+    assert api.requests[0].target.startswith("/v1/")
+
+
+@pytest.mark.parametrize("url", ["http://user:password@127.0.0.1/", "http:///path", "https://127.0.0.1:99999/"])
+async def test_a_malformed_url_is_rejected(url: str, api: StandIn) -> None:
+    async with opened(api.url, **ALONE) as runtime:
+        with pytest.raises(ToolError, match=r"malformed|must have"):
+            await runtime.upstream.get_json(url)
+
+
+async def test_an_absolute_url_reaches_another_host(api: StandIn) -> None:
+    with stand_in() as other:
+        async with opened(api.url, **ALONE) as runtime:
+            await runtime.upstream.get_json(f"{other.url}/there", params={"a": "1 2"})
+        assert [request.target for request in other.requests] == ["/there?a=1+2"]
+    assert not api.requests
+
+
+# --- What a request and its response carry --------------------------------------------------------------------------
+
+
+async def test_all_parts_of_a_request_are_sent(api: StandIn) -> None:
+    api.behave(respond(201, b"made", content_type="text/plain", x_id="7"))
+    async with opened(api.url, **ALONE) as runtime:
+        response = await runtime.upstream.request(
+            "post", "/things", params={"a": 1}, content="text", headers={"X-One": "1"}, idempotency_key="k1"
+        )
+    assert (response.status_code, response.text, response.headers["x-id"]) == (201, "made", "7")
+    (request,) = api.requests
+    assert (request.method, request.target, request.body) == ("POST", "/things?a=1", b"text")
+    assert (request.headers["x-one"], request.headers["idempotency-key"]) == ("1", "k1")
+
+
+async def test_cookies_are_not_kept(api: StandIn) -> None:
+    api.behave(respond(set_cookie="session=of-one-caller; Path=/"))
+    async with opened(api.url, **ALONE) as runtime:
+        await runtime.upstream.get_json("/")
+        await runtime.upstream.get_json("/")
+    assert "cookie" not in api.requests[1].headers
+
+
+def test_hosts_beyond_the_limit_share_a_label(api: StandIn, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "MAX_HOSTS", 2)
+    with stand_in() as second, stand_in() as third, serve(add_fetch, upstream_base_url=api.url, **ALONE) as server:
+        for url in (api.url, second.url, third.url, third.url):
+            assert not server.call("fetch", {"path": f"{url}/"})["isError"]
+        metrics = server.metrics()
+        counts = {
+            host: metrics.value("mcp_upstream_requests_total", host=host, method="GET", outcome="2xx")
+            for host in (api.host, second.host, third.host, "other")
+        }
+    assert [*counts.values()] == ([1, 1, None, 2] if HAS_METRICS else [None] * 4)
+
+
+async def test_a_server_can_run_more_than_once(api: StandIn) -> None:
+    server = create_server(config(upstream_base_url=api.url))
+    for _ in range(2):
+        async with server.running() as runtime:
+            assert await runtime.upstream.get_json("/") == {"ok": True}
+
+
+# --- Retry-After ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        (" 120 ", 120),
+        ("9" * 5000, MAX_RETRY_AFTER),
+        (None, None),
+        ("", None),
+        ("-1", None),
+        ("1.5", None),
+        ("²", None),
+        ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("Wed, 21 Oct 2015 07:28:00 -0000", 0),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", None),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", MAX_RETRY_AFTER),
+    ],
+)
+def test_retry_after_is_parsed(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value) == seconds
+
+
+def test_retry_after_as_a_date_counts_from_now() -> None:
+    date = datetime.now(UTC) + timedelta(hours=2)
+    seconds = parse_retry_after(format_datetime(date, usegmt=True))
+    assert seconds is not None
+    assert 3600 < seconds <= 7200
+
+
+def test_retry_after_is_parsed_without_an_exception_whatever_its_text() -> None:
+    chance = random.Random(1)  # noqa: S311 (test data)
+    words = ["Wed,", "21", "Oct", "2015", "99999", "07:28:00", "25:61:61", "GMT", "+9999", "-0000", "-", "0", ":", "\0"]
+    for _ in range(5000):
+        seconds = parse_retry_after(" ".join(chance.choices(words, k=chance.randint(0, 8))))
+        assert seconds is None or seconds >= 0
