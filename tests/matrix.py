@@ -60,7 +60,7 @@ CHECKS: Mapping[str, Sequence[str | Path]] = {
     "lint": ("ruff", "check", "."),
     "format": ("ruff", "format", "--check", "."),
     "types": ("mypy",),
-    "tests": ("pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=3"),
+    "tests": ("pytest", "-q", "-p", "no:cacheprovider"),
     "start": ("python", LAYER / "smoke.py"),
     "layer": ("pytest", "-c", LAYER / "pytest.ini", LAYER, "-q", "--numprocesses=3"),
 }
