@@ -1,5 +1,8 @@
 """The production layer in subpackages, a public API, and the tests of our own algorithms out of projects."""
 
+import re
+from pathlib import Path
+
 PRODUCTION = "src/{{ package_name }}/production"
 
 SUBPACKAGES = {
@@ -97,3 +100,18 @@ NAMES = {
     f"{API}.app:ProductionServer": f"{API}.sdk:ProductionServer",
     f"{API}.client:Upstream": f"{API}.upstream.client:Upstream",
 }
+
+
+SHIMS = Path(__file__).with_name("v0_2_0_shims")
+"""What 0.1.0 let an owner's tests import from tests/production, on top of `production.testing`."""
+
+
+def after(project: Path, package: str) -> None:
+    """Keep `tests.production.smoke` and `tests.production.harness` for the owner's tests that import them."""
+    tests = [path.read_text("utf-8") for path in (project / "tests").glob("*.py")]
+    for shim in sorted(SHIMS.glob("*.py")):
+        target = project / "tests" / "production" / shim.name
+        imported = re.compile(rf"^\s*(?:from|import)\s.*\bproduction\.{shim.stem}\b", re.MULTILINE)
+        if not target.exists() and any(imported.search(text) for text in tests):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(shim.read_text("utf-8").replace("my_server", package), "utf-8")

@@ -145,11 +145,11 @@ class Update:
         apply(self.project, outcome, mine, new, places.__getitem__)
         self.report(outcome, old)
         self.seed()
-        vanished = [path for path in old if self.generic(path, self.before_package) not in there]
-        self.follow(vanished, outcome, new)
         for migration in self.pending:
             if "after" in migration:
-                migration["after"](self.project)
+                migration["after"](self.project, self.package)
+        vanished = [path for path in old if self.generic(path, self.before_package) not in there]
+        self.follow([path for path in vanished if not (self.project / path).exists()], outcome, new)
         for path, conflict in sorted(outcome.conflicts.items()):
             say("conflict", f"{path}: in {conflict.places} place{'s' if conflict.places > 1 else ''}")
 
