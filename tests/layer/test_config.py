@@ -201,7 +201,7 @@ def test_authentication_without_its_module_stops_the_start_with_the_command_that
         with pytest.raises(ConfigError) as caught:
             create_server(config(auth=kind))
         (line,) = caught.value.problems
-        assert line.endswith(f"Add it with: uvx copier update --trust --data auth={kind}")
+        assert line.endswith(f"Change it with: uvx copier update --trust --data auth={kind}")
 
 
 def test_each_feature_can_be_switched_off_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:
