@@ -147,7 +147,7 @@ class Update:
         self.seed()
         for migration in self.pending:
             if "after" in migration:
-                migration["after"](self.project, self.package)
+                migration["after"](self.project, self.after_package)
         vanished = [path for path in old if self.generic(path, self.before_package) not in there]
         self.follow([path for path in vanished if not (self.project / path).exists()], outcome, new)
         for path, conflict in sorted(outcome.conflicts.items()):
