@@ -137,14 +137,16 @@ class Renderings(Mapping[str, Rendering]):
     def __len__(self) -> int:
         return len(MAIN)
 
+    @cached_property
     def main(self) -> list[Rendering]:
-        """Return the main variants; the second time another process renders them, from a plain directory."""
+        """The main variants; the second time another process renders them, from a plain directory."""
         second = self._root / "main"
         make_once(second, lambda root: render_many(self._template, [root], MAIN))
         return [replace(self[name], second=second / name) for name in MAIN]
 
+    @cached_property
     def every(self) -> list[Rendering]:
-        """Return all variants, rendered by two processes at once with different hash seeds."""
+        """All variants, rendered by two processes at once with different hash seeds."""
         every = self._root / "every"
         make_once(every, lambda root: render_many(self._template, [root / "1", root / "2"], [*variants()]))
         return [Rendering(name, data, every / "1" / name, every / "2" / name) for name, data in variants().items()]
@@ -161,8 +163,7 @@ def renderings(
 @pytest.fixture(params=["main", pytest.param("every", marks=pytest.mark.slow)])
 def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
     """The main variants, and for the slow tests all of them."""
-    chosen: Callable[[], Sequence[Rendering]] = getattr(renderings, request.param)
-    return chosen()
+    return {"main": lambda: renderings.main, "every": lambda: renderings.every}[request.param]()
 
 
 @pytest.fixture(scope="session")
