@@ -17,10 +17,10 @@ class Clock:
         return self.now
 
     def time(self) -> float:
-        return self.now
+        return float(self.now)
 
     def monotonic(self) -> float:
-        return self.now
+        return float(self.now)
 
 
 def use_clock(monkeypatch: pytest.MonkeyPatch, of: Any, clock: Clock) -> None:

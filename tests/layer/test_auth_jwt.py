@@ -32,7 +32,7 @@ from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, w
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import auth_jwt
-from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, usable
+from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import probes
@@ -294,7 +294,7 @@ def test_a_token_is_verified_once_until_it_expires(
     clock = Clock(time.time())
     monkeypatch.setattr(auth_jwt, "time", clock)
     monkeypatch.setattr(auth_jwt, "LEEWAY_SECONDS", 0)
-    monkeypatch.setattr(auth_jwt, "REMEMBER_SECONDS", 7200.0)
+    monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 7200.0)
     token = issuer.token(exp=int(clock.now) + 3600)
     with protected() as server:
         assert [call(server, token).status_code for _ in range(5)] == [200] * 5
@@ -309,7 +309,7 @@ def test_a_token_is_verified_once_until_it_expires(
 def test_a_bounded_number_of_tokens_is_remembered(
     protected: Serve, issuer: Issuer, verified: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(auth_jwt, "MAX_CACHED_TOKENS", 3)
     with protected() as server:
         tokens = [issuer.token(jti=str(number), exp=int(time.time()) + 3600) for number in range(5)]
         assert {call(server, token).status_code for token in tokens + tokens[-3:]} == {200}
@@ -324,8 +324,8 @@ def test_a_bounded_number_of_tokens_is_remembered(
 def test_a_new_key_is_accepted_at_once_and_a_removed_one_is_rejected(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
     with protected() as server:
         old = issuer.token()
         assert call(server, old).status_code == 200
@@ -338,12 +338,12 @@ def test_a_new_key_is_accepted_at_once_and_a_removed_one_is_rejected(
 def test_known_keys_verify_while_new_ones_are_fetched(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "REMEMBER_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "FETCH_SECONDS", 3600.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "FETCH_TIMEOUT_SECONDS", 3600.0)
     with protected() as server:
         assert call(server, issuer.token()).status_code == 200
-        monkeypatch.setattr(auth_jwt, "FRESH_SECONDS", 0.0)
+        monkeypatch.setattr(auth_jwt, "REFRESH_SECONDS", 0.0)
         issuer.responding.clear()
         issuer.serve_keys(jwk("second", OTHER_P256))
         # A request that waited for the issuer would have no response until the issuer responds.
@@ -356,7 +356,7 @@ def test_known_keys_verify_while_new_ones_are_fetched(
 def test_invented_key_ids_cause_no_request_to_the_issuer(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 3600.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 3600.0)
     with protected() as server:
         assert len(issuer.requests) == 1
         with ThreadPoolExecutor(8) as pool:
@@ -369,7 +369,7 @@ def test_invented_key_ids_cause_no_request_to_the_issuer(
 def test_the_keys_are_fetched_once_for_many_waiting_requests(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     issuer.die()
     with protected() as server, ThreadPoolExecutor(20) as pool:
         issuer.responding.clear()
@@ -385,7 +385,7 @@ def test_the_keys_are_fetched_once_for_many_waiting_requests(
 def test_a_server_without_keys_responds_503_and_recovers(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 1.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 1.0)
     issuer.die()
     with protected() as server:
         response = call(server, issuer.token())
@@ -404,9 +404,9 @@ def test_a_server_without_keys_responds_503_and_recovers(
 def test_known_keys_survive_an_issuer_that_dies_or_serves_nonsense(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "REMEMBER_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
     nonsense: list[Any] = [None, {}, {"keys": []}, {"keys": "no"}, [], b"<html>", b"[" * 100_000]
     nonsense.append({"keys": [jwk("first", OTHER_P256)], "padding": "x" * MAX_DOCUMENT_BYTES})
     with protected() as server:
@@ -424,7 +424,7 @@ def test_known_keys_survive_an_issuer_that_dies_or_serves_nonsense(
 def test_a_fetch_from_an_issuer_that_hangs_is_given_up(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "FETCH_SECONDS", 0.3)
+    monkeypatch.setattr(auth_jwt, "FETCH_TIMEOUT_SECONDS", 0.3)
     issuer.responding.clear()
     with protected() as server:
         assert call(server, issuer.token()).status_code == 503
@@ -445,7 +445,7 @@ def test_only_keys_that_can_verify_are_used() -> None:
         {"kty": ["RSA"], "crv": {}, "kid": 7},
         "no key",
     ]
-    found = {key.kid: key.algorithms for key in usable({"keys": keys})}
+    found = {key.kid: key.algorithms for key in signing_keys({"keys": keys})}
     assert set(found) == {"rsa", "any-rsa", "p256"}
     assert found["rsa"] == ("RS256",)
     assert found["p256"] == ("ES256",)

@@ -81,15 +81,15 @@ def test_health_reports_that_tokens_are_configured_and_shows_none(serve: Serve, 
         (f"alice:{ALICE},bob:", "entry 2: is not name:token"),
         (f":{ALICE}", "entry 1: the name must have"),
         (f"{ALICE}{ALICE}:alice", "entry 1: the name must have"),
-        (f"{ALICE}:alice", "entry 1: the token must have at least 16 characters"),
+        (f"{ALICE}:alice", "entry 1: the token must have at least 16 random characters"),
         (f"bob smith:{BOB}", "entry 1: the name must have"),
         (f"10.0.0.1:{BOB}", "entry 1: the name is reserved"),
         (f"stdio:{BOB}", "entry 1: the name is reserved"),
-        ("bob:fifteen-letters", "entry 1: the token must have at least 16 characters"),
+        ("bob:fifteen-letters", "entry 1: the token must have at least 16 random characters"),
         ("bob:has a space inside it", "entry 1: the token may have"),
         ("bob:übermäßig-geheimes-wort", "entry 1: the token may have"),
         (f"alice:{ALICE},bob:{ALICE}", "entry 2: the token occurs twice"),
-        (",", "there is no token in it"),
+        (",", "contains no token"),
     ],
 )
 def test_a_broken_list_stops_the_start_with_a_message_that_shows_no_part_of_it(entries: str, problem: str) -> None:
@@ -204,7 +204,7 @@ def test_a_broken_or_missing_file_leaves_the_tokens_and_is_logged_once(
         wait_for_reads()
     assert [entry["event"] for entry in log].count("tokens reloaded") == 1
     problems = [entry["problem"] for entry in log if "problem" in entry]
-    seen = [problem for problem in problems if "there is no token" not in problem]  # the file is empty while written
+    seen = [problem for problem in problems if "contains no token" not in problem]  # the file is empty while written
     assert len(seen) == 2
     assert "cannot be read" in seen[0]
     assert "line 1" in seen[1]

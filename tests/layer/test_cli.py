@@ -57,7 +57,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[ProductionConfig]:
 
     monkeypatch.setattr(lifecycle, "serve_http", serve_http)
     monkeypatch.setattr(stdio, "serve", serve_stdio)
-    monkeypatch.setattr(cli, "_claim_stdio", lambda: (0, 1))
+    monkeypatch.setattr(cli, "_redirect_stdio", lambda: (0, 1))
     return seen
 
 
@@ -136,11 +136,11 @@ def test_an_address_that_cannot_be_bound_ends_with_status_1(
     line, *more = messages(capsys)
     if status == 2:  # beyond loopback, authentication is required first
         assert host != "127.0.0.1"
-        assert line == f"HOST: {host} is reachable from other machines, and nobody would have to authenticate"
+        assert line == f"HOST: {host} is reachable from other machines, and no authentication is configured"
         return
     assert (status, more) == (1, [])
     assert line.startswith(f"cannot listen on {host}:{port}: {problem if sys.platform != 'win32' else ''}")
-    assert line.endswith("Choose another with --host and --port")
+    assert line.endswith("Choose another address with --host and --port")
 
 
 def test_check_reports_on_a_healthy_server(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,7 +203,7 @@ def test_a_failing_startup_callback_over_stdio_does_not_wait_for_the_client(
 ) -> None:
     with_tools(_failing_start)
     source, client = os.pipe()
-    monkeypatch.setattr(cli, "_claim_stdio", lambda: (source, 1))
+    monkeypatch.setattr(cli, "_redirect_stdio", lambda: (source, 1))
     assert main(["--transport", "stdio"]) == 1
     (line,) = messages(capsys)
     assert "no database at db:5432" in line

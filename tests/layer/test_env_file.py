@@ -39,11 +39,11 @@ def test_an_existing_file_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / ".env.example").write_text(EXAMPLE)
     (tmp_path / ".env").write_text("PORT=9000\n")
     (line,) = create(tmp_path)
-    assert "is left as it is" in line
+    assert "was not changed" in line
     assert (tmp_path / ".env").read_text() == "PORT=9000\n"
 
 
 def test_without_an_example_the_message_says_where_to_run_the_command(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"cannot make \.env from .*Run this in the project's folder"):
+    with pytest.raises(ConfigError, match=r"cannot create \.env from .*Run this in the project's folder"):
         create(tmp_path)
     assert not (tmp_path / ".env").exists()

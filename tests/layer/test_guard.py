@@ -14,7 +14,7 @@ from harness import HEADERS, Serve, config
 from raw_http import error_of, exchange
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import guard
-from weather_station.production.inbound.guard import binds_loopback, host_rule, origin_rule
+from weather_station.production.inbound.guard import resolves_to_loopback, host_rule, origin_rule
 from weather_station.production.registry import Registry
 from weather_station.server import create_server
 
@@ -233,7 +233,7 @@ def test_an_invalid_entry_stops_the_start_with_its_name(setting: str, entry: str
     ],
 )
 def test_an_address_is_loopback_only_if_no_other_machine_can_reach_it(host: str, loopback: bool) -> None:
-    assert binds_loopback(host) is loopback
+    assert resolves_to_loopback(host) is loopback
 
 
 def test_a_name_with_one_reachable_address_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,9 +241,9 @@ def test_a_name_with_one_reachable_address_is_not_loopback(monkeypatch: pytest.M
         return lambda *args, **options: [(0, 0, 0, "", (address, 0)) for address in addresses]
 
     monkeypatch.setattr(socket, "getaddrinfo", found("127.0.1.1", "::1"))
-    assert binds_loopback("this-machine")
+    assert resolves_to_loopback("this-machine")
     monkeypatch.setattr(socket, "getaddrinfo", found("127.0.1.1", "192.168.1.5"))
-    assert not binds_loopback("this-machine")
+    assert not resolves_to_loopback("this-machine")
 
 
 def test_a_server_open_to_everyone_has_a_notice() -> None:

@@ -14,10 +14,10 @@ from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
 from harness import NO_TOOLS, command, copy_package, environment, http_process
-from weather_station.__main__ import CLIENTS, SLUG, main
+from weather_station.__main__ import HOSTS, SLUG, main
 from weather_station.production.config import ProductionConfig
 from weather_station.production.serve import host_config
-from weather_station.production.serve.host_config import entry
+from weather_station.production.serve.host_config import build
 
 TOKEN = f"{SLUG.upper().replace('-', '_')}_TOKEN"
 KEY_ID, TOKEN_ID = "api-key", TOKEN.lower().replace("_", "-")
@@ -39,7 +39,7 @@ def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
 
 
 def test_the_command_accepts_every_host() -> None:
-    assert tuple(host_config.CLIENTS) == CLIENTS
+    assert tuple(host_config.HOSTS) == HOSTS
 
 
 async def test_the_printed_command_starts_this_server_from_any_folder(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ HTTP: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("name", HOSTS)
 def test_over_stdio_the_host_provides_the_key_of_the_upstream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "secret-of-the-upstream")
-    document = entry(name, ProductionConfig(upstream_api_key_env="API_KEY"), transport="stdio")
-    server = next(iter(document[host_config.CLIENTS[name].servers].values()))
+    document = build(name, ProductionConfig(upstream_api_key_env="API_KEY"), transport="stdio")
+    server = next(iter(document[host_config.HOSTS[name].servers].values()))
     assert (server.pop("command"), server.pop("args")[-2:]) == (server_command(), ["--transport", "stdio"])
     assert document == STDIO[name]
 
@@ -116,17 +116,17 @@ def server_command() -> str:
     return str(script) if script.exists() else sys.executable
 
 
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("name", HOSTS)
 def test_over_http_the_host_provides_the_token(name: str) -> None:
     config = ProductionConfig(auth="token", auth_tokens=SecretStr("me:secret-of-a-client"), host="0.0.0.0")  # noqa: S104 (the image's)
-    assert entry(name, config, transport="http") == HTTP[name]
+    assert build(name, config, transport="http") == HTTP[name]
 
 
-@pytest.mark.parametrize("name", CLIENTS)
+@pytest.mark.parametrize("name", HOSTS)
 @pytest.mark.parametrize("auth", ["none", "jwt"])
 def test_without_static_tokens_the_entry_has_no_authorization(name: str, auth: Any) -> None:
     """With JWT the host gets a token by itself, from the issuer that the server names."""
-    document = json.dumps(entry(name, ProductionConfig(auth=auth), transport="http"))
+    document = json.dumps(build(name, ProductionConfig(auth=auth), transport="http"))
     assert URL in document
     assert "Authorization" not in document
 

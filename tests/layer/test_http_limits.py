@@ -103,7 +103,7 @@ async def test_the_client_of_the_sdk_shows_which_limit_was_exceeded(serve: Serve
         deep = [deep]
     with serve(add_length, max_request_bytes=4096) as server:
         async with Client(server.url) as client:
-            with pytest.raises(MCPError, match=f"nests deeper than {MAX_JSON_DEPTH} levels"):
+            with pytest.raises(MCPError, match=f"is nested deeper than {MAX_JSON_DEPTH} levels"):
                 await client.call_tool("length", {"value": deep})
             with pytest.raises(MCPError, match="larger than 4096 bytes"):
                 await client.call_tool("length", {"value": "x" * 5000})

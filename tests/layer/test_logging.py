@@ -42,16 +42,11 @@ from harness import (
 from weather_station.production import get_logger
 from weather_station.production.caller import Caller
 from weather_station.production.config import coloured
-from weather_station.production.observe.logging import (
-    Console,
-    Handler,
-    Pipeline,
-    Stderr,
-    as_json,
-    log_calls,
-)
+from weather_station.production.observe.log_formats import Console, as_json
+from weather_station.production.observe.logging import RecordWriter, StdlibHandler, log_calls
 from weather_station.production.observe.plain_logging import RootHandler
 from weather_station.production.observe.redaction import MAX_TEXT, REDACTED, Redactor
+from weather_station.production.observe.stderr import Stderr
 from weather_station.production.request import MCPRequest, Result, reject
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
@@ -193,7 +188,7 @@ async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
         return reject(request, "RateLimited", "not now")
 
     output: list[bytes] = []
-    middleware = log_calls(Pipeline(Redactor(), as_json, output.append), arguments=False)
+    middleware = log_calls(RecordWriter(Redactor(), as_json, output.append), arguments=False)
     request = MCPRequest("tools/call", "talk", "talk", {}, Context(), Caller("alice"), "0123456789abcdef")
     await middleware(request, handler)
     (line,) = map(json.loads, output)
@@ -313,8 +308,8 @@ def test_a_terminal_gets_colours_unless_they_are_switched_off(
 
 def test_a_message_can_neither_forge_nor_colour_a_console_line() -> None:
     written: list[bytes] = []
-    pipeline = Pipeline(Redactor(), Console(colours=True), written.append)
-    pipeline.record(20, "x", "one\n12:00:00.000 info     forged", {"note\x1b[31m": "two\n\x1b[31mthree"}, None)
+    writer = RecordWriter(Redactor(), Console(colours=True), written.append)
+    writer.write_record(20, "x", "one\n12:00:00.000 info     forged", {"note\x1b[31m": "two\n\x1b[31mthree"}, None)
     (line,) = written
     assert line.count(b"\n") == 1
     assert b"\x1b[31m" not in line.replace(b"\x1b[32minfo", b"")
@@ -356,10 +351,10 @@ def test_log_stores_parse_a_call_without_configuration(serve: Serve, capfd: Capt
     assert re.search(r'"timestamp":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?Z"', raw)
 
 
-def written(act: Callable[[Pipeline], object], redactor: Redactor | None = None) -> dict[str, Any]:
+def written(act: Callable[[RecordWriter], object], redactor: Redactor | None = None) -> dict[str, Any]:
     """Return the one line that `act` writes."""
     output: list[bytes] = []
-    act(Pipeline(redactor or Redactor(), as_json, output.append))
+    act(RecordWriter(redactor or Redactor(), as_json, output.append))
     (raw,) = output
     assert raw.endswith(b"}\n")
     assert raw.count(b"\n") == 1
@@ -391,20 +386,20 @@ class Broken:
     ids=lambda value: type(value).__name__,
 )
 def test_a_value_of_any_type_is_shown(value: object, shown: object) -> None:
-    assert written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))["value"] == shown
+    assert written(lambda writer: writer.write_record(20, "x", "m", {"value": value}, None))["value"] == shown
 
 
 def test_a_structure_that_contains_itself_is_cut_off() -> None:
     value: list[Any] = [1]
     value.append({"again": value})
-    line = written(lambda pipeline: pipeline.record(20, "x", "m", {"value": value}, None))
+    line = written(lambda writer: writer.write_record(20, "x", "m", {"value": value}, None))
     assert line["value"] == [1, {"again": [1, {"again": [1, {"again": [1, "..."]}]}]}]
 
 
 @pytest.mark.parametrize("count", [5, 50, 900])
 def test_a_long_line_is_shortened(count: int) -> None:
     fields = {f"field{number}": "é" * 4000 for number in range(count)}
-    line = written(lambda pipeline: pipeline.record(20, "x", "m", fields, None))
+    line = written(lambda writer: writer.write_record(20, "x", "m", fields, None))
     assert line["shortened"] is True
     assert (line["message"], line["field0"][:10]) == ("m", "é" * 10)
 
@@ -422,7 +417,7 @@ def test_a_long_traceback_keeps_both_ends() -> None:
         deeper(400)
     except RecursionError as error:
         caught = error
-    line = written(lambda pipeline: pipeline.record(40, "x", "m", {}, caught))
+    line = written(lambda writer: writer.write_record(40, "x", "m", {}, caught))
     assert line["exception"].startswith("Traceback")
     assert line["exception"].endswith("x\n")
 
@@ -432,15 +427,15 @@ def test_a_secret_at_the_place_where_a_text_is_cut_is_redacted(length: int) -> N
     hidden = "0123456789" * 100
     many = hidden[:length] * (200_000 // length)
 
-    def act(pipeline: Pipeline) -> None:
-        pipeline.record(40, "x", many, {"field": many}, ValueError(many))
+    def act(writer: RecordWriter) -> None:
+        writer.write_record(40, "x", many, {"field": many}, ValueError(many))
 
     assert "01234" not in json.dumps(written(act, Redactor([hidden[:length]])) | {"timestamp": ""})
 
 
 def test_fields_cannot_replace_those_of_the_line() -> None:
     fields = {"message": "forged", "severity": "DEBUG", "status": 200, "timestamp": 0, "plain": 1}
-    line = written(lambda pipeline: pipeline.record(40, "x", "true", fields, None))
+    line = written(lambda writer: writer.write_record(40, "x", "true", fields, None))
     assert (line["message"], line["severity"], line["status_"]) == ("true", "ERROR", 200)
     assert (line["message_"], line["timestamp_"], line["plain"]) == ("forged", 0, 1)
     assert "status" not in line
@@ -452,7 +447,7 @@ def test_a_message_with_the_wrong_arguments_is_still_logged(serve: Serve, capfd:
         log.warning("%(n)d plums", {"n": 3})
     assert {"%d pears", "3 plums"} <= {line["message"] for line in lines(capfd)}
     record = logging.makeLogRecord({"name": "own", "levelno": 30, "msg": "%d apples", "args": ("many",)})
-    assert written(lambda pipeline: Handler(pipeline).handle(record))["message"] == "%d apples"
+    assert written(lambda writer: StdlibHandler(writer).handle(record))["message"] == "%d apples"
 
 
 texts = st.text(max_size=20) | st.sampled_from(["\ud800", "a\nb", "\u2028", "x" * 20_000, "é" * 9_000])
@@ -472,7 +467,7 @@ values = st.recursive(
 
 @given(texts, st.dictionaries(texts, values, max_size=6))
 def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str, Any]) -> None:
-    line = written(lambda pipeline: pipeline.record(20, "any", message, fields, None))
+    line = written(lambda writer: writer.write_record(20, "any", message, fields, None))
     assert line["level"] == "info"
     assert line["logger"] == "any"
 

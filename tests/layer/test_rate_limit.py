@@ -16,9 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from clocks import Clock, use_clock
 from harness import Running, Serve, config, message, text_of
 from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
-from weather_station.production.config import ConfigError, about
+from weather_station.production.config import about
 from weather_station.production.inbound import rate_limit
-from weather_station.production.inbound.rate_limit import MICROSECONDS, SWEEP, Buckets, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, SWEEP_SIZE, Buckets, Quota
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
@@ -106,7 +106,7 @@ def test_a_full_bucket_is_forgotten() -> None:
 
 def test_the_memory_is_bounded_and_forgets_the_fullest_bucket_first() -> None:
     clock = Clock()
-    buckets = Buckets(Quota(10, DAY * MICROSECONDS), max_clients=100, clock=clock)
+    buckets = Buckets(Quota(10, DAY * MICROSECONDS), max_callers=100, clock=clock)
     while not buckets.spend("busy"):
         pass
     for number in range(100_000):
@@ -127,13 +127,13 @@ def test_making_room_examines_a_bounded_number_of_clients() -> None:
             looks += 1
             return super().__getitem__(key)
 
-    buckets = Buckets(Quota(1000, DAY * MICROSECONDS), max_clients=500, clock=lambda: 0)
+    buckets = Buckets(Quota(1000, DAY * MICROSECONDS), max_callers=500, clock=lambda: 0)
     for _ in range(3):
         for number in range(500):
             buckets.spend(str(number))
     buckets._full_at = Watched(buckets._full_at)
     assert buckets.spend("new") == 0
-    assert looks <= SWEEP
+    assert looks <= SWEEP_SIZE
     assert len(buckets) == 500
 
 
@@ -230,7 +230,7 @@ async def test_rejections_are_counted() -> None:
     registry = Registry(config(**limited(1)), about())
     meter = RecordingMeter()
     registry.meter = meter
-    rate_limit.install_in_memory(registry)
+    rate_limit.install(registry)
     passed = 0
 
     async def handler(request: MCPRequest) -> Any:
@@ -243,8 +243,3 @@ async def test_rejections_are_counted() -> None:
     assert passed == 1
     assert meter.counts == {"mcp_rate_limit_rejections_total": 2}
     assert (request.status, request.error_type) == ("rejected", "RateLimited")
-
-
-def test_the_redis_backend_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
-    with pytest.raises(ConfigError, match=r"RATE_LIMIT_BACKEND: .* --data rate_limit_backend=redis"):
-        rate_limit.install(Registry(config(rate_limit_backend="redis"), about()))

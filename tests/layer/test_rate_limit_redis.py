@@ -356,7 +356,7 @@ async def test_a_request_that_redis_did_not_answer_is_not_sent_again() -> None:
 async def test_a_hanging_redis_delays_one_call_and_none_during_the_pause(
     frail_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit_redis, "PAUSE_SECONDS", LONG)
+    monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", LONG)
     async with buckets(frail_store, Quota(5, DAY * MICROSECONDS)) as shared:
         await shared.spend("client")
         frail_store.hang()
@@ -377,7 +377,7 @@ async def test_calls_that_wait_for_a_hanging_redis_together_all_give_up(
     frail_store: Store, monkeypatch: pytest.MonkeyPatch, milliseconds: int
 ) -> None:
     """The end of the wait meets connecting, sending and reading."""
-    monkeypatch.setattr(rate_limit_redis, "GIVE_UP_SECONDS", LONG)
+    monkeypatch.setattr(rate_limit_redis, "CONNECTION_TIMEOUT_SECONDS", LONG)
     frail_store.hang()
     async with buckets(frail_store, Quota(5, DAY * MICROSECONDS), patience=milliseconds / 1000) as shared:
         results = await asyncio.gather(*(shared.spend("client") for _ in range(200)), return_exceptions=True)
@@ -426,13 +426,13 @@ async def test_a_busy_event_loop_is_no_outage(store: Store) -> None:
 async def test_during_an_outage_one_call_tries_again_and_the_others_do_not_wait(
     frail_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit_redis, "PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr(rate_limit_redis, "GIVE_UP_SECONDS", LONG)
+    monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(rate_limit_redis, "CONNECTION_TIMEOUT_SECONDS", LONG)
     async with buckets(frail_store, Quota(5, DAY * MICROSECONDS), patience=0.3) as shared:
         frail_store.hang()
         with pytest.raises(StoreDownError):
             await shared.spend("client")
-        monkeypatch.setattr(rate_limit_redis, "PAUSE_SECONDS", LONG)
+        monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", LONG)
         shared._timeout = LONG
         trying = asyncio.create_task(shared.spend("client"))
         await asyncio.sleep(0)
@@ -536,7 +536,7 @@ def test_with_the_policy_closed_no_call_passes_and_the_server_is_not_ready_until
         rejection = server.call("health_check")
         assert rejection["isError"]
         assert text_of(rejection) == (
-            "The rate limit cannot be checked now, so the call was refused. Try again in 1 seconds."
+            "The rate limit cannot be checked now, so the call was rejected. Try again in 1 seconds."
         )
         assert rejection["_meta"] == {"retry_after_seconds": 1}
         status, body = ready(server)
@@ -568,13 +568,13 @@ async def call_tool(registry: Registry) -> MCPRequest:
 async def test_an_outage_is_counted_for_each_call_and_logged_once_a_minute(
     frail_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rate_limit_redis, "LOG_SECONDS", LONG)
+    monkeypatch.setattr(rate_limit_redis, "LOG_INTERVAL_SECONDS", LONG)
     registry, meter = installed("local", frail_store)
     with capture_logs() as log:
         await call_tool(registry)
         assert (meter.counts, log) == ({}, [])
         frail_store.kill()
-        monkeypatch.setattr(rate_limit_redis, "PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", 0.0)
         for _ in range(5):
             await call_tool(registry)
         assert meter.counts == {"mcp_rate_limit_store_failures_total": 5}
@@ -583,12 +583,12 @@ async def test_an_outage_is_counted_for_each_call_and_logged_once_a_minute(
         assert "Connection" in entry["reason"]
         frail_store.start()
         await call_tool(registry)
-        monkeypatch.setattr(rate_limit_redis, "PAUSE_SECONDS", LONG)
+        monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", LONG)
         for _ in range(5):
             await call_tool(registry)
         assert meter.counts == {"mcp_rate_limit_store_failures_total": 5}
         assert [entry["event"] for entry in log[1:]] == ["redis answers again: the rate limits are shared"]
-        monkeypatch.setattr(rate_limit_redis, "LOG_SECONDS", 0.0)
+        monkeypatch.setattr(rate_limit_redis, "LOG_INTERVAL_SECONDS", 0.0)
         frail_store.kill()
         await call_tool(registry)
         assert len(log) == 3

@@ -14,7 +14,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from harness import config
 from weather_station.production.observe.redaction import (
-    KEYS,
+    KEY_PREFIXES,
     MAX_DEPTH,
     REDACTED,
     WORDS,
@@ -27,7 +27,7 @@ SEPARATORS = st.sampled_from(["", "-", "_", ".", " "])
 SECRET_KEYS = st.builds(
     lambda before, word, after, upper: (before + word + after).upper() if upper else before + word + after,
     st.sampled_from(["", "x-", "my_", "Old"]),
-    st.one_of(st.sampled_from(WORDS), st.builds("{}{}key".format, st.sampled_from(KEYS), SEPARATORS)),
+    st.one_of(st.sampled_from(WORDS), st.builds("{}{}key".format, st.sampled_from(KEY_PREFIXES), SEPARATORS)),
     st.sampled_from(["", "_2", ".value"]),
     st.booleans(),
 )

@@ -38,7 +38,7 @@ from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.config import ConfigError, about
 from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
-from weather_station.production.observe.telemetry import OnceAMinute, Redacting
+from weather_station.production.observe.telemetry import OnceAMinute, RedactingExporter
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.listen import base_url, bind
@@ -270,7 +270,7 @@ PIECES = ("token", "=", "api_key", "?sig=", "Bearer ", "://", "u:p", "@", '"', "
 def test_a_span_without_secrets_is_exported_as_it_is_and_any_other_redacted(attributes: dict[str, Any]) -> None:
     kept = InMemorySpanExporter()
     redactor = Redactor([KNOWN])
-    Redacting(kept, redactor).export([ReadableSpan("work", attributes=attributes)])
+    RedactingExporter(kept, redactor).export([ReadableSpan("work", attributes=attributes)])
     (exported,) = kept.get_finished_spans()
     assert dict(exported.attributes or {}) == redactor.value(attributes)
 
@@ -279,7 +279,7 @@ def export(act: Callable[[trace.Span], None]) -> ReadableSpan:
     """Return a span on which `act` was done as the exporter gets it: without secrets and otherwise complete."""
     kept = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(Redacting(kept, Redactor([KNOWN]))))
+    provider.add_span_processor(SimpleSpanProcessor(RedactingExporter(kept, Redactor([KNOWN]))))
     with provider.get_tracer("test", "1").start_as_current_span("work", kind=trace.SpanKind.CLIENT) as span:
         act(span)
     assert isinstance(span, ReadableSpan)

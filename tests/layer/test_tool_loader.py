@@ -95,11 +95,11 @@ MISTAKES = {
     ),
     "no type hint": (
         registering("async def ask(city) -> str: ..."),
-        r"\S+ask_\d+\.py:2: tool ask: parameter city has no type hint, which is its schema; add one",
+        r"\S+ask_\d+\.py:2: tool ask: parameter city has no type hint; add one, from which its JSON schema is made",
     ),
     "a variable number of arguments": (
         registering("async def ask(**options: str) -> str: ..."),
-        r"\S+ask_\d+\.py:2: tool ask: \*\*options: str cannot be described to a model; give every parameter a name",
+        r"\S+ask_\d+\.py:2: tool ask: \*\*options: str has no JSON schema; declare each parameter by name",
     ),
     "a type without schema": (
         registering("async def ask(when: Lock) -> str: ...", "from asyncio import Lock"),
@@ -111,11 +111,11 @@ MISTAKES = {
     ),
     "a reserved name": (
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='get_metrics')"),
-        r"\S+ask_\d+\.py:2: tool get_metrics: the name belongs to the production layer's own tool; give it another one",
+        r"\S+ask_\d+\.py:2: tool get_metrics: the name is reserved for a tool of the production layer; choose another one",
     ),
     "a name that is taken": (
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='greet')"),
-        r"\S+ask_\d+\.py:2: tool greet: \S+ask\.py:2 has that name already; give one of them another name",
+        r"\S+ask_\d+\.py:2: tool greet: \S+ask\.py:2 has the same name; rename one of them",
     ),
     "a name outside the specification": (
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='ask me')"),
@@ -166,7 +166,7 @@ async def test_the_modules_of_a_package_register_in_the_order_of_their_names(
     async with Client(server) as client:
         names = [tool.name for tool in (await client.list_tools()).tools]
     assert names[-2:] == ["a", "b"]
-    with pytest.raises(StartError, match=r"tool a: .* has that name already"):
+    with pytest.raises(StartError, match=r"tool a: .* has the same name"):
         register_modules(server, "some_tools")
 
 
@@ -195,7 +195,7 @@ def _nameless(server: ProductionServer) -> None:
 @pytest.mark.parametrize(
     ("register", "problem"),
     [
-        (_duplicate, rf"{PLACE}: tool add: {PLACE} has that name already; give one of them another name"),
+        (_duplicate, rf"{PLACE}: tool add: {PLACE} has the same name; rename one of them"),
         (_unusable, rf"{PLACE}: tool broken: .*_hidden.*"),
         (_nameless, rf"{PLACE}: tool <lambda>: .*server\.tool\(name=\.\.\.\)"),
     ],
