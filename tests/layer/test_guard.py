@@ -14,7 +14,7 @@ from harness import HEADERS, Serve, config
 from raw_http import error_of, exchange
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import guard
-from weather_station.production.inbound.guard import host_rule, origin_rule, resolves_to_loopback
+from weather_station.production.inbound.guard import resolves_to_loopback, host_rule, origin_rule
 from weather_station.production.registry import Registry
 from weather_station.server import create_server
 
@@ -116,6 +116,12 @@ def test_the_cache_of_verdicts_does_not_keep_oversized_header_values() -> None:
     tracemalloc.stop()
     assert kept < 1_000_000
     assert passed == []
+
+
+def test_probes_answer_for_any_host(serve: Serve) -> None:
+    with serve() as server:
+        for path in ("/livez", "/readyz", "/health"):
+            assert server.get(path, host="10.1.2.3:8000").status_code == 200
 
 
 # --- Origin ---------------------------------------------------------------------------------------------------------
