@@ -1,154 +1,379 @@
-"""What the template renames or removes loses nothing of its owner's: the example of hooks/migrations/README.md."""
+"""What the template moves, splits or removes loses nothing of its owner's: migrations in real updates."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import NamedTuple
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from updating.merge import merge_by_line as merge_lines
 
-from .support import ROOT, Answers, files, owners, run
-from .workshop import Workshop, commit, edit, git, recorded, update
+from .small import Small, status, write
+from .support import ROOT, copier, files, run
+from .workshop import commit, edit, git
 
 pytestmark = pytest.mark.slow
 
-GUARD = Path("src/weather_station/production/guard.py")
-DOORMAN = GUARD.with_name("doorman.py")
-OWN_LINE = "OF_MINE = 'a line of the owner'"
+PACKAGE = "src/{{ package_name }}"
+PRODUCTION = f"{PACKAGE}/production"
+
+CLIENT = '''\
+"""The client and its errors."""
+
+import json
+
+
+class UpstreamError(Exception):
+    """The base of all."""
+
+    def text(self) -> str:
+        return "failed"
+
+
+class UpstreamStatusError(UpstreamError):
+    """A status."""
+
+    def text(self) -> str:
+        return "status"
+
+
+class Upstream:
+    """The client."""
+
+    def get(self) -> str:
+        value = json.dumps({})
+        return value
+
+    def put(self) -> str:
+        value = json.dumps({})
+        return value
+'''
+ERRORS = (
+    CLIENT[: CLIENT.index("class Upstream:")]
+    .replace("The client and its errors", "Errors")
+    .replace("import json\n\n\n", "")
+)
+NEW_CLIENT = '"""The client."""\n\nimport json\n\n\n' + CLIENT[CLIENT.index("class Upstream:") :].replace(
+    "json.dumps", "json.loads", 1
+)
+
+PAGE = "# Guard\n\nFirst.\n\n## Hosts\n\nSecond.\n\n## Origins\n\nThird.\n"
+
+OLD = {
+    "README.md": "See docs/guard.md.\n",
+    "pyproject.toml.jinja": '[project]\nname = "{{ package_name }}"\n',
+    "docs/guard.md": PAGE,
+    "docs/lifecycle.md": "# Lifecycle\n",
+    "docs/deleted.md": "# Deleted\n",
+    "docs/deleted-too.md": "# Deleted too\n",
+    "docs/plain.md": "# Plain\n",
+    "docs/extra.md": "# Extra\n",
+    f"{PACKAGE}/__init__.py": "",
+    f"{PRODUCTION}/__init__.py": "from .guard import get_logger\n",
+    f"{PRODUCTION}/guard.py": "import re\n\n\ndef get_logger() -> None:\n    re.compile('')\n",
+    f"{PRODUCTION}/client.py": CLIENT,
+    f"{PRODUCTION}/extra.py": "EXTRA = 1\n",
+    f"{PACKAGE}/tools/weather.py": "from ..production import get_logger\n",
+    "tests/production/smoke.py": "SMOKE = 1\n",
+    "tests/production/test_guard.py": "GUARD = 1\n",
+    "tests/production/test_client.py": "CLIENT = 1\n",
+}
+
+NEW = {
+    "README.md": "See docs/doorman.md.\n",
+    "pyproject.toml.jinja": '[project]\nname = "{{ package_name }}"\nversion = "2"\n',
+    "docs/doorman.md": PAGE.replace("Third.", "The third."),
+    "docs/moved.md": "# Deleted\n",
+    "docs/deleted-too.md": "# Deleted too, and changed\n",
+    "docs/plain-now.md": "# Plain, and changed\n",
+    "docs/extra.md": "# Extra\n",
+    f"{PACKAGE}/__init__.py": "",
+    f"{PACKAGE}/options.py": "OPTIONS = 1\n",
+    f"{PRODUCTION}/__init__.py": "from .inbound.doorman import logger_for\n",
+    f"{PRODUCTION}/inbound/__init__.py": "",
+    f"{PRODUCTION}/inbound/doorman.py": "import re\n\n\ndef logger_for() -> None:\n    re.compile('')\n",
+    f"{PRODUCTION}/upstream/__init__.py": "",
+    f"{PRODUCTION}/upstream/client.py": NEW_CLIENT,
+    f"{PRODUCTION}/upstream/errors.py": ERRORS,
+    f"{PRODUCTION}/extra.py": "EXTRA = 1\n",
+    f"{PACKAGE}/tools/weather.py": "from ..production import logger_for\n",
+    "tests/production/smoke.py": "SMOKE = 2\n",
+}
+
+MIGRATION = """
+PRODUCTION = "src/{{ package_name }}/production"
+MOVED = {
+    f"{PRODUCTION}/guard.py": f"{PRODUCTION}/inbound/doorman.py",
+    "docs/guard.md": "docs/doorman.md",
+    "docs/deleted.md": "docs/moved.md",
+    "docs/plain.md": "docs/plain-now.md",
+}
+SPLIT = {f"{PRODUCTION}/client.py": (f"{PRODUCTION}/upstream/client.py", f"{PRODUCTION}/upstream/errors.py")}
+GONE = {"docs/lifecycle.md": "docs/health.md has it now.", "tests/production/**": "The template has it."}
+SEEDED = ("src/{{ package_name }}/options.py",)
+NAMES = {
+    "{{ package_name }}.production:get_logger": "{{ package_name }}.production:logger_for",
+    "{{ package_name }}.production.client:UpstreamError": "{{ package_name }}.production.upstream.errors:UpstreamError",
+}
+
+
+def after(project):
+    (project / "after").touch()
+"""
+
+
+def owners_work(project: Path) -> None:
+    """What an owner does to a project of version 1."""
+    production = project / "src/shop/production"
+    edit(production / "guard.py", "import re\n", "import re\n\nfrom .client import UpstreamError  # mine\n")
+    edit(project / "docs/guard.md", "First.", "First, and mine.")
+    edit(project / "docs/lifecycle.md", "# Lifecycle\n", "# Lifecycle\n\nMine.\n")
+    edit(project / "tests/production/test_guard.py", "GUARD = 1", "GUARD = 1  # mine")
+    edit(project / "pyproject.toml", "[project]", "# Mine.\n[project]")
+    for name in ("deleted.md", "deleted-too.md"):
+        (project / "docs" / name).unlink()
+    client = production / "client.py"
+    edit(client, '    """A status."""', '    """A status."""\n\n    mine = 1')
+    edit(client, 'return "failed"', 'return "failed, and mine"')
+    edit(client, '    """The client."""', '    """The client, and mine."""')
+    edit(
+        client,
+        "    def put(self) -> str:\n        value = json.dumps({})",
+        "    def put(self) -> str:\n        value = 'mine'",
+    )
+    edit(client, "import json\n", "import json\nimport mine\n")
+    edit(client, "json.dumps({})", "json.dumps({'mine': 1})")
+    write(
+        project,
+        {
+            "README.md": "Mine, see docs/guard.md and docs/mine.md.\n",
+            "src/shop/tools/mine.py": "from ..production import get_logger\n"
+            "from ..production.client import UpstreamError\n",
+            "tests/test_mine.py": "from shop.production.client import Upstream, UpstreamError\n\n"
+            'PATCHED = "shop.production.client.Upstream"\n',
+            "scripts/check": "python -m tests.production.test_guard\n",
+        },
+    )
+
+
+class Updated(NamedTuple):
+    """A project after an update, and what was printed."""
+
+    template: Small
+    project: Path
+    before: dict[str, bytes]
+    said: str
+
+    def text(self, path: str) -> str:
+        return (self.project / path).read_text("utf-8")
+
+
+def update(project: Path, version: str, *options: str) -> CompletedProcess[str]:
+    """The real command line, which has to succeed."""
+    done = copier("update", "--trust", "--defaults", f"--vcs-ref={version}", *options, cwd=project)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Version 1.0.0, the working tree; and 2.0.0, which renames and removes what the example says."""
-    made = Workshop.of_the_working_tree(tmp_path_factory.mktemp("migrations"))
-    template = made.template / "template"
-    production = template / "src" / "{{ package_name }}" / "production"
-    for old, new in ((production / "guard.py", "doorman.py"), (template / "docs" / "guard.md", "doorman.md")):
-        text = old.read_text("utf-8")
-        old.with_name(new).write_text(f"{text}\n# The last line of version 2.\n", "utf-8")
-        old.unlink()
-    (template / "docs" / "lifecycle.md").unlink()
-    for path in [made.template / "copier.yml", *template.rglob("*.jinja")]:
-        path.write_text(re.sub(r"\blog_level\b", "logging_level", path.read_text("utf-8")), "utf-8")
-    (made.template / "hooks" / "migrations" / "v2_0_0_doorman.py").write_text(example(), "utf-8")
-    made.release("2.0.0")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Version 1, version 2 which moves, splits and removes, and version 3 which changes nothing."""
+    made = Small(tmp_path_factory.mktemp("migrations"))
+    made.release("1.0.0", OLD)
+    made.release("2.0.0", NEW, MIGRATION)
+    made.release("3.0.0", NEW)
     return made
 
 
-def example() -> str:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "hooks/migrations/README.md").read_text("utf-8"), re.DOTALL)
-    return str(code)
-
-
 @pytest.fixture(scope="module")
-def original(workshop: Workshop) -> Path:
-    """A project of version 1 whose owner has changed what version 2 moves."""
-    project = workshop.copy("original", revision="1.0.0", log_level="DEBUG")
-    edit(project / GUARD, "\nimport ", f"\nimport this  # {OWN_LINE}\nimport ", count=1)
-    for page in ("guard", "lifecycle"):
-        path = project / "docs" / f"{page}.md"
-        path.write_text(f"{OWN_LINE}\n\n{path.read_text('utf-8')}", "utf-8")
-    (project / "src/weather_station/tools/mine.py").write_text("from ..production import get_logger\n", "utf-8")
+def original(template: Small) -> Path:
+    """A project of version 1 with its owner's work."""
+    project = template.copy("1.0.0", "original")
+    owners_work(project)
     commit(project)
     return project
 
 
-@pytest.fixture
-def project(original: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(original, tmp_path / "project"))
+@pytest.fixture(scope="module")
+def updated(template: Small, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
+    project = Path(shutil.copytree(original, tmp_path_factory.mktemp("updated") / "project"))
+    before = files(project)
+    return Updated(template, project, before, update(project, "2.0.0").stderr)
 
 
-def migrate(workshop: Workshop, project: Path, stage: str, version: str = "1.0.0") -> str:
-    """What the command of copier.yml says, which has to succeed."""
-    program = workshop.template / "hooks" / "migrate.py"
-    done = run(sys.executable, program, stage, workshop.template, version, ".copier-answers.yml", cwd=project)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
-def test_the_owners_edits_survive(workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    update(project, "2.0.0")
-    now = files(project)
-    for moved in (DOORMAN.as_posix(), "docs/doorman.md"):
-        text = now[moved].decode()
-        assert OWN_LINE in text
-        assert text.endswith("# The last line of version 2.\n")
-        assert "<<<<<<<" not in text
-    assert {GUARD.as_posix(), "docs/guard.md", "docs/lifecycle.md"} & now.keys() == set()
-    assert recorded(project)["logging_level"] == "DEBUG"
-    assert now["src/weather_station/tools/mine.py"] == b"from ..production import logger_for\n"
-
-    said = capfd.readouterr().err
-    assert f"moved        {GUARD} is {DOORMAN} now; your edits are in it" in said
-    assert (
-        "removed      docs/lifecycle.md, which you had edited; git still has it: git show HEAD:./docs/lifecycle.md"
-        in said
+def test_edits_move_with_their_files(updated: Updated) -> None:
+    assert updated.text("docs/doorman.md") == PAGE.replace("First.", "First, and mine.").replace("Third.", "The third.")
+    assert updated.text("src/shop/production/inbound/doorman.py") == (
+        "import re\n\nfrom ..upstream.errors import UpstreamError  # mine\n\n\n"
+        "def logger_for() -> None:\n    re.compile('')\n"
     )
-    assert "docs/health.md has it now." in said
+    assert not (updated.project / "docs/guard.md").exists()
+    assert not (updated.project / "src/shop/production/guard.py").exists()
+    assert "moved        docs/guard.md is docs/doorman.md now; your edits are in it" in updated.said
 
-    migrate(workshop, project, "before")
-    migrate(workshop, project, "after")
+
+def test_shared_files_are_merged_and_the_owners_are_not_touched(updated: Updated) -> None:
+    assert updated.text("pyproject.toml") == '# Mine.\n[project]\nname = "shop"\nversion = "2"\n'
+    assert updated.text("README.md") == "Mine, see docs/guard.md and docs/mine.md.\n"
+    assert "README.md" not in status(updated.project)
+
+
+def test_each_edit_of_a_file_that_was_split_goes_where_its_surroundings_went(updated: Updated) -> None:
+    errors, client = (updated.text(f"src/shop/production/upstream/{name}.py") for name in ("errors", "client"))
+    assert errors == ERRORS.replace('"""A status."""', '"""A status."""\n\n    mine = 1').replace(
+        'return "failed"', 'return "failed, and mine"'
+    )
+    put = "def put(self) -> str:\n        value = json.dumps({})"
+    assert client == NEW_CLIENT.replace('    """The client."""', '    """The client, and mine."""').replace(
+        put, put.replace("json.dumps({})", "'mine'")
+    )
+
+
+def test_edits_that_have_no_place_are_named_and_retrievable(updated: Updated) -> None:
+    path = "src/shop/production/client.py"
+    assert (
+        f"split        {path} is src/shop/production/upstream/client.py and src/shop/production/upstream/errors.py"
+        in (updated.said)
+    )
+    assert "4 of your 6 edits are in them" in updated.said
+    mine = updated.before[path].decode().splitlines()
+    for line in ("import mine", "value = json.dumps({'mine': 1})"):
+        number = next(n for n, text in enumerate(mine, start=1) if text.strip() == line)
+        assert f"{path}:{number}: {line}" in updated.said
+    command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.said)
+    assert command
+    diff = git(*command[1].split(), cwd=updated.project)
+    assert diff.count("\n+") == 1 + 8
+    assert git("show", f"HEAD:./{path}", cwd=updated.project).encode() == updated.before[path]
+
+
+def test_removed_files_are_named_where_they_were_edited(updated: Updated) -> None:
+    kept = "which you had edited; git still has it: git show HEAD:./"
+    assert (
+        f"removed      docs/lifecycle.md, {kept}docs/lifecycle.md\n{' ' * 15}docs/health.md has it now." in updated.said
+    )
+    test = "tests/production/test_guard.py"
+    assert f"removed      {test}, {kept}{test}\n{' ' * 15}The template has it." in updated.said
+    assert updated.said.count("removed ") == 2
+    assert not (updated.project / "tests/production/test_client.py").exists()
+    assert updated.text("tests/production/smoke.py") == "SMOKE = 2\n"
+
+
+def test_deleted_files_stay_deleted_where_they_move_too(updated: Updated) -> None:
+    assert {path for path in status(updated.project) if "deleted" in path or "moved" in path} == set()
+    assert "left out     docs/moved.md, since you had deleted docs/deleted.md, which it was" in updated.said
+    assert updated.text("docs/plain-now.md") == "# Plain, and changed\n"
+
+
+def test_imports_are_rewritten_and_the_rest_is_listed(updated: Updated) -> None:
+    assert updated.text("src/shop/tools/mine.py") == (
+        "from ..production import logger_for as get_logger\nfrom ..production.upstream.errors import UpstreamError\n"
+    )
+    assert updated.text("src/shop/tools/weather.py") == "from ..production import logger_for as get_logger\n"
+    assert updated.text("tests/test_mine.py") == (
+        "from shop.production.client import Upstream\nfrom shop.production.upstream.errors import UpstreamError\n\n"
+        'PATCHED = "shop.production.client.Upstream"\n'
+    )
+    _, _, listed = updated.said.partition("by hand      ")
+    lines = [line.strip() for line in listed.splitlines()[1:] if line.startswith(" " * 15)]
+    assert lines == [
+        "README.md:1: Mine, see docs/guard.md and docs/mine.md.",
+        "scripts/check:1: python -m tests.production.test_guard",
+        "tests/test_mine.py:1: from shop.production.client import Upstream",
+        'tests/test_mine.py:4: PATCHED = "shop.production.client.Upstream"',
+    ]
+
+
+def test_a_file_of_the_owners_that_is_new_is_seeded_once(updated: Updated, original: Path, tmp_path: Path) -> None:
+    assert updated.text("src/shop/options.py") == "OPTIONS = 1\n"
+    assert "new          src/shop/options.py, which is yours" in updated.said
+
+    project = Path(shutil.copytree(updated.project, tmp_path / "again"))
+    commit(project)
+    (project / "src/shop/options.py").unlink()
+    commit(project)
+    assert "options.py" not in update(project, "3.0.0").stderr
+    assert not (project / "src/shop/options.py").exists()
+
+    for number, history in enumerate((["MINE = 1\n"], ["MINE = 1\n", None])):
+        project = Path(shutil.copytree(original, tmp_path / f"history {number}"))
+        path = project / "src/shop/options.py"
+        for content in history:
+            path.write_text(content, "utf-8") if content else path.unlink()
+            commit(project)
+        update(project, "2.0.0")
+        assert (path.read_text("utf-8") if path.exists() else None) == history[-1]
+
+
+def test_a_second_run_and_a_second_update_change_nothing(updated: Updated, tmp_path: Path) -> None:
+    """The update to version 3 does not run the migration again: an owner may have made files of the old names."""
+    project = Path(shutil.copytree(updated.project, tmp_path / "project"))
+    now = files(project)
+    program = updated.template.template / "hooks" / "migrate.py"
+    done = run(sys.executable, program, "after", updated.template.template, "1.0.0", ".copier-answers.yml", cwd=project)
+    assert done.returncode == 0, done.stderr
     assert files(project) == now, "a second run changes something"
 
-    commit(project)
-    workshop.update(project, revision="2.0.0")
-    assert files(project) == now, "a second update changes something"
-
-
-def test_edits_that_meet_the_templates_leave_markers(workshop: Workshop, project: Path) -> None:
-    path = project / "docs" / "guard.md"
-    path.write_text(path.read_text("utf-8").rstrip() + "\nThe last line of the owner.\n", "utf-8")
-    commit(project)
-    update(project, "2.0.0")
-    text = (project / "docs" / "doorman.md").read_text("utf-8")
-    assert re.findall(r"^[<>]{7} .*$", text, re.MULTILINE) == ["<<<<<<< before updating", ">>>>>>> after updating"]
-    assert "The last line of the owner." in text
-
-
-def test_what_nobody_had_edited_moves_without_a_word(workshop: Workshop, capfd: pytest.CaptureFixture[str]) -> None:
-    project = workshop.copy("untouched", revision="1.0.0")
-    workshop.update(project, revision="2.0.0")
-    assert "moved  " not in capfd.readouterr().err
-    updated = files(project)
-    shutil.rmtree(project)
-    fresh = files(workshop.copy("untouched", revision="2.0.0"))
-    assert fresh == updated
-
-
-def test_a_project_that_had_a_migration_does_not_get_it_again(workshop: Workshop, project: Path) -> None:
-    """Later an owner may have files of the old names himself."""
-    workshop.update(project, revision="2.0.0")
-    (project / GUARD).write_text("MINE = 1\n", "utf-8")
-    (project / "docs" / "lifecycle.md").write_text("Mine.\n", "utf-8")
-    (project / "src/weather_station/tools/again.py").write_text("import get_logger\n", "utf-8")
+    (project / "after").unlink()
+    write(project, {"docs/guard.md": "Mine.\n", "src/shop/tools/again.py": "from ..production import get_logger\n"})
     commit(project)
     before = files(project)
-    workshop.update(project, revision="2.0.0")
-    assert files(project) == before
+    said = update(project, "3.0.0").stderr
+    changed = {path for path, content in files(project).items() if before.get(path) != content}
+    assert changed == {".copier-answers.yml"}
+    assert "moved" not in said
 
 
-def test_an_edited_file_whose_feature_is_switched_off_is_named(
-    workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    retry = "src/weather_station/production/retry.py"
-    edit(project / retry, '"""', f'"""{OWN_LINE}. ', count=1)
+def test_what_nobody_had_edited_becomes_what_a_new_project_is(template: Small, tmp_path: Path) -> None:
+    project = template.copy("1.0.0", tmp_path / "project")
+    said = update(project, "2.0.0").stderr
+    assert "moved  " not in said
+    fresh = files(template.copy("2.0.0", tmp_path / "fresh"))
+    now = files(project)
+    users = {"README.md", "src/shop/tools/weather.py", "after"}
+    assert {path: now[path] for path in now.keys() - users} == {path: fresh[path] for path in fresh.keys() - users}
+
+
+def test_edits_that_meet_the_templates_are_marked_and_listed(template: Small, original: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(original, tmp_path / "project"))
+    edit(project / "docs/guard.md", "Third.", "The third of the owner.")
     commit(project)
-    update(project, "1.0.0", enable_retries=False)
-    said = capfd.readouterr().err
-    assert f"removed      {retry}, which you had edited; git still has it" in said
+    said = update(project, "2.0.0").stderr
+    text = (project / "docs/doorman.md").read_text("utf-8")
+    assert "<<<<<<< before updating\nThe third of the owner.\n=======\nThe third.\n>>>>>>> after updating\n" in text
+    assert "conflict     docs/doorman.md: in 1 place\n" in said
+    assert status(project)["docs/doorman.md"] == "UU"
+    versions = [git("show", f":{stage}:docs/doorman.md", cwd=project) for stage in (1, 2, 3)]
+    assert [re.findall("The third.*|Third.", version) for version in versions] == [
+        ["Third."],
+        ["The third of the owner."],
+        ["The third."],
+    ]
+
+
+def test_an_edited_file_whose_feature_is_switched_off_is_named(template: Small, original: Path, tmp_path: Path) -> None:
+    project = Path(shutil.copytree(original, tmp_path / "project"))
+    write(
+        project,
+        {
+            "src/shop/production/extra.py": "EXTRA = 'mine'\n",
+            "src/shop/tools/uses.py": "from ..production.extra import EXTRA\n",
+        },
+    )
+    commit(project)
+    said = update(project, "1.0.0", "--data=extras=false").stderr
+    assert "removed      src/shop/production/extra.py, which you had edited; git still has it" in said
     assert said.count("removed  ") == 1
-    assert OWN_LINE in git("show", f"HEAD:./{retry}", cwd=project)
+    assert "src/shop/tools/uses.py:1: from ..production.extra import EXTRA" in said
+    assert not (project / "docs/extra.md").exists()
 
 
-def test_a_commit_that_the_template_lacks_is_said(workshop: Workshop, project: Path) -> None:
-    program = workshop.template / "hooks" / "migrate.py"
-    done = run(sys.executable, program, "after", workshop.template, "0.0.9", ".copier-answers.yml", cwd=project)
+def test_a_commit_that_the_template_lacks_is_said(template: Small, original: Path) -> None:
+    program = template.template / "hooks" / "migrate.py"
+    done = run(sys.executable, program, "after", template.template, "0.0.9", ".copier-answers.yml", cwd=original)
     assert done.returncode == 1
     assert "FAILED to migrate: git ls-tree" in done.stderr
     assert "0.0.9" in done.stderr
@@ -156,141 +381,122 @@ def test_a_commit_that_the_template_lacks_is_said(workshop: Workshop, project: P
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("changed", [{}, {"package_name": "forecast"}], ids=["files moved", "package renamed"])
-def test_the_way_back_that_the_messages_name_ends_where_the_update_began(project: Path, changed: Answers) -> None:
+def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", (ROOT / "hooks/migrations/README.md").read_text("utf-8"), re.DOTALL)
+    assert code
+    made = Small(tmp_path)
+    settings = made.template / "copier.yml"
+    edit(settings, "extras:", "log_level:\n  type: str\n  default: INFO\n\nextras:")
+    old = {
+        "docs/guard.md": "# Guard\n",
+        "docs/lifecycle.md": "# Lifecycle\n",
+        "level.txt.jinja": "{{ log_level }}\n",
+        f"{PRODUCTION}/guard.py": "GUARD = 1\n",
+        f"{PACKAGE}/tools/mine.py": "from ..production import get_logger\n",
+    }
+    made.release("1.0.0", old)
+    edit(settings, "log_level:", "logging_level:")
+    new = {
+        "docs/doorman.md": "# Doorman\n",
+        "level.txt.jinja": "{{ logging_level }}\n",
+        f"{PRODUCTION}/doorman.py": "GUARD = 1\n",
+    }
+    made.release("2.0.0", new, code[1])
+    project = made.copy("1.0.0", log_level="DEBUG")
+    edit(project / "docs/guard.md", "# Guard\n", "# Guard\n\nMine.\n")
+    edit(project / "docs/lifecycle.md", "# Lifecycle\n", "# Lifecycle, and mine\n")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    now = files(project)
+    assert (
+        now["docs/doorman.md"]
+        == b"<<<<<<< before updating\n# Guard\n\nMine.\n=======\n# Doorman\n>>>>>>> after updating\n"
+    )
+    assert now["level.txt"] == b"DEBUG\n"
+    assert now["src/shop/tools/mine.py"] == b"from ..production import logger_for as get_logger\n"
+    assert "docs/health.md has it now." in said
+
+
+# --- The package gets another name ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def renamed(template: Small, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
+    """A project whose package was renamed in the update that moves files."""
+    project = Path(shutil.copytree(original, tmp_path_factory.mktemp("renamed") / "project"))
+    write(
+        project,
+        {
+            "src/shop/database/__init__.py": "",
+            "src/shop/database/query.sql": "select 'shop'\n",
+            "src/shop/production/__pycache__/guard.pyc": "",
+            "src/shop/tools/more.py": "import shop.database\nimport shops\n\nshop.database.run()\n",
+            "src/store/tools/taken.py": "TAKEN = 1\n",
+            "src/shop/tools/taken.py": "from ..database import query\n",
+            "tests/test_more.py": "def test_more():\n    from shop import database\n\n    patch('shop.database.run')\n",
+        },
+    )
+    commit(project)
+    before = files(project)
+    return Updated(template, project, before, update(project, "2.0.0", "--data=package_name=store").stderr)
+
+
+def test_a_package_with_a_new_name_has_all_of_its_owners_work(renamed: Updated) -> None:
+    assert renamed.text("src/store/tools/more.py") == "import store.database\nimport shops\n\nstore.database.run()\n"
+    assert renamed.text("src/store/database/query.sql") == "select 'shop'\n"
+    assert renamed.text("src/store/tools/mine.py") == (
+        "from ..production import logger_for as get_logger\nfrom ..production.upstream.errors import UpstreamError\n"
+    )
+    assert renamed.text("tests/test_more.py") == (
+        "def test_more():\n    from store import database\n\n    patch('shop.database.run')\n"
+    )
+    assert renamed.text("src/store/production/upstream/errors.py").count("mine") == 2
+    assert renamed.text("src/store/options.py") == "OPTIONS = 1\n"
+    assert "from ..upstream.errors import UpstreamError" in renamed.text("src/store/production/inbound/doorman.py")
+    assert 'name = "store"' in renamed.text("pyproject.toml")
+    assert "renamed      src/shop is src/store now, with your files" in renamed.said
+
+
+def test_what_has_its_new_place_taken_stays_and_is_named(renamed: Updated) -> None:
+    assert renamed.text("src/store/tools/taken.py") == "TAKEN = 1\n"
+    assert [path for path in files(renamed.project) if path.startswith("src/shop/")] == ["src/shop/tools/taken.py"]
+    assert renamed.text("src/shop/tools/taken.py") == "from store.database import query\n"
+    assert "left         src/shop: the names of its files are taken in src/store" in renamed.said
+
+
+def test_what_else_has_the_old_name_is_listed(renamed: Updated) -> None:
+    for line in (
+        "src/store/database/query.sql:1: select 'shop'",
+        "tests/test_more.py:4: patch('shop.database.run')",
+        'tests/test_mine.py:4: PATCHED = "shop.production.client.Upstream"',
+    ):
+        assert line in renamed.said
+    assert "more.py:1" not in renamed.said
+
+
+@pytest.mark.parametrize("options", [[], ["--data=package_name=store"]], ids=["files moved", "package renamed"])
+def test_the_way_back_that_the_messages_name_ends_where_the_update_began(
+    original: Path, tmp_path: Path, options: list[str]
+) -> None:
+    project = Path(shutil.copytree(original, tmp_path / "project"))
     before = files(project)
     for _ in range(2):  # Copier would refuse to begin again where something were left
-        update(project, "2.0.0", **changed)
+        update(project, "2.0.0", *options)
         assert files(project) != before
         git("reset", "--quiet", "--hard", cwd=project)
         git("clean", "--quiet", "-fd", cwd=project)
         assert files(project) == before
 
 
-def test_a_package_with_a_new_name_has_all_of_its_owners_work(
-    workshop: Workshop, project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    package = project / "src/weather_station"
-    (package / "database").mkdir()
-    (package / "database/__init__.py").touch()
-    (package / "database/query.sql").write_text("select 'weather_station'\n", "utf-8")
-    (package / "production/__pycache__").mkdir(exist_ok=True)
-    (package / "production/__pycache__/guard.pyc").write_bytes(b"")
-    (package / "tools/mine.py").write_text("import weather_station.database\nimport weather_stations\n", "utf-8")
-    test = project / "tests" / "test_mine.py"
-    test.write_text("def test_mine():\n    from weather_station import database\n", "utf-8")
-    commit(project)
-    weather, seeded = (package / "tools/weather.py").read_bytes(), (project / "tests/test_tools.py").read_text("utf-8")
-
-    update(project, "1.0.0", package_name="forecast")
-    now = files(project)
-    assert not package.exists()
-    assert now["src/forecast/tools/weather.py"] == weather
-    assert now["src/forecast/tools/mine.py"] == b"import forecast.database\nimport weather_stations\n"
-    assert now["src/forecast/database/query.sql"] == b"select 'weather_station'\n"
-    assert now["tests/test_mine.py"] == b"def test_mine():\n    from forecast import database\n"
-    assert now["tests/test_tools.py"].decode() == seeded.replace("weather_station", "forecast")
-    assert OWN_LINE in now["src/forecast/production/guard.py"].decode()
-    assert b"weather_station" not in b"".join(now[path] for path in now if owners(path) == ["template"])
-    said = capfd.readouterr().err
-    assert f"moved        {GUARD} is src/forecast/production/guard.py now; your edits are in it" in said
-    assert "renamed      src/weather_station is src/forecast now, with your files and all imports" in said
-    search = re.search(r"old name: git (.*)", said)
-    assert search
-    found = git(*search[1].split(), cwd=project).splitlines()
-    assert {line.partition(":")[0] for line in found} == {"README.md", "src/forecast/database/query.sql"}
-
-    migrate(workshop, project, "after")
-    assert files(project) == now, "a second run changes something"
-    commit(project)
-    workshop.update(project, "1.0.0")
-    assert files(project) == now, "a second update changes something"
-
-
-def test_a_package_with_a_new_name_meets_files_that_move(workshop: Workshop, project: Path) -> None:
-    workshop.update(project, "2.0.0", package_name="forecast")
-    assert OWN_LINE in (project / "src/forecast/production/doorman.py").read_text("utf-8")
-    assert not (project / "src/weather_station").exists()
-
-
-def test_what_has_its_new_place_taken_stays_and_is_named(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (project / "src/forecast/tools").mkdir(parents=True)
-    (project / "src/forecast/tools/mine.py").write_text("ANOTHER = 1\n", "utf-8")
-    mine = project / "src/weather_station/tools/mine.py"
-    text = mine.read_bytes()
-    commit(project)
-    update(project, "1.0.0", package_name="forecast")
-    assert (project / "src/forecast/tools/mine.py").read_text("utf-8") == "ANOTHER = 1\n"
-    assert mine.read_bytes() == text
-    assert "left         src/weather_station: " in capfd.readouterr().err
-
-
-def test_in_a_folder_of_a_larger_repository_edits_survive_too(
-    workshop: Workshop, original: Path, tmp_path: Path
-) -> None:
-    project = tmp_path / "many" / "servers" / "weather"
+def test_in_a_folder_of_a_larger_repository_it_is_the_same(updated: Updated, original: Path, tmp_path: Path) -> None:
+    project = tmp_path / "many" / "servers" / "shop"
     shutil.copytree(original, project, ignore=lambda _, names: {".git"} & set(names))
     git("init", "--quiet", cwd=tmp_path / "many")
+    edit(project / "docs/guard.md", "Third.", "The third of the owner.")
     commit(tmp_path / "many")
-    workshop.update(project, revision="2.0.0")
-    assert OWN_LINE in (project / DOORMAN).read_text("utf-8")
+    update(project, "2.0.0")
+    now, expected = files(project), files(updated.project)
+    assert now.pop("docs/doorman.md") != expected.pop("docs/doorman.md")
+    assert now == expected
     assert {path.name for path in (tmp_path / "many").iterdir()} == {".git", "servers"}
-
-
-# --- Neighbours in pyproject.toml ----------------------------------------------------------------------------
-
-CHANGED: dict[str, Callable[[str], list[str]]] = {
-    "kept": lambda line: [line],
-    "replaced": lambda line: [line + "'"],
-    "removed": lambda line: [],
-    "followed": lambda line: [line, line + "+"],
-}
-Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
-"""Which side changes a line, and how."""
-
-
-@given(st.lists(Change, max_size=12))
-def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
-    def text(*sides: bool) -> list[bytes]:
-        lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
-        return [line.encode() for changed in lines for line in changed]
-
-    assert merge_lines(text(), text(True), text(False)) == text(True, False)
-    assert merge_lines(text(), text(False), text(True)) == text(True, False)
-
-
-@pytest.mark.parametrize(
-    ("mine", "theirs"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
-)
-def test_changes_of_the_same_line_are_a_conflict(mine: str, theirs: str) -> None:
-    base, one, other = ([letter.encode() for letter in text] for text in ("123", mine, theirs))
-    assert merge_lines(base, one, other) is None
-    assert merge_lines(base, one, one) == one
-
-
-def test_answers_beside_the_version_of_the_owner_do_not_conflict(project: Path) -> None:
-    pyproject = project / "pyproject.toml"
-    edit(pyproject, 'version = "0.1.0"', 'version = "1.4.2"')
-    edit(pyproject, 'readme = "README.md"', 'license = "MIT"\nreadme = "README.md"')
-    commit(project)
-    update(project, "1.0.0", project_slug="forecast", project_description="What the weather will be")
-    expected = [
-        "[project]",
-        'name = "forecast"',
-        'version = "1.4.2"',
-        'description = "What the weather will be"',
-        'license = "MIT"',
-        'readme = "README.md"',
-    ]
-    assert pyproject.read_text("utf-8").splitlines()[: len(expected)] == expected
-    assert git("ls-files", "--unmerged", cwd=project) == ""
-
-
-def test_a_line_that_both_sides_change_stays_a_conflict(project: Path) -> None:
-    pyproject = project / "pyproject.toml"
-    edit(pyproject, 'description = "A production MCP server"', 'description = "Mine"')
-    commit(project)
-    update(project, "1.0.0", project_description="What the weather will be")
-    text = pyproject.read_text("utf-8")
-    assert re.findall(r"^[<>]{7} .*$", text, re.MULTILINE) == ["<<<<<<< before updating", ">>>>>>> after updating"]
-    assert git("ls-files", "--unmerged", cwd=project) != ""
+    assert status(tmp_path / "many")["servers/shop/docs/doorman.md"] == "UU"

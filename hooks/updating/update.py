@@ -225,7 +225,7 @@ class Update:
         for path, (targets, placed, unplaced) in sorted(outcome.carried.items()):
             say(
                 "split",
-                f"{path} is {' and '.join(targets)} now; {placed} of your {placed + len(unplaced)} edits are in",
+                f"{path} is {' and '.join(targets)} now; {placed} of your {placed + len(unplaced)} edits are in them",
             )
             for line, text, count in unplaced:
                 say(

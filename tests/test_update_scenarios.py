@@ -1,0 +1,287 @@
+"""Updates of projects on machines and in repositories that are not as plain as most."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from .small import Small, status, write
+from .support import copier, files
+from .test_merge import compose, dashboard, module, page, tables, workflow
+from .test_migrations import update
+from .workshop import commit, edit, git
+
+pytestmark = pytest.mark.slow
+
+PAGE = "# Page\n\nFirst.\n\n## Two\n\nSecond.\n\n## Three\n\nThird.\n"
+OLD = {
+    "AGENTS.md": PAGE,
+    "README.md": "Seeded.\n",
+    "docs/page.md": PAGE,
+    "docs/unedited.md": PAGE,
+    "docs/rendered.md.jinja": PAGE + "{{ package_name }}\n",
+    "docs/deleted.md": PAGE,
+    "src/{{ package_name }}/__init__.py": "",
+    "src/{{ package_name }}/production/__init__.py": "ONE = 1\n\n\nTWO = 2\n\n\nTHREE = 3\n",
+}
+NEW = {path: text.replace("Third.", "The third.").replace("THREE = 3", "THREE = 33") for path, text in OLD.items()}
+MERGED = PAGE.replace("First.", "The first.  ").replace("Third.", "The third.")
+"""With a space at the end, for the sake of git's settings."""
+
+EDITED = ("AGENTS.md", "docs/page.md", "docs/rendered.md")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    made = Small(tmp_path_factory.mktemp("scenarios"))
+    made.release("1.0.0", OLD)
+    made.release("2.0.0", NEW)
+    return made
+
+
+@pytest.fixture
+def project(template: Small, tmp_path: Path) -> Path:
+    """A project with edits, committed."""
+    made = template.copy("1.0.0", tmp_path / "project")
+    for path in EDITED:
+        edit(made / path, "First.", "The first.  ")
+    (made / "docs/deleted.md").unlink()
+    commit(made)
+    return made
+
+
+def check(project: Path) -> None:
+    """Every edit and every change of the new version is there."""
+    for path in EDITED:
+        expected = MERGED + ("shop\n" if "rendered" in path else "")
+        assert (project / path).read_text("utf-8") == expected, path
+    assert (project / "docs/unedited.md").read_text("utf-8") == NEW["docs/unedited.md"]
+    assert not (project / "docs/deleted.md").exists()
+    assert not [path for path in files(project) if path.endswith(".rej")]
+    assert not [path for path, state in status(project).items() if "U" in state]
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """Set what the user's own configuration of git would."""
+    for variable, text in (("COUNT", "1"), ("KEY_0", name), ("VALUE_0", value)):
+        monkeypatch.setenv(f"GIT_CONFIG_{variable}", text)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "apply.whitespace=error",
+        "core.autocrlf=true",
+        "core.autocrlf=input",
+        "core.eol=crlf",
+        "core.quotePath=true",
+        "diff.noprefix=true",
+        "merge.conflictStyle=zdiff3",
+        "status.showUntrackedFiles=no",
+    ],
+)
+def test_settings_of_git(project: Path, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, *setting.split("="))
+    if setting == "core.autocrlf=true":  # a checkout as on Windows
+        shutil.rmtree(project / "docs")
+        git("checkout", "--quiet", ".", cwd=project)
+        assert b"\r\n" in (project / "docs/page.md").read_bytes()
+    said = update(project, "2.0.0").stderr
+    check(project)
+    assert "conflict" not in said
+    assert set(status(project)) == {
+        ".copier-answers.yml",
+        *EDITED,
+        "docs/unedited.md",
+        "src/shop/production/__init__.py",
+    }
+
+
+def test_a_tracked_file_that_the_users_ignore_file_names(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ignored").write_text("AGENTS.md\ndocs/\n", "utf-8")
+    configure(monkeypatch, "core.excludesFile", str(tmp_path / "ignored"))
+    update(project, "2.0.0")
+    check(project)
+
+
+def test_line_endings_that_the_owner_has_committed_stay(project: Path) -> None:
+    (project / ".gitattributes").write_text("* -text\n", "utf-8")
+    for path in ("docs/page.md", "docs/unedited.md"):
+        content = (project / path).read_bytes()
+        (project / path).write_bytes(content.replace(b"\n", b"\r\n"))
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert (project / "docs/page.md").read_bytes() == MERGED.replace("\n", "\r\n").encode()
+    assert "conflict" not in said
+
+
+def test_a_page_behind_a_symbolic_link(project: Path) -> None:
+    (project / "docs").rename(project / "pages")
+    (project / "docs").symlink_to("pages")
+    commit(project)
+    update(project, "2.0.0")
+    check(project)
+    assert (project / "docs").is_symlink()
+    assert (project / "pages/page.md").read_text("utf-8") == MERGED
+
+
+def test_a_link_in_place_of_a_file_stays(project: Path) -> None:
+    (project / "AGENTS.md").rename(project / "CLAUDE.md")
+    (project / "AGENTS.md").symlink_to("CLAUDE.md")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert os.readlink(project / "AGENTS.md") == "CLAUDE.md"
+    assert "The first." in (project / "CLAUDE.md").read_text("utf-8")
+    assert "left         AGENTS.md, which is a symbolic link of yours" in said
+
+
+def test_a_mode_that_the_owner_changed_stays(project: Path) -> None:
+    for path in ("docs/unedited.md", "docs/page.md"):
+        (project / path).chmod(0o755)
+    commit(project)
+    update(project, "2.0.0")
+    check(project)
+    assert [(project / path).stat().st_mode & 0o111 for path in ("docs/unedited.md", "docs/page.md")] == [0o111, 0o111]
+
+
+def test_a_file_of_the_owners_where_the_new_version_has_one(template: Small, tmp_path: Path) -> None:
+    made = Small(tmp_path / "more")
+    made.release("1.0.0", OLD)
+    made.release("2.0.0", {**NEW, "docs/mine.md": "# Theirs\n", "docs/same.md": "# Same\n"})
+    project = made.copy("1.0.0", tmp_path / "project")
+    write(project, {"docs/mine.md": "# Mine\n", "docs/same.md": "# Same\n"})
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    text = (project / "docs/mine.md").read_text("utf-8")
+    assert text == "<<<<<<< before updating\n# Mine\n=======\n# Theirs\n>>>>>>> after updating\n"
+    assert "conflict     docs/mine.md: in 1 place" in said
+    assert "docs/same.md" not in status(project)
+
+
+def test_files_that_the_new_version_leaves_to_the_owner_stay(tmp_path: Path) -> None:
+    made = Small(tmp_path / "template")
+    made.release("1.0.0", OLD)
+    edit(made.template / "copier.yml", "    /README.md\n", "    /README.md\n    /AGENTS.md\n    /docs/unedited.md\n")
+    made.release("2.0.0", NEW)
+    project = made.copy("1.0.0", tmp_path / "project")
+    edit(project / "AGENTS.md", "First.", "The first.")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert (project / "AGENTS.md").read_text("utf-8") == PAGE.replace("First.", "The first.")
+    assert (project / "docs/unedited.md").read_text("utf-8") == PAGE
+    assert "removed" not in said
+
+
+def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
+    """Copier leaves those that the new settings exclude, edited or not."""
+    made = Small(tmp_path / "template")
+    made.release("1.0.0", OLD)
+    edit(
+        made.template / "copier.yml",
+        "    {%- if not extras %}\n",
+        "    docs/page.md\n    AGENTS.md\n    {%- if not extras %}\n",
+    )
+    made.release("2.0.0", NEW)
+    project = made.copy("1.0.0", tmp_path / "project")
+    edit(project / "AGENTS.md", "First.", "The first.")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert not (project / "AGENTS.md").exists()
+    assert not (project / "docs/page.md").exists()
+    assert "removed      AGENTS.md, which you had edited" in said
+    assert "docs/page.md" not in said
+
+
+# --- What is rejected before anything has happened -----------------------------------------------------------------
+
+
+def rejected(project: Path) -> str:
+    """What an update says that fails, and that changes nothing."""
+    commit(project)
+    before = files(project)
+    done = copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project)
+    assert done.returncode != 0
+    assert files(project) == before
+    said = [line for line in done.stderr.splitlines() if line.startswith("FAILED to update, and nothing has changed: ")]
+    assert len(said) == 1, done.stderr
+    return said[0]
+
+
+def test_a_package_that_was_renamed_by_hand(project: Path) -> None:
+    (project / "src/shop").rename(project / "src/store")
+    said = rejected(project)
+    assert "src/shop is missing, the package that .copier-answers.yml records" in said
+    assert "copier update --trust --data package_name=NEW" in said
+
+
+def test_a_package_that_is_not_recorded(project: Path) -> None:
+    edit(project / ".copier-answers.yml", "package_name: shop\n", "")
+    assert ".copier-answers.yml has no package_name" in rejected(project)
+
+
+def test_a_folder_where_the_template_has_a_file(project: Path) -> None:
+    (project / "AGENTS.md").unlink()
+    write(project, {"AGENTS.md/mine.md": "Mine.\n"})
+    assert "AGENTS.md is a folder, and the new version has a file of that name" in rejected(project)
+
+
+def test_a_link_that_leads_out_of_the_project(project: Path, tmp_path: Path) -> None:
+    (project / "docs").rename(tmp_path / "docs")
+    (project / "docs").symlink_to("../docs")
+    assert "lies behind a symbolic link that leads out of the project" in rejected(project)
+
+
+def test_another_generated_package_is_left_alone(template: Small, project: Path, tmp_path: Path) -> None:
+    """The package is the one that the answers record, not the first below src/."""
+    other = template.copy("1.0.0", tmp_path / "other", package_name="another")
+    shutil.copytree(other / "src/another", project / "src/another")
+    commit(project)
+    update(project, "2.0.0")
+    check(project)
+    assert not [path for path in status(project) if path.startswith("src/another")]
+
+
+# --- Files that repeat themselves -----------------------------------------------------------------------------------
+
+BLOCKS = [(f"b{number}", (number % 3, 3 + number % 3)) for number in range(9)]
+REPETITIVE = {
+    "docker-compose.yml": compose,
+    "ci.yml": workflow,
+    "dashboard.json": dashboard,
+    "settings.toml": tables,
+    "module.py": module,
+    "page.md": page,
+}
+MARKS = {
+    "docker-compose.yml": ("  b7:\n    image: same", "  b7:\n    image: mine"),
+    "ci.yml": ("  b7:\n    runs-on: ubuntu-24.04", "  b7:\n    runs-on: mine"),
+    "dashboard.json": ('"member4": true,\n      "title": "b7"', '"member4": "mine",\n      "title": "b7"'),
+    "settings.toml": ("[tool.b7]\noption1 = true", '[tool.b7]\noption1 = "mine"'),
+    "module.py": (
+        "def b7() -> None:\n    if os.name:\n        call(0)",
+        "def b7() -> None:\n    if os.name:\n        mine()",
+    ),
+    "page.md": ("## b7\n\nSee below.", "## b7\n\nSee mine."),
+}
+
+
+def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
+    """The new version has blocks before it, and lacks its neighbours: three lines around the edit are in several."""
+    made = Small(tmp_path / "template")
+    made.release("1.0.0", {path: make(BLOCKS) for path, make in REPETITIVE.items()} | OLD)
+    new = [("a1", (1, 4)), ("a2", (1, 4)), *BLOCKS[:6], BLOCKS[7], BLOCKS[8], ("a3", (1, 4))]
+    made.release("2.0.0", {path: make(new) for path, make in REPETITIVE.items()} | NEW)
+    project = made.copy("1.0.0", tmp_path / "project")
+    for path, (before, after) in MARKS.items():
+        edit(project / path, before, after)
+    commit(project)
+    update(project, "2.0.0")
+    fresh = files(made.copy("2.0.0", tmp_path / "fresh"))
+    for path, (before, after) in MARKS.items():
+        assert fresh[path].decode().count(before) == 1, path
+        assert (project / path).read_text("utf-8") == fresh[path].decode().replace(before, after), path
