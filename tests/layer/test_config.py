@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 from harness import ENVIRONMENT, config
 from weather_station.production.config import (
     ANSWERS,
+    CHOSEN_AT_COPY,
     ConfigError,
     ProductionConfig,
     about,
@@ -196,12 +197,19 @@ def test_a_switch_without_its_module_stops_the_start_with_the_command_that_adds_
         )
 
 
-def test_authentication_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
-    for kind in sorted({"token", "jwt"} - {ANSWERS["config"]["auth"]}):
-        with pytest.raises(ConfigError) as caught:
-            create_server(config(auth=kind))
-        (line,) = caught.value.problems
-        assert line.endswith(f"Change it with: uvx copier update --trust --data auth={kind}")
+def test_a_kind_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
+    kinds = {"auth": {"token", "jwt"}, "rate_limit_backend": {"redis"}, "telemetry_protocol": {"http", "grpc"}}
+    assert kinds.keys() == set(CHOSEN_AT_COPY)
+    for field, values in kinds.items():
+        generated = ANSWERS["config"][field]
+        for kind in sorted(values - {generated}):
+            with pytest.raises(ConfigError) as caught:
+                create_server(config(**{field: kind}))
+            (line,) = caught.value.problems
+            assert line == (
+                f"{field}={kind}: this project was generated with {generated}. "
+                f"Change it with: uvx copier update --trust --data {field}={kind}"
+            )
 
 
 def test_each_feature_can_be_switched_off_at_run_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from clocks import Clock, use_clock
 from harness import Running, Serve, config, message, text_of
 from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited, new_request
-from weather_station.production.config import ConfigError, about
+from weather_station.production.config import about
 from weather_station.production.inbound import rate_limit
 from weather_station.production.inbound.rate_limit import MICROSECONDS, SWEEP_SIZE, Buckets, Quota
 from weather_station.production.registry import Registry
@@ -243,8 +243,3 @@ async def test_rejections_are_counted() -> None:
     assert passed == 1
     assert meter.counts == {"mcp_rate_limit_rejections_total": 2}
     assert (request.status, request.error_type) == ("rejected", "RateLimited")
-
-
-def test_the_redis_backend_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
-    with pytest.raises(ConfigError, match=r"RATE_LIMIT_BACKEND: .* --data rate_limit_backend=redis"):
-        rate_limit.install(Registry(config(rate_limit_backend="redis"), about()))
