@@ -13,7 +13,6 @@ or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in th
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
@@ -21,9 +20,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 STEP_SECONDS = 600
 """How long one step may take; a first download of every dependency is within it."""
@@ -44,25 +43,9 @@ MACHINE = re.compile(
 GENERATOR_MESSAGE = "openapi-tools: "
 """Begins each error message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
-MAX_SMOKE_ANSWER = 20_000
-"""Characters: the answer of the stand-in is an argument of a command."""
-
-STARTERS: Mapping[str, tuple[str, dict[str, str], dict[str, Any]]] = {
-    "weather": (
-        "get_weather",
-        {"city": "Berlin"},
-        {
-            "/v1/search": {
-                "results": [{"name": "Berlin", "country": "Germany", "latitude": 52.52, "longitude": 13.41}]
-            },
-            "/v1/forecast": {
-                "current": {"time": "2026-01-01T12:00", "temperature_2m": 3.4, "wind_speed_10m": 11.2},
-            },
-        },
-    ),
-    "example": ("get_resource", {"path": "/status"}, {"/status": {"ok": True}}),
-}
-"""For each starter: its tool, arguments, and what the stand-in of its upstream answers, by path."""
+SMOKE_TEST = "tests/test_smoke.py"
+TOOL_TESTS = ("tests/test_tools.py", "tests/test_openapi.py")
+"""Tests of the tools that a new project starts with; later they are the owner's."""
 
 
 class MachineError(Exception):
@@ -112,7 +95,7 @@ class Hook:
 
     def later(self) -> str:
         """What to run once the machine has what it lacked."""
-        commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", "uv run python -m tests.production.smoke"]
+        commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", f"uv run pytest {SMOKE_TEST}"]
         if self.spec:
             commands.insert(3, shlex.join(["uv", *self.generator_command()]))
         return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
@@ -180,19 +163,9 @@ class Hook:
             self.execute("run", "--no-sync", self.slug, "--init-env")
 
     def smoke(self, *, with_starter: bool) -> list[str]:
-        command = ["run", "--no-sync", "python", "-m", "tests.production.smoke"]
-        cases = self.project / "tests" / "openapi.json"
-        if with_starter and self.spec and cases.exists():
-            for case in json.loads(cases.read_text(encoding="utf-8")):
-                asked, answer = case["request"], case["answer"]
-                said = json.dumps({asked["path"]: answer.get("content")})
-                plain = asked["method"] == "GET" and answer["status"] == 200 and "content" in answer
-                if plain and len(said) < MAX_SMOKE_ANSWER:
-                    return [*command, "--call", case["tool"], json.dumps(case["arguments"]), "--upstream", said]
-        for starter, (tool, arguments, upstream) in STARTERS.items():
-            if with_starter and (self.project / "src" / self.package / "tools" / f"{starter}.py").exists():
-                return [*command, "--call", tool, json.dumps(arguments), "--upstream", json.dumps(upstream)]
-        return command
+        """The arguments of uv that start the server with its tools, and on copy call those of the starter."""
+        tests = [name for name in TOOL_TESTS if with_starter and (self.project / name).exists()]
+        return ["run", "--no-sync", "pytest", "--quiet", "--no-header", "-rN", SMOKE_TEST, *tests]
 
     def find_conflicts(self) -> None:
         """Copier's exit status says nothing of them.

@@ -18,7 +18,6 @@ from pytest_copier.plugin import CopierFixture
 
 from .matrix import Project, outbound_pairs
 from .support import (
-    DEADLINE_SECONDS,
     ROOT,
     TEMPLATE_PATHS,
     Answers,
@@ -105,6 +104,9 @@ class Rendering:
         return files(self.first)
 
 
+RENDERING_SECONDS = 900
+"""The longest time that rendering all variants may take."""
+
 MAIN = ("default", "minimal", "everything", "default-auth-jwt")
 """The variants that the quick tests look at."""
 
@@ -135,14 +137,16 @@ class Renderings(Mapping[str, Rendering]):
     def __len__(self) -> int:
         return len(MAIN)
 
+    @cached_property
     def main(self) -> list[Rendering]:
-        """Return the main variants; the second time another process renders them, from a plain directory."""
+        """The main variants; the second time another process renders them, from a plain directory."""
         second = self._root / "main"
         make_once(second, lambda root: render_many(self._template, [root], MAIN))
         return [replace(self[name], second=second / name) for name in MAIN]
 
+    @cached_property
     def every(self) -> list[Rendering]:
-        """Return all variants, rendered by two processes at once with different hash seeds."""
+        """All variants, rendered by two processes at once with different hash seeds."""
         every = self._root / "every"
         make_once(every, lambda root: render_many(self._template, [root / "1", root / "2"], [*variants()]))
         return [Rendering(name, data, every / "1" / name, every / "2" / name) for name, data in variants().items()]
@@ -159,8 +163,7 @@ def renderings(
 @pytest.fixture(params=["main", pytest.param("every", marks=pytest.mark.slow)])
 def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
     """The main variants, and for the slow tests all of them."""
-    chosen: Callable[[], Sequence[Rendering]] = getattr(renderings, request.param)
-    return chosen()
+    return {"main": lambda: renderings.main, "every": lambda: renderings.every}[request.param]()
 
 
 @pytest.fixture(scope="session")
@@ -200,7 +203,7 @@ def make_once(directory: Path, make: Callable[[Path], object]) -> None:
     try:
         lock.mkdir()
     except FileExistsError:
-        wait_for(lambda: directory.exists() or failed.exists(), lambda: f"no {directory}", DEADLINE_SECONDS)
+        wait_for(lambda: directory.exists() or failed.exists(), lambda: f"no {directory}", RENDERING_SECONDS)
         assert directory.exists(), failed.read_text("utf-8")
         return
     try:
@@ -218,7 +221,7 @@ def render_many(template: Path, roots: Sequence[Path], names: Sequence[str]) -> 
         for seed, root in enumerate(roots, start=1)
     ]
     for worker in workers:
-        _, errors = worker.communicate(timeout=DEADLINE_SECONDS)
+        _, errors = worker.communicate(timeout=RENDERING_SECONDS)
         assert worker.returncode == 0, errors
 
 

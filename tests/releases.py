@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from updating.tables import Tables
+
 from .support import ROOT, TEMPLATE_PATHS, files, is_question, load_interview, owners, questions
 
 LIST = ROOT / "tests" / "releases.toml"
@@ -79,35 +81,33 @@ def questions_of(commit: str) -> set[str]:
 
 
 class Migrated(NamedTuple):
-    """What the migrations of the working tree speak of."""
+    """The tables and renamed questions of the migrations in the working tree."""
 
-    moved: dict[str, str]
-    gone: dict[str, str]
+    tables: Tables
     questions: dict[str, str | None]
 
 
 def migrated(folder: Path = ROOT / "hooks" / "migrations") -> Migrated:
-    found = Migrated({}, {}, {})
-    for path in sorted(folder.glob("v*.py")):
-        names: Mapping[str, Any] = runpy.run_path(str(path))
-        found.moved.update(names.get("MOVED", {}))
-        found.gone.update(names.get("GONE", {}))
-        found.questions.update(names.get("QUESTIONS", {}))
-    return found
+    migrations: list[Mapping[str, Any]] = [runpy.run_path(str(path)) for path in sorted(folder.glob("v*.py"))]
+    questions: dict[str, str | None] = {}
+    for migration in migrations:
+        questions |= migration.get("QUESTIONS", {})
+    return Migrated(Tables(migrations), questions)
 
 
 def losses(
     paths_then: set[str], questions_then: set[str], paths_now: set[str], questions_now: set[str], told: Migrated
 ) -> Iterator[str]:
-    """What an owner would lose without a word: a sentence for each."""
+    """Yield a sentence for each path and question that an owner would lose without a message."""
+    tables = told.tables
     for path in sorted(paths_then - paths_now):
-        target = told.moved.get(path)
-        if path in told.gone or owners(path_in_a_project(path)) == ["user"]:
+        if owners(path_in_a_project(path)) == ["user"]:
             continue
-        if target is None:
+        if not tables.knows(path):
             yield f"template/{path} is gone, and no migration says where to"
-        elif target not in paths_now and target not in told.moved and target not in told.gone:
-            yield f"template/{path} moved to {target}, which is not there"
+        for target in tables.moved.get(path, ()):
+            if target not in paths_now and not tables.knows(target):
+                yield f"template/{path} moved to {target}, which is not there"
     for name in sorted(questions_then - questions_now):
         if name not in told.questions:
             yield f"the question {name} is gone, and no migration says what becomes of its answer"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from migrate import merge_lines
+from updating.merge import merge_by_line as merge_lines
 
 from .support import ROOT, Answers, files, owners, run
 from .workshop import Workshop, commit, edit, git, recorded, update

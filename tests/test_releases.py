@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 from packaging.version import Version
+from updating.tables import Tables
 
 from . import releases as under_test
 from .releases import Migrated, Release, commit_of, losses, losses_since, releases
 from .support import ROOT
 
-NOTHING = Migrated({}, {}, {})
+NOTHING = Migrated(Tables(), {})
 
 
 def test_every_release_is_a_commit_in_the_order_of_versions() -> None:
@@ -39,15 +40,15 @@ DOORMAN = "src/{{ package_name }}/production/doorman.py"
         (THEN | {"docs/new.md"}, NOTHING, []),
         (THEN - {"src/{{ package_name }}/tools/weather.py"}, NOTHING, []),
         (THEN - {"docs/guard.md"}, NOTHING, ["template/docs/guard.md is gone, and no migration says where to"]),
-        (THEN - {"docs/guard.md"}, Migrated({}, {"docs/guard.md": "See docs/auth.md."}, {}), []),
+        (THEN - {"docs/guard.md"}, Migrated(Tables([{"GONE": {"docs/guard.md": "See docs/auth.md."}}]), {}), []),
         (THEN - {GUARD} | {DOORMAN}, NOTHING, [f"template/{GUARD} is gone, and no migration says where to"]),
-        (THEN - {GUARD} | {DOORMAN}, Migrated({GUARD: DOORMAN}, {}, {}), []),
+        (THEN - {GUARD} | {DOORMAN}, Migrated(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}), []),
         (
             THEN - {GUARD},
-            Migrated({GUARD: DOORMAN}, {}, {}),
+            Migrated(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}),
             [f"template/{GUARD} moved to {DOORMAN}, which is not there"],
         ),
-        (THEN - {GUARD}, Migrated({GUARD: DOORMAN}, {DOORMAN: "Gone later."}, {}), []),
+        (THEN - {GUARD}, Migrated(Tables([{"MOVED": {GUARD: DOORMAN}, "GONE": {DOORMAN: "Gone later."}}]), {}), []),
     ],
 )
 def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
@@ -68,7 +69,7 @@ def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
 def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
     told: dict[str, str | None], lost: list[str]
 ) -> None:
-    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated({}, {}, told))) == lost
+    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated(Tables(), told))) == lost
 
 
 def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

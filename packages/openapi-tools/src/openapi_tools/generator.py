@@ -24,6 +24,9 @@ TESTS_PATH = "tests/test_openapi.py"
 CASES_PATH = "tests/openapi.json"
 REPORT_PATH = "docs/openapi-report.md"
 
+PACKAGE_PLACEHOLDER = "my_server"
+"""Name of the generated project's package in the files that every project gets."""
+
 API_MODULE = "_api"
 MODELS_MODULE = "_models"
 
@@ -79,7 +82,7 @@ def generate(
         for module, group in group_by_module.items():
             module_tools = [tool for tool in tools if tool.module == module]
             files[f"{folder}/{module}.py"] = tools_module(module_tools, module_title(group, title))
-        files[TESTS_PATH] = _project_file("tool_tests.py")
+        files[TESTS_PATH] = _project_file("tool_tests.py").replace(PACKAGE_PLACEHOLDER, package)
         files[CASES_PATH] = json.dumps(_cases(tools, report), indent=1) + "\n"
     generated = Generated(files, report, len(operations), tools, credential_settings)
     files[REPORT_PATH] = _report_page(document, title, generated)
@@ -106,7 +109,7 @@ def _cases(tools: Sequence[Tool], report: Report) -> list[dict[str, Any]]:
 
 
 def _project_file(name: str) -> str:
-    """Return the text of a file that every project gets as it is."""
+    """Return the text of a file that every project gets, with `PACKAGE_PLACEHOLDER` as the package's name."""
     return resources.files(__package__).joinpath("project_files", name).read_text("utf-8")
 
 

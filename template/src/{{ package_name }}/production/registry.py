@@ -51,7 +51,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """Routes that are served on another port than the server's."""
+    """Routes on a port other than the server's."""
 
     name: str
     setting: str

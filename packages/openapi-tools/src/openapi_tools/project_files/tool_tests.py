@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from .production.harness import Running, config, running, text_of
+from my_server.production.testing import Server
 
 CASES: dict[str, dict[str, Any]] = {
     case["tool"]: case for case in json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
@@ -70,27 +70,27 @@ def api() -> Iterator[StandIn]:
 
 
 @pytest.fixture(scope="module")
-def server(api: StandIn) -> Iterator[Running]:
-    with running(config(upstream_base_url=f"http://127.0.0.1:{api.server_address[1]}", max_retries=0)) as server:
+def server(api: StandIn) -> Iterator[Server]:
+    with Server(upstream_base_url=f"http://127.0.0.1:{api.server_address[1]}", max_retries=0) as server:
         yield server
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_call_sends_the_request_and_returns_the_response(name: str, api: StandIn, server: Running) -> None:
+def test_a_call_sends_the_request_and_returns_the_response(name: str, api: StandIn, server: Server) -> None:
     case = CASES[name]
     api.answer, api.requests = case["answer"], []
     result = server.call(name, case["arguments"])
-    assert not result.get("isError"), text_of(result)
+    assert not result.is_error, result.content
     assert [parsed_request(request, case["request"]) for request in api.requests] == [case["request"]]
-    assert result["structuredContent"] == case["answer"]["result"]
+    assert result.structured_content == case["answer"]["result"]
 
 
 @pytest.mark.parametrize("name", REJECTING)
-def test_invalid_arguments_are_rejected(name: str, api: StandIn, server: Running) -> None:
+def test_invalid_arguments_are_rejected(name: str, api: StandIn, server: Server) -> None:
     api.requests = []
     result = server.call(name, CASES[name]["refused"])
-    assert result["isError"]
-    assert "Invalid arguments" in text_of(result)
+    assert result.is_error
+    assert "Invalid arguments" in str(result.content)
     assert api.requests == []
 
 

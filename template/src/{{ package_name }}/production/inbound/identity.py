@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.middleware.auth_context import auth_context_var
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.requests import Request
 
-from ..caller import STDIO, UNKNOWN, Caller
+from ..caller import STDIO, UNKNOWN, Caller, caller_at
 from ..config import ConfigError
 from ..registry import Registry
 
@@ -41,20 +42,27 @@ def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | Non
     address = peer_address(trusted_proxies)
 
     def identify(request: Request | None) -> Caller:
-        token = get_access_token()
-        if token is not None:
-            claims = token.claims or {}
-            return Caller(
-                id=account_id(token.subject or token.client_id),
-                subject=token.subject,
-                client=token.client_id,
-                issuer=claims.get("iss"),
-                scopes=frozenset(token.scopes),
-                claims=claims,
-            )
-        return Caller(STDIO if request is None else address(request))
+        user = auth_context_var.get()
+        if user is not None:
+            return token_caller(user)
+        return caller_at(STDIO if request is None else address(request))
 
     return identify
+
+
+@lru_cache(maxsize=1024)
+def token_caller(user: AuthenticatedUser) -> Caller:
+    """Return the caller of an access token. It is cached, since a verifier returns the same user for the same token."""
+    token = user.access_token
+    claims = token.claims or {}
+    return Caller(
+        id=account_id(token.subject or token.client_id),
+        subject=token.subject,
+        client=token.client_id,
+        issuer=claims.get("iss"),
+        scopes=frozenset(token.scopes),
+        claims=claims,
+    )
 
 
 def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:

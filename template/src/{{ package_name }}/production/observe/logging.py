@@ -39,6 +39,7 @@ RESERVED_FIELDS = frozenset(("timestamp", "level", "severity", "logger", "messag
 """Fields with a meaning to log stores (Datadog takes `status` for the level). Other fields of these names get a `_`."""
 
 METHOD_LEVELS = {"debug": 10, "warning": 30, "warn": 30, "error": 40, "exception": 40, "critical": 50, "fatal": 50}
+"""Levels of structlog's methods; that of any other method is 20."""
 LEVEL_NAMES = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
 
 RECORD_ATTRIBUTES = frozenset(

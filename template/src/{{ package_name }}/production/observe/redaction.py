@@ -70,7 +70,7 @@ def _rules() -> Iterable[tuple[str, re.Pattern[str]]]:
         yield f"{name}=", re.compile(rf"(?<=[?&]){name}=(?P<secret>[^\s&\"'#]+)", re.IGNORECASE)
     yield "bearer ", re.compile(r"bearer (?=\S*\d|\S{16})(?P<secret>[\w.~+/=-]{8,})", re.IGNORECASE)
     yield "://", re.compile(r"://(?P<secret>[^/\s@\"']+)(?=@)")
-    # A JSON Web Token. The second alternative skips a word that is none: the search would take quadratic time in it.
+    # A JSON Web Token. The second alternative skips a word that is none; without it the time would be quadratic.
     yield "eyj", re.compile(r"(?P<secret>eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+)|eyJ[\w-]*+")
 
 

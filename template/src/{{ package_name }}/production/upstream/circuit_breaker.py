@@ -37,7 +37,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class CircuitOpenError(UpstreamError):
-    """The circuit is open, so no request was sent; after `retry_after` seconds it may admit one."""
+    """The circuit admits no request, so none was sent. It may admit one after `retry_after` seconds."""
 
     def __init__(self, name: str, retry_after: float) -> None:
         super().__init__(
@@ -265,9 +265,9 @@ def circuit_breaker(
     Raises:
         CircuitOpenError: on entry, while the circuit is open.
     """
-    circuit = registry_of(where).upstream.circuit or _always_closed
+    circuit = registry_of(where).upstream.circuit or _closed_circuit
     return CircuitGuard(circuit(name), failures)
 
 
-def _always_closed(name: str) -> CircuitBreaker:
+def _closed_circuit(name: str) -> CircuitBreaker:
     return CircuitBreaker(name, failure_threshold=sys.maxsize, recovery_timeout=1, half_open_requests=1)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from {{ package_name }}.production.testing import Server
+from my_server.production.testing import Server
 
 
 class Running:

@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from {{ package_name }}.production.testing import Api
+from my_server.production.testing import Api
 
 
 @contextmanager
 def stand_in(answers: dict[str, Any]) -> Iterator[str]:
     """Respond to a GET of each path with its JSON, and to everything else with 404; yield the URL."""
-    replacement = "the fixture `api` of {{ package_name }}.production.testing"
-    warnings.warn(f"tests.production.smoke.stand_in is deprecated: use {replacement}", DeprecationWarning, stacklevel=3)
+    message = "tests.production.smoke.stand_in is deprecated: use the fixture `api` of my_server.production.testing"
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")  # shown and no error, whatever the tests' own filter is
+        warnings.warn(message, DeprecationWarning, stacklevel=4)
     with Api() as api:
         for path, answer in answers.items():
             api.on("GET", path, json=answer)

@@ -1,0 +1,70 @@
+"""Reading of git repositories, without a checkout: what git stores, with none of its conversions."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from post_generate import ProjectError
+
+EXECUTABLE, PLAIN, LINK = "100755", "100644", "120000"
+
+
+class File(NamedTuple):
+    """Content and mode of one file, as git stores them; the content of a symbolic link is its target."""
+
+    content: bytes
+    mode: str = PLAIN
+
+
+Tree = Mapping[str, File]
+"""Files by their path from the root, with forward slashes."""
+
+
+def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
+    """Run git in `folder` and return its output.
+
+    Raises:
+        ProjectError: git failed; the message has its reason.
+    """
+    done = run(folder, *arguments, stdin=stdin)
+    if done.returncode != 0:
+        raise ProjectError(f"git {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout
+
+
+def run(folder: Path, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    """Run git in `folder`; the caller judges its status."""
+    return subprocess.run(["git", *arguments], cwd=folder, input=stdin, capture_output=True, check=False)
+
+
+def split(listed: bytes) -> list[str]:
+    """The paths of an output of `git … -z`."""
+    return [path.decode(errors="surrogateescape") for path in listed.split(b"\0") if path]
+
+
+def listing(folder: Path, commit: str) -> dict[str, tuple[str, str]]:
+    """Mode and object of each file of a commit below `folder`, by its path from there; submodules are left out."""
+    found = {}
+    for line in split(git(folder, "ls-tree", "-r", "-z", commit)):
+        described, _, path = line.partition("\t")
+        mode, kind, name = described.split()
+        if kind == "blob":
+            found[path] = (mode, name)
+    return found
+
+
+def read(folder: Path, listed: Mapping[str, tuple[str, str]], paths: Iterable[str]) -> dict[str, File]:
+    """Those files of a listing that are among `paths`."""
+    wanted = {path: listed[path] for path in paths if path in listed}
+    names = sorted({name for _, name in wanted.values()})
+    output = git(folder, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
+    contents, at = {}, 0
+    for name in names:
+        end = output.index(b"\n", at)
+        size = int(output[at:end].split()[2])
+        contents[name] = output[end + 1 : end + 1 + size]
+        at = end + size + 2
+    return {path: File(contents[name], mode) for path, (mode, name) in wanted.items()}

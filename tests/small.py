@@ -1,0 +1,110 @@
+"""Small templates in git, with the real hooks and the real stages of an update, and projects of them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from copier import run_copy, run_update
+
+from .support import ROOT
+from .workshop import commit, git
+
+SETTINGS = """\
+_subdirectory: template
+_templates_suffix: .jinja
+_answers_file: .copier-answers.yml
+_envops:
+  undefined: jinja2.StrictUndefined
+  keep_trailing_newline: true
+
+package_name:
+  type: str
+  default: shop
+
+extras:
+  type: bool
+  default: true
+
+_exclude:
+  - |-
+    {%- if not extras %}
+    docs/extra.md
+    src/*/production/extra.py
+    {%- endif %}
+    {%- if _copier_operation == 'update' %}
+    /README.md
+    /src/*/options.py
+    /src/*/tools/**
+    {%- endif %}
+
+"""
+
+ANSWERS = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n"}
+
+
+def migration_stages() -> str:
+    """The stages of an update as copier.yml has them, without the check of the project at the end."""
+    found = re.search(r"^_migrations:\n(?:[ #-].*\n)+", (ROOT / "copier.yml").read_text("utf-8"), re.MULTILINE)
+    assert found
+    stages, check, _ = found[0].partition(
+        '  - command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/post'
+    )
+    assert check
+    return stages
+
+
+class Small:
+    """A template in a repository of its own, whose versions a test makes of a few files."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.template = root / "template"
+        shutil.copytree(ROOT / "hooks", self.template / "hooks", ignore=shutil.ignore_patterns("__pycache__", "v*.py"))
+        (self.template / "copier.yml").write_text(SETTINGS + migration_stages(), "utf-8")
+        git("init", "--quiet", cwd=self.template)
+
+    def release(self, version: str, files: Mapping[str, str], migration: str = "") -> None:
+        """Make a version of exactly these files, and of a migration that it brings."""
+        shutil.rmtree(self.template / "template", ignore_errors=True)
+        write(self.template / "template", {**files, **ANSWERS})
+        if migration:
+            path = self.template / "hooks" / "migrations" / f"v{version.replace('.', '_')}_test.py"
+            path.write_text(migration, "utf-8")
+        commit(self.template, version)
+        git("tag", version, cwd=self.template)
+
+    def copy(self, version: str, name: str = "project", **data: Any) -> Path:
+        """A committed project of a version."""
+        project = self.root / name
+        run_copy(str(self.template), project, data=data, vcs_ref=version, defaults=True, unsafe=True, quiet=True)
+        git("init", "--quiet", cwd=project)
+        commit(project, "copied")
+        return project
+
+    def update(self, project: Path, version: str, **data: Any) -> None:
+        """Update without a commit, as an owner does."""
+        run_update(project, data=data, vcs_ref=version, defaults=True, unsafe=True, overwrite=True, quiet=True)
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files below a folder, line endings as they are."""
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(text.encode())
+
+
+def status(project: Path) -> dict[str, str]:
+    """What git says of each path that is not as in the last commit."""
+    done = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=all", "-z"],  # noqa: S607
+        cwd=project,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {line[3:]: line[:2].strip() for line in done.stdout.split("\0") if line}

@@ -1,0 +1,125 @@
+"""Where the lines of a file stand, by parsers of its language: what the tests of merging compare with.
+
+The merge has an outline of its own, by indentation; nothing of it is used here.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+
+import yaml
+
+Place = tuple[str, ...]
+"""Names from the outermost block to the innermost one."""
+
+NAMES = ("title", "name", "alert", "record", "uses", "run", "refId", "id")
+"""By what an item of a list is known."""
+
+
+def places(path: str, text: str) -> list[Place]:
+    """The place of each line.
+
+    Raises:
+        ValueError: the file is not of its language.
+    """
+    kind = path.rpartition(".")[2]
+    lines = text.split("\n")
+    if kind in ("json", "yml", "yaml"):
+        return _of_yaml(text, len(lines))
+    if kind == "py":
+        return _of_python(text, len(lines))
+    if kind == "md":
+        return _of_markdown(lines)
+    if kind == "toml":
+        return _of_toml(lines)
+    return [()] * len(lines)
+
+
+def _of_yaml(text: str, count: int) -> list[Place]:
+    """JSON is YAML too; a comment, which marks an edit, is allowed in both."""
+    found: list[Place] = [()] * count
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+    def visit(node: yaml.Node | None, path: Place) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                last = value.end_mark.line - (value.end_mark.column == 0)
+                for line in range(key.start_mark.line, min(last + 1, count)):
+                    found[line] = path
+                inner = (*path, str(key.value))
+                if isinstance(value, (yaml.MappingNode, yaml.SequenceNode)):
+                    for line in range(key.start_mark.line + 1, min(last + 1, count)):
+                        found[line] = inner
+                visit(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                inner = (*path, _name(item))
+                last = item.end_mark.line - (item.end_mark.column == 0)
+                for line in range(item.start_mark.line, min(last + 1, count)):
+                    found[line] = inner
+                visit(item, inner)
+
+    visit(root, ())
+    return found
+
+
+def _name(item: yaml.Node) -> str:
+    if isinstance(item, yaml.ScalarNode):
+        return ""
+    named = {key.value: value.value for key, value in item.value} if isinstance(item, yaml.MappingNode) else {}
+    return next((f"{name}={named[name]}" for name in NAMES if isinstance(named.get(name), str)), "-")
+
+
+def _of_python(text: str, count: int) -> list[Place]:
+    found: list[Place] = [()] * count
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        raise ValueError(str(error)) from error
+
+    def visit(node: ast.AST, path: Place) -> None:
+        for child in ast.iter_child_nodes(node):
+            inner = path
+            if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                inner = (*path, child.name)
+                first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)])
+                for line in range(first - 1, child.end_lineno or first):
+                    found[line] = inner
+            visit(child, inner)
+
+    visit(tree, ())
+    return found
+
+
+def _of_markdown(lines: list[str]) -> list[Place]:
+    found: list[Place] = []
+    path: list[tuple[int, str]] = []
+    fenced = False
+    for line in lines:
+        fenced ^= line.lstrip().startswith("```")
+        heading = re.match(r"(#+) (.*)", line)
+        if heading and not fenced:
+            level = len(heading[1])
+            path = [(depth, title) for depth, title in path if depth < level] + [(level, heading[2])]
+        found.append(tuple(title for _, title in path))
+    return found
+
+
+def _of_toml(lines: list[str]) -> list[Place]:
+    found: list[Place] = []
+    table = ""
+    for line in lines:
+        if re.match(r"\[\[?[\w.\"-]+\]\]?", line):
+            table = line
+        found.append((table,))
+    return found
+
+
+def marked(text: str, mark: str) -> Iterator[int]:
+    """The numbers of the lines that have a mark, from 0."""
+    return (number for number, line in enumerate(text.split("\n")) if mark in line)

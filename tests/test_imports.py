@@ -1,0 +1,253 @@
+"""Imports of what has moved are rewritten by their syntax, and what cannot be followed is said and stays."""
+
+from __future__ import annotations
+
+import codecs
+
+import pytest
+from updating.imports import Here, Moves, rewrite
+
+MOVES = Moves(
+    {
+        "shop.production.guard": "shop.production.inbound.guard",
+        "shop.production.client_config": "shop.production.serve.host_config",
+        "shop.production.circuit_breaker": "shop.production.upstream.circuit_breaker",
+        "shop.production.retry": "shop.production.upstream.retry",
+        "shop.production.app": None,
+        "shop.production.client": None,
+        "shop.production.gone": None,
+    },
+    {
+        "shop.production:retry": "shop.production:retry",
+        "shop.production:get_logger": "shop.production:get_logger",
+        "shop.production.client:UpstreamStatusError": "shop.production:UpstreamStatusError",
+        "shop.production.client:UpstreamError": "shop.production:UpstreamError",
+        "shop.production.client:Upstream": "shop.production.upstream.client:Upstream",
+        "shop.production.circuit_breaker:CircuitOpenError": "shop.production:CircuitOpenError",
+        "shop.production.app:App": "shop.production.registry:Registry",
+        "shop.production.app:production_of().meter": "shop.production:meter()",
+    },
+)
+RENAMED = Moves({"shop": "store"}, {})
+
+EXISTS = {"shop", "shop.tools", "shop.production", "shop.production.inbound", "shop.production.inbound.guard"}
+TOOL = Here("shop.tools", "shop.tools", EXISTS.__contains__)
+SCRIPT = Here("", "", EXISTS.__contains__)
+
+
+def rewritten(source: str, here: Here = TOOL, moves: Moves = MOVES) -> str:
+    """The source after the rewriting, which has to leave nothing and to change nothing the second time."""
+    result = rewrite(source.encode(), here, moves)
+    assert result.left == []
+    assert rewrite(result.content, here, moves) == result, "not the same the second time"
+    compile(result.content, "tool.py", "exec")
+    return result.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        # Names that tools import.
+        ("from ..production.client import UpstreamStatusError", "from ..production import UpstreamStatusError"),
+        ("from shop.production.client import UpstreamStatusError", "from shop.production import UpstreamStatusError"),
+        ("from ..production.client import UpstreamError as E", "from ..production import UpstreamError as E"),
+        ("from ..production.client import Upstream", "from ..production.upstream.client import Upstream"),
+        ("from ..production.app import App", "from ..production.registry import Registry as App"),
+        ("from ..production.app import App as A", "from ..production.registry import Registry as A"),
+        (
+            "from ..production.client import Upstream, UpstreamError",
+            "from ..production import UpstreamError\nfrom ..production.upstream.client import Upstream",
+        ),
+        (
+            "from ..production.client import (\n    # for types\n    Upstream,\n    UpstreamError,  # 404\n)",
+            "from ..production import (\n    UpstreamError,  # 404\n)\n"
+            "from ..production.upstream.client import (\n    # for types\n    Upstream,\n)",
+        ),
+        (
+            "from ..production.client import (  # noqa: F401\n    UpstreamStatusError,\n    UpstreamError,\n)",
+            "from ..production import (  # noqa: F401\n    UpstreamStatusError,\n    UpstreamError,\n)",
+        ),
+        (
+            "from ..production.client import UpstreamError  # noqa: F401",
+            "from ..production import UpstreamError  # noqa: F401",
+        ),
+        (
+            "from ..production.client import Upstream, UpstreamError  # noqa: F401",
+            "from ..production import UpstreamError  # noqa: F401\n"
+            "from ..production.upstream.client import Upstream  # noqa: F401",
+        ),
+        # Names of one module come in one statement.
+        (
+            "from ..production import get_logger\nfrom ..production.client import UpstreamError",
+            "from ..production import UpstreamError, get_logger",
+        ),
+        (
+            "from ..production.circuit_breaker import CircuitOpenError\n"
+            "from ..production.client import UpstreamStatusError\n\nlog = 1",
+            "from ..production import CircuitOpenError, UpstreamStatusError\n\nlog = 1",
+        ),
+        (
+            "from ..production import get_logger\n\nlog = 1\n\nfrom ..production.client import UpstreamError",
+            "from ..production import get_logger\n\nlog = 1\n\nfrom ..production import UpstreamError",
+        ),
+        # Modules.
+        ("from ..production import guard", "from ..production.inbound import guard"),
+        ("from ..production import guard as g", "from ..production.inbound import guard as g"),
+        ("from ..production import client_config", "from ..production.serve import host_config as client_config"),
+        ("from ..production.guard import Guard", "from ..production.inbound.guard import Guard"),
+        ("from ..production.guard import *", "from ..production.inbound.guard import *"),
+        ("import shop.production.guard as g", "import shop.production.inbound.guard as g"),
+        (
+            "import shop.production.guard\n\nshop.production.guard.own_host(shop.tools)",
+            "import shop.production.inbound.guard\n\nshop.production.inbound.guard.own_host(shop.tools)",
+        ),
+        (
+            "import shop.production.client\n\nshop.production.client.UpstreamError, shop.production.client.Upstream",
+            "import shop.production, shop.production.upstream.client\n\n"
+            "shop.production.UpstreamError, shop.production.upstream.client.Upstream",
+        ),
+        (
+            "from ..production import client\n\ntry: pass\nexcept client.UpstreamError: raise",
+            "from ..production import UpstreamError\n\ntry: pass\nexcept UpstreamError: raise",
+        ),
+        # Names that were exported stay, also beside a module of that name.
+        ("from ..production import retry, get_logger", "from ..production import retry, get_logger"),
+        ("from ..production import upstream", "from ..production import upstream"),
+        # Where imports stand.
+        (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..production.client import UpstreamError",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ..production import UpstreamError",
+        ),
+        (
+            "def f():\n    from ..production.client import Upstream, UpstreamError\n    return Upstream",
+            "def f():\n    from ..production import UpstreamError\n"
+            "    from ..production.upstream.client import Upstream\n    return Upstream",
+        ),
+        (
+            "import os; from ..production.client import Upstream, UpstreamError; x = 1",
+            "import os; from ..production import UpstreamError; "
+            "from ..production.upstream.client import Upstream; x = 1",
+        ),
+        ("if 1: from ..production.guard import Guard", "if 1: from ..production.inbound.guard import Guard"),
+        (
+            "from ..production.guard \\\n    import Guard, \\\n    Other",
+            "from ..production.inbound.guard import Guard, \\\n    Other",
+        ),
+        # What a name returned.
+        (
+            "from ..production.app import production_of\n\norders = production_of(server).meter.counter('n')",
+            "from ..production import meter\n\norders = meter(server).counter('n')",
+        ),
+        (
+            "from ..production.app import production_of\n\nmeter = production_of(\n    server,\n).meter",
+            "from ..production import meter as production_meter\n\nmeter = production_meter(\n    server,\n)",
+        ),
+        (
+            "from ..production import app\n\norders = app.production_of(server).meter.counter('n')",
+            "from ..production import meter\n\norders = meter(server).counter('n')",
+        ),
+    ],
+)
+def test_an_import_is_rewritten(before: str, after: str) -> None:
+    assert rewritten(f"{before}\n") == f"{after}\n"
+    assert rewritten(f'"""Tool."""\n\n{before}\n') == f'"""Tool."""\n\n{after}\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("import os, shop", "import os, store"),
+        ("import shop\n\nshop.run(shop)", "import store\n\nstore.run(store)"),
+        ("import shop as s", "import store as s"),
+        ("import shop.tools.mine, shops", "import store.tools.mine, shops"),
+        (
+            "import shop.tools\n\nshop.tools.x = {shop.tools.y: shop}",
+            "import store.tools\n\nstore.tools.x = {store.tools.y: store}",
+        ),
+        ("from shop import tools", "from store import tools"),
+        ("from shop.tools import (\n    a,  # one\n    b)", "from store.tools import (\n    a,  # one\n    b)"),
+        ("from shops import a", "from shops import a"),
+        ("from . import shop", "from . import shop"),
+    ],
+)
+def test_the_package_is_renamed(before: str, after: str) -> None:
+    assert rewritten(before, SCRIPT, RENAMED) == after
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("x = 1\nfrom ..production.gone import (\n    a,\n    b,\n)", [3, 4]),
+        ("from ..production.client import *", [1]),
+        ("from ..production import app\n\napp.unknown()", [1]),
+        ("from ..production import client\n\nclient = client.UpstreamError", [1]),
+        ("from ..production.app import production_of\n\nproduction_of(server).client", [1]),
+        ("import shop.production.app as a", [1]),
+        ("import shop.production.client\n\nshop.production.client.unknown", [1, 3]),
+        ("import shop.production.client", [1]),
+    ],
+)
+def test_what_cannot_be_followed_stays_and_is_said(source: str, lines: list[int]) -> None:
+    result = rewrite(source.encode(), TOOL, MOVES)
+    assert result.left == lines
+    assert result.content.decode() == source
+
+
+def test_what_can_be_followed_is_rewritten_beside_what_cannot() -> None:
+    result = rewrite(b"from ..production.app import App, unknown", TOOL, MOVES)
+    assert result == (
+        b"from ..production.app import unknown\nfrom ..production.registry import Registry as App",
+        [1],
+    )
+
+
+@pytest.mark.parametrize(
+    "source", ["import shop\n\nshop = 1", "import shop\n\ndef f(shop):\n    return shop.x", "import shop, store"]
+)
+def test_a_package_whose_name_means_something_else_too_stays_and_is_said(source: str) -> None:
+    assert rewrite(source.encode(), SCRIPT, RENAMED) == (source.encode(), [1])
+
+
+@pytest.mark.parametrize(
+    "source", ["def f(:\n", "import shop\n\0", "print 'x'\n", "# -*- coding: latin-9000 -*-\nimport shop\n"]
+)
+def test_what_is_no_python_stays(source: str) -> None:
+    assert rewrite(source.encode(), SCRIPT, RENAMED) == (source.encode(), [])
+
+
+@pytest.mark.parametrize(
+    ("head", "encoding"),
+    [("", "utf-8"), ("# coding: latin-1\n", "latin-1"), ("# coding: cp1251\n", "cp1251")],
+)
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_encodings_and_line_endings_stay(head: str, encoding: str, ending: str) -> None:
+    text = "я" if encoding == "cp1251" else "ä"
+    source = (
+        f"{head}x = '{text}'; import shop.tools; y = '{text}', shop.tools\n\n\nfrom shop.tools import (\n    a,\n)\n"
+    )
+    after = source.replace("shop", "store").replace("\n", ending).encode(encoding)
+    assert rewrite(source.replace("\n", ending).encode(encoding), SCRIPT, RENAMED).content == after
+    if encoding == "utf-8":
+        marked = codecs.BOM_UTF8 + source.replace("\n", ending).encode()
+        assert rewrite(marked, SCRIPT, RENAMED).content == codecs.BOM_UTF8 + after
+
+
+def test_strings_and_comments_are_left() -> None:
+    source = "patch('shop.production.guard.Guard')  # from shop.production.guard import Guard\n"
+    assert rewritten(source) == source
+
+
+def test_a_file_that_moved_means_its_former_neighbours() -> None:
+    """Its own lines are the template's and right; those of the owner were written where it was before."""
+    here = Here("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
+    source = "from .client import UpstreamError\nfrom .config import ProductionConfig\nfrom .guard import Guard\n"
+    after = "from .. import UpstreamError\nfrom ..config import ProductionConfig\nfrom .guard import Guard\n"
+    assert rewritten(source, here) == after
+
+
+def test_a_test_beside_the_package_is_absolute() -> None:
+    here = Here("tests", "tests", EXISTS.__contains__)
+    assert rewritten("from shop.production.guard import Guard", here) == (
+        "from shop.production.inbound.guard import Guard"
+    )
+    assert rewritten("from .production.smoke import stand_in", here) == "from .production.smoke import stand_in"

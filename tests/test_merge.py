@@ -1,0 +1,339 @@
+"""The merge of one file keeps every edit at its place, in files that repeat themselves above all."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from updating.merge import merge, merge_by_line
+
+from .structure import Place, places
+
+# --- Files of blocks that are nearly alike ---------------------------------------------------------------------
+
+Block = tuple[str, tuple[int, ...]]
+"""The name of a block, and its lines as numbers."""
+
+
+def compose(blocks: list[Block]) -> str:
+    keys = ("restart: always", "read_only: true", "user: root", "init: true", "tty: true", "pid: host", "cpus: 1")
+    parts = ["services:\n"]
+    for name, lines in blocks:
+        parts.append(f"  {name}:\n    image: same\n" + "".join(f"    {keys[line]}\n" for line in lines) + "\n")
+    return "".join(parts)
+
+
+def workflow(blocks: list[Block]) -> str:
+    parts = ["on: push\n\njobs:\n"]
+    for name, lines in blocks:
+        steps = "".join(f"      - run: step {line}\n        shell: bash\n" for line in lines)
+        parts.append(f"  {name}:\n    runs-on: ubuntu-24.04\n    steps:\n      - uses: actions/checkout@v6\n{steps}\n")
+    return "".join(parts)
+
+
+def dashboard(blocks: list[Block]) -> str:
+    panels = []
+    for number, (name, lines) in enumerate(blocks):
+        members = "".join(f'      "member{line}": true,\n' for line in lines)
+        grid = '      "gridPos": {\n        "h": 8,\n        "w": 12\n      },\n'
+        panels.append(f'    {{\n{grid}      "id": {number},\n{members}      "title": "{name}"\n    }}')
+    return '{\n  "panels": [\n' + ",\n".join(panels) + '\n  ],\n  "title": "All"\n}\n'
+
+
+def tables(blocks: list[Block]) -> str:
+    return "\n".join(f"[tool.{name}]\n" + "".join(f"option{line} = true\n" for line in lines) for name, lines in blocks)
+
+
+def module(blocks: list[Block]) -> str:
+    head = '"""Functions."""\n\nimport os\n'
+    parts = []
+    for name, lines in blocks:
+        body = "".join(f"    call({line})\n" for line in lines)
+        parts.append(
+            f"\n\n@decorated\ndef {name}() -> None:\n    if os.name:\n        call(0)\n{body}    return None\n"
+        )
+    return head + "".join(parts)
+
+
+def page(blocks: list[Block]) -> str:
+    return "# Page\n" + "".join(
+        f"\n## {name}\n\nSee below.\n\n" + "".join(f"- Point {line}.\n" for line in lines) for name, lines in blocks
+    )
+
+
+KINDS: dict[str, Callable[[list[Block]], str]] = {
+    "docker-compose.yml": compose,
+    "ci.yml": workflow,
+    "dashboard.json": dashboard,
+    "pyproject.toml": tables,
+    "ruff.toml": tables,
+    "module.py": module,
+    "page.md": page,
+}
+
+NAMES = st.sampled_from([f"b{number}" for number in range(9)])
+LINES = st.lists(st.integers(0, 6), max_size=5, unique=True).map(tuple)
+
+
+class Case(NamedTuple):
+    """The blocks of the old and the new version, and what the owner does, as (line, what)."""
+
+    old: list[Block]
+    new: list[Block]
+    edits: list[tuple[float, str]]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """A block that is replaced with one that has its own lines counts as renamed: here the template does not."""
+    old = draw(st.lists(st.tuples(NAMES, LINES), min_size=1, max_size=7, unique_by=lambda block: block[0]))
+    grows = draw(st.booleans())
+    new = [(name, draw(st.one_of(st.just(lines), LINES))) for name, lines in old if grows or draw(st.integers(0, 3))]
+    if grows:
+        for name, lines in draw(st.lists(st.tuples(NAMES, LINES), max_size=2, unique_by=lambda block: block[0])):
+            if name not in {known for known, _ in old}:
+                new.insert(draw(st.integers(0, len(new))), (name, lines))
+    edit = st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from(["modify", "insert", "delete"]))
+    return Case(old, new, draw(st.lists(edit, min_size=1, max_size=3)))
+
+
+NAMING = re.compile(r'^(\w+|  b\d|  "panels"|    \{|\[.*|@.*|def .*|#+ .*)|"title"|- (run|uses)|^    steps|^    if')
+"""Lines that open a block or name it: what an edit of them means for the others is another test's."""
+
+
+def edited(path: str, text: str, edits: list[tuple[float, str]]) -> str:
+    """A file with edits, each of them unique: a comment behind a line or below it, or a line that is gone."""
+    lines = text.split("\n")
+    for number, (share, how) in enumerate(sorted(edits, reverse=True)):
+        at = int(share * (len(lines) - 1))
+        mark = f"<!-- {number} -->" if path.endswith(".md") else f"# mark {number}"
+        if how == "insert":
+            indent = re.match(" *", lines[at])
+            lines.insert(at + 1, (indent[0] if indent else "") + mark)
+        elif lines[at].strip() and not NAMING.search(lines[at]):
+            lines[at : at + 1] = [f"{lines[at]}  {mark}"] if how == "modify" else []
+    return "\n".join(lines)
+
+
+def placed(path: str, text: str) -> Counter[tuple[Place, str]]:
+    """Every line with its place. Commas are left out: they follow from what comes after."""
+    lines = text.split("\n")
+    return Counter(
+        (place, line.strip().removesuffix(","))
+        for place, line in zip(places(path, text), lines, strict=True)
+        if line.strip() and not line.strip().startswith(("# mark", "<!--"))
+    )
+
+
+def marks(text: str) -> set[str]:
+    return set(re.findall(r"# mark \d|<!-- \d", text))
+
+
+@pytest.mark.parametrize("path", KINDS)
+@settings(deadline=None, max_examples=60)
+@given(case=cases())
+@example(case=Case([("b1", (1, 2)), ("b2", (1, 2, 3))], [("b2", (1, 2, 3))], [(0.2, "modify")]))
+@example(case=Case([("b1", ()), ("b2", ())], [("b1", ()), ("b3", (1,)), ("b2", ())], [(0.9, "delete")]))
+def test_every_line_keeps_its_place(path: str, case: Case) -> None:
+    """The oracle knows nothing of the merge: lines by the block that a parser finds them in.
+
+    Where nothing conflicts, each block has the template's lines, less those that the owner took away, with those that
+    the owner added.
+    """
+    old, new = (KINDS[path](blocks) for blocks in (case.old, case.new))
+    mine = edited(path, old, case.edits)
+    try:
+        before, theirs, owners = placed(path, old), placed(path, new), placed(path, mine)
+    except ValueError:  # the owner's edit left no file of its language
+        return
+    merged = merge(path, old.encode(), mine.encode(), new.encode())
+    text = merged.content.decode()
+    assert marks(mine) <= marks(text), "an edit is lost"
+    assert bool(merged.conflicts) == ("<<<<<<<" in text)
+    if merged.conflicts == 0:
+        added, removed = owners - before, before - owners
+        assert placed(path, text) == (theirs - removed) + added
+
+
+@pytest.mark.parametrize("path", KINDS)
+@settings(deadline=None, max_examples=20)
+@given(case=cases())
+def test_what_one_side_alone_changes_is_the_result(path: str, case: Case) -> None:
+    old, new = (KINDS[path](blocks).encode() for blocks in (case.old, case.new))
+    assert merge(path, old, old, new) == (new, 0)
+    assert merge(path, old, new, old) == (new, 0)
+    assert merge(path, old, new, new) == (new, 0)
+
+
+# --- Blocks that are renamed, replaced or exchanged --------------------------------------------------------------
+
+PANELS: list[Block] = [("b1", (1, 2)), ("b2", (1, 2, 3)), ("b3", (1, 4, 5))]
+
+
+def test_a_block_that_the_template_renames_keeps_its_edits() -> None:
+    old = dashboard(PANELS)
+    new = old.replace('"b2"', '"Renamed"')
+    mine = old.replace('"id": 1', '"id": 77')
+    assert merge("dashboard.json", old.encode(), mine.encode(), new.encode()) == (
+        mine.replace('"b2"', '"Renamed"').encode(),
+        0,
+    )
+
+
+def test_a_block_that_the_owner_renames_gets_what_the_template_changes_in_it() -> None:
+    old = workflow([("lint", (1, 2)), ("tests", (1, 3)), ("image", (1, 2))])
+    new = old.replace("step 3", "another step")
+    mine = old.replace("  tests:", "  checks:")
+    merged = merge("ci.yml", old.encode(), mine.encode(), new.encode())
+    assert merged == (new.replace("  tests:", "  checks:").encode(), 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "edit"),
+    [
+        (
+            "dashboard.json",
+            dashboard(PANELS),
+            dashboard([PANELS[0], ("b9", (1, 2, 6)), PANELS[2]]),
+            ('"id": 1,', '"id": 1, # mine'),
+        ),
+        (
+            "ops/compose.yml",
+            compose([("web", (0, 1)), ("cache", (0, 1)), ("jobs", (0, 2))]),
+            compose([("web", (0, 1)), ("jobs", (0, 2)), ("mail", (0, 1))]),
+            ("  cache:\n    image: same", "  cache:\n    image: mine"),
+        ),
+        (
+            "pyproject.toml",
+            tables([("mypy", (1, 2)), ("ruff", (1, 2)), ("uv", (1,))]),
+            tables([("mypy", (1, 2, 3)), ("ruff", (1, 2, 3)), ("uv", (1,))]),
+            ("[tool.ruff]\noption1 = true\noption2 = true\n", ""),
+        ),
+    ],
+    ids=["a replaced panel", "a service that went while another came", "a table that the owner removed"],
+)
+def test_what_has_no_place_any_more_is_a_conflict(path: str, old: str, new: str, edit: tuple[str, str]) -> None:
+    mine = old.replace(*edit)
+    assert mine != old
+    merged = merge(path, old.encode(), mine.encode(), new.encode())
+    assert merged.conflicts == 1
+    outside = re.sub(rb"(?ms)^<{7} .*?^>{7} .*?$", b"", merged.content)
+    assert b"mine" not in outside
+    if "toml" in path:
+        assert b"[tool.ruff]" not in outside
+        assert outside.count(b"option3") == 1, "the new option is in another table"
+
+
+# --- Line endings, encodings, and what is no text -----------------------------------------------------------------
+
+OLD, MINE, NEW = b"one\ntwo\nthree\nfour\nfive\n", b"one\n2\nthree\nfour\nfive\n", b"one\ntwo\nthree\nfour\n5\n"
+BOTH = b"one\n2\nthree\nfour\n5\n"
+
+
+def dos(content: bytes) -> bytes:
+    return content.replace(b"\n", b"\r\n")
+
+
+@pytest.mark.parametrize("base", [OLD, dos(OLD)])
+@pytest.mark.parametrize("theirs", [NEW, dos(NEW)])
+def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: bytes) -> None:
+    assert merge("page.txt", base, MINE, theirs) == (BOTH, 0)
+    assert merge("page.txt", base, dos(MINE), theirs) == (dos(BOTH), 0)
+    assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
+
+
+def test_a_single_ending_of_another_kind_is_the_owners_edit() -> None:
+    mine = OLD.replace(b"two\n", b"two\r\n")
+    assert merge("page.txt", OLD, mine, NEW) == (mine.replace(b"five", b"5"), 0)
+
+
+@pytest.mark.parametrize("letter", ["ä".encode("latin-1"), b"\xff", "ä".encode()])
+def test_any_encoding_is_merged(letter: bytes) -> None:
+    old, mine, new = (content.replace(b"three", letter) for content in (OLD, MINE, NEW))
+    assert merge("page.txt", old, mine, new) == (BOTH.replace(b"three", letter), 0)
+
+
+def test_a_line_that_ends_the_file_without_a_break() -> None:
+    assert merge("page.txt", OLD, MINE.rstrip(), NEW.replace(b"5", b"five")).content == MINE.rstrip()
+    assert merge("page.txt", OLD.rstrip(), MINE.rstrip(), OLD) == (MINE, 0)
+
+
+def test_what_is_no_text_stays_the_owners_and_is_a_conflict() -> None:
+    assert merge("logo.png", b"\0old", b"\0mine", b"\0new") == (b"\0mine", 1)
+
+
+def test_a_conflict_is_marked_as_copier_does() -> None:
+    merged = merge("page.txt", OLD, OLD.replace(b"two", b"mine"), OLD.replace(b"two", b"theirs"))
+    expected = b"one\n<<<<<<< before updating\nmine\n=======\ntheirs\n>>>>>>> after updating\nthree\nfour\nfive\n"
+    assert merged == (expected, 1)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"a\n", b"b\r\n", b"\n", b"\x0c\n", b"# x\n", b"\xff\xfe\n", b"- {\n", b"}\n"]), max_size=9
+    )
+)
+@settings(deadline=None, max_examples=60)
+def test_any_bytes_are_merged(lines: list[bytes]) -> None:
+    text = b"".join(lines)
+    for path in KINDS:
+        assert merge(path, text, b"first\n" + text, text) == (b"first\n" + text, 0)
+        assert b"first\n" in merge(path, text, b"first\n" + text, text + b"last\n").content
+
+
+# --- Neighbouring lines of pyproject.toml --------------------------------------------------------------------------
+
+CHANGED: dict[str, Callable[[str], list[str]]] = {
+    "kept": lambda line: [line],
+    "replaced": lambda line: [line + "'"],
+    "removed": lambda line: [],
+    "followed": lambda line: [line, line + "+"],
+}
+Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
+"""Which side changes a line, and how."""
+
+
+@given(st.lists(Change, max_size=12))
+def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
+    def text(*sides: bool) -> list[bytes]:
+        lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
+        return [line.encode() for changed in lines for line in changed]
+
+    assert merge_by_line(text(), text(True), text(False)) == text(True, False)
+    assert merge_by_line(text(), text(False), text(True)) == text(True, False)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
+)
+def test_changes_of_the_same_line_are_a_conflict(mine: str, theirs: str) -> None:
+    base, one, other = ([letter.encode() for letter in text] for text in ("123", mine, theirs))
+    assert merge_by_line(base, one, other) is None
+    assert merge_by_line(base, one, one) == one
+
+
+PYPROJECT = """\
+[project]
+name = "shop"
+version = "0.1.0"
+description = "A server"
+readme = "README.md"
+"""
+
+
+def test_answers_beside_the_version_of_the_owner_do_not_conflict() -> None:
+    mine = PYPROJECT.replace("0.1.0", "1.4.2").replace("readme", 'license = "MIT"\nreadme')
+    theirs = PYPROJECT.replace('"shop"', '"store"').replace("A server", "Another")
+    expected = mine.replace('"shop"', '"store"').replace("A server", "Another")
+    assert merge("pyproject.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()) == (expected.encode(), 0)
+    assert merge("other.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()).conflicts == 1
+
+
+def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:
+    mine, theirs = (PYPROJECT.replace("A server", text) for text in ("Mine", "Theirs"))
+    assert merge("pyproject.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()).conflicts == 1
