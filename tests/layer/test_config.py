@@ -202,7 +202,7 @@ def test_a_switch_without_its_module_stops_the_start_with_the_command_that_adds_
 
 
 def test_a_kind_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
-    kinds = {"auth": {"token", "jwt"}, "rate_limit_backend": {"redis"}, "telemetry_protocol": {"http", "grpc"}}
+    kinds = {"auth": {"token", "jwt"}, "rate_limit_backend": {"redis"}, "telemetry_protocol": {"http/protobuf", "grpc"}}
     assert kinds.keys() == set(CHOSEN_AT_COPY)
     for field, values in kinds.items():
         generated = ANSWERS["config"][field]
