@@ -253,7 +253,7 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
     return lambda text: record_property(FIGURE, text)
 
 
-LONGEST_FIRST = ("test_projects.py", "test_soak.py", "test_ops_live.py")
+LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")
 """One worker runs a whole file: started last, these would leave the other worker idle."""
 
 

@@ -32,6 +32,7 @@ from copier import run_copy
 
 from .layer.features import OPTIONAL
 from .support import (
+    DEADLINE_SECONDS,
     DEFAULT,
     EVERYTHING,
     MINIMAL,
@@ -41,6 +42,7 @@ from .support import (
     Answers,
     answers,
     choices,
+    clean_environment,
     copy_template,
     evaluate,
     questions,
@@ -65,6 +67,12 @@ CHECKS: Mapping[str, Sequence[str | Path]] = {
     "layer": ("pytest", "-c", LAYER / "pytest.ini", LAYER, "-q", "--numprocesses=3"),
 }
 """What an owner and the hook run, and last the tests of the production layer, as arguments of `uv run`."""
+
+LAYER = ROOT / "tests" / "layer"
+"""The tests of the production layer."""
+
+QUICK = ("-m", "not pure")
+"""Leaves out those tests of the layer that have the same result in every project."""
 
 TRIES = 40
 """The number of covers that are computed, each from its own random seed; the shortest is used."""
@@ -137,6 +145,36 @@ class Project:
         if name in ("tests", "layer"):
             assert re.search(r"\d+ passed", last), done.stdout
             assert "skipped" not in last, done.stdout
+        return last
+
+    def prepare_layer(self) -> None:
+        """Install what the tests of the production layer need into the project's environment."""
+        done = run(uv(), "pip", "install", "--quiet", "--requirements", LAYER / "requirements.txt", cwd=self.path)
+        assert done.returncode == 0, done.stderr
+
+    def check_layer(self, *selection: str) -> str:
+        """Run tests of the production layer in the project's environment, and return the last line of their output.
+
+        Args:
+            selection: options of pytest and names of modules; all tests unless given.
+
+        Raises:
+            AssertionError: a test failed or was skipped.
+        """
+        done = subprocess.run(
+            [uv(), "run", "--no-sync", "--project", self.path, "pytest", "-q", "--numprocesses=2", *selection],
+            cwd=LAYER,
+            env=clean_environment(UV_OFFLINE="1"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=3 * DEADLINE_SECONDS,
+            check=False,
+        )
+        last = (done.stdout.strip().splitlines() or [""])[-1]
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+        assert "skipped" not in last, done.stdout
         return last
 
 
@@ -265,7 +303,10 @@ def update(line: Line, origin: str, data: Answers, path: Path) -> None:
 
 
 def prove(make: Callable[[Path], None]) -> str:
-    """Have a project made, make its environment and run its checks; return the last line of its tests.
+    """Have a project made, and run its checks and the tests of the production layer in its environment.
+
+    Returns:
+        The last lines of its own tests and of those of the layer.
 
     Raises:
         AssertionError: a check failed.
@@ -275,7 +316,9 @@ def prove(make: Callable[[Path], None]) -> str:
         with RENDERING:
             make(path)
         project = Project.of(path)
-        return {check: project.check(check) for check in CHECKS}["tests"]
+        last = {check: project.check(check) for check in CHECKS}["tests"]
+        project.prepare_layer()
+        return f"{last}; production layer: {project.check_layer(*QUICK)}"
 
 
 def prove_all(rows: Mapping[str, Answers], origin: str | None = None, jobs: int = 2) -> Iterator[tuple[str, str, bool]]:

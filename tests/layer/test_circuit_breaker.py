@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
 
 
 Machine.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
-TestAgainstModel = Machine.TestCase
+TestAgainstModel = pytest.mark.pure(Machine.TestCase)
 
 
 # --- On a running server --------------------------------------------------------------------------------------------

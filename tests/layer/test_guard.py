@@ -14,7 +14,7 @@ from harness import HEADERS, Serve, config
 from raw_http import error_of, exchange
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import guard
-from weather_station.production.inbound.guard import resolves_to_loopback, host_rule, origin_rule
+from weather_station.production.inbound.guard import host_rule, origin_rule, resolves_to_loopback
 from weather_station.production.registry import Registry
 from weather_station.server import create_server
 

@@ -465,6 +465,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.pure
 @given(texts, st.dictionaries(texts, values, max_size=6))
 def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str, Any]) -> None:
     line = written(lambda writer: writer.write_record(20, "any", message, fields, None))

@@ -67,9 +67,10 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
 
 LimiterAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=30)
-TestLimiterAgainstModel = LimiterAgainstModel.TestCase
+TestLimiterAgainstModel = pytest.mark.pure(LimiterAgainstModel.TestCase)
 
 
+@pytest.mark.pure
 @given(quota=QUOTAS, share=st.fractions(0, 1))
 def test_waits_and_remaining_calls_follow_exactly_from_the_debt(quota: Quota, share: Fraction) -> None:
     debt = int(share * quota.limit * quota.window)
@@ -78,6 +79,7 @@ def test_waits_and_remaining_calls_follow_exactly_from_the_debt(quota: Quota, sh
     assert quota.wait(debt) == max(0, math.ceil((1 - tokens) * quota.window / quota.limit))
 
 
+@pytest.mark.pure
 @settings(max_examples=50)
 @given(limit=st.integers(1, 2000), window=WINDOWS)
 def test_exactly_the_limit_passes_at_once_and_once_more_over_the_window(limit: int, window: int) -> None:

@@ -151,6 +151,7 @@ def test_a_configured_key_is_recognized_without_the_line_break_of_its_file(monke
     assert Redactor(found).text("q_id=my-upstream-key&x=1") == "q_id=[redacted]&x=1"
 
 
+@pytest.mark.pure
 def test_any_value_is_shown_without_its_secrets_and_with_everything_else() -> None:
     run_state_machine_as_test(Redaction, settings=settings(max_examples=60, stateful_step_count=30))
 
@@ -188,6 +189,7 @@ def _depth(tree: Any) -> int:
     return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
 
 
+@pytest.mark.pure
 @given(trees)
 def test_secrets_at_any_depth_are_redacted_and_nothing_else_is(tree: Any) -> None:
     secret: set[str] = set()

@@ -261,6 +261,7 @@ def test_secrets_are_redacted_in_every_part_of_a_span(act: Callable[[trace.Span]
 PIECES = ("token", "=", "api_key", "?sig=", "Bearer ", "://", "u:p", "@", '"', "'", "\n", " ", "a0b1c2d3e4f5", KNOWN)
 
 
+@pytest.mark.pure
 @given(
     st.dictionaries(
         st.sampled_from(("note", "url.full", "app.api_key", "db.statement", "count")),

@@ -111,7 +111,7 @@ MISTAKES = {
     ),
     "a reserved name": (
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='get_metrics')"),
-        r"\S+ask_\d+\.py:2: tool get_metrics: the name is reserved for a tool of the production layer; choose another one",
+        r"\S+ask_\d+\.py:2: tool get_metrics: the name is reserved for a tool of the production layer; choose .*",
     ),
     "a name that is taken": (
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='greet')"),

@@ -1,0 +1,76 @@
+"""The production layer in projects with their own environments: the tests in tests/layer pass, and are typed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Renderings
+from .matrix import LAYER, QUICK, Project, outbound_pairs
+from .support import EVERYTHING, Answers, answers
+
+pytestmark = pytest.mark.slow
+
+JWT = "everything with JWT"
+DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"}))} | outbound_pairs()
+"""Projects that are none of the variants."""
+
+SELECTIONS: dict[str, tuple[str, ...]] = {
+    "minimal": (),
+    "everything": (),
+    "default": QUICK,
+    "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
+    JWT: QUICK,
+    **dict.fromkeys(outbound_pairs(), QUICK),
+}
+"""The tests that run in each project: `everything` has every module but one."""
+
+MARKS = {JWT: pytest.mark.acceptance, **dict.fromkeys(outbound_pairs(), pytest.mark.release)}
+
+
+def parameters(*names: str) -> list[object]:
+    return [pytest.param(name, marks=MARKS.get(name, ())) for name in names]
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    renderings: Renderings, template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Project]:
+    """`prepared("default")` is that project with an environment of its own, in which the layer's tests can run."""
+    projects: dict[str, Project] = {}
+
+    def prepare(name: str) -> Project:
+        if name not in projects:
+            path = tmp_path_factory.mktemp("layer") / "project"
+            if name in DATA:
+                project = Project.build(template, path, DATA[name])
+            else:
+                shutil.copytree(renderings[name].first, path)
+                project = Project.of(path)
+            project.prepare_layer()
+            projects[name] = project
+        return projects[name]
+
+    return prepare
+
+
+@pytest.mark.parametrize("name", parameters(*SELECTIONS))
+def test_the_tests_of_the_layer_pass(
+    prepared: Callable[[str], Project], name: str, figure: Callable[[str], None]
+) -> None:
+    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*SELECTIONS[name])}")
+
+
+@pytest.mark.parametrize(
+    ("name", "absent"),
+    [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.acceptance)],
+)
+def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
+    project = prepared(name)
+    cache = project.path / ".mypy_cache"
+    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", f"test_{absent}.py$")
+    done = project.python("-m", "mypy", *options, str(LAYER))
+    assert done.returncode == 0, done.stdout + done.stderr
