@@ -120,7 +120,7 @@ NAMES = {
 }
 
 
-def after(project):
+def after(project, package):
     (project / "after").touch()
 """
 
