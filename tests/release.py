@@ -96,7 +96,7 @@ def problems_of_the_list() -> Iterator[str]:
 
 def tests_pass() -> bool:
     """Run all three sets of tests, in which nothing may be skipped, and return whether they pass."""
-    sets = ([], ["-m", "acceptance"], ["-m", "release"])
+    sets: tuple[list[str], ...] = ([], ["-m", "acceptance"], ["-m", "release"])
     commands = ([sys.executable, "-m", "pytest", *options] for options in sets)
     environment = os.environ | {"CI": "true"}
     return all(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode == 0 for command in commands)

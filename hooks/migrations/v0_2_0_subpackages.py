@@ -55,7 +55,7 @@ GONE = {
     "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
 }
 
-SEEDED = ("tests/settings.env",)
+SEEDED = ("server.json", "tests/settings.env")
 
 API = "{{ package_name }}.production"
 
