@@ -30,7 +30,6 @@ from typing import Any
 
 from copier import run_copy
 
-from .layer.features import OPTIONAL
 from .support import (
     DEADLINE_SECONDS,
     DEFAULT,
@@ -56,7 +55,7 @@ STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode"
 """Questions other than switches whose answers bring or remove a file, or decide how the server serves."""
 
 LAYER = ROOT / "tests" / "layer"
-"""The tests of the production layer, which run in the environment of each project."""
+"""The tests of the production layer."""
 
 CHECKS: Mapping[str, Sequence[str | Path]] = {
     "lint": ("ruff", "check", "."),
@@ -64,12 +63,8 @@ CHECKS: Mapping[str, Sequence[str | Path]] = {
     "types": ("mypy",),
     "tests": ("pytest", "-q", "-p", "no:cacheprovider"),
     "start": ("python", LAYER / "smoke.py"),
-    "layer": ("pytest", "-c", LAYER / "pytest.ini", LAYER, "-q", "--numprocesses=3"),
 }
-"""What an owner and the hook run, and last the tests of the production layer, as arguments of `uv run`."""
-
-LAYER = ROOT / "tests" / "layer"
-"""The tests of the production layer."""
+"""What an owner and the hook run, as arguments of `uv run`."""
 
 QUICK = ("-m", "not pure")
 """Leaves out those tests of the layer that have the same result in every project."""
@@ -108,41 +103,16 @@ class Project:
         """Run the interpreter of the project's environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
 
-    def add_requirements_of_the_layer(self) -> None:
-        """Install what tests/layer needs beside the project's own dependencies; later checks are not the project's."""
-        requirements = LAYER / "requirements.txt"
-        done = run(uv(), "pip", "install", "--python", ".venv", "--compile-bytecode", "-r", requirements, cwd=self.path)
-        assert done.returncode == 0, done.stderr
-
-    def check_types_of_the_layer(self) -> None:
-        """Run mypy over tests/layer, without the tests of features that this project lacks.
-
-        Raises:
-            AssertionError: mypy found a problem.
-        """
-        self.add_requirements_of_the_layer()
-        production = self.path / "src" / "weather_station" / "production"
-        absent = [
-            module.partition(".")[2]
-            for module in OPTIONAL
-            if not (production / f"{module.replace('.', '/')}.py").exists()
-        ]
-        exclude = rf"/test_({'|'.join(absent) or '-'})\.py$"
-        done = self.uv("run", "--no-sync", "mypy", "--config-file", LAYER / "mypy.ini", "--exclude", exclude, LAYER)
-        assert done.returncode == 0, done.stdout
-
     def check(self, name: str) -> str:
         """Run one of `CHECKS` and return the last line of its output.
 
         Raises:
             AssertionError: it failed, or skipped a test.
         """
-        if name == "layer":
-            self.add_requirements_of_the_layer()
         done = self.uv("run", "--no-sync", *CHECKS[name])
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
-        if name in ("tests", "layer"):
+        if name == "tests":
             assert re.search(r"\d+ passed", last), done.stdout
             assert "skipped" not in last, done.stdout
         return last

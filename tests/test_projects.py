@@ -1,4 +1,4 @@
-"""Projects, each in its own environment: what their owner runs is green, they start, and so is the production layer."""
+"""Projects, each in its own environment: what their owner runs is green, and they start."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def project(request: pytest.FixtureRequest, make: Callable[[str], Project]) -> P
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_check_is_green(project: Project, check: str, figure: Callable[[str], None]) -> None:
     last = project.check(check)
-    if check in ("tests", "layer"):
+    if check == "tests":
         figure(f"{check} of the {project.path.name} project: {last}")
 
 
@@ -63,9 +63,3 @@ def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
     assert [
         name for name in content if not name.startswith(("weather_station/", "weather_station-0.1.0.dist-info/"))
     ] == []
-
-
-@pytest.mark.parametrize("name", ["everything", pytest.param(JWT, marks=pytest.mark.acceptance)])
-def test_the_tests_of_the_layer_are_typed(make: Callable[[str], Project], name: str) -> None:
-    """In two projects that together have every feature."""
-    make(name).check_types_of_the_layer()
