@@ -133,7 +133,7 @@ def test_a_server_that_does_not_work_is_reported_with_evidence_and_kept(own_temp
 
 
 def test_an_update_that_conflicts_names_the_file(own_template: Path, tmp_path: Path) -> None:
-    meter = "src/weather_station/production/meter.py"
+    meter = "src/weather_station/production/observe/meter.py"
     git_all(own_template, "1.0.0")
     project = tmp_path / "project"
     assert copy(own_template, tmp_path, "--skip-tasks").returncode == 0

@@ -165,6 +165,7 @@ def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: 
             if name in reached or name not in modules:
                 continue
             reached.add(name)
+            pending.append(name.rpartition(".")[0])  # importing a module imports its package
             source = rendering.files[modules[name]].decode()
             for imported, names in own_imports(name, source, package=is_package(modules[name])):
                 pending += [imported, *(f"{imported}.{each}" for each in names)]
@@ -312,7 +313,7 @@ def test_a_file_leaves_when_a_release_changes_its_condition(
     """With the same answers: `_exclude` leaves out of the old version only what that version left out itself."""
     production = "template/src/{{ package_name }}/production"
     workshop = Workshop.of(small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja")
-    project = workshop.copy(profile="minimal", enable_retries=True)
+    project = workshop.copy(profile="minimal", enable_retries=True, include_docker=True)
     condition, path = {
         "a path": ("/Dockerfile: {{ ", "Dockerfile"),
         "a module": ("- [retries, upstream.retry, {{ ", "src/weather_station/production/upstream/retry.py"),

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 RECORDER = """\
 with open({log!r}, "a", encoding="utf-8") as log:
-    log.write(json.dumps([sys.argv[1], os.environ.get("STAGE"), os.getcwd()]) + "\\n")\
+    log.write(__import__("json").dumps([sys.argv[1], os.environ.get("STAGE"), os.getcwd()]) + "\\n")\
 """
 
 SWITCHES = [name for name in questions() if name.startswith("enable_")]
@@ -71,7 +71,7 @@ def test_an_answer_can_change_without_a_newer_version(workshop: Recording) -> No
     done = copier("update", *options, cwd=project)
     assert done.returncode == 0, done.stderr
     assert recorded(project)["_commit"] == "1.0.0"
-    assert not (project / "src/weather_station/production/retry.py").exists()
+    assert not (project / "src/weather_station/production/upstream/retry.py").exists()
     commit(project)
     workshop.update(project)
     assert (recorded(project)["_commit"], recorded(project)["enable_retries"]) == ("1.1.0", False)
@@ -105,7 +105,7 @@ def test_all_features_leave_and_return_together(workshop: Recording) -> None:
     off: Answers = dict.fromkeys(SWITCHES, False)
     workshop.update(project, auth="none", **off)
     bare = files(project).keys()
-    assert {"src/weather_station/production/auth.py", "src/weather_station/production/metrics.py"} & bare == set()
+    assert {"src/weather_station/production/inbound/auth.py", "src/weather_station/production/observe/metrics.py"} & bare == set()
     back: Answers = {name: recorded_default(name) for name in SWITCHES} | {"auth": "token"}
     workshop.update(project, **back)
     assert files(project) == first

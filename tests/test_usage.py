@@ -19,7 +19,7 @@ from .workshop import Workshop, commit, edit, git, recorded, update
 pytestmark = pytest.mark.slow
 
 PRODUCTION = "template/src/{{ package_name }}/production"
-METER = f"{PRODUCTION}/meter.py"
+METER = f"{PRODUCTION}/observe/meter.py"
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +151,7 @@ def test_a_folder_of_a_larger_repository(workshop: Workshop, tmp_path: Path) -> 
     now = files(whole)
     assert first_words(project).startswith("Two")
     assert 'version = "1.0.0"' in now["servers/weather/pyproject.toml"].decode()
-    assert "servers/weather/src/weather_station/production/retry.py" not in now
+    assert "servers/weather/src/weather_station/production/upstream/retry.py" not in now
     assert {path: content for path, content in now.items() if not path.startswith("servers/")} == beside
 
 

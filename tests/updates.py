@@ -131,7 +131,7 @@ def change_everything(template: Path) -> None:
     edit(compose, "    ports:", "    labels: {next: version}\n    ports:")
     edit(project / "Dockerfile.jinja", "FROM ", "# The next version's base.\nFROM ", count=1)
     edit(project / ".gitignore.jinja", ".coverage*\n", ".coverage*\n.next/\n")
-    meter = project / "src" / "{{ package_name }}" / "production" / "meter.py"
+    meter = project / "src" / "{{ package_name }}" / "production" / "observe" / "meter.py"
     edit(meter, '"""', '"""New. ', count=1)
 
     config = template / "copier.yml"

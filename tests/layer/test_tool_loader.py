@@ -170,7 +170,7 @@ async def test_the_modules_of_a_package_register_in_the_order_of_their_names(
         register_modules(server, "some_tools")
 
 
-PLACE = r"\S+test_tool_loader\.py:\d+"
+PLACE = r"\S*test_tool_loader\.py:\d+"
 
 
 async def add(a: int, b: int) -> int:
