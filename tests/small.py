@@ -49,7 +49,8 @@ ANSWERS = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nic
 
 def migration_stages() -> str:
     """The stages of an update as the interview has them, without the check of the project at the end."""
-    found = re.search(r"^_migrations:\n(?:[ #-].*\n)+", (ROOT / "interview" / "tasks.yml").read_text("utf-8"), re.MULTILINE)
+    tasks = (ROOT / "interview" / "tasks.yml").read_text("utf-8")
+    found = re.search(r"^_migrations:\n(?:[ #-].*\n)+", tasks, re.MULTILINE)
     assert found
     stages, check, _ = found[0].partition(
         '  - command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/post'

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 
 RECORDER = """\
 with open({log!r}, "a", encoding="utf-8") as log:
-    log.write(__import__("json").dumps([sys.argv[1], os.environ.get("STAGE"), os.getcwd()]) + "\\n")\
+    import json
+    log.write(json.dumps([sys.argv[1], os.environ.get("STAGE"), os.getcwd()]) + "\\n")\
 """
 
 SWITCHES = [name for name in questions() if name.startswith("enable_")]
@@ -105,7 +106,8 @@ def test_all_features_leave_and_return_together(workshop: Recording) -> None:
     off: Answers = dict.fromkeys(SWITCHES, False)
     workshop.update(project, auth="none", **off)
     bare = files(project).keys()
-    assert {"src/weather_station/production/inbound/auth.py", "src/weather_station/production/observe/metrics.py"} & bare == set()
+    production = "src/weather_station/production"
+    assert {f"{production}/inbound/auth.py", f"{production}/observe/metrics.py"} & bare == set()
     back: Answers = {name: recorded_default(name) for name in SWITCHES} | {"auth": "token"}
     workshop.update(project, **back)
     assert files(project) == first
