@@ -25,7 +25,7 @@ METER = f"{PRODUCTION}/observe/meter.py"
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Workshop:
     """Versions 1.0.0 and 2.0.0, a branch behind both called `next`, and HEAD, a commit beyond; each changes a line."""
-    made = Workshop.of(small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/retry.py")
+    made = Workshop.of(small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/upstream/retry.py")
     meter = made.template / METER
     for version, line in (("2.0.0", "Two. "), ("", "Beyond. ")):
         edit(meter, '"""', f'"""{line}', count=1)
