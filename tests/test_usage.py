@@ -61,7 +61,7 @@ def first_words(project: Path) -> str:
 
 @pytest.mark.parametrize(
     ("reference", "line"),
-    [(None, "Two."), ("1.0.0", "Where"), ("2.0.0", "Two."), ("next", "Next."), ("HEAD", "Beyond.")],
+    [(None, "Two."), ("1.0.0", "The interface"), ("2.0.0", "Two."), ("next", "Next."), ("HEAD", "Beyond.")],
 )
 def test_a_tag_a_branch_or_head_of_a_url(workshop: Workshop, tmp_path: Path, reference: str | None, line: str) -> None:
     run_copy(
