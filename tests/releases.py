@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from updating.tables import Tables
 
-from .support import ROOT, files, owners, questions
+from .support import OWNERSHIP, ROOT, covers, files, owners, questions
 
 LIST = ROOT / "tests" / "releases.toml"
 
@@ -83,38 +84,43 @@ def questions_of(commit: str) -> set[str]:
 class Migrated(NamedTuple):
     """What the migrations of the working tree speak of."""
 
-    moved: dict[str, str]
-    gone: dict[str, str]
+    tables: Tables
     questions: dict[str, str | None]
 
 
 def migrated(folder: Path = ROOT / "hooks" / "migrations") -> Migrated:
-    found = Migrated({}, {}, {})
-    for path in sorted(folder.glob("v*.py")):
-        names: Mapping[str, Any] = runpy.run_path(str(path))
-        found.moved.update(names.get("MOVED", {}))
-        found.gone.update(names.get("GONE", {}))
-        found.questions.update(names.get("QUESTIONS", {}))
-    return found
+    modules: list[Mapping[str, Any]] = [runpy.run_path(str(path)) for path in sorted(folder.glob("v*.py"))]
+    questions = {old: new for names in modules for old, new in names.get("QUESTIONS", {}).items()}
+    return Migrated(Tables(modules), questions)
 
 
 def losses(
     paths_then: set[str], questions_then: set[str], paths_now: set[str], questions_now: set[str], told: Migrated
 ) -> Iterator[str]:
     """What an owner would lose without a word: a sentence for each."""
+    tables = told.tables
     for path in sorted(paths_then - paths_now):
-        target = told.moved.get(path)
-        if path in told.gone or owners(path_in_a_project(path)) == ["user"]:
+        if owners(path_in_a_project(path)) == ["user"]:
             continue
-        if target is None:
+        if not tables.knows(path):
             yield f"template/{path} is gone, and no migration says where to"
-        elif target not in paths_now and target not in told.moved and target not in told.gone:
-            yield f"template/{path} moved to {target}, which is not there"
+        for target in tables.moved.get(path, ()):
+            if target not in paths_now and not tables.knows(target):
+                yield f"template/{path} moved to {target}, which is not there"
+    for path in sorted(paths_now - paths_then):
+        if owned_by_name(path) and path not in tables.seeded:
+            yield f"template/{path} is new and the owner's, and no migration seeds it"
     for name in sorted(questions_then - questions_now):
         if name not in told.questions:
             yield f"the question {name} is gone, and no migration says what becomes of its answer"
         elif (new := told.questions[name]) and new not in questions_now:
             yield f"the question {name} became {new}, which is not asked"
+
+
+def owned_by_name(path: str) -> bool:
+    """Whether a file is the owner's by itself, and not as one of a folder."""
+    patterns = [pattern for pattern in OWNERSHIP["user"] if not pattern.endswith("**")]
+    return any(covers(pattern, path_in_a_project(path)) for pattern in patterns)
 
 
 def path_in_a_project(path: str) -> str:

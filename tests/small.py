@@ -78,7 +78,7 @@ class Small:
         commit(self.template, version)
         git("tag", version, cwd=self.template)
 
-    def copy(self, version: str, name: str = "project", **data: Any) -> Path:
+    def copy(self, version: str, name: str | Path = "project", **data: Any) -> Path:
         """A committed project of a version."""
         project = self.root / name
         run_copy(str(self.template), project, data=data, vcs_ref=version, defaults=True, unsafe=True, quiet=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -20,7 +20,7 @@ Block = tuple[str, tuple[int, ...]]
 """The name of a block, and its lines as numbers."""
 
 
-def compose(blocks: list[Block]) -> str:
+def compose(blocks: Sequence[Block]) -> str:
     keys = ("restart: always", "read_only: true", "user: root", "init: true", "tty: true", "pid: host", "cpus: 1")
     parts = ["services:\n"]
     for name, lines in blocks:
@@ -28,7 +28,7 @@ def compose(blocks: list[Block]) -> str:
     return "".join(parts)
 
 
-def workflow(blocks: list[Block]) -> str:
+def workflow(blocks: Sequence[Block]) -> str:
     parts = ["on: push\n\njobs:\n"]
     for name, lines in blocks:
         steps = "".join(f"      - run: step {line}\n        shell: bash\n" for line in lines)
@@ -36,7 +36,7 @@ def workflow(blocks: list[Block]) -> str:
     return "".join(parts)
 
 
-def dashboard(blocks: list[Block]) -> str:
+def dashboard(blocks: Sequence[Block]) -> str:
     panels = []
     for number, (name, lines) in enumerate(blocks):
         members = "".join(f'      "member{line}": true,\n' for line in lines)
@@ -45,11 +45,11 @@ def dashboard(blocks: list[Block]) -> str:
     return '{\n  "panels": [\n' + ",\n".join(panels) + '\n  ],\n  "title": "All"\n}\n'
 
 
-def tables(blocks: list[Block]) -> str:
+def tables(blocks: Sequence[Block]) -> str:
     return "\n".join(f"[tool.{name}]\n" + "".join(f"option{line} = true\n" for line in lines) for name, lines in blocks)
 
 
-def module(blocks: list[Block]) -> str:
+def module(blocks: Sequence[Block]) -> str:
     head = '"""Functions."""\n\nimport os\n'
     parts = []
     for name, lines in blocks:
@@ -60,13 +60,13 @@ def module(blocks: list[Block]) -> str:
     return head + "".join(parts)
 
 
-def page(blocks: list[Block]) -> str:
+def page(blocks: Sequence[Block]) -> str:
     return "# Page\n" + "".join(
         f"\n## {name}\n\nSee below.\n\n" + "".join(f"- Point {line}.\n" for line in lines) for name, lines in blocks
     )
 
 
-KINDS: dict[str, Callable[[list[Block]], str]] = {
+KINDS: dict[str, Callable[[Sequence[Block]], str]] = {
     "docker-compose.yml": compose,
     "ci.yml": workflow,
     "dashboard.json": dashboard,

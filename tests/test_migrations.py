@@ -298,7 +298,8 @@ def test_a_file_of_the_owners_that_is_new_is_seeded_once(updated: Updated, origi
     assert "options.py" not in update(project, "3.0.0").stderr
     assert not (project / "src/shop/options.py").exists()
 
-    for number, history in enumerate((["MINE = 1\n"], ["MINE = 1\n", None])):
+    histories: list[list[str | None]] = [["MINE = 1\n"], ["MINE = 1\n", None]]
+    for number, history in enumerate(histories):
         project = Path(shutil.copytree(original, tmp_path / f"history {number}"))
         path = project / "src/shop/options.py"
         for content in history:

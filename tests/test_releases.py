@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.version import Version
+from updating.tables import Tables
 
 from . import releases as under_test
 from .releases import Migrated, Release, commit_of, losses, losses_since, releases
 from .support import ROOT
 
-NOTHING = Migrated({}, {}, {})
+NOTHING = Migrated(Tables(), {})
+
+
+def told(**tables: Any) -> Migrated:
+    return Migrated(Tables([tables]), tables.get("QUESTIONS", {}))
 
 
 def test_every_release_is_a_commit_in_the_order_of_versions() -> None:
@@ -33,31 +39,46 @@ GUARD = "src/{{ package_name }}/production/guard.py"
 DOORMAN = "src/{{ package_name }}/production/doorman.py"
 
 
+GONE = f"template/{GUARD} is gone, and no migration says where to"
+DRAIN = "src/{{ package_name }}/production/drain.py"
+
+
 @pytest.mark.parametrize(
-    ("now", "told", "lost"),
+    ("now", "migration", "lost"),
     [
         (THEN | {"docs/new.md"}, NOTHING, []),
         (THEN - {"src/{{ package_name }}/tools/weather.py"}, NOTHING, []),
         (THEN - {"docs/guard.md"}, NOTHING, ["template/docs/guard.md is gone, and no migration says where to"]),
-        (THEN - {"docs/guard.md"}, Migrated({}, {"docs/guard.md": "See docs/auth.md."}, {}), []),
-        (THEN - {GUARD} | {DOORMAN}, NOTHING, [f"template/{GUARD} is gone, and no migration says where to"]),
-        (THEN - {GUARD} | {DOORMAN}, Migrated({GUARD: DOORMAN}, {}, {}), []),
+        (THEN - {"docs/guard.md"}, told(GONE={"docs/guard.md": "See docs/auth.md."}), []),
+        (THEN - {"docs/guard.md"}, told(GONE={"docs/**": "See docs/auth.md."}), []),
+        (THEN - {GUARD} | {DOORMAN}, NOTHING, [GONE]),
+        (THEN - {GUARD}, told(GONE={"docs/**": "See docs/auth.md."}), [GONE]),
+        (THEN - {GUARD} | {DOORMAN}, told(MOVED={GUARD: DOORMAN}), []),
+        (THEN - {GUARD}, told(MOVED={GUARD: DOORMAN}), [f"template/{GUARD} moved to {DOORMAN}, which is not there"]),
+        (THEN - {GUARD}, told(MOVED={GUARD: DOORMAN}, GONE={DOORMAN: "Gone later."}), []),
+        (THEN - {GUARD} | {DOORMAN, DRAIN}, told(SPLIT={GUARD: (DOORMAN, DRAIN)}), []),
         (
-            THEN - {GUARD},
-            Migrated({GUARD: DOORMAN}, {}, {}),
-            [f"template/{GUARD} moved to {DOORMAN}, which is not there"],
+            THEN - {GUARD} | {DOORMAN},
+            told(SPLIT={GUARD: (DOORMAN, DRAIN)}),
+            [f"template/{GUARD} moved to {DRAIN}, which is not there"],
         ),
-        (THEN - {GUARD}, Migrated({GUARD: DOORMAN}, {DOORMAN: "Gone later."}, {}), []),
     ],
 )
 def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
-    now: set[str], told: Migrated, lost: list[str]
+    now: set[str], migration: Migrated, lost: list[str]
 ) -> None:
-    assert list(losses(THEN, set(), now, set(), told)) == lost
+    assert list(losses(THEN, set(), now, set(), migration)) == lost
+
+
+def test_a_new_file_of_the_owners_is_a_loss_unless_a_migration_seeds_it() -> None:
+    now = THEN | {"server.json", "src/{{ package_name }}/tools/another.py"}
+    lost = ["template/server.json is new and the owner's, and no migration seeds it"]
+    assert list(losses(THEN, set(), now, set(), NOTHING)) == lost
+    assert list(losses(THEN, set(), now, set(), told(SEEDED=("server.json",)))) == []
 
 
 @pytest.mark.parametrize(
-    ("told", "lost"),
+    ("renamed", "lost"),
     [
         ({}, ["the question log_level is gone, and no migration says what becomes of its answer"]),
         ({"log_level": "verbosity"}, []),
@@ -66,9 +87,10 @@ def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
     ],
 )
 def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
-    told: dict[str, str | None], lost: list[str]
+    renamed: dict[str, str | None], lost: list[str]
 ) -> None:
-    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated({}, {}, told))) == lost
+    found = losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, told(QUESTIONS=renamed))
+    assert list(found) == lost
 
 
 def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ GONE = {
     "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
 }
 
-SEEDED = ("src/{{ package_name }}/options.py", "tests/settings.env")
+SEEDED = ("server.json", "src/{{ package_name }}/options.py", "tests/settings.env")
 
 API = "{{ package_name }}.production"
 
