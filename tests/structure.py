@@ -102,7 +102,7 @@ def _of_markdown(lines: list[str]) -> list[Place]:
     fenced = False
     for line in lines:
         fenced ^= line.lstrip().startswith("```")
-        heading = re.match(r"(#+) (.*)", line)
+        heading = re.match(r"(#+) (.*?)(?: *<!--.*)?$", line)
         if heading and not fenced:
             level = len(heading[1])
             path = [(depth, title) for depth, title in path if depth < level] + [(level, heading[2])]
@@ -114,8 +114,8 @@ def _of_toml(lines: list[str]) -> list[Place]:
     found: list[Place] = []
     table = ""
     for line in lines:
-        if re.match(r"\[\[?[\w.\"-]+\]\]?", line):
-            table = line
+        if header := re.match(r"\[\[?[\w.\"-]+\]\]?", line):
+            table = header[0]
         found.append((table,))
     return found
 

@@ -78,6 +78,7 @@ def test_an_answer_can_change_without_a_newer_version(workshop: Recording) -> No
     assert (recorded(project)["_commit"], recorded(project)["enable_retries"]) == ("1.1.0", False)
 
 
+@pytest.mark.release
 def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mapping[str, Rendering]) -> None:
     """One after another: the update that switches the next one brings the last one back."""
     project = workshop.copy()

@@ -11,7 +11,7 @@ from .git import Tree, git, split
 from .imports import Here, Moves, rewrite
 from .merge import same
 from .rendering import on_disk, write
-from .tables import module_of
+from .tables import PACKAGE, Tables, module_of
 
 MAX_SIZE = 1_000_000
 """Bytes of a file that is searched for old names."""
@@ -90,6 +90,20 @@ class Follower:
     def _lines(self, path: str) -> list[str]:
         text = (self.project / path).read_bytes().decode(errors="replace")
         return re.split(r"\r\n|\r|\n", text)
+
+
+def moves_of(tables: Tables, vanished: Iterable[str], before: str, after: str) -> Moves:
+    """Where modules and names are now, under the package's old name and its new one."""
+    modules: dict[str, str | None] = {module: None for path in vanished if (module := module_of(path))}
+    modules |= {module: new[0] if len(new) == 1 else None for module, new in tables.modules()}
+    found: dict[str, str | None] = {before: after} if before != after else {}
+    names: dict[str, str] = {}
+    for package in (before, after):
+        for module, new in modules.items():
+            found[module.replace(PACKAGE, package)] = new and new.replace(PACKAGE, after)
+        for name, place in tables.names.items():
+            names[name.replace(PACKAGE, package)] = place.replace(PACKAGE, after)
+    return Moves(found, names)
 
 
 def old_names(vanished: Iterable[str], package: str = "") -> re.Pattern[str] | None:

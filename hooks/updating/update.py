@@ -12,11 +12,10 @@ from typing import Any
 from post_generate import ProjectError
 
 from .apply import Links, apply
-from .follow import Follower, move_into, old_names
+from .follow import Follower, move_into, moves_of, old_names
 from .git import LINK, File, git, listing, read
-from .imports import Moves
 from .rendering import FOLDER, Rendering, render, write
-from .tables import PACKAGE, Tables, module_of
+from .tables import PACKAGE, Tables
 from .trees import Outcome, merge_trees
 
 MIGRATIONS = "hooks/migrations"
@@ -196,27 +195,12 @@ class Update:
             target: self.generic(path, self.before_package).replace(PACKAGE, self.after_package)
             for target, path in outcome.moved.items()
         }
-        places = list(follower.rewrite_imports(self.moves(vanished), moved))
+        moves = moves_of(self.tables, vanished, self.before_package, self.after_package)
+        places = list(follower.rewrite_imports(moves, moved))
         told = [path for path in vanished if self.tables.knows(self.generic(path, self.before_package))]
         places += follower.mentions(old_names(told, self.before_package if renamed else ""))
         if lines := list(follower.shown(places)):
             say("by hand", "These lines name what is gone or has another name now, and were not changed:", *lines)
-
-    def moves(self, vanished: list[str]) -> Moves:
-        """Where modules and names are now, under the package's old name and its new one."""
-        modules: dict[str, str | None] = {module: None for path in vanished if (module := module_of(path))}
-        modules |= {module: new[0] if len(new) == 1 else None for module, new in self.tables.modules()}
-        found: dict[str, str | None] = {}
-        names: dict[str, str] = {}
-        for package in (self.before_package, self.after_package):
-            for module, new in modules.items():
-                old = module.replace(PACKAGE, package)
-                found[old] = new and new.replace(PACKAGE, self.after_package)
-            for name, place in self.tables.names.items():
-                names[name.replace(PACKAGE, package)] = place.replace(PACKAGE, self.after_package)
-        if self.before_package != self.after_package:
-            found[self.before_package] = self.after_package
-        return Moves(found, names)
 
     def report(self, outcome: Outcome, old: dict[str, File]) -> None:
         """Say where edits are now, and which have no place."""

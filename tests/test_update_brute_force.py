@@ -1,0 +1,204 @@
+"""One edit at every line of every file that a version changes: none goes astray, and none is lost.
+
+The merge is called as in an update, on trees that Copier rendered; some hundred of the edits go through real updates.
+Where an edit belongs is known by parsers of each language (`structure.py`), which the merge does not use.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import pytest
+from copier import run_copy
+from updating.merge import merge
+
+from .releases import releases
+from .structure import Place, places
+from .support import ANSWERS_FILE, DEFAULT, files, owners
+from .updates import change_everything
+from .workshop import Workshop, commit, update
+
+pytestmark = pytest.mark.release
+
+NOW, NEXT = "90.0.0", "91.0.0"
+KINDS = ("modify", "insert", "delete")
+STRIDE = 25
+"""So many lines are between two edits that are merged at once; where they conflict, fewer are."""
+
+
+@dataclass(frozen=True)
+class Trees:
+    """What the last release and two later versions make of the default answers."""
+
+    workshop: Workshop
+    versions: dict[str, dict[str, str]]
+
+    def changed(self, version: str) -> Iterator[tuple[str, str, str]]:
+        """Path, old text and new text of the template's files that a version changes."""
+        old, new = self.versions[releases()[-1].version], self.versions[version]
+        for path in sorted(old.keys() & new.keys()):
+            if old[path] != new[path] and path != ANSWERS_FILE and owners(path) != ["user"]:
+                yield path, old[path], new[path]
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
+    root = tmp_path_factory.mktemp("brute force")
+    workshop = Workshop.empty(root)
+    release = releases()[-1]
+    workshop.take(release.commit)
+    workshop.release(release.version)
+    workshop.take_the_working_tree()
+    workshop.release(NOW)
+    change_everything(workshop.template)
+    workshop.release(NEXT)
+    versions = {}
+    for version in (release.version, NOW, NEXT):
+        project = root / version
+        source = str(workshop.template)
+        run_copy(source, project, data=DEFAULT, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
+        versions[version] = {path: content.decode() for path, content in files(project).items()}
+    return Trees(workshop, versions)
+
+
+@dataclass
+class Count:
+    """What became of the edits."""
+
+    merged: int = 0
+    conflicts: int = 0
+    far: int = 0
+    """Conflicts of an edit beside which the template changes no line."""
+    unknown: int = 0
+    """Edits that leave a file which is not of its language, or that move other lines: nobody knows their place."""
+    wrong: list[str] = field(default_factory=list)
+
+
+def edited(path: str, lines: Sequence[str], at: Sequence[int], kind: str) -> str:
+    """A file with an edit at each of some lines."""
+    made = list(lines)
+    for line in sorted(at, reverse=True):
+        mark = f"<!-- edit {line} -->" if path.endswith(".md") else f"# edit {line}."
+        if kind == "modify":
+            made[line] += f"  {mark}"
+        elif kind == "insert":
+            indent = re.match(r"\s*", made[line])
+            made.insert(line + 1, (indent[0] if indent else "") + mark)
+        else:
+            del made[line]
+    return "\n".join(made)
+
+
+class OneFile:
+    """A file of which a version changes lines."""
+
+    def __init__(self, path: str, old: str, new: str, count: Count) -> None:
+        self.path, self.old, self.new, self.count = path, old, new, count
+        self.lines = old.split("\n")[:-1] if old.endswith("\n") else old.split("\n")
+        self.end = "\n" if old.endswith("\n") else ""
+        self.before, self.theirs = self._placed(old), self._placed(new)
+        known = (
+            {name for place, _ in self.before for name in place},
+            {name for place, _ in self.theirs for name in place},
+        )
+        self.renamed = known[0] ^ known[1]
+        """Names that one version has alone: where one took the other's place, edits follow it."""
+        self.near = {
+            line
+            for kind, start, end, _, _ in SequenceMatcher(
+                None, self.lines, new.split("\n"), autojunk=False
+            ).get_opcodes()
+            if kind != "equal"
+            for line in range(start - 1, end + 1)
+        }
+
+    def _placed(self, text: str) -> Counter[tuple[Place, str]]:
+        lines = text.split("\n")
+        return Counter(
+            (place, line.strip().removesuffix(","))
+            for place, line in zip(places(self.path, text), lines, strict=True)
+            if line.strip()
+        )
+
+    def _plain(self, placed: Counter[tuple[Place, str]]) -> Counter[tuple[Place, str]]:
+        plain: Counter[tuple[Place, str]] = Counter()
+        for (place, line), times in placed.items():
+            plain[tuple("*" if name in self.renamed else name for name in place), line] += times
+        return plain
+
+    def check(self, kind: str) -> None:
+        for offset in range(STRIDE):
+            if edits := list(range(offset, len(self.lines), STRIDE)):
+                self._check(kind, edits)
+
+    def _check(self, kind: str, at: list[int]) -> None:
+        """Merge edits at once; half of them each where they cannot be judged together."""
+        mine = edited(self.path, self.lines, at, kind) + self.end
+        merged = merge(self.path, self.old.encode(), mine.encode(), self.new.encode())
+        text = merged.content.decode()
+        lost = [line for line in at if kind != "delete" and f"edit {line}" not in text]
+        if lost:
+            self.count.wrong += [f"{self.path}:{line + 1}, {kind}: lost" for line in lost]
+            return
+        if merged.conflicts and len(at) == 1:
+            self.count.conflicts += 1
+            self.count.far += at[0] not in self.near
+            return
+        try:
+            owners, result = self._placed(mine), None if merged.conflicts else self._placed(text)
+        except ValueError:
+            owners, result = Counter(), None
+        added, removed = owners - self.before, self.before - owners
+        alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
+        if result is not None and alone:
+            expected = (self._plain(self.theirs) - self._plain(removed)) + self._plain(added)
+            if self._plain(result) == expected:
+                self.count.merged += len(at)
+                return
+        if len(at) > 1:
+            self._check(kind, at[: len(at) // 2])
+            self._check(kind, at[len(at) // 2 :])
+        elif result is None or not alone:
+            self.count.unknown += 1
+        else:
+            self.count.wrong.append(f"{self.path}:{at[0] + 1}, {kind}: {self.lines[at[0]].strip()}")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("version", [NOW, NEXT])
+def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Callable[[str], None]) -> None:
+    count = Count()
+    for path, old, new in trees.changed(version):
+        OneFile(path, old, new, count).check(kind)
+    all_edits = count.merged + count.conflicts + count.unknown
+    assert all_edits > 3000
+    assert count.wrong == []
+    figure(
+        f"{version}, {kind}: {all_edits} edits, {count.conflicts / all_edits:.1%} conflict, "
+        f"{count.far / all_edits:.2%} without a changed line beside them, {count.unknown} cannot be judged"
+    )
+    assert count.far / all_edits < 0.039, "more than on 0.1.0"
+    assert count.unknown / all_edits < 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds_of_edits_through_a_real_update_are_as_the_merge_says(trees: Trees, tmp_path: Path, kind: str) -> None:
+    project = trees.workshop.copy(tmp_path / "project", revision=releases()[-1].version)
+    number, expected = 0, {}
+    for path, old, new in trees.changed(NOW):
+        lines = old.removesuffix("\n").split("\n")
+        at = range(len(path) % STRIDE, len(lines), STRIDE)
+        mine = edited(path, lines, at, kind) + ("\n" if old.endswith("\n") else "")
+        (project / path).write_text(mine, "utf-8")
+        expected[path] = merge(path, old.encode(), mine.encode(), new.encode()).content
+        number += len(at)
+    assert number > 300
+    commit(project)
+    update(project, NOW)
+    now = files(project)
+    assert [path for path, content in expected.items() if now.get(path) != content] == []

@@ -1,0 +1,90 @@
+"""Edits of a project of 0.1.0 in files that repeat themselves, through a real update to the working tree."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from .releases import releases
+from .structure import marked, places
+from .workshop import Workshop, commit, update
+
+pytestmark = pytest.mark.slow
+
+DASHBOARD, PANEL = "ops/grafana/dashboards/metrics.json", "Memory"
+COMPOSE, SERVICE = "docker-compose.yml", "prometheus"
+WORKFLOW, JOB = ".github/workflows/ci.yml", "test"
+MARK = "# mine"
+
+
+def block(text: str, name: str) -> re.Match[str]:
+    """The lines of a service or a job."""
+    found = re.search(rf"^  {name}:\n(?:    .*\n|\n)+", text, re.MULTILINE)
+    assert found, f"there is no {name}"
+    return found
+
+
+def double(path: Path, name: str) -> None:
+    """Put a copy of a block before it, as a next version may have one that is alike."""
+    text = path.read_text("utf-8")
+    found = block(text, name)
+    copy = found[0].replace(f"  {name}:", f"  {name}-too:", 1).rstrip() + "\n\n"
+    path.write_text(text[: found.start()] + copy + text[found.start() :], "utf-8")
+
+
+def mark_the_middle(path: Path, name: str) -> None:
+    """Edit a line in the middle of a block, far from its name."""
+    text = path.read_text("utf-8")
+    found = block(text, name)
+    lines = found[0].split("\n")
+    middle = len(lines) // 2
+    while not re.fullmatch(r"\s+[\w-]+: [^|>{]*", lines[middle]) and middle < len(lines) - 1:
+        middle += 1
+    lines[middle] += f"  {MARK}"
+    path.write_text(text[: found.start()] + "\n".join(lines) + text[found.end() :], "utf-8")
+
+
+def opacities(project: Path) -> dict[str, int]:
+    """How opaque each panel is filled."""
+    panels = json.loads((project / DASHBOARD).read_text("utf-8"))["panels"]
+    customs = {panel["title"]: panel.get("fieldConfig", {}).get("defaults", {}).get("custom", {}) for panel in panels}
+    return {title: custom["fillOpacity"] for title, custom in customs.items() if "fillOpacity" in custom}
+
+
+def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None:
+    """On 0.1.0 they landed in the panel "Running calls", in the copy of the service, and in the copy of the job."""
+    workshop = Workshop.empty(tmp_path)
+    (release,) = (found for found in releases() if found.version == "0.1.0")
+    workshop.take(release.commit)
+    workshop.release(release.version)
+    workshop.take_the_working_tree()
+    double(workshop.template / "template" / f"{COMPOSE}.jinja", SERVICE)
+    double(workshop.template / "template" / f"{WORKFLOW}.jinja", JOB)
+    workshop.release("90.0.0")
+
+    project = workshop.copy(revision=release.version)
+    text = (project / DASHBOARD).read_text("utf-8")
+    at = text.rindex('"fillOpacity": 8', 0, text.index(f'"title": "{PANEL}"'))
+    (project / DASHBOARD).write_text(text[:at] + '"fillOpacity": 77' + text[at + len('"fillOpacity": 8') :], "utf-8")
+    before = opacities(project)
+    mark_the_middle(project / COMPOSE, SERVICE)
+    mark_the_middle(project / WORKFLOW, JOB)
+    commit(project)
+    mine = {path: (project / path).read_text("utf-8") for path in (COMPOSE, WORKFLOW)}
+
+    update(project, "90.0.0")
+
+    now = opacities(project)
+    assert {title for title, value in now.items() if value == 77} == {PANEL}
+    assert {title: now[title] for title in before.keys() & now.keys()} == {
+        title: before[title] for title in before.keys() & now.keys()
+    }
+    for path, name in ((COMPOSE, SERVICE), (WORKFLOW, JOB)):
+        text = (project / path).read_text("utf-8")
+        assert f"  {name}-too:" in text
+        (was,), (line,) = marked(mine[path], MARK), marked(text, MARK)
+        assert places(path, text)[line] == places(path, mine[path])[was], path
+        assert name in places(path, text)[line]
