@@ -246,7 +246,7 @@ def test_edits_that_have_no_place_are_named_and_retrievable(updated: Updated) ->
     command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.said)
     assert command
     diff = git(*command[1].split(), cwd=updated.project)
-    assert diff.count("\n+") == 1 + 8
+    assert diff.count("\n+") == 1 + 7
     assert git("show", f"HEAD:./{path}", cwd=updated.project).encode() == updated.before[path]
 
 
