@@ -103,6 +103,9 @@ def test_an_unchanged_project_becomes_what_a_new_one_is(line: Line, tmp_path: Pa
     line.update(project, NOW)
     now = files(project)
     fresh = line.fresh(NOW, project, tmp_path / "fresh")
+    # What the owner's test_tools.py of 0.1.0 imports, and a new project lacks.
+    shim = {path: now.pop(path) for path in ("tests/production/smoke.py",) if path in now}
+    assert bool(shim) == (b"production.smoke" in now["tests/test_tools.py"])
     assert without_the_users(now) == without_the_users(fresh)
     seeded = {path for path in before if owners(path) == ["user"]}
     assert {path: now.get(path) for path in seeded} == {path: before[path] for path in seeded}
