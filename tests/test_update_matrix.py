@@ -132,7 +132,7 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
     }
     assert (answers_now["enable_caching"], answers_now["_commit"]) == (True, NEXT)
     fresh = line.fresh(NEXT, project, tmp_path / "fresh")
-    assert [path for path in without_the_users(fresh) if path not in now] == [".editorconfig"]
+    assert [path for path in without_the_users(fresh) if path not in now] == [".dockerignore"]
     new = {path: lines_of(fresh[path]) - lines_of(base.get(path)) for path in without_the_users(fresh) if path in now}
     assert [f"{path}: {line}" for path in new for line in new[path] - lines_of(now[path])] == []
     assert [path for path in new if not new[path] and not path.endswith("/answers.json")] == []

@@ -195,7 +195,7 @@ def own(project: Path, *, starter: bool) -> None:
     if (project / ".github").exists():
         edit(project / ".github/workflows/ci.yml", "name: Lint, types, tests", "name: Checks")
         (project / ".github/workflows/mine.yml").write_text("name: Mine\non: push\njobs: {}\n", "utf-8")
-    (project / ".editorconfig").unlink()
+    (project / ".dockerignore").unlink()
     commit(project)
 
 
