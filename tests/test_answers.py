@@ -271,7 +271,7 @@ def test_texts_arrive_word_for_word_through_copier(small_template: Path, tmp_pat
     assert_unchanged(texts, name, DESCRIPTIONS[2])
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.text(max_size=110), st.text(max_size=310))
 @example("a'\"\\", "{{ project_name }}")
 def test_any_text_works_or_is_rejected(name: str, description: str) -> None:
