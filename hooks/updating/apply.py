@@ -53,6 +53,7 @@ def apply(project: Path, outcome: Outcome, mine: Tree, new: Tree, place: Callabl
         if rejected.is_file() and not git(project, "ls-files", "--", f"./{place(path)}.rej"):
             rejected.unlink()
     _mark(project, {place(path): conflict for path, conflict in outcome.conflicts.items()}, map(place, outcome.files))
+    _restore_line_ends(project)
 
 
 def _write(path: Path, file: File) -> None:
@@ -73,6 +74,17 @@ def _remove(project: Path, path: Path) -> None:
         while folder != project and not any(folder.iterdir()):
             folder.rmdir()
             folder = folder.parent
+
+
+def _restore_line_ends(project: Path) -> None:
+    """Check out again what differs from the index in nothing but its line ends: Copier writes those of the template.
+
+    git calls such a file modified as long as its size is another one, and shows no difference.
+    """
+    listed = ("--relative", "--name-only", "--diff-filter=M", "-z")
+    touched = set(split(git(project, "diff-files", *listed)))
+    if unchanged := sorted(touched - set(split(git(project, "diff", *listed)))):
+        git(project, "checkout-index", "--force", "--index", "--", *unchanged)
 
 
 def _mark(project: Path, conflicts: Mapping[str, Conflict], merged: Iterable[str]) -> None:
