@@ -225,7 +225,8 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
                 generator.run(**job(server, target, "2026-07-28", 1, 10.0, calls=1))
                 seconds = time.perf_counter() - began
                 if number:  # the first one filled the caches
-                    found[target.name].append({"seconds": seconds, "memory_mb": server.memory_mb()})
+                    cpu = server.cpu_seconds()
+                    found[target.name].append({"seconds": seconds, "cpu": cpu, "memory_mb": server.memory_mb()})
             finally:
                 stop(server)
     bench.figures["startup"] = dict(found)

@@ -217,8 +217,9 @@ def _against(figures: Figures, commit: str) -> str:
                 rows.append((target.name, what, f"{ratio(now, then):.2f}", f"{ratio(now, then, 'server_us'):.2f}"))
         if {target.name, earlier.name} <= figures.get("startup", {}).keys():
             now, then = (figures["startup"][each.name] for each in (target, earlier))
-            starts = (now_start["seconds"] / start["seconds"] for now_start, start in zip(now, then, strict=True))
-            rows.append((target.name, "seconds to the first answer", f"{median(starts):.2f}", ""))
+            pairs = list(zip(now, then, strict=True))
+            ratios = [f"{median(a[part] / max(b[part], 0.01) for a, b in pairs):.2f}" for part in ("seconds", "cpu")]
+            rows.append((target.name, "seconds to the first answer", *ratios))
     return f"### Of the figure at {commit}\n\n" + _table(("server", "figure", "ratio", "ratio of its CPU time"), rows)
 
 

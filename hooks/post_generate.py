@@ -74,6 +74,9 @@ class Hook:
         self.spec = spec
         self.operations = operations
         self.slug, self.package = identity(project)
+        production = project / "src" / self.package / "production"
+        self.has_secrets = (production / "serve" / "env_file.py").exists()
+        """Whether .env.example has secrets to fill in, which the command's --init-env does."""
         self.uv: list[str] = []
 
     def steps(self, operation: str) -> list[Step]:
@@ -84,7 +87,7 @@ class Hook:
             Step("uv", self.find_uv),
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
-            Step(".env", self.make_env, wanted=copying, vital=False),
+            Step(".env", self.make_env, wanted=copying and self.has_secrets, vital=False),
             Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
             # After an update the sources are merged with the owner's edits, and judged by his own rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
@@ -95,10 +98,12 @@ class Hook:
 
     def later(self) -> str:
         """What to run once the machine has what it lacked."""
-        commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", f"uv run pytest {SMOKE_TEST}"]
+        commands = [f"cd {shlex.quote(str(self.project))}", "uv lock", "uv sync"]
+        if self.has_secrets:
+            commands.append(f"uv run {self.slug} --init-env")
         if self.spec:
-            commands.insert(3, shlex.join(["uv", *self.generator_command()]))
-        return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
+            commands.append(shlex.join(["uv", *self.generator_command()]))
+        return " && ".join([*commands, f"uv run pytest {SMOKE_TEST}"])
 
     def find_uv(self) -> None:
         """The uv that runs Copier, else the one on PATH, else the module beside Copier."""
@@ -159,7 +164,7 @@ class Hook:
         self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)
 
     def make_env(self) -> None:
-        if (self.project / ".env.example").exists() and not (self.project / ".env").exists():
+        if not (self.project / ".env").exists():
             self.execute("run", "--no-sync", self.slug, "--init-env")
 
     def smoke(self, *, with_starter: bool) -> list[str]:

@@ -12,7 +12,9 @@ OPTIONAL = (
     "observe.metrics_tool",
     "observe.redaction",
     "observe.telemetry",
+    "serve.env_file",
     "serve.host_config",
+    "serve.listeners",
     "upstream.circuit_breaker",
     "upstream.retry",
 )

@@ -47,10 +47,6 @@ def test_without_settings_the_values_are_the_answers_and_then_the_defaults() -> 
     assert (found.allowed_hosts, found.allowed_origins, found.trusted_proxies) == ((), (), ())
 
 
-def test_every_answer_is_a_setting() -> None:
-    assert ANSWERS["config"].keys() <= ProductionConfig.model_fields.keys()
-
-
 @pytest.mark.parametrize(
     ("field", "environment", "value", "other"),
     [

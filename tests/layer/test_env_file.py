@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from weather_station.__main__ import main
 from weather_station.production.config import ConfigError
 from weather_station.production.serve.env_file import PLACEHOLDER, create
 
@@ -47,3 +48,15 @@ def test_without_an_example_the_message_says_where_to_run_the_command(tmp_path: 
     with pytest.raises(ConfigError, match=r"cannot create \.env from .*Run this in the project's folder"):
         create(tmp_path)
     assert not (tmp_path / ".env").exists()
+
+
+def test_the_command_makes_the_file_where_it_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--init-env"]) == 2
+    (tmp_path / ".env.example").write_text("AUTH_TOKENS=me:<random>\n")
+    assert main(["--init-env"]) == 0
+    assert (tmp_path / ".env").exists()
+    assert len(capsys.readouterr().err.splitlines()) == 2

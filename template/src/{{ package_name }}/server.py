@@ -10,9 +10,11 @@ from .production.inbound import guard
 from .production.observe import health, plain_logging
 from .production.registry import Registry
 from .production.sdk import ProductionServer
-from .production.serve import http, listen, tool_loader
+from .production.serve import http, tool_loader
 
 UPDATE = "uvx copier update --trust"
+WITHOUT_SWITCH = ("identity", "listeners")
+"""Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
@@ -26,12 +28,11 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
     enabled = _enabled_features(config)
-    registry.features = tuple(name for name in enabled if name != "identity")  # not shown: it has no switch
+    registry.features = tuple(name for name in enabled if name not in WITHOUT_SWITCH)
     for name in enabled:
         FEATURES[name](registry)
     guard.install(registry)
     health.install(registry)
-    listen.install(registry)
     server = ProductionServer(registry)
     for register_tools in registry.tools.register:
         register_tools(server)

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from ..registry import Listener, Registry, Sample
 from ..request import CallNext, MCPRequest, Middleware, Result, Status
+from ..upstream import metrics as upstream_metrics
 from .health import failing_checks
 from .meter import Counter, Histogram
 
@@ -116,6 +117,7 @@ def install(registry: Registry) -> None:
     info = meter.gauge("mcp_build_info", "Names and versions as labels; the value is always 1.", labels)
     info(registry.about.name, registry.about.version, platform.python_version()).set(1)
     registry.middleware["metrics"] = _middleware(registry, meter)
+    registry.upstream.middleware["metrics"] = upstream_metrics.recorder(meter)
     route = Route(meter.path, _endpoint(registry, meter))
     config = registry.config
     port = config.metrics_port

@@ -25,10 +25,11 @@ from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import Status
 from opentelemetry.util.types import Attributes
 
-from ..config import OTLP_ENDPOINTS, About, ConfigError, otel_environment, traces_endpoint, without_credentials
+from ..config import About, ConfigError, without_credentials
 from ..registry import Probe, Registry
 from ..request import CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
+from .telemetry_settings import OTLP_ENDPOINTS, otel_environment, traces_endpoint
 
 FLUSH_SECONDS = 2.0
 """How long a stopping server waits for the export of the last spans."""

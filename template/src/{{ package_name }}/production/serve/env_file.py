@@ -5,12 +5,23 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigError
 
 PLACEHOLDER = "<random>"
 """Placeholder of a secret in `.env.example`."""
+
+
+def init_env(_: bool, overrides: Mapping[str, Any]) -> list[str]:
+    """Create `.env` in the working directory, and return messages for the user, one line each.
+
+    Raises:
+        ConfigError: there is no `.env.example`, or the file cannot be written.
+    """
+    return create(Path.cwd())
 
 
 def create(directory: Path) -> list[str]:
