@@ -79,7 +79,12 @@ METRICS: Rows = {
             Query('max(job_tool:mcp_tool_latency_seconds:p99_rate5m{job=~"$job", tool_name=~"$tool"} >= 0)'),
             warn_above=5,
         ),
-        number("Running requests", "Requests that are running, without open subscriptions.", "none", Query(f"sum(mcp_active_requests{{{SERVER}}})")),
+        number(
+            "Running requests",
+            "Requests that are running, without open subscriptions.",
+            "none",
+            Query(f"sum(mcp_active_requests{{{SERVER}}})"),
+        ),
         label("Version", "Running versions.", Query(f"count by (version) (mcp_build_info{{{SERVER}}})", "{{version}}")),
     ],
     "Readiness": [
@@ -100,8 +105,8 @@ METRICS: Rows = {
         ),
         series(
             "Calls by status",
-            "Tool calls per second: success, input_required (a question to the user), client_error (the caller's mistake), "
-            "rejected (by a limit, or during shutdown), or error (the server's or its upstream's failure).",
+            "Tool calls per second: success, input_required (a question to the user), client_error (the caller's "
+            "mistake), rejected (by a limit, or during shutdown), or error (the server's or its upstream's failure).",
             "reqps",
             Query(rate("status", "mcp_tool_calls_total", TOOL), "{{status}}"),
             stacked=True,
