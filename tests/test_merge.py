@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from updating.merge import merge, merge_by_line
+from updating.merge import merge, merge_by_line, unix
 
 from .structure import Place, places
 
@@ -247,6 +247,12 @@ def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: byt
     assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
 
 
+def test_a_few_lines_with_other_endings_are_no_conflict() -> None:
+    mine = OLD.replace(b"two\n", b"zwei\n").replace(b"\n", b"\r\n").replace(b"four\r\n", b"four\n")
+    merged = OLD.replace(b"two\n", b"zwei\n").replace(b"five", b"5")
+    assert merge("page.txt", OLD, mine, NEW) == (merged.replace(b"\n", b"\r\n"), 0)
+
+
 def test_a_single_ending_of_another_kind_is_the_owners_edit() -> None:
     mine = OLD.replace(b"two\n", b"two\r\n")
     assert merge("page.txt", OLD, mine, NEW) == (mine.replace(b"five", b"5"), 0)
@@ -283,7 +289,7 @@ def test_any_bytes_are_merged(lines: list[bytes]) -> None:
     text = b"".join(lines)
     for path in KINDS:
         assert merge(path, text, b"first\n" + text, text) == (b"first\n" + text, 0)
-        assert b"first\n" in merge(path, text, b"first\n" + text, text + b"last\n").content
+        assert b"first\n" in unix(merge(path, text, b"first\n" + text, text + b"last\n").content)
 
 
 # --- Neighbouring lines of pyproject.toml --------------------------------------------------------------------------

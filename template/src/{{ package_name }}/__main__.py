@@ -174,7 +174,8 @@ Options override environment variables; .env.example describes every setting."""
         help=f"print the configuration for a host application ({', '.join(HOSTS)}), which starts the server over "
         "stdio, or with --transport http connects to it",
     )
-    parser.add_argument("--init-env", action="store_true", help="create .env from .env.example with random secrets")
+    init_env = "create .env from .env.example with random secrets, or add what it lacks"
+    parser.add_argument("--init-env", action="store_true", help=init_env)
     version = f"{SLUG} {_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     return parser
