@@ -247,6 +247,24 @@ def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: byt
     assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
 
 
+TOML = "[a]\none = 1\ntwo = 2\n\n[b]\none = 1\ntwo = 2\nthree = 3\n\n[c]\nfour = 4\n"
+
+
+@pytest.mark.parametrize("table", ["a", "b", "c"])
+@pytest.mark.parametrize("how", ["header", "table", "another"])
+def test_a_line_of_the_template_goes_to_no_other_table_than_its_own(table: str, how: str) -> None:
+    """Where the owner has removed that table, it is a conflict or left out."""
+    theirs = TOML.replace(f"[{table}]\n", f"[{table}]\nfive = 5\n")
+    start = TOML.index(f"[{table}]\n")
+    body = TOML[start:].partition("\n[")[0]
+    mine = TOML.replace(
+        body, {"header": body.partition("\n")[2], "table": "", "another": body.replace(f"[{table}]", "[mine]")}[how]
+    )
+    merged = merge("pyproject.toml", TOML.encode(), mine.encode(), theirs.encode())
+    text = merged.content.decode()
+    assert merged.conflicts or f"[{table}]\nfive = 5\n" in text or "five" not in text
+
+
 def test_a_few_lines_with_other_endings_are_no_conflict() -> None:
     mine = OLD.replace(b"two\n", b"zwei\n").replace(b"\n", b"\r\n").replace(b"four\r\n", b"four\n")
     merged = OLD.replace(b"two\n", b"zwei\n").replace(b"five", b"5")

@@ -467,9 +467,3 @@ def test_thresholds_of_panels_are_those_of_the_alerts(renderings: Mapping[str, R
                 panel_limits.setdefault(name, set()).update(step["value"] for step in steps if step.get("value"))
     for alert in ("HighErrorRate", "HighLatency", "RateLimitSaturated", "RateLimitStoreDown", "UpstreamRetriesHigh"):
         assert panel_limits[alert] == {limits[alert]}, alert
-
-
-def commit(repository: Path) -> None:
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
-    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "Change"]):
-        passes("git", *command, cwd=repository)
