@@ -87,7 +87,7 @@ def test_answers_that_were_edited_by_hand_are_found_and_the_command_repairs_them
     said = update(project, "2.0.0").stderr
     assert ".copier-answers.yml does not match the files" in said
     assert f"{'without its answer' if was else 'missing'}: src/shop/production/extra.py" in said
-    command = f"uvx copier update --trust --vcs-ref=:current: --data extras={now}"
+    command = f"uvx copier update --trust --defaults --vcs-ref=:current: --data extras={now}"
     assert command in said
 
     shell(GO_BACK, project)

@@ -218,7 +218,7 @@ def test_a_package_that_was_renamed_by_hand(project: Path) -> None:
     (project / "src/shop").rename(project / "src/store")
     said = rejected(project)
     assert "src/shop is missing, the package that .copier-answers.yml records" in said
-    assert "copier update --trust --data package_name=NEW" in said
+    assert "uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW" in said
 
 
 def test_a_package_that_is_not_recorded(project: Path) -> None:
@@ -287,3 +287,44 @@ def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
     fresh = made.copy("2.0.0", tmp_path / "fresh")
     for path in MIDDLE:
         assert (project / path).read_text("utf-8") == with_edit(path, (fresh / path).read_text("utf-8")), path
+
+
+# --- What the owner does without, and calls otherwise --------------------------------------------------------------
+
+
+def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:
+    """Also where a later version has new files in it, and not where the owner has kept one."""
+    made = Small(tmp_path / "template")
+    made.release("1.0.0", OLD | {"ops/grafana/one.json": "{}\n", "ops/rules/one.yml": "a: 1\n"})
+    later = {
+        "ops/grafana/two.json": "{}\n",
+        "ops/rules/two.yml": "b: 1\n",
+        "ops/README.md": "# Ops\n",
+        "more/new.md": "\n",
+    }
+    made.release("2.0.0", NEW | {"ops/grafana/one.json": "{}\n", "ops/rules/one.yml": "a: 1\n"} | later)
+    project = made.copy("1.0.0", tmp_path / "project")
+    shutil.rmtree(project / "ops/grafana")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert not (project / "ops/grafana").exists()
+    assert "left out     ops/grafana/two.json, since you had deleted ops/grafana/" in said
+    assert {path for path in later if (project / path).exists()} == {path for path in later if "grafana" not in path}
+
+
+def test_another_slug_is_followed_and_what_the_owner_has_to_change_is_named(tmp_path: Path) -> None:
+    made = Small(tmp_path / "template")
+    config = made.template / "copier.yml"
+    edit(config, "extras:\n", "project_slug:\n  type: str\n  default: my-shop\n\nextras:\n")
+    slug = {"pyproject.toml.jinja": '[project]\nname = "{{ project_slug }}"\nversion = "0"\n\n[tool.mine]\n'}
+    made.release("1.0.0", OLD | slug | {"README.md.jinja": "uv run {{ project_slug }}\n"})
+    made.release("2.0.0", NEW | slug | {"README.md.jinja": "uv run {{ project_slug }}\n"})
+    project = made.copy("1.0.0", tmp_path / "project")
+    edit(project / "pyproject.toml", 'version = "0"', 'version = "7"')
+    write(project, {"deploy.sh": "docker run my-shop\ndocker run my-shop-2\n", "src/shop/tools/mine.py": "# my-shop\n"})
+    commit(project)
+    said = update(project, "2.0.0", "--data", "project_slug=store").stderr
+    assert '[project]\nname = "store"\nversion = "7"\n' in (project / "pyproject.toml").read_text("utf-8")
+    _, _, listed = said.partition("by hand      ")
+    lines = [line.strip() for line in listed.splitlines()[1:] if line.startswith(" " * 15)]
+    assert lines == ["README.md:1: uv run my-shop", "deploy.sh:1: docker run my-shop"]

@@ -7,6 +7,7 @@ import re
 import runpy
 import shlex
 import sys
+from collections.abc import Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from post_generate import ProjectError
 from .answers import changes, migrate, secrets
 from .apply import Links, apply
 from .follow import Follower, move_into, moves_of, old_names
-from .git import LINK, File, git, listing, read, run
+from .git import LINK, File, Tree, git, listing, read, run
 from .hidden import save, saved
 from .rendering import FOLDER, Rendering, render, write
 from .tables import PACKAGE, Tables
@@ -122,9 +123,10 @@ class Update:
         if not any(path.startswith(f"src/{package}/") for path in self.committed):
             raise ProjectError(
                 f"src/{package} is missing, the package that {self.answers_file} records. Give the folder that name "
-                "again and commit it; then copier update --trust --data package_name=NEW renames it with all imports."
+                "again and commit it; then this renames it with all imports:\n"
+                "    uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW"
             )
-        folders = {path[:at] for path in self.committed for at in range(len(path)) if path[at] == "/"}
+        folders = {folder for path in self.committed for folder in _folders(path)}
         for source in sorted(self.sources):
             path = source.replace(PACKAGE, package)
             if path in folders:
@@ -164,7 +166,12 @@ class Update:
             found = self.tables.destinations(self.generic(path, self.before_package), there)
             return [there[target] for target in found]
 
+        moved = {target for path in mine if path in old for target in destinations(path)}
+        left_out = set(self.left_out(old, new.keys() - old.keys() - moved))
+        for path in left_out:
+            del new[path]
         outcome = merge_trees(old, mine, new, destinations, self.handed_over)
+        outcome.absent |= left_out
         apply(self.project, outcome, mine, new, places.__getitem__)
         self.report(outcome, old)
         for path in sorted(path for path, place in places.items() if place in hidden):
@@ -192,6 +199,15 @@ class Update:
         """A path as under template/, whatever the package is called."""
         return f"src/{PACKAGE}/{path.removeprefix(prefix)}" if path.startswith(prefix := f"src/{package}/") else path
 
+    def left_out(self, old: Tree, new: Set[str]) -> Iterator[str]:
+        """New files of folders of which the owner has deleted all that the old version had."""
+        kept = {folder for path in self.committed for folder in _folders(path)}
+        gone = {folder for path in old for folder in _folders(path)} - kept
+        for path in sorted(new - self.committed.keys()):
+            if folder := next((folder for folder in _folders(path) if folder in gone), None):
+                say("left out", f"{path}, since you had deleted {folder}/")
+                yield path
+
     def handed_over(self, path: str) -> bool:
         """Whether a path that updates leave out is the owner's in the new version."""
         source = self.generic(path, self.before_package)
@@ -217,7 +233,9 @@ class Update:
             if old.exists():
                 say("left", f"src/{old.name}: the names of its files are taken in src/{now.name}")
             say("renamed", f"src/{old.name} is src/{now.name} now, with your files")
-        if not (vanished or renamed):
+        slugs = [str(answers.get("project_slug", "")) for answers in (self.answers_before, self.answers_after)]
+        slug = slugs[0] if slugs[0] != slugs[1] else ""
+        if not (vanished or renamed or slug):
             return
         follower = Follower(self.project, new, [self.answers_file])
         moved = {
@@ -228,6 +246,9 @@ class Update:
         places = list(follower.rewrite_imports(moves, moved))
         told = [path for path in vanished if self.tables.knows(self.generic(path, self.before_package))]
         places += follower.mentions(old_names(told, self.before_package if renamed else ""))
+        if slug:  # in Python it may be the package's name
+            found = follower.mentions(re.compile(rf"(?<![\w-]){re.escape(slug)}(?![\w-])"))
+            places += [place for place in found if not place[0].endswith(".py")]
         if lines := list(follower.shown(places)):
             say("by hand", "These lines name what is gone or has another name now, and were not changed:", *lines)
 
@@ -299,7 +320,7 @@ class Update:
             *(f"without its answer: {path}" for path in extra),
             *(f"missing: {path}" for path in absent),
             "Undo this update, set the answer back in that file, commit, then change it by an update:",
-            f"    uvx copier update --trust --vcs-ref=:current: {edited or '--data NAME=VALUE'}",
+            f"    uvx copier update --trust --defaults --vcs-ref=:current: {edited or '--data NAME=VALUE'}",
         )
 
     def _last_change_of_answers(self) -> str:
@@ -327,6 +348,10 @@ class Update:
         """A command that shows what the owner had changed in a file of the old version."""
         name = git(self.project, "hash-object", "-w", "--stdin", stdin=base.content).decode().strip()
         return f"git diff {name[:12]} {self.owners}:./{path}"
+
+
+def _folders(path: str) -> Iterator[str]:
+    return (path[:at] for at in range(len(path)) if path[at] == "/")
 
 
 def _version(path: Path) -> tuple[list[int], str]:
