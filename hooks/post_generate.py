@@ -114,7 +114,7 @@ class Hook:
             Step("uv", self.find_uv),
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
-            Step(".env", self.make_env, wanted=copying or self._has(".env"), vital=False),
+            Step(".env", self.make_env, wanted=copying or self._lacks_variables(), vital=False),
             Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
             # After an update the sources are merged with the owner's edits, and judged by his own rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
@@ -122,6 +122,12 @@ class Hook:
             Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
         return [step for step in found if step.wanted]
+
+    def _lacks_variables(self) -> bool:
+        """Whether an update has changed what .env is made of."""
+        command = ["git", "diff", "--quiet", "HEAD", "--", ".env.example"]
+        changed = subprocess.run(command, cwd=self.project, capture_output=True, check=False).returncode != 0
+        return changed and self._has(".env")
 
     def _has(self, path: str) -> bool:
         return (self.project / path).exists()

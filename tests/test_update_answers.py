@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from post_generate import GO_BACK
+from updating.changes import changes
 
 from .small import Small, write
 from .test_migrations import update
@@ -108,3 +109,17 @@ def test_what_the_owner_deleted_or_added_is_no_edited_answer(tmp_path: Path) -> 
     write(project, {"src/shop/production/two.py": "EXTRA = 1\n"})
     commit(project)
     assert "does not match" not in update(project, "2.0.0").stderr
+
+
+def test_what_the_changelog_says_of_the_releases_in_between(tmp_path: Path) -> None:
+    made = Small(tmp_path / "template")
+    log = made.template / "CHANGELOG.md"
+    part = "## [{0}] - date\n\n### Added\n\n- A.\n\n### What an update changes\n\n- By hand: {0}.\n\n"
+    log.write_text("# Changelog\n\n" + part.format("1.0.0"), "utf-8")
+    made.release("1.0.0", OLD)
+    log.write_text("# Changelog\n\n" + part.format("2.0.0") + part.format("1.5.0") + part.format("1.0.0"), "utf-8")
+    made.release("2.0.0", NEW)
+    assert changes(made.template, "1.0.0") == (
+        "[2.0.0] - date\n\n- By hand: 2.0.0.\n\n[1.5.0] - date\n\n- By hand: 1.5.0."
+    )
+    assert changes(made.template, "2.0.0") == ""

@@ -14,15 +14,14 @@ HEADING = "### What an update changes"
 def changes(template: Path, commit: str) -> str:
     """What the releases between `commit` and the template's HEAD change in a project, newest first.
 
-    A release that an old changelog has too is compared as a whole, so that a section which grows, such as that of what
-    is not released, is shown again.
+    Sections are compared as a whole, so that one which grows, such as that of what is not released, is shown again.
     """
-    had = _sections(template, commit)
-    found = [
-        f"{title}\n\n{section}"
-        for title, section in _sections(template, "HEAD").items()
-        if section and section != had.get(title)
-    ]
+    had, found = _sections(template, commit), []
+    for title, section in _sections(template, "HEAD").items():
+        if title.startswith(f"[{commit}]"):
+            break
+        if section and section != had.get(title):
+            found.append(f"{title}\n\n{section}")
     return "\n\n".join(found)
 
 
