@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -202,10 +203,15 @@ def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
 
 
 def rejected(project: Path) -> str:
-    """What an update says that fails, and that changes nothing."""
+    """Commit, and return what an update says that fails, and that changes nothing."""
     commit(project)
+    return rejection(project, "2.0.0")
+
+
+def rejection(project: Path, version: str) -> str:
+    """What an update of a committed project says that fails, and that changes nothing."""
     before = files(project)
-    done = copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project)
+    done = copier("update", "--trust", "--defaults", f"--vcs-ref={version}", cwd=project)
     assert done.returncode != 0
     assert files(project) == before
     _, told, said = done.stderr.partition("\nFAILED to update, and nothing has changed: ")
@@ -263,10 +269,10 @@ MIDDLE = {
 """By path: what makes the file, and a line in the middle of each block."""
 
 
-def with_edit(path: str, text: str) -> str:
-    """A file with an edit in the block b7."""
+def with_edit(path: str, text: str, block: str = "b7") -> str:
+    """A file with an edit in a block."""
     lines, line = text.split("\n"), MIDDLE[path][1]
-    at = next(number for number, content in enumerate(lines) if "b7" in content)
+    at = next(number for number, content in enumerate(lines) if re.search(rf"\b{block}\b", content))
     while line not in lines[at]:
         at += -1 if path.endswith(".json") else 1
     lines[at] = lines[at].replace("true", "mine") if "true" in line else f"{lines[at]} # mine"
