@@ -109,7 +109,6 @@ class Hook:
         copying = operation == "copy"
         sources = [f"src/{self.package}", "tests"]
         found = [
-            Step("answers", self.check_source, wanted=copying, telling=True),
             Step("conflicts", self.find_conflicts, wanted=not copying),
             Step("uv", self.find_uv),
             Step("lock file", lambda: self.execute("lock")),
@@ -157,6 +156,8 @@ class Hook:
         Raises:
             SecretError: it has credentials.
         """
+        if not self._has(ANSWERS_FILE):
+            return ""
         text = (self.project / ANSWERS_FILE).read_text(encoding="utf-8")
         recorded = re.search(r"^_src_path: ['\"]?(.*?)['\"]?$", text, re.MULTILINE)
         source = recorded[1] if recorded else ""
@@ -305,7 +306,7 @@ def perform(steps: Sequence[Step]) -> None:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
-        if state == "ok" and step.telling and result:
+        if state == "ok" and step.telling:
             print(indented(str(result)), file=sys.stderr, flush=True)
         if state == "failed" and step.vital:
             break
@@ -325,9 +326,10 @@ def main() -> int:
         return 1
     updating = options.operation == "update"
     start = time.monotonic()
-    done = False
+    done, hint = False, ""
     try:
         hook = Hook(options.project.resolve(), options.openapi, options.operations)
+        hint = "" if updating else hook.check_source()
         perform(hook.steps(options.operation))
     except SecretError as error:
         print(f"\nFAILED: {error}\n", file=sys.stderr)
@@ -344,6 +346,8 @@ def main() -> int:
     else:
         done = True
         print(f"  {'in all':<12} {time.monotonic() - start:5.1f} s", file=sys.stderr)
+    if hint:
+        print(f"\n{hint}\n", file=sys.stderr)
     if updating:
         print(after_update(os.environ.get("VERSION_FROM", "")), file=sys.stderr)
     if done:

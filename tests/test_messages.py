@@ -292,7 +292,7 @@ def test_a_url_with_credentials_is_not_recorded(project: Path, url: str) -> None
 def test_a_url_without_credentials_says_nothing(project: Path, tmp_path: Path, url: str) -> None:
     edit_source(project, url)
     done = hook(project, "copy", UV=str(stand_in_for_uv(tmp_path, fails_on="")))
-    assert steps(done)["answers"] == "ok"
+    assert "FAILED" not in done.stderr
     assert "path of this machine" not in done.stderr
 
 
