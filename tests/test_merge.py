@@ -323,6 +323,7 @@ Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
 
 
 @given(st.lists(Change, max_size=12))
+@settings(deadline=None)
 def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
     def text(*sides: bool) -> list[bytes]:
         lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
