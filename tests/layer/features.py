@@ -12,6 +12,7 @@ OPTIONAL = (
     "observe.metrics_tool",
     "observe.redaction",
     "observe.telemetry",
+    "openapi",
     "serve.host_config",
     "upstream.circuit_breaker",
     "upstream.retry",

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .document import Document
-from .generator import API_MODULE, MODELS_MODULE, REPORT_PATH, Generated, generate
+from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate
 from .loading import DocumentError
 from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
 from .selection import SelectionError
@@ -19,7 +19,7 @@ PROGRAM = "openapi-tools"
 RECURSION_LIMIT = 5000
 """Schemas nest, and types are converted and written recursively; Python's default of 1000 is too low for them."""
 
-SHARED_MODULES = frozenset(("__init__", API_MODULE, MODELS_MODULE))
+SHARED_MODULES = frozenset(("__init__", MODELS_MODULE))
 """Modules of `tools` that are no tool modules: their names are never chosen for one."""
 
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     project: Path = options.output.resolve()
     try:
         existing = existing_tool_modules(project, options.package) - SHARED_MODULES
-        generated = generate(Document(options.spec), options.package, options.only, existing)
+        generated = generate(Document(options.spec, options.root), options.package, options.only, existing)
         write_files(generated.files, project)
     except (DocumentError, SelectionError, ProjectError) as error:
         print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="SELECTION",
         help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text "
         "(default: all operations that are not deprecated)",
+    )
+    arguments.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that has all files that the document refers to (default: the folder of the document)",
     )
     arguments.add_argument(
         "--format", action="store_true", help="format the generated sources with the project's ruff (uv run ruff)"

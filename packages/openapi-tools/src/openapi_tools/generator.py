@@ -18,7 +18,7 @@ from .report import Report, markdown_code
 from .selection import select_operations
 from .source import models_module, module_title, reachable_models, tools_module
 from .text import MAX_TITLE, single_line
-from .tools import ToolReader, module_groups
+from .tools import ToolReader
 
 TESTS_PATH = "tests/test_openapi.py"
 CASES_PATH = "tests/openapi.json"
@@ -27,7 +27,6 @@ REPORT_PATH = "docs/openapi-report.md"
 PACKAGE_PLACEHOLDER = "my_server"
 """Name of the generated project's package in the files that every project gets."""
 
-API_MODULE = "_api"
 MODELS_MODULE = "_models"
 
 KEY_VARIABLE = "the variable that UPSTREAM_API_KEY_ENV names"
@@ -65,7 +64,8 @@ def generate(
     operations = find_operations(document, report)
     selected = select_operations(operations, selection, report)
     reader = ToolReader(document, report, existing_modules)
-    tools = reader.read_all(selected)
+    read = reader.read_all(selected)
+    tools = [tool for tool, _ in read]
     cut_large_recursive_groups(reader.schemas.models, report)
     credential_settings = reader.security.advice(KEY_VARIABLE)
     title = single_line(document.root.get("info").mapping.get("title"), MAX_TITLE) or "the API"
@@ -73,10 +73,9 @@ def generate(
     files: dict[str, str] = {}
     if tools:
         folder = f"src/{package}/tools"
-        group_by_module = dict(zip((tool.module for tool in tools), module_groups(selected), strict=True))
+        group_by_module = {tool.module: group for tool, group in read}
         used_models = reachable_models(_types_of(tools))
         models = [model for model in reader.schemas.models if model in used_models]
-        files[f"{folder}/{API_MODULE}.py"] = _project_file("api.py")
         if models:
             files[f"{folder}/{MODELS_MODULE}.py"] = models_module(models, title)
         for module, group in group_by_module.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -22,9 +23,23 @@ class FormatError(Exception):
 
 
 def existing_tool_modules(project: Path, package: str) -> frozenset[str]:
-    """Return the names of the modules and packages in the project's `tools` package."""
+    """Return the names of the modules in the project's `tools` package, and those that the package itself uses."""
     tools = project / "src" / package / "tools"
-    return frozenset(path.stem for path in tools.iterdir()) if tools.is_dir() else frozenset()
+    if not tools.is_dir():
+        return frozenset()
+    modules = {path.stem for path in tools.iterdir()}
+    try:
+        tree = ast.parse((tools / "__init__.py").read_text("utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return frozenset(modules)
+    names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    names |= {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return frozenset(modules | names)
 
 
 def write_files(files: Mapping[str, str], project: Path) -> None:

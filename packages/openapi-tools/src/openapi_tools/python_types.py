@@ -44,7 +44,7 @@ class NullType(Type):
 class ScalarType(Type):
     """A string, number or boolean."""
 
-    kind: Literal["str", "int", "float", "bool"]
+    kind: Literal["str", "int", "Number", "bool"]
     constraints: Constraints = ()
     format: str = ""
 
@@ -56,6 +56,14 @@ class ScalarType(Type):
 
     def constraint(self, name: str, default: Any = None) -> Any:
         return dict(self.constraints).get(name, default)
+
+
+@dataclass(frozen=True)
+class FileType(Type):
+    """A file of a multipart body."""
+
+    def annotation(self, prefix: str = "", enclosing: tuple[Type, ...] = ()) -> str:
+        return "UploadFile"
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
-
 from .media_types import is_media_type
 from .python_types import Constraints
 from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
-
-MAX_PATTERN = 1000
 
 ANNOTATIONS = frozenset(
     """
@@ -107,8 +103,8 @@ def number_constraints(schema: Mapping[str, Any]) -> Constraints:
         elif is_number(bound):
             constraints[exclusive if exclusive_bound is True else inclusive] = bound
     step = schema.get("multipleOf")
-    if isinstance(step, int | float) and is_number(step) and step > 0:
-        constraints["multiple_of"] = step
+    if isinstance(step, int | float) and is_number(step) and step > 0 and step == int(step):
+        constraints["multiple_of"] = int(step)  # binary fractions have no exact multiples
     integers = "integer" in types_of(schema)
     return tuple(
         (name, int(value) if integers and value == int(value) else value) for name, value in constraints.items()
@@ -119,17 +115,6 @@ def length_constraints(schema: Mapping[str, Any], minimum: str, maximum: str) ->
     """Return the constraints on the length of a string or list, from these two keywords."""
     pairs: Constraints = (("min_length", schema.get(minimum)), ("max_length", schema.get(maximum)))
     return tuple((name, int(value)) for name, value in pairs if is_count(value))
-
-
-def is_supported_pattern(pattern: str) -> bool:
-    """Return whether pydantic's regular expressions, which lack look-around and back-references, support `pattern`."""
-    if len(pattern) > MAX_PATTERN:
-        return False
-    try:
-        pydantic_core.SchemaValidator(pydantic_core.core_schema.str_schema(pattern=pattern))
-    except pydantic_core.SchemaError:
-        return False
-    return True
 
 
 def is_count(value: Any) -> bool:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from .document import Document, Node, UnresolvedReferenceError, as_list, unescape_pointer
 from .identifiers import MODEL_ATTRIBUTES, Namespace, pascal_case, snake_case
+from .imports import MODELS_NAMES
+from .patterns import translated_pattern
 from .python_types import (
     AnyType,
     Direction,
@@ -37,23 +39,19 @@ from .schema_keywords import (
     format_of,
     has_only_rules,
     is_model,
-    is_supported_pattern,
     length_constraints,
     number_constraints,
     types_of,
     unchecked_keywords,
 )
 from .schema_merging import merged_schema
-from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
 
 MAX_DEPTH = 60
 MAX_VARIANTS = 60
 MAX_ENUM_VALUES = 500
 
-MODULE_NAMES = ("Any", "Annotated", "Literal", "Field", "ConfigDict", "ApiModel")
-"""Names that the generated module of models imports."""
-
-SCALAR_KINDS: dict[type, Literal["str", "int", "float", "bool"]] = {str: "str", bool: "bool", int: "int"}
+SCALAR_KINDS: dict[type, Literal["str", "int", "bool"]] = {str: "str", bool: "bool", int: "int"}
 
 
 class SchemaConverter:
@@ -63,7 +61,7 @@ class SchemaConverter:
         self.document = document
         self.report = report
         self.models: list[Model] = []
-        self._class_names = Namespace(MODULE_NAMES, separator="")
+        self._class_names = Namespace(MODELS_NAMES, separator="")
         self._by_place: dict[tuple[str, str, Direction], Type] = {}
         """The types of named schemas, by file, pointer and direction."""
         self._by_content: dict[tuple[str, Direction], Model] = {}
@@ -182,7 +180,7 @@ class SchemaConverter:
             case "integer":
                 return ScalarType("int", number_constraints(schema) if strict else ())
             case "number":
-                return ScalarType("float", number_constraints(schema) if strict else ())
+                return ScalarType("Number", number_constraints(schema) if strict else ())
             case "string":
                 return ScalarType("str", self._string_constraints(node) if strict else (), format_of(schema))
             case "array":
@@ -198,8 +196,8 @@ class SchemaConverter:
         pattern = node.value.get("pattern")
         if not isinstance(pattern, str) or not pattern:
             return constraints
-        if is_supported_pattern(pattern):
-            return (*constraints, ("pattern", pattern))
+        if (translated := translated_pattern(pattern)) is not None:
+            return (*constraints, ("pattern", translated))
         self.report.add("pattern", f"{node.pointer}/pattern", "not checked")
         return constraints
 
@@ -268,7 +266,9 @@ class SchemaConverter:
         return union_of(options) if options else AnyType()
 
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
-        scalars = [value for value in values if isinstance(value, str | bool | int)]
+        if not all(is_unicode(value) for value in values if isinstance(value, str)):
+            self.report.add("schema", node.pointer, "a value that is not valid Unicode is left out of the enumeration")
+        scalars = [value for value in values if isinstance(value, str | bool | int) and is_unicode(value)]
         others = [value for value in values if value is not None and not isinstance(value, str | bool | int)]
         options: list[Type] = []
         if len(scalars) > MAX_ENUM_VALUES:
@@ -310,6 +310,9 @@ class SchemaConverter:
             about = {**self.document.resolved_mapping(place), **_without_reference(place.mapping)}
             if about.get(excluding_keyword) is True:
                 continue
+            if not is_unicode(api_name):
+                self.report.add("schema", place.pointer, "its name is not valid Unicode: left out")
+                continue
             class_name = f"{pascal_case(name, 'Model')}{pascal_case(api_name, 'Field')}"
             model.properties.append(
                 Property(
@@ -321,8 +324,15 @@ class SchemaConverter:
                     file_media_type=file_media_type(about) if model.direction == "request" else "",
                 )
             )
-        for api_name in sorted(required - set(schema.get("properties") or {})):
-            model.properties.append(Property(names.claim(snake_case(api_name, "field")), api_name, AnyType(), True))
+        undeclared = [api_name for api_name in sorted(required) if api_name not in places]
+        if undeclared:
+            listed = single_line(", ".join(undeclared), 100)
+            text = f"it requires what it does not declare, which is not checked: {listed}"
+            self.report.add("schema", node.pointer, text)
+        if model.direction == "request":
+            for api_name in filter(is_unicode, undeclared):
+                field_name = names.claim(snake_case(api_name, "field"))
+                model.properties.append(Property(field_name, api_name, AnyType(), required=False))
         extra = schema.get("additionalProperties")
         if isinstance(extra, dict) and extra and places:
             text = "additionalProperties beside properties: any value is accepted there"
