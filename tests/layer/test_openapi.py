@@ -377,3 +377,35 @@ async def test_the_model_gets_the_error_of_the_api(
     assert "answered 422" in text
     assert all(part in text for part in included), text
     assert not any(part in text for part in excluded), text
+
+
+# --- Depth and names -----------------------------------------------------------------------------------------
+
+
+def nested(kind: str, depth: int) -> tuple[Any, Any]:
+    """Return a schema of `depth` levels, and a value."""
+    schema: Any = {"type": "string"}
+    value: Any = "x"
+    for level in range(depth):
+        name = f"level{level}"
+        if kind == "list":
+            schema, value = {"type": "array", "items": schema}, [value]
+        elif kind == "map":
+            schema, value = {"type": "object", "additionalProperties": schema}, {name: value}
+        else:
+            schema, value = {"type": "object", "properties": {name: schema}}, {name: value}
+    return schema, value
+
+
+@pytest.mark.parametrize("kind", ["list", "map", "object"])
+@pytest.mark.parametrize("depth", [30, 100])
+async def test_deeply_nested_schemas(make: Make, rest: Api, kind: str, depth: int) -> None:
+    schema, value = nested(kind, depth)
+    deep = operation(
+        "deep", requestBody=body({"type": "object", "properties": {"x": schema}}), responses=answer(schema)
+    )
+    tools = make(document({"/x": {"post": deep}}))
+    rest.on("POST", "/x", json=value)
+    assert (await tools.sent("deep", {"body": {"x": value}})).json() == {"x": value}
+    result = await tools.call("deep", {"body": {}})
+    assert result.structured_content == (value if isinstance(value, dict) else {"result": value})

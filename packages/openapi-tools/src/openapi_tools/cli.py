@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .budget import DEFAULT_BUDGET
 from .document import Document
-from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate
+from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
 from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
 from .selection import SelectionError
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     project: Path = options.output.resolve()
     try:
         existing = existing_tool_modules(project, options.package) - SHARED_MODULES
-        generated = generate(Document(options.spec, options.root), options.package, options.only, existing)
+        generated = generate(
+            Document(options.spec, options.root), options.package, options.only, existing, budget=options.budget
+        )
         write_files(generated.files, project)
     except (DocumentError, SelectionError, ProjectError) as error:
         print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
@@ -71,6 +74,13 @@ def parser() -> argparse.ArgumentParser:
         "(default: all operations that are not deprecated)",
     )
     arguments.add_argument(
+        "--budget",
+        type=int,
+        default=DEFAULT_BUDGET,
+        metavar="TOKENS",
+        help="size of one tool's schemas; what is deeper is any object (default: %(default)s)",
+    )
+    arguments.add_argument(
         "--root",
         type=Path,
         metavar="FOLDER",
@@ -93,6 +103,7 @@ def summary(generated: Generated) -> str:
     """Return a few lines that say what was generated and how much was not."""
     modules = len({tool.module for tool in generated.tools})
     lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
+    lines.append(f"  {size_of(generated)}")
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
     return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from .budget import DEFAULT_BUDGET, keep_within_budget
 from .cases import make_case
 from .document import Document
 from .examples import NoExampleError
@@ -44,10 +45,17 @@ class Generated:
     tools: list[Tool]
     credential_settings: list[str]
     """What to set for the credentials, a line for each security scheme."""
+    tokens: dict[str, int]
+    """About how many tokens each tool takes in the list of tools, by the tool's name."""
 
 
 def generate(
-    document: Document, package: str, selection: str = "", existing_modules: frozenset[str] = frozenset()
+    document: Document,
+    package: str,
+    selection: str = "",
+    existing_modules: frozenset[str] = frozenset(),
+    *,
+    budget: int = DEFAULT_BUDGET,
 ) -> Generated:
     """Return the files that give a project a tool for each selected operation.
 
@@ -56,6 +64,7 @@ def generate(
         package: The import name of the project's package.
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
+        budget: How many tokens the schemas of one tool may have.
 
     Raises:
         SelectionError: A pattern of the selection matches no operation.
@@ -67,6 +76,7 @@ def generate(
     read = reader.read_all(selected)
     tools = [tool for tool, _ in read]
     cut_large_recursive_groups(reader.schemas.models, report)
+    sizes = keep_within_budget(tools, budget, report)
     credential_settings = reader.security.advice(KEY_VARIABLE)
     title = single_line(document.root.get("info").mapping.get("title"), MAX_TITLE) or "the API"
 
@@ -83,9 +93,18 @@ def generate(
             files[f"{folder}/{module}.py"] = tools_module(module_tools, module_title(group, title))
         files[TESTS_PATH] = _project_file("tool_tests.py").replace(PACKAGE_PLACEHOLDER, package)
         files[CASES_PATH] = json.dumps(_cases(tools, report), indent=1) + "\n"
-    generated = Generated(files, report, len(operations), tools, credential_settings)
+    tokens = {tool.name: sizes.tokens(tool) for tool in tools}
+    generated = Generated(files, report, len(operations), tools, credential_settings, tokens)
     files[REPORT_PATH] = _report_page(document, title, generated)
     return generated
+
+
+def size_of(generated: Generated) -> str:
+    """Return the tokens of all tools and of the largest ones."""
+    tokens = sorted(((size, name) for name, size in generated.tokens.items()), reverse=True)
+    total = sum(size for size, _ in tokens)
+    largest = ", ".join(f"{name} {size:,}" for size, name in tokens[:3])
+    return f"about {total:,} tokens" + (f" (the largest: {largest})" if len(tokens) > 1 else "")
 
 
 def _types_of(tools: Sequence[Tool]) -> Iterator[Type]:
@@ -121,6 +140,8 @@ def _report_page(document: Document, title: str, generated: Generated) -> str:
         f"{markdown_code(title)}, version {markdown_code(version)}, OpenAPI 3.{document.version[1]}: "
         f"{generated.operation_count} operations, {len(generated.tools)} tools. The tools, their models and their "
         "tests are yours; updates do not change them.",
+        "",
+        f"A model reads the descriptions and schemas of all tools with every request: {size_of(generated)}.",
         "",
         "Parts of a document cannot be expressed in Python or sent by this server's client. They are listed here, each",
         "with its place in the document (a JSON pointer).",

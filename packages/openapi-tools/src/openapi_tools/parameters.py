@@ -101,6 +101,12 @@ class ParameterReader:
                     self.report.add_unresolved("reference", entry, error)
                     continue
                 location, api_name = node.mapping.get("in"), node.mapping.get("name")
+                if location == "querystring":  # the whole query, which a form's pairs can be (OpenAPI 3.2)
+                    location, form = "query", node.get("content").get("application/x-www-form-urlencoded")
+                    fields = {"in": "query", "name": api_name, "schema": form.mapping.get("schema", {"type": "object"})}
+                    node = node.with_value({**node.mapping, **fields, "content": None})
+                    if not form.mapping:
+                        self.report.add("parameter", entry.pointer, "a query that is no form: sent as one")
                 if location not in LOCATIONS or not isinstance(api_name, str) or not api_name:
                     self.report.add("parameter", entry.pointer, "it has no name or no valid location: left out")
                     continue

@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "response": "Responses that are returned in another form",
     "schema": "Rules of schemas that the models do not check; the API still does",
     "pattern": "Patterns that pydantic's regular expressions do not support; the API still checks them",
+    "size": "Tools whose schemas are too large; the deepest parts accept any value",
     "test": "Operations that the generated tests leave out",
     "reference": "References that cannot be resolved; any value is accepted in their place",
 }

@@ -28,6 +28,7 @@ from .python_types import (
     ScalarType,
     Type,
     union_of,
+    weight_of,
     with_null,
 )
 from .report import Report
@@ -47,7 +48,12 @@ from .schema_keywords import (
 from .schema_merging import merged_schema
 from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
 
-MAX_DEPTH = 60
+MAX_DEPTH = 20
+"""Levels of lists, maps and unions within each other; an object begins anew, since it becomes a class."""
+
+MAX_WEIGHT = 100
+"""Types that one annotation has: alternatives within alternatives multiply."""
+
 MAX_VARIANTS = 60
 MAX_ENUM_VALUES = 500
 
@@ -67,6 +73,8 @@ class SchemaConverter:
         self._by_content: dict[tuple[str, Direction], Model] = {}
         """The models of inline schemas: documents without references repeat the same schema many times."""
         self._depth = 0
+        self._pending: list[tuple[Model, Node, str]] = []
+        """Classes whose properties are not converted yet, each with its schema and a name for those inside it."""
 
     def convert(self, node: Node, name: str, direction: Direction) -> Type:
         """Return the type of the schema at `node`; `name` is for its class, where the document gives it no name."""
@@ -76,9 +84,21 @@ class SchemaConverter:
             return AnyType()
         self._depth += 1
         try:
-            return self._convert(node, name, direction)
+            type_ = self._convert(node, name, direction)
         finally:
             self._depth -= 1
+        if weight_of(type_) > MAX_WEIGHT:
+            text = f"more than {MAX_WEIGHT} types within each other, so any value is accepted"
+            self.report.add("schema", node.pointer, text)
+            type_ = AnyType()
+        if self._depth == 0:
+            self._add_pending_properties()
+        return type_
+
+    def _add_pending_properties(self) -> None:
+        """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
+        while self._pending:
+            self._add_properties(*self._pending.pop(0))
 
     def _convert(self, node: Node, name: str, direction: Direction) -> Type:
         schema = node.value
@@ -135,7 +155,7 @@ class SchemaConverter:
         model.is_named = True
         # Known before its properties are converted, since they may refer to it.
         placeholder.target = self._by_place[(target.source, target.pointer, direction)] = model
-        self._add_properties(model, merged, name)
+        self._pending.append((model, merged, name))
         return self._with_null_if_nullable(model, merged)
 
     # --- Merged schemas ------------------------------------------------------------------------------------------
@@ -220,7 +240,7 @@ class SchemaConverter:
             content = (json.dumps([schema, node.source], sort_keys=True), direction)
             if content not in self._by_content:
                 model = self._by_content[content] = self._new_model(node, name, direction)
-                self._add_properties(model, node, name)
+                self._pending.append((model, node, name))
             return self._by_content[content]
         extra = schema.get("additionalProperties")
         if isinstance(extra, dict) and extra:

@@ -83,7 +83,7 @@ Number = int | float
 class ApiModel(BaseModel):
     """Base of the models: fields have Python's names here, and the API's in JSON."""
 
-    model_config = ConfigDict(extra="allow", serialize_by_alias=True, protected_namespaces=(), defer_build=True)
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True, protected_namespaces=())
 
 
 class UploadFile(ApiModel):
