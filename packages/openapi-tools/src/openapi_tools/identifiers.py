@@ -26,6 +26,9 @@ LINTED_NAMES = frozenset(("self", "cls", "l", "O", "I", "timeout"))
 MODEL_ATTRIBUTES = frozenset((*dir(pydantic.BaseModel), *dir(type(pydantic.BaseModel)), *pydantic.BaseModel.__slots__))
 """Attributes that a model has by its base and its metaclass, which a field of the same name would shadow."""
 
+PROTECTED_PREFIXES = ("model_dump", "model_validate")
+"""Pydantic warns of fields whose names begin so (`ConfigDict.protected_namespaces`)."""
+
 RESERVED_NAMES = PYTHON_NAMES | LINTED_NAMES | IMPORTED_NAMES | MODEL_ATTRIBUTES
 
 RESERVED_TOOLS = frozenset(("health_check", "get_metrics"))
@@ -76,11 +79,13 @@ def pascal_case(text: str, fallback: str) -> str:
     if not name[0].isalpha():
         name = fallback + name
     name = shorten(name)
-    return f"{name}_" if name in PYTHON_NAMES or name in MODELS_NAMES else name
+    return f"{name}Model" if name in PYTHON_NAMES | LINTED_NAMES or name in MODELS_NAMES else name
 
 
 def unreserved(name: str) -> str:
     """Return `name`, with an underscore where Python, the linter or an import has it already."""
+    if name.startswith(PROTECTED_PREFIXES):
+        name = f"its_{name}"
     return f"{name}_" if name in RESERVED_NAMES else name
 
 
