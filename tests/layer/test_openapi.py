@@ -335,6 +335,19 @@ async def test_an_answer_that_fits_is_not_reported(make: Make, rest: Api, capfd:
     assert "does not fit" not in capfd.readouterr().err
 
 
+async def test_a_strict_tool_rejects_an_answer_that_does_not_fit(make: Make, rest: Api) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}), strict=True)
+    schema = (await tools.published())["make"].output_schema
+    assert schema is not None
+    assert "anyOf" not in schema
+    rest.on("POST", "/x", json={"id": 1, "later": None}).then(200, json={"id": "seven"})
+    assert (await tools.call("make")).structured_content == {"id": 1, "later": None}
+    result = await tools.call("make")
+    assert result.is_error
+    assert "does not match its document: id: " in text_of(result)
+    assert "The request itself was carried out." in text_of(result)
+
+
 PROBLEM = {
     "type": "about:blank",
     "title": "Bad",

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -128,6 +129,61 @@ def test_a_url_and_the_files_beside_it_are_read(plain: Generated) -> None:
         assert generate(Document(f"{url}/api/plain.yaml"), "package").files == plain.files
         with pytest.raises(DocumentError, match="cannot be read: Not Found"):
             Document(f"{url}/none.yaml")
+
+
+def test_a_header_opens_a_document_behind_a_login_and_goes_nowhere_else() -> None:
+    received: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append((self.path, self.headers.get("Authorization")))
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{self.connection.getsockname()[1]}/elsewhere")
+                self.end_headers()
+                return
+            self.send_response(200 if self.path == "/elsewhere" or received[-1][1] == "Bearer x" else 401)
+            self.end_headers()
+            self.wfile.write(b"openapi: 3.0.0\npaths: {}")
+
+        def log_message(self, *_: object) -> None:
+            """Write no log."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(DocumentError, match="cannot be read: Unauthorized"):
+            Document(f"{url}/openapi.yaml")
+        Document(f"{url}/openapi.yaml", headers={"Authorization": "Bearer x"})
+        Document(f"{url}/moved", headers={"Authorization": "Bearer x"})
+        server.shutdown()
+    assert received[-2:] == [("/moved", "Bearer x"), ("/elsewhere", None)]
+
+
+@pytest.mark.parametrize(
+    ("servers", "base_url", "problem"),
+    [
+        ([], "https://a.example/v1", ""),
+        ([{"url": "https://a.example/v1/"}], "https://a.example/v1", ""),
+        ([{"url": "http://a.example/v1"}], "https://a.example/v1", ""),
+        (
+            [{"url": "https://{where}.example/{v}", "variables": {"where": {"default": "a"}, "v": {"default": "v1"}}}],
+            "https://a.example/v1",
+            "",
+        ),
+        ([{"url": "/v1"}], "https://a.example", ""),
+        ([{"url": "https://a.example/v1"}], "https://a.example", "The host is the same and the path is not"),
+        ([{"url": "https://a.example/v1"}], "https://b.example/v1", "the document names https://a.example/v1"),
+    ],
+)
+def test_the_servers_are_compared_with_the_base_url(
+    tmp_path: Path, servers: list[Any], base_url: str, problem: str
+) -> None:
+    path = tmp_path / "document.json"
+    path.write_text(json.dumps(document_with({}) | {"servers": servers}), "utf-8")
+    texts = generate(Document(str(path)), "package", base_url=base_url).report.texts("base url")
+    assert bool(texts) == bool(problem)
+    assert problem in "".join(texts)
 
 
 def test_a_server_that_does_not_speak_http_is_reported() -> None:

@@ -12,6 +12,7 @@ from .budget import DEFAULT_BUDGET
 from .document import Document
 from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
+from .parameters import HEADER_NAME
 from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
 from .selection import SelectionError
 
@@ -33,7 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         existing = existing_tool_modules(project, options.package) - SHARED_MODULES
         generated = generate(
-            Document(options.spec, options.root), options.package, options.only, existing, budget=options.budget
+            Document(options.spec, options.root, dict(options.header)),
+            options.package,
+            options.only,
+            existing,
+            budget=options.budget,
+            strict=options.strict,
+            reads_only=options.reads_only,
+            base_url=options.base_url,
         )
         write_files(generated.files, project)
     except (DocumentError, SelectionError, ProjectError) as error:
@@ -70,8 +78,26 @@ def parser() -> argparse.ArgumentParser:
         "--only",
         default="",
         metavar="SELECTION",
-        help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text "
-        "(default: all operations that are not deprecated)",
+        help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text, "
+        "! for those to leave out (default: all operations that are not deprecated)",
+    )
+    arguments.add_argument("--reads-only", action="store_true", help="only operations that change nothing, such as GET")
+    arguments.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=header,
+        metavar="'NAME: VALUE'",
+        help="header of the request for a document behind a login, sent to its server only; may be repeated",
+    )
+    arguments.add_argument(
+        "--base-url",
+        default="",
+        metavar="URL",
+        help="BASE_URL of the server, to compare it with the document's servers",
+    )
+    arguments.add_argument(
+        "--strict", action="store_true", help="make an answer that does not fit the document an error of the tool"
     )
     arguments.add_argument(
         "--budget",
@@ -92,6 +118,18 @@ def parser() -> argparse.ArgumentParser:
     return arguments
 
 
+def header(text: str) -> tuple[str, str]:
+    """Return name and value of a header that is written as `Name: value`.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not.
+    """
+    name, colon, value = text.partition(":")
+    if not colon or not HEADER_NAME.fullmatch(name.strip()) or not value.strip().isprintable():
+        raise argparse.ArgumentTypeError("write it as 'Name: value'")
+    return name.strip(), value.strip()
+
+
 def write_utf8() -> None:
     """Write UTF-8 to stdout and stderr; a pipe on Windows has a legacy encoding otherwise."""
     for stream in (sys.stdout, sys.stderr):
@@ -105,5 +143,6 @@ def summary(generated: Generated) -> str:
     lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
     lines.append(f"  {size_of(generated)}")
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
+    lines += [f"  {text}" for text in generated.report.texts("base url")]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
     return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
@@ -70,18 +71,20 @@ class Node(NamedTuple):
 class Document:
     """An OpenAPI document, whose further files are read when a reference leads to them."""
 
-    def __init__(self, location: str, root: str | Path | None = None) -> None:
+    def __init__(self, location: str, root: str | Path | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Read the document at `location`, a path or an http(s) URL.
 
         Args:
             location: The path or URL.
             root: The folder that has all files of a document that is a file; its own folder by default.
+            headers: Headers of the requests for a document behind a login; they are sent to its server only.
 
         Raises:
             DocumentError: It cannot be read, exceeds a limit, or is not an OpenAPI document of version 3.
         """
         self.location = location if is_url(location) else str(Path(location).expanduser().resolve())
         self.folder = Path(self.location).parent if root is None else Path(root).expanduser().resolve()
+        self._headers = headers
         self._bytes = 0
         self._files: dict[str, Any] = {}
         content = self._load(self.location)
@@ -149,6 +152,17 @@ class Document:
         """
         return {name: self.resolve(media) for name, media in node.get("content").entries()}
 
+    @cached_property
+    def subtypes(self) -> dict[str, list[Node]]:
+        """The schemas of the components whose `allOf` refers to another one, by the pointer of that."""
+        found: dict[str, list[Node]] = {}
+        for _, node in self.root.get("components").get("schemas").entries():
+            for part in node.get("allOf").elements():
+                reference = part.mapping.get("$ref")
+                if isinstance(reference, str) and reference.startswith("#/"):
+                    found.setdefault(reference, []).append(node)
+        return found
+
     def with_absolute_references(self, value: Any, source: str, depth: int = 0) -> Any:
         """Return `value`, which is of the file `source`, with the full location of the file in every `$ref`."""
         if depth > MAX_DEPTH:
@@ -190,7 +204,7 @@ class Document:
         if location not in self._files:
             if len(self._files) >= MAX_FILES:
                 raise LimitError(f"{self.location} refers to more than {MAX_FILES} files. Bundle it into one file.")
-            content = fetch(location)
+            content = fetch(location, self._headers)
             self._bytes += len(content)
             if self._bytes > MAX_TOTAL_BYTES:
                 raise LimitError(f"{self.location} has more than {MAX_TOTAL_BYTES // 2**20} MiB in all its files")

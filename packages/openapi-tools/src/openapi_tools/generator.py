@@ -12,11 +12,12 @@ from .budget import DEFAULT_BUDGET, keep_within_budget
 from .cases import make_case
 from .document import Document
 from .examples import NoExampleError
-from .operations import Tool, find_operations
+from .operations import READING_METHODS, Tool, find_operations
 from .python_types import Type
 from .recursion import cut_large_recursive_groups
 from .report import Report, markdown_code
 from .selection import select_operations
+from .servers import problem_with_base_url
 from .source import models_module, module_title, reachable_models, tools_module
 from .text import MAX_TITLE, single_line
 from .tools import ToolReader
@@ -56,6 +57,9 @@ def generate(
     existing_modules: frozenset[str] = frozenset(),
     *,
     budget: int = DEFAULT_BUDGET,
+    strict: bool = False,
+    reads_only: bool = False,
+    base_url: str = "",
 ) -> Generated:
     """Return the files that give a project a tool for each selected operation.
 
@@ -65,18 +69,27 @@ def generate(
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
         budget: How many tokens the schemas of one tool may have.
+        strict: Whether an answer that does not fit the document is an error of the tool.
+        reads_only: Whether only operations become tools that change nothing, by their method.
+        base_url: The `BASE_URL` of the server, which is compared with the servers of the document.
 
     Raises:
         SelectionError: A pattern of the selection matches no operation.
     """
     report = Report()
     operations = find_operations(document, report)
+    if reads_only:
+        operations = [operation for operation in operations if operation.method in READING_METHODS]
     selected = select_operations(operations, selection, report)
     reader = ToolReader(document, report, existing_modules)
     read = reader.read_all(selected)
     tools = [tool for tool, _ in read]
+    for tool in tools:
+        tool.strict = strict
     cut_large_recursive_groups(reader.schemas.models, report)
     sizes = keep_within_budget(tools, budget, report)
+    if problem := problem_with_base_url(document, base_url):
+        report.add("base url", "#/servers", problem)
     credential_settings = reader.security.advice(KEY_VARIABLE)
     title = single_line(document.root.get("info").mapping.get("title"), MAX_TITLE) or "the API"
 

@@ -7,6 +7,7 @@ import math
 import re
 import time
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,14 +38,14 @@ def is_url(location: str) -> bool:
     return location.lower().startswith(("http://", "https://"))
 
 
-def fetch(location: str) -> bytes:
-    """Return the bytes at a path or http(s) URL.
+def fetch(location: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes at a path or http(s) URL, requested with `headers`.
 
     Raises:
         DocumentError: They cannot be read, or are more than `MAX_BYTES`.
     """
     try:
-        content = _download(location) if is_url(location) else _read_file(location)
+        content = _download(location, headers or {}) if is_url(location) else _read_file(location)
     except (OSError, ValueError, HTTPException) as error:  # HTTPException: the server does not speak HTTP
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise DocumentError(f"{location} cannot be read: {reason}. Give the path or the URL of the document.") from None
@@ -58,8 +59,10 @@ def _read_file(path: str) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, headers: Mapping[str, str]) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "openapi-tools", "Accept": "*/*"})  # noqa: S310 (http and https only)
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # credentials, which no other server may get
     content, deadline = b"", time.monotonic() + FETCH_SECONDS
     with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as response:  # noqa: S310 (http and https only)
         while len(content) <= MAX_BYTES and (part := response.read1(2**20)):

@@ -15,6 +15,9 @@ from .text import is_unicode
 
 METHODS = ("get", "head", "options", "query", "put", "delete", "post", "patch")
 
+READING_METHODS = ("GET", "HEAD", "OPTIONS", "QUERY")
+"""Methods that change nothing (RFC 9110, section 9.2.1)."""
+
 Location = Literal["path", "query", "header", "cookie"]
 
 
@@ -114,6 +117,8 @@ class Tool:
     parameters: list[Parameter]
     body: RequestBody | None
     response: Response
+    strict: bool = False
+    """Whether an answer that does not fit the document is an error."""
 
     def parameters_in(self, location: Location) -> list[Parameter]:
         return [parameter for parameter in self.parameters if parameter.location == location]

@@ -156,7 +156,8 @@ class ParameterReader:
         type_ = self.schemas.convert(place, f"{class_name}{pascal_case(api_name, 'Parameter')}", "request")
         schema = self.document.resolved_mapping(place)
         description = clean_text(mapping.get("description"), MAX_FIELD_DESCRIPTION) or schema.get("description", "")
-        description = description_of({**schema, "description": description})
+        about = {key: mapping[key] for key in ("deprecated", "example", "examples") if key in mapping}
+        description = description_of({**schema, **about, "description": description})
         if argument != api_name:
             self.report.add("name", node.pointer, f"the argument {argument} is sent as {single_line(api_name, 100)}")
             description = f"{description}{' ' if description else ''}Sent as {single_line(api_name, 100)}."

@@ -10,6 +10,9 @@ from .media_types import is_media_type
 from .python_types import Constraints
 from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
 
+MAX_EXAMPLE = 60
+"""Characters of a default or an example in a description."""
+
 ANNOTATIONS = frozenset(
     """
     title description default example examples deprecated readOnly writeOnly xml externalDocs nullable discriminator
@@ -130,15 +133,37 @@ def is_number(value: Any) -> bool:
 
 
 def description_of(schema: Mapping[str, Any]) -> str:
-    """Return the description for the model: the document's, and the default, which the API itself applies."""
+    """Return the description for the model: the document's, the default, which the API itself applies, and an example.
+
+    Whether it is deprecated comes first.
+    """
+    parts = ["Deprecated."] if schema.get("deprecated") is True else []
     text = clean_text(schema.get("description") or schema.get("title"), MAX_FIELD_DESCRIPTION)
-    default = schema.get("default")
-    if default is None or not isinstance(default, str | int | float | bool):
-        return text
-    shown = single_line(str(default).lower() if isinstance(default, bool) else str(default), 60)
-    if not shown:
-        return text
-    return f"{text}{'' if not text or text.endswith('.') else '.'} Default: {shown}".strip()
+    additions = [("Default", schema.get("default")), ("Example", _example_of(schema))]
+    shown = [f"{label}: {plain}" for label, value in additions if (plain := _plain(value))]
+    if text:
+        parts.append(text if not shown or text[-1] in ".!?:" else f"{text}.")
+    return " ".join([*parts, "; ".join(shown)] if shown else parts)
+
+
+def _example_of(schema: Mapping[str, Any]) -> Any:
+    """Return the first example of a schema, parameter or media type, `None` where its values are enumerated."""
+    if "enum" in schema or "const" in schema or schema.get("type") == "boolean":
+        return None
+    if schema.get("example") is not None:
+        return schema["example"]
+    examples = schema.get("examples")
+    if isinstance(examples, Mapping):
+        examples = [example.get("value") for example in examples.values() if isinstance(example, Mapping)]
+    return examples[0] if isinstance(examples, list) and examples else None
+
+
+def _plain(value: Any) -> str:
+    """Return a text, number or boolean as it is shown in a description, "" for another value or a long text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = single_line(str(value), 200) if isinstance(value, str | int | float) else ""
+    return text if len(text) <= MAX_EXAMPLE else ""
 
 
 def format_of(schema: Mapping[str, Any]) -> str:

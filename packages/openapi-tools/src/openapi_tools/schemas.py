@@ -68,6 +68,8 @@ class SchemaConverter:
         self.report = report
         self.models: list[Model] = []
         self._class_names = Namespace(MODELS_NAMES, separator="")
+        self._discriminated: list[tuple[Model, str, str]] = []
+        """Variants with the property that a discriminator names, and its value there."""
         self._by_place: dict[tuple[str, str, Direction], Type] = {}
         """The types of named schemas, by file, pointer and direction."""
         self._by_content: dict[tuple[str, Direction], Model] = {}
@@ -99,6 +101,11 @@ class SchemaConverter:
         """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
         while self._pending:
             self._add_properties(*self._pending.pop(0))
+        for model, name, value in self._discriminated:
+            for prop in model.properties:
+                if prop.api_name == name and not isinstance(prop.type, EnumType) and value not in prop.description:
+                    prop.description = f"{prop.description} {value} in this kind.".strip()
+        self._discriminated.clear()
 
     def _convert(self, node: Node, name: str, direction: Direction) -> Type:
         schema = node.value
@@ -156,7 +163,20 @@ class SchemaConverter:
         # Known before its properties are converted, since they may refer to it.
         placeholder.target = self._by_place[(target.source, target.pointer, direction)] = model
         self._pending.append((model, merged, name))
-        return self._with_null_if_nullable(model, merged)
+        return self._with_null_if_nullable(self._with_subtypes(model, target, merged, direction), merged)
+
+    def _with_subtypes(self, model: Model, target: Node, merged: Node, direction: Direction) -> Type:
+        """Return the union of a model with a discriminator and the schemas that extend it."""
+        discriminator = target.get("discriminator")
+        subtypes = self.document.subtypes.get(target.pointer, []) if target.source == self.document.location else []
+        if not isinstance(discriminator.mapping.get("propertyName"), str) or not subtypes:
+            return model
+        if len(subtypes) > MAX_VARIANTS:
+            text = f"more than {MAX_VARIANTS} schemas extend it: only what they have in common is described"
+            self.report.add("schema", target.pointer, text)
+            return model
+        types = [self._convert_target(subtype, model.name, direction) for subtype in subtypes]
+        return union_of([*types, model])
 
     # --- Merged schemas ------------------------------------------------------------------------------------------
 
@@ -283,7 +303,22 @@ class SchemaConverter:
                 options.append(AnyType())
             else:
                 options.append(self._convert_merged(merged, f"{name}{suffix}", direction, (*enclosing, content)))
+        self._read_discriminator(node, variants, options)
         return union_of(options) if options else AnyType()
+
+    def _read_discriminator(self, node: Node, variants: list[Node], options: list[Type]) -> None:
+        """Note which value of the discriminator's property is for which variant."""
+        discriminator = node.get("discriminator")
+        name = discriminator.mapping.get("propertyName")
+        mapping = discriminator.get("mapping").mapping
+        if not isinstance(name, str):
+            return
+        for variant, option in zip(variants, options, strict=False):
+            schema = str(variant.mapping.get("$ref", "")).rsplit("/", 1)[-1]
+            values = [value for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema]
+            if isinstance(option, Model) and schema:
+                shown = " or ".join(single_line(str(value), 60) for value in values or [schema])
+                self._discriminated.append((option, name, shown))
 
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
         if not all(is_unicode(value) for value in values if isinstance(value, str)):
@@ -326,6 +361,7 @@ class SchemaConverter:
         required = {item for item in as_list(schema.get("required")) if isinstance(item, str)}
         places = dict(node.get("properties").entries())
         excluding_keyword = "readOnly" if model.direction == "request" else "writeOnly"
+        kinds = self._kinds(node)
         for api_name, place in places.items():
             about = {**self.document.resolved_mapping(place), **_without_reference(place.mapping)}
             if about.get(excluding_keyword) is True:
@@ -340,7 +376,7 @@ class SchemaConverter:
                     name=names.claim(snake_case(api_name, "field")),
                     api_name=api_name,
                     required=api_name in required,
-                    description=description_of(about),
+                    description=(description_of(about) + kinds.get(api_name, "")).strip(),
                     file_media_type=file_media_type(about) if model.direction == "request" else "",
                 )
             )
@@ -357,6 +393,15 @@ class SchemaConverter:
         if isinstance(extra, dict) and extra and places:
             text = "additionalProperties beside properties: any value is accepted there"
             self.report.add("schema", node.pointer, text)
+
+    def _kinds(self, node: Node) -> dict[str, str]:
+        """Return what a discriminator says of the property with its name: which value is for which schema."""
+        discriminator = node.get("discriminator")
+        name, mapping = discriminator.mapping.get("propertyName"), discriminator.get("mapping").mapping
+        if not isinstance(name, str) or not mapping:
+            return {}
+        listed = ", ".join(f"{value} ({str(place).rsplit('/', 1)[-1]})" for value, place in [*mapping.items()][:40])
+        return {name: f" Says which kind it is: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -247,7 +247,8 @@ def _register_function(tools: Sequence[Tool]) -> str:
     for tool in tools:
         annotations = TOOL_ANNOTATIONS.get(tool.method, "CHANGES")
         name = f", name={literal(tool.name)}" if tool.name != tool.function else ""
-        lines.append(f"    add(server, {tool.function}, {grouped_literal(tool.title)}, {annotations}{name})\n")
+        strict = ", strict=True" if tool.strict else ""
+        lines.append(f"    add(server, {tool.function}, {grouped_literal(tool.title)}, {annotations}{name}{strict})\n")
     return "".join(lines)
 
 

@@ -50,9 +50,11 @@ class ToolReader:
         self._tool_names = Namespace(RESERVED_TOOLS)
         self._module_names = Namespace(existing_modules)
         self._module_of_group: dict[str, str] = {}
+        self._weak_ids: frozenset[str] = frozenset()
 
     def read_all(self, operations: Sequence[Operation]) -> list[tuple[Tool, str]]:
         """Return the tools, each with the group of its module; an operation that cannot be read is reported."""
+        self._weak_ids = numbered_ids(operations)
         tools: list[tuple[Tool, str]] = []
         for operation, group in zip(operations, module_groups(operations), strict=True):
             try:
@@ -93,7 +95,13 @@ class ToolReader:
         )
 
     def _claim_tool_name(self, operation: Operation) -> str:
-        wanted = plain_name(operation.id) or plain_name(f"{operation.method} {operation.path}") or "operation"
+        by_path = plain_name(f"{operation.method} {operation.path}") or "operation"
+        wanted = plain_name(operation.id) or by_path
+        if operation.id in self._weak_ids:
+            summary = single_line(operation.node.mapping.get("summary"), MAX_TITLE)
+            tag = operation.tags[0] if operation.tags else ""
+            wanted = plain_name(f"{tag} {summary}") if summary else by_path
+            self.report.add("name", f"{operation.node.pointer}/operationId", f"{wanted}, since its id has but a number")
         name = self._tool_names.claim(wanted)
         if operation.id and name != wanted:
             text = f"{name}, since {wanted} is taken"
@@ -103,6 +111,7 @@ class ToolReader:
     def _description(self, operation: Operation, title: str, parameters: Sequence[Parameter]) -> str:
         text = clean_text(operation.node.mapping.get("description"), MAX_TOOL_DESCRIPTION) or title
         paragraphs = [f"Deprecated. {text}" if operation.deprecated else text]
+        sent = f"{operation.method} {single_line(operation.path, 200)}"
         if operation.method == "GET":
             paging = [
                 parameter.argument
@@ -113,7 +122,7 @@ class ToolReader:
                 paragraphs.append(f"The response may be one page of several, selected by {', '.join(paging)}.")
             if self._has_link_header(operation):
                 paragraphs.append("The API names further pages in its Link header, which is part of the answer.")
-        return "\n\n".join(paragraphs)
+        return "\n\n".join([*paragraphs, sent])
 
     def _has_link_header(self, operation: Operation) -> bool:
         for status, response in operation.node.get("responses").entries():
@@ -139,6 +148,16 @@ class ToolReader:
         urls = ", ".join(str(server.get("url")) for server in as_list(own) if isinstance(server, dict))
         text = f"{operation.method} {single_line(operation.path, 100)}: {single_line(urls, 200)}"
         self.report.add("server", operation.node.pointer, text)
+
+
+def numbered_ids(operations: Sequence[Operation]) -> frozenset[str]:
+    """Return the operationIds that only a number tells apart, such as `delete`, `delete_1` and `delete_2`."""
+    by_stem: dict[str, list[str]] = {}
+    for operation in operations:
+        by_stem.setdefault(re.sub(r"_?\d+$", "", operation.id), []).append(operation.id)
+    return frozenset(
+        each for stem, ids in by_stem.items() if len(ids) > 1 and any(f"{stem}_" in own for own in ids) for each in ids
+    )
 
 
 def plain_name(text: str) -> str:
