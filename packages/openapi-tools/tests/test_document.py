@@ -47,7 +47,7 @@ ALIASES_OF_A_HUNDRED_MILLION_VALUES = (
         ("- 1", "it is not an object"),
         ("{", "is not valid YAML"),
         ('{"openapi": "3.0.0"} {', "is not valid JSON: line 1, column 22"),
-        ("swagger: '2.0'", "is Swagger 2.0. Convert it to OpenAPI 3 first"),
+        ("swagger: '1.2'", "is Swagger 1.2; version 2.0 and OpenAPI 3 are supported"),
         ("openapi: 4.0.0", "/openapi is '4.0.0'; versions 3.0 to 3.2 are supported"),
         ("info: {}", "/openapi is None"),
         ("openapi: 3.0.0\npaths: []", "/paths is not an object"),

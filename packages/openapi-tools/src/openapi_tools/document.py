@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from .loading import MAX_DEPTH, DocumentError, LimitError, fetch, is_url, parse
+from .swagger import to_openapi_3
+from .text import single_line
 
 MAX_FILES = 10_000
 """Files of one document."""
@@ -80,7 +82,7 @@ class Document:
             headers: Headers of the requests for a document behind a login; they are sent to its server only.
 
         Raises:
-            DocumentError: It cannot be read, exceeds a limit, or is not an OpenAPI document of version 3.
+            DocumentError: It cannot be read, exceeds a limit, or is neither OpenAPI 3 nor Swagger 2.0.
         """
         self.location = location if is_url(location) else str(Path(location).expanduser().resolve())
         self.folder = Path(self.location).parent if root is None else Path(root).expanduser().resolve()
@@ -88,6 +90,8 @@ class Document:
         self._bytes = 0
         self._files: dict[str, Any] = {}
         content = self._load(self.location)
+        if isinstance(content, dict) and re.fullmatch(r"2\.0(\.0)?", str(content.get("swagger", ""))):
+            content = self._files[self.location] = to_openapi_3(content)
         self.root = Node(content, "#", self.location)
         self.version = _openapi_version(content, location)
 
@@ -232,7 +236,7 @@ def _openapi_version(content: Any, location: str) -> tuple[int, int]:
         raise DocumentError(f"{location} is not an OpenAPI document: it is not an object")
     if "swagger" in content:
         raise DocumentError(
-            f"{location} is Swagger {content['swagger']}. Convert it to OpenAPI 3 first (swagger2openapi)."
+            f"{location} is Swagger {single_line(str(content['swagger']), 20)}; version 2.0 and OpenAPI 3 are supported"
         )
     match = re.match(r"3\.(\d+)", str(content.get("openapi", "")))
     if not match:

@@ -75,6 +75,7 @@ class SchemaConverter:
         self._by_content: dict[tuple[str, Direction], Model] = {}
         """The models of inline schemas: documents without references repeat the same schema many times."""
         self._depth = 0
+        self._is_adding = False
         self._pending: list[tuple[Model, Node, str]] = []
         """Classes whose properties are not converted yet, each with its schema and a name for those inside it."""
 
@@ -93,14 +94,18 @@ class SchemaConverter:
             text = f"more than {MAX_WEIGHT} types within each other, so any value is accepted"
             self.report.add("schema", node.pointer, text)
             type_ = AnyType()
-        if self._depth == 0:
+        if self._depth == 0 and not self._is_adding:
             self._add_pending_properties()
         return type_
 
     def _add_pending_properties(self) -> None:
         """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
-        while self._pending:
-            self._add_properties(*self._pending.pop(0))
+        self._is_adding = True
+        try:
+            while self._pending:
+                self._add_properties(*self._pending.pop(0))
+        finally:
+            self._is_adding = False
         for model, name, value in self._discriminated:
             for prop in model.properties:
                 if prop.api_name == name and not isinstance(prop.type, EnumType) and value not in prop.description:
