@@ -19,7 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-GENERATOR = Path(__file__).resolve().parents[1] / "packages" / "openapi-tools" / "src"
+TEMPLATE = Path(__file__).resolve().parents[1]
+GENERATOR = TEMPLATE / "packages" / "openapi-tools" / "src"
+RUN_TIME_PART = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production" / "openapi.py"
 
 
 def main() -> int:
@@ -37,12 +39,25 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    bring_run_time_part(project, package)
     generator = [sys.executable, "-m", "openapi_tools", f"--package={package}", f"--output={project}", "--format"]
     return subprocess.run(
         [*generator, *base_url_of(project, package), f"--only={options.only}", *more, "--", options.spec],
         env={**os.environ, "PYTHONPATH": str(GENERATOR)},
         check=False,
     ).returncode
+
+
+def bring_run_time_part(project: Path, package: str) -> None:
+    """Copy `production/openapi.py` into a project that was generated without a document, and say how to keep it."""
+    target = project / "src" / package / "production" / RUN_TIME_PART.name
+    if not target.exists() and RUN_TIME_PART.exists():
+        target.write_bytes(RUN_TIME_PART.read_bytes())
+        print(
+            f"openapi-tools: {target} is new. Updates repair it once the answer is recorded: "
+            "copier update --trust --data openapi_spec=<the document>",
+            file=sys.stderr,
+        )
 
 
 def base_url_of(project: Path, package: str) -> list[str]:

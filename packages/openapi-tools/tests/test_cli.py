@@ -36,6 +36,7 @@ def test_the_files_are_written_and_summarized(tmp_path: Path, capsys: pytest.Cap
         "tests/test_openapi.py",
         "tests/openapi.json",
         "docs/openapi-report.md",
+        "openapi-tools.json",
     }
     output, errors = capsys.readouterr()
     assert output.startswith("15 tools of 16 operations, in 3 modules\n")

@@ -13,7 +13,15 @@ from .document import Document
 from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
 from .parameters import HEADER_NAME
-from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
+from .project import (
+    FormatError,
+    ProjectError,
+    existing_tool_modules,
+    format_files,
+    remove_files,
+    write_files,
+)
+from .second_run import Plan, plan, recorded_state
 from .selection import SelectionError
 
 PROGRAM = "openapi-tools"
@@ -32,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_utf8()
     project: Path = options.output.resolve()
     try:
-        existing = existing_tool_modules(project, options.package) - SHARED_MODULES
+        state = recorded_state(project)
+        of_earlier_run = {Path(path).stem for path in (state or {}).get("parts", {})}
+        existing = existing_tool_modules(project, options.package) - SHARED_MODULES - of_earlier_run
         generated = generate(
             Document(options.spec, options.root, dict(options.header)),
             options.package,
@@ -43,13 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reads_only=options.reads_only,
             base_url=options.base_url,
         )
-        write_files(generated.files, project)
+        planned = plan(generated, project, state)
+        if not options.diff:
+            write_files(planned.files, project, replace=state is not None)
+            remove_files(planned.removed, project)
     except (DocumentError, SelectionError, ProjectError) as error:
         print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
         return 1
+    if options.diff:
+        print("\n".join(differences(planned, first=state is None)))
+        return 0
     if options.format:
         try:
-            format_files(generated.files, project)
+            format_files(planned.files, project)
         except FormatError as error:
             print(
                 f"{PROGRAM}: {options.spec}: the files are written, but not formatted. "
@@ -57,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+    if state is not None:
+        print("\n".join(differences(planned)))
     print(summary(generated))
     return 0
 
@@ -72,7 +90,11 @@ def parser() -> argparse.ArgumentParser:
         "--package", required=True, metavar="NAME", help="import name of the project's package, below its folder src"
     )
     arguments.add_argument(
-        "--output", required=True, type=Path, metavar="PROJECT", help="root folder of the project; no file is replaced"
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PROJECT",
+        help="root folder of the project; what its owner has written or changed stays",
     )
     arguments.add_argument(
         "--only",
@@ -80,6 +102,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="SELECTION",
         help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text, "
         "! for those to leave out (default: all operations that are not deprecated)",
+    )
+    arguments.add_argument(
+        "--diff", action="store_true", help="write nothing: say what a further run would change, and what breaks calls"
     )
     arguments.add_argument("--reads-only", action="store_true", help="only operations that change nothing, such as GET")
     arguments.add_argument(
@@ -135,6 +160,13 @@ def write_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")
+
+
+def differences(planned: Plan, first: bool = False) -> list[str]:
+    """Return what a further run changes, and which files it writes and removes."""
+    lines = planned.lines or ([] if first else ["The operations are the same."])
+    lines = [*lines, *(f"write {path}" for path in sorted(planned.files))]
+    return [*lines, *(f"remove {path}" for path in planned.removed)]
 
 
 def summary(generated: Generated) -> str:
