@@ -72,13 +72,18 @@ def test_the_tests_of_the_layer_pass(
     [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.acceptance)],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
-    absent = f"test_({absent}|openapi)|openapi_tools_under_test"
+    absent = f"test_({absent}|openapi.*)|openapi_tools_under_test"
     assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
 
 
 @pytest.mark.acceptance
 def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Project]) -> None:
-    assert_typed(prepared(OPENAPI), LAYER / "test_openapi.py", LAYER / "openapi_tools_under_test.py")
+    assert_typed(prepared(OPENAPI), *LAYER.glob("*openapi*.py"))
+
+
+@pytest.mark.release
+def test_documents_made_by_chance(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
+    figure(f"documents made by chance: {prepared(OPENAPI).check_layer('test_openapi_serialisation.py')}")
 
 
 def assert_typed(project: Project, *arguments: str | Path) -> None:
