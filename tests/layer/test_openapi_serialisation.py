@@ -24,7 +24,8 @@ from weather_station.production.testing import Api
 
 pytestmark = pytest.mark.pure
 
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="".join(map(chr, [*range(32), *range(127, 160)]))), max_size=12)
+CONTROL = "".join(map(chr, [*range(32), *range(127, 160)]))
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters=CONTROL), max_size=12)
 IN_PATH = TEXT.filter(lambda text: text not in ("", ".", "..") and not set(text) & set("/\\;") and "%" not in text)
 NUMBER = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False, width=32).map(float)
 NAME = st.text("abcXYZ019_-.$@[] é", min_size=1, max_size=8)
