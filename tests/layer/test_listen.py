@@ -20,7 +20,8 @@ from harness import HAS_METRICS, LAYER, command, config, started, wait_for
 from weather_station.production.config import ConfigError, about
 from weather_station.production.registry import Listener, Registry
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve.listen import HttpProtocol, ListenerServer, base_url, bind
+from weather_station.production.serve.http_protocol import HttpProtocol
+from weather_station.production.serve.listen import ListenerServer, base_url, bind
 
 
 def record_connections(server: ProductionServer) -> None:

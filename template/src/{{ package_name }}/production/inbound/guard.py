@@ -15,8 +15,9 @@ from typing import NamedTuple, TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import ConfigError, ProductionConfig
+from ..observe.rejections import Rejections
 from ..registry import Registry
-from .http_limits import RejectionLog, header_of, http_error
+from .http_limits import header_of, http_error
 
 MAX_HEADER_BYTES = 400
 """Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
@@ -40,7 +41,7 @@ class Origin(NamedTuple):
     port: int | None
 
 
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?)(?::([0-9]{1,5}|\*))?")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?\.?)(?::([0-9]{1,5}|\*))?")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
 
 
@@ -73,12 +74,13 @@ class Guard:
     Browsers send Origin with every cross-origin request; a request without it does not come from another site's page.
     """
 
-    def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        config = registry.config
         self._app = app
         # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
-        self._log_rejection = RejectionLog()
+        self._rejected = Rejections(registry.meter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = origin = None
@@ -92,14 +94,14 @@ class Guard:
             elif name == b"origin":
                 origin = value if origin is None else b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-            self._log_rejection("host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
+            self._rejected("host", "host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
             await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
             return
         if origin is None:
             await self._app(scope, receive, send)
             return
         if len(origin) > MAX_HEADER_BYTES or not self._origin_allowed(origin, host):
-            self._log_rejection("origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
+            self._rejected("origin", "origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
             await http_error(send, 403, f"Requests from origin {_quoted(origin)} are not allowed: see ALLOWED_ORIGINS.")
             return
         if scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method") is not None:
@@ -206,9 +208,11 @@ def _with_cors_headers(origin: bytes, send: Send) -> Send:
 
 
 def host_header(scope: Scope) -> str | None:
-    """Return the Host header in lower case, or `None` if it is missing or malformed."""
-    text = (header_of(scope, b"host") or b"").decode("latin-1")
-    return text.lower() if _authority(text) else None
+    """Return the Host header in its shortest form, or `None` if it is missing or malformed."""
+    host = _authority((header_of(scope, b"host") or b"")[: MAX_HEADER_BYTES + 1].decode("latin-1"))
+    if host is None or host.port == ANY_PORT:
+        return None
+    return host.host if host.port is None else f"{host.host}:{host.port}"
 
 
 def _parse_entries(
@@ -234,6 +238,7 @@ def _authority(text: str) -> Authority | None:
             host = f"[{IPv6Address(host[1:-1])}]"
         except ValueError:
             return None
+    host = host.removesuffix(".")  # an absolute name (RFC 1034, section 3.1), of the same host
     if port is None:
         return Authority(host, None)
     number = ANY_PORT if port == "*" else int(port)

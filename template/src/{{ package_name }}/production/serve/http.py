@@ -31,9 +31,9 @@ def build(server: ProductionServer) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
-    limits = InputLimits(config, handler)
+    limits = InputLimits(registry, handler)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
-    endpoint = Guard(config, authentication)
+    endpoint = Guard(registry, authentication)
 
     routes = Starlette(routes=registry.http.routes)
     routes.router.lifespan_context = sdk.router.lifespan_context

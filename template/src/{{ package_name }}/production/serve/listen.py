@@ -6,19 +6,23 @@ import asyncio
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..config import ConfigError
 from ..registry import Listener, Registry
+from .connections import Connections
+from .http_protocol import EdgeConfig
 
 BACKLOG = 2048
 """Greatest number of connections that wait to be accepted."""
+
+MAX_CONNECTIONS = 64
+"""Greatest number of connections to a listener other than the server's."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -46,31 +50,17 @@ def base_url(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with TCP_NODELAY on every connection.
-
-    uvicorn writes the head and the body of a response separately. Without TCP_NODELAY the body waits 40 ms for the
-    client's delayed acknowledgement of the head. asyncio sets the option only on sockets with an explicit protocol
-    number, which accepted sockets do not have on every platform.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        connection = transport.get_extra_info("socket")
-        with suppress(OSError, TypeError):  # TypeError: uvloop, which sets the option itself
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().connection_made(transport)
-
-
-def uvicorn_config(application: ASGIApp, **options: Any) -> uvicorn.Config:
+def uvicorn_config(application: ASGIApp, connections: Connections, **options: Any) -> EdgeConfig:
     """Return uvicorn's configuration for `application`, without uvicorn's own lifespan and logging."""
-    return uvicorn.Config(
+    return EdgeConfig(
         application,
-        http=HttpProtocol,
+        connections,
         lifespan="off",
         log_config=None,
         log_level=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         **options,
     )
 
@@ -105,7 +95,8 @@ class ListenerServer:
             problem = f"{setting}: cannot listen on {host}:{port}: {error.strerror}. Choose another port"
             raise ConfigError([problem]) from None
         routes = list(self._listener.routes)
-        self._server = _Server(uvicorn_config(Starlette(routes=routes), timeout_graceful_shutdown=1))
+        connections = Connections(self._registry, self._listener.name, MAX_CONNECTIONS)
+        self._server = _Server(uvicorn_config(Starlette(routes=routes), connections, timeout_graceful_shutdown=1))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._registry.http.addresses[self._listener.name] = f"{base_url(listening)}{self._listener.path}"
 
