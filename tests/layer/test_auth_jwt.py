@@ -512,8 +512,12 @@ def test_the_resource_is_the_called_address_where_the_audience_is_no_url(protect
         response = server.client.get(url)
         assert response.json()["resource"] == server.url
         assert response.headers["cache-control"] == "no-store"
-        behind = {"host": "mcp.example.com", "x-forwarded-proto": "https"}
-        assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        for scheme in ("https", "https, http", "HTTPS ,http"):
+            behind = {"host": "mcp.example.com.", "x-forwarded-proto": scheme}
+            assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        behind["x-forwarded-proto"] = "http, https"
+        assert server.client.get(url, headers=behind).json()["resource"] == "http://mcp.example.com/mcp"
+        assert server.client.get(url, headers={"host": "mcp.example.com:*"}).status_code == 400
         assert server.client.get(url, headers={"host": 'x"y'}).status_code == 400
 
 

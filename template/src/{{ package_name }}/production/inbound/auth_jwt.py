@@ -29,6 +29,7 @@ from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, User
 from .guard import host_header, resolves_to_loopback
+from .http_limits import header_of
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -425,5 +426,7 @@ class ResourceMetadata:
         host = host_header(scope)
         if host is None:
             return None
-        secure = scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+        # Each proxy may append its own: the first one is that of the client.
+        forwarded = (header_of(scope, b"x-forwarded-proto") or b"").partition(b",")[0].strip().lower()
+        secure = scope["scheme"] == "https" or forwarded == b"https"
         return f"{'https' if secure else 'http'}://{host}{ENDPOINT_PATH}"

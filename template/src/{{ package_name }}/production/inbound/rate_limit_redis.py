@@ -90,7 +90,7 @@ class ScriptCall(NamedTuple):
     The result is whether a permit was spent and the debt in ticks, or the reason why Redis did not reply.
     """
 
-    key: str
+    key: bytes
     cost: int
     result: asyncio.Future[tuple[bool, int] | str]
 
@@ -185,7 +185,9 @@ class SharedBuckets:
                 raise StoreDownError(self._outage)
             self._retry_at = now + RETRY_INTERVAL_SECONDS  # this call tries again; others fail without waiting for it
         loop = asyncio.get_running_loop()
-        call = ScriptCall(self._prefix + caller_id, cost, loop.create_future())
+        # Encoded here and always possible, because a failure while the batch is packed would fail its other calls too.
+        key = (self._prefix + caller_id).encode(errors="surrogatepass")
+        call = ScriptCall(key, cost, loop.create_future())
         self._queue.append(call)
         if self._sender is None:
             # In an empty context: the task sends the calls of all callers, so it belongs to no request's trace.
