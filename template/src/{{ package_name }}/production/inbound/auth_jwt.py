@@ -257,7 +257,7 @@ class KeySet:
             raise ValueError(self._problem)
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart() if self._keys else HealthPart(degraded=("the keys of JWT_ISSUER cannot be fetched",))
+        return HealthPart() if self._keys else HealthPart(degraded=("issuer_keys",))
 
     async def get(self, kid: object) -> SigningKey:
         """Return the key with the id `kid`, or the only key if `kid` is None. An unknown id causes a fetch.

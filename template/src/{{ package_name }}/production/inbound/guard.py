@@ -22,6 +22,9 @@ from .http_limits import header_of, http_error
 MAX_HEADER_BYTES = 400
 """Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
 
+REPORTS = ("/health", "/metrics")
+"""Routes without a token that report on the server."""
+
 ANY_PORT = -1
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -94,8 +97,7 @@ class Guard:
             elif name == b"origin":
                 origin = value if origin is None else b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-            self._rejected("host", "host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
-            await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
+            await _reject_host(self._rejected, send, host)
             return
         if origin is None:
             await self._app(scope, receive, send)
@@ -134,6 +136,23 @@ def host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
         return not allowed or _matches(host, allowed)
 
     return is_allowed
+
+
+def report_host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
+    """Return a function that returns whether a Host header is allowed for `/health` and `/metrics`.
+
+    They need no token: where they are protected by listening on loopback only, a web page must not read them through
+    DNS rebinding. Loopback names are always allowed, whatever ALLOWED_HOSTS has for a proxy in front.
+    """
+    if not resolves_to_loopback(config.host):
+        return lambda value: True
+    is_allowed = host_rule(config)
+
+    def is_loopback_or_allowed(value: bytes) -> bool:
+        host = _authority(value.decode("latin-1"))
+        return is_allowed(value) or (host is not None and host.port != ANY_PORT and _is_loopback_name(host.host))
+
+    return is_loopback_or_allowed
 
 
 def origin_rule(config: ProductionConfig) -> Callable[[bytes, bytes], bool]:
@@ -176,6 +195,29 @@ def resolves_to_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return all(_is_loopback(str(address[4][0])) for address in addresses)
+
+
+class ReportGuard:
+    """ASGI middleware that rejects `/health` and `/metrics` for a Host that `report_host_rule` does not allow (421)."""
+
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._app = app
+        self._host_allowed = report_host_rule(registry.config)
+        self._rejected = Rejections(registry.meter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in REPORTS:
+            hosts = [value.rstrip(b" \t") for name, value in scope["headers"] if name == b"host"]
+            host = hosts[0] if len(hosts) == 1 else b""
+            if len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
+                await _reject_host(self._rejected, send, host)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _reject_host(rejected: Rejections, send: Send, host: bytes | None) -> None:
+    rejected("host", "host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
+    await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
 
 
 async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:

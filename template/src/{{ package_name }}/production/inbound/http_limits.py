@@ -108,7 +108,11 @@ async def http_error(
 ) -> None:
     """Send an HTTP error with `error_body`."""
     body = error_body(message, code)
-    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    fixed = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
 

@@ -349,9 +349,9 @@ def install(registry: Registry) -> None:
     async def health(caller_id: str) -> HealthPart:
         try:
             return HealthPart(health_fields(quota, await shared.remaining(caller_id)))
-        except StoreDownError as error:
+        except StoreDownError:
             fields = health_fields(quota, local.remaining(caller_id)) if policy == "local" else {}
-            return HealthPart(fields, (f"rate limit store: {error} (policy {policy})",))
+            return HealthPart(fields, ("rate_limit_store",))
 
     registry.middleware["rate_limit"] = middleware
     registry.health.parts.append(health)

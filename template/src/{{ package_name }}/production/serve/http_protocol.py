@@ -243,7 +243,8 @@ class HttpProtocol(HttpToolsProtocol):
         body = error_body(rejection.text)
         retry = b"retry-after: 5\r\n" if rejection.status == 503 else b""
         self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
+            b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncache-control: no-store\r\n"
+            b"content-length: %d\r\n%sx-content-type-options: nosniff\r\nconnection: close\r\n\r\n%s"
             % (rejection.status, HTTPStatus(rejection.status).phrase.encode(), len(body), retry, body)
         )
         if self.transport.can_write_eof():

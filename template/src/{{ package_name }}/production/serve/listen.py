@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from ..config import ConfigError
+from ..inbound.guard import ReportGuard
 from ..registry import Listener, Registry
 from .connections import Connections
 from .http_protocol import EdgeConfig
@@ -60,9 +62,17 @@ def uvicorn_config(application: ASGIApp, connections: Connections, **options: An
         log_level=None,
         access_log=False,
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
         proxy_headers=False,
         **options,
     )
+
+
+def routing(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application with these routes, without redirects: their address would repeat the Host header."""
+    starlette = Starlette(routes=routes)
+    starlette.router.redirect_slashes = False
+    return starlette
 
 
 def install(registry: Registry) -> None:
@@ -94,9 +104,9 @@ class ListenerServer:
         except OSError as error:
             problem = f"{setting}: cannot listen on {host}:{port}: {error.strerror}. Choose another port"
             raise ConfigError([problem]) from None
-        routes = list(self._listener.routes)
+        application = ReportGuard(self._registry, routing(self._listener.routes))
         connections = Connections(self._registry, self._listener.name, MAX_CONNECTIONS)
-        self._server = _Server(uvicorn_config(Starlette(routes=routes), connections, timeout_graceful_shutdown=1))
+        self._server = _Server(uvicorn_config(application, connections, timeout_graceful_shutdown=1))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._registry.http.addresses[self._listener.name] = f"{base_url(listening)}{self._listener.path}"
 
