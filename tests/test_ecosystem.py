@@ -147,7 +147,7 @@ def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: P
 def test_the_hooks_find_what_is_wrong_offline(template: Path, tmp_path: Path) -> None:
     """With the environment in place; run by prek, which reads pre-commit's configuration."""
     project = tmp_path / "project"
-    run_copy(str(template), project, data=MINIMAL, defaults=True, skip_tasks=True, quiet=True)
+    run_copy(str(template), project, data=MINIMAL | {"include_ci": True}, defaults=True, skip_tasks=True, quiet=True)
     for command in (["git", "init", "--quiet"], [str(uv()), "sync", "--quiet"], ["git", "add", "--all"]):
         done = run(*command, cwd=project)
         assert done.returncode == 0, done.stderr

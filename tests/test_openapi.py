@@ -65,7 +65,7 @@ def assert_green(project: Path) -> dict[str, Any]:
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/test_openapi.py", "tests/test_tools.py"],
+        ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_openapi.py", "tests/test_tools.py"],
     ):
         completed = in_project(project, *command)
         assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]
