@@ -55,7 +55,9 @@ GONE = {
     "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
 }
 
-SEEDED = ("server.json", "tests/settings.env")
+SEEDED = (".gitattributes", "server.json", "tests/settings.env")
+
+STRICTER = {"openapi_spec": "A URL with a secret is not recorded any more: revoke it, since git's history has it."}
 
 API = "{{ package_name }}.production"
 

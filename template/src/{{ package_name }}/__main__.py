@@ -36,7 +36,10 @@ OPTIONS = {
 """Options that override a field of `ProductionConfig`: its meaning, environment variable and default."""
 
 COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "init_env": {"action": "store_true", "help": "create .env from .env.example with random secrets"},
+    "init_env": {
+        "action": "store_true",
+        "help": "create .env from .env.example with random secrets, or add what it lacks",
+    },
     "print_config": {
         "metavar": "HOST",
         "choices": ("claude-code", "claude-desktop", "cursor", "vscode"),

@@ -95,7 +95,8 @@ def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
         return []
     return [
         f"telemetry: this project exports {protocol}, not {requested}; "
-        f"change it with: uvx copier update --trust --data telemetry_protocol={requested}"
+        "change it with: uvx copier update --trust --defaults --vcs-ref=:current: "
+        f"--data telemetry_protocol={requested}"
     ]
 
 
