@@ -6,8 +6,8 @@ On copy it makes the lock file, the environment and .env, and the tools of an Op
 update it looks for conflicts, renews the first two, and adds to .env the variables it lacks.
 Then the project's smoke test starts the server. A line for each step gives its time. A problem of the machine (no uv,
 no network) is a warning with the command to run later. A failure of the project prints the output and the command that
-repeats it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails; with CI
-or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
+repeats it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails;
+with CI or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ class Hook:
             # Not after an update: then the sources have the owner's edits, and may follow other rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
+            Step("tools", self.find_old_tools, wanted=not copying, vital=False, shown=True),
             Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
         return [step for step in found if step.wanted]
@@ -225,6 +226,21 @@ class Hook:
     def generate_tools(self) -> str:
         return self.execute(*self.generator_command())
 
+    def find_old_tools(self) -> str:
+        """Return what to do where the tools of an OpenAPI document are of version 0.1.0."""
+        tools = self.project / "src" / self.package / "tools"
+        if not (tools / "_api.py").exists() or not (tools.parent / "production" / "openapi.py").exists():
+            return ""
+        answers = self.project / ".copier-answers.yml"
+        text = answers.read_text("utf-8") if answers.exists() else ""
+        spec = re.search(r"^openapi_spec: *(.+)$", text, re.MULTILINE)
+        command = f"uv run --script hooks/openapi.py {spec[1] if spec else 'SPEC'} {shlex.quote(str(self.project))}"
+        return (
+            "The tools of the OpenAPI document now share production/openapi.py, which updates repair.\n"
+            "Run the generator once more; what you have changed stays, and --diff says what would change.\n"
+            f"In a checkout of the template: {command}"
+        )
+
     def ruff(self, command: str, *arguments: str) -> None:
         self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)
 
@@ -310,7 +326,7 @@ def perform(steps: Sequence[Step]) -> None:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
-        if state == "ok" and step.shown:
+        if state == "ok" and step.shown and result:
             print(indented(str(result)), file=sys.stderr, flush=True)
         if state == "failed" and step.vital:
             break

@@ -12,6 +12,7 @@ OPTIONAL = (
     "observe.metrics_tool",
     "observe.redaction",
     "observe.telemetry",
+    "openapi",
     "serve.env_file",
     "serve.host_config",
     "serve.listeners",
