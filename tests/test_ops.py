@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,26 @@ def confined(pod: dict[str, Any]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert container["resources"].keys() == {"requests", "limits"}
+
+
+def test_the_server_has_no_more_than_it_needs(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["everything"].first
+    pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
+    assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+    server = load(project / "docker-compose.yml")["services"]["server"]
+    assert server["environment"]["GRAFANA_ADMIN_PASSWORD"] == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+)
+def test_no_metadata_service_can_be_reached(address: str) -> None:
+    policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT))
+    blocks = [to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert blocks
+    for block in blocks:
+        if ip_address(address) in ip_network(block["cidr"]):
+            assert any(ip_address(address) in ip_network(network) for network in block["except"])
 
 
 def test_kubernetes_has_the_same_rules_as_prometheus(each_rendering: Sequence[Rendering]) -> None:

@@ -122,6 +122,9 @@ def _path_value(parameter: Parameter, value: Any) -> str:
 
 def _expected_query(tool: Tool, arguments: Mapping[str, Any]) -> list[Pair]:
     pairs = [list(pair) for pair in parse_qsl(tool.path.partition("?")[2], keep_blank_values=True)]
+    for pair in pairs:
+        for parameter in tool.parameters_in("path"):
+            pair[1] = pair[1].replace(f"{{{parameter.placeholder}}}", _simple(arguments[parameter.argument]))
     for parameter in tool.parameters_in("query"):
         pairs += _query_pairs(parameter, arguments[parameter.argument])
     return pairs
