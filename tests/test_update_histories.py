@@ -141,31 +141,19 @@ def live(template: Small, root: Path, steps: Sequence[Step]) -> None:
         commit(project)
 
 
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+def test_a_history_keeps_every_edit_in_its_block(template: Small, tmp_path: Path) -> None:
+    """One that has everything; generated ones are in the release set."""
+    first = Step([(path, "b7") for path in MIDDLE], ["AGENTS.md"], ("module.py", "b2"), "x.rej", "after, committed")
+    second = Step([("page.md", "b1")], [], None, "src/another/production/answers.json", "after")
+    live(template, tmp_path, [first, second])
 
 
-def histories(template: Small, examples: int) -> None:
-    @settings(max_examples=examples, deadline=None, suppress_health_check=QUIET, derandomize=examples < 10)
+@pytest.mark.release
+def test_any_history_keeps_every_edit_in_its_block(template: Small) -> None:
+    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(STEPS, min_size=2, max_size=2))
     def lived(steps: list[Step]) -> None:
         with tempfile.TemporaryDirectory(prefix="history.") as root:
             live(template, Path(root), steps)
 
     lived()
-
-
-def test_a_history_keeps_every_edit_in_its_block(template: Small, tmp_path: Path) -> None:
-    """One that has everything; generated ones are in the other sets."""
-    first = Step([(path, "b7") for path in MIDDLE], ["AGENTS.md"], ("module.py", "b2"), "x.rej", "after, committed")
-    second = Step([("page.md", "b1")], [], None, "src/another/production/answers.json", "after")
-    live(template, tmp_path, [first, second])
-
-
-@pytest.mark.acceptance
-def test_any_history_keeps_every_edit_in_its_block(template: Small) -> None:
-    histories(template, 3)
-
-
-@pytest.mark.release
-def test_hundreds_of_updates_keep_every_edit_in_its_block(template: Small) -> None:
-    histories(template, 100)
