@@ -16,7 +16,11 @@ pytestmark = pytest.mark.slow
 
 JWT = "everything with JWT"
 OPENAPI = "with an OpenAPI document"
-API = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
+API = {
+    "project_name": "Weather Station",
+    "upstream_base_url": "https://api.example.com",
+    "openapi_spec": "openapi.json",
+}
 DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"})), OPENAPI: answers(**API)} | outbound_pairs()
 """Projects that are none of the variants."""
 

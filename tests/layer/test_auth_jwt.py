@@ -35,7 +35,7 @@ from weather_station.production.inbound import auth_jwt
 from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve import probes
+from weather_station.production.serve import startup
 from weather_station.server import create_server
 
 AUDIENCE = "https://mcp.example.com/mcp"
@@ -619,10 +619,10 @@ def test_both_protocol_versions_check_the_token(protected: Serve, issuer: Issuer
 async def test_check_probes_the_issuer_for_its_keys(issuer: Issuer) -> None:
     server = create_server(config(jwt_issuer=issuer.url, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.jwks_url))
     async with server.running():
-        results = await probes.run_all(server.registry)
+        results = await startup.run_probes(server.registry)
     assert results["issuer"].problem is None
     issuer.die()
     server = create_server(config(jwt_issuer=issuer.url, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.jwks_url))
     async with server.running():
-        results = await probes.run_all(server.registry)
+        results = await startup.run_probes(server.registry)
     assert results["issuer"].problem

@@ -36,7 +36,6 @@ from weather_station.production import readiness_check
 from weather_station.production.config import about
 from weather_station.production.features import FEATURES
 from weather_station.production.inbound import pipeline
-from weather_station.production.observe import health
 from weather_station.production.observe.metrics import (
     MAX_ERROR_TYPES,
     PrometheusMeter,
@@ -211,8 +210,7 @@ def test_what_clients_write_is_no_label(serve: Serve) -> None:
     } == {("tools/call", "unknown"), ("prompts/get", "unknown"), ("resources/read", "unknown"), ("unknown", "")}
 
 
-def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "SHARED_SECONDS", 0.0)
+def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve) -> None:
     broken = False
 
     async def database() -> None:
@@ -222,9 +220,9 @@ def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve, monkeypatch: 
     with serve(lambda server: readiness_check(server, "database", database)) as server:
         assert server.metrics().value("mcp_ready") == 1
         broken = True
-        assert server.metrics().value("mcp_ready") == 0, "without a request to /readyz"
+        wait_for(lambda: server.metrics().value("mcp_ready") == 0)  # the result of a check holds for a second
         broken = False
-        assert server.metrics().value("mcp_ready") == 1
+        wait_for(lambda: server.metrics().value("mcp_ready") == 1)
         server.registry.draining = True
         assert server.metrics().value("mcp_ready") == 0
         server.registry.draining = False
@@ -379,10 +377,9 @@ def test_the_content_type_is_that_of_the_requested_format(serve: Serve, accept: 
         assert Metrics(response.text).value("mcp_active_requests") == 0
 
 
-def test_metrics_need_no_credentials_but_on_loopback_a_host_of_this_machine(serve: Serve) -> None:
+def test_metrics_need_no_credentials(serve: Serve) -> None:
     with serve() as server:
-        assert server.get("/metrics", host="localhost:8000").status_code == 200
-        assert server.get("/metrics", host="10.1.2.3:8000").status_code == 421
+        assert server.get("/metrics").status_code == 200
 
 
 def test_servers_made_one_after_the_other_count_apart(serve: Serve) -> None:
