@@ -12,6 +12,7 @@ import sys
 import time
 from importlib import import_module
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import uvloop
@@ -72,10 +73,11 @@ async def above_nothing(step: Any, request: Any, calls: int = CALLS) -> float:
 
 
 async def measure() -> dict[str, float]:
-    context: Any = None
+    context: Any = SimpleNamespace(params={"name": "add", "arguments": {"a": 2, "b": 3}})
     caller = load("caller").Caller("client")
-    arguments = {"a": 2, "b": 3}
-    request = load("request").MCPRequest("tools/call", "add", "add", arguments, context, caller, "0123456789abcdef")
+    call = {"method": "tools/call", "target": "add", "target_label": "add", "policy": {}}
+    seen = {"context": context, "caller": caller, "request_id": "0123456789abcdef"}
+    request = load("request").MCPRequest(**call, **seen, task=asyncio.current_task(), call_sdk=nothing)
     pipeline = load("inbound.pipeline")
     always_there = {"errors": pipeline.errors, "timeout": pipeline.timeout(60.0)}
     results = {}
@@ -84,7 +86,9 @@ async def measure() -> dict[str, float]:
         results[name] = await above_nothing(lambda r, middleware=middleware: middleware(r, nothing), request)
     everything = {name: value for settings in FEATURES.values() for name, value in settings.items()}
     for name, settings in (("pipeline, every feature off", {}), ("pipeline, all but telemetry", everything)):
-        step = pipeline.build(server(**settings).registry, nothing)
+        registry = server(**settings).registry
+        middleware = always_there | registry.middleware
+        step = load("request").compose(pipeline.ORDER, middleware, nothing)
         results[name] = await above_nothing(step, request)
     results |= await upstream()
     results["identify the caller by address"] = identify()
