@@ -161,7 +161,7 @@ def document_of_names() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_no_name_is_red(project: Path) -> None:
     """Under the linter, the formatter and mypy, and in tests of a part of the tools."""
     remove_tools(project)

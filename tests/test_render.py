@@ -278,6 +278,7 @@ def test_every_pattern_is_anchored_at_the_root() -> None:
     assert [pattern for pattern in excluded(OFF, "update") if not pattern.startswith("/")] == []
 
 
+@pytest.mark.release
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "changed", "path"),

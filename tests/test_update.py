@@ -55,6 +55,7 @@ def test_the_hook_runs_once_on_copy_and_once_on_update_and_never_in_a_temporary_
     assert workshop.runs() == [["copy", "task", str(project)], ["update", "after", str(project)]]
 
 
+@pytest.mark.release
 def test_answers_that_were_never_asked_are_recorded_and_kept(workshop: Recording) -> None:
     project = workshop.copy(max_retries=7, python_version="3.12")
     assert recorded(project).keys() - {"_commit", "_src_path"} == questions().keys()
@@ -65,6 +66,7 @@ def test_answers_that_were_never_asked_are_recorded_and_kept(workshop: Recording
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (2, "3.12")
 
 
+@pytest.mark.release
 def test_an_answer_can_change_without_a_newer_version(workshop: Recording) -> None:
     project = workshop.copy()
     workshop.release("1.1.0")
