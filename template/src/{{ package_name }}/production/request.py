@@ -55,7 +55,7 @@ class MCPRequest:
     task: asyncio.Task[Any] | None
     """The task that handles the request."""
     call_sdk: SDKCallNext
-    """Continues in the SDK, which validates the parameters, runs the handler and shapes the result."""
+    """Continues in the SDK, which validates the parameters, runs the handler and builds the result."""
     policy: Mapping[str, Any]
     """The fields of the target's `policy(...)`."""
     status: Status = "success"

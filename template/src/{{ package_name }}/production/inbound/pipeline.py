@@ -1,4 +1,4 @@
-"""The pipeline around every MCP request: the order of its middleware, and how failures become answers.
+"""The pipeline around every MCP request: the order of its middleware, and how failures become results.
 
 It runs as a middleware of the SDK, which calls it for every message. A failure inside a tool, resource or prompt is
 explained where it happens, in `sdk`, because only there the exception itself is visible; the `errors` middleware

@@ -1,4 +1,4 @@
-"""Prometheus metrics: counts and durations of tool calls, and the endpoint that exposes them with all other metrics.
+"""Prometheus metrics: counts and durations of MCP requests, and the endpoint that exposes them with all other metrics.
 
 Labels are bounded: a tool name is that of a registered tool or `unknown`, and a tool has at most `MAX_ERROR_TYPES`
 error types before `other`.

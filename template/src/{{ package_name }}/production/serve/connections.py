@@ -45,7 +45,7 @@ class Connections:
             registry: Declares the metrics.
             listener: The metric's label.
             limit: Greatest number of connections.
-            per_address: The same of one address that is not in TRUSTED_PROXIES; `None` for any number.
+            per_address: Greatest number from one address that is not in TRUSTED_PROXIES; `None` for any number.
 
         Raises:
             ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.

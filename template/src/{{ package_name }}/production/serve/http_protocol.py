@@ -28,14 +28,16 @@ HEAD_SECONDS = 10.0
 """Time for the URL and headers of a request from their first byte, and for its trailers."""
 
 RESERVE_SECONDS = 1.0
-"""The same time on a connection beyond the limits."""
+"""Seconds in which a connection beyond the limits has to deliver the head of its request."""
 
 MAX_PIPELINED = 16
 """Requests that a client may send before it has the response to the first one."""
 
 LINGER_SECONDS = 1.0
+"""Seconds in which a rejected client may go on sending: closing with unread data would lose the response."""
+
 LINGER_BYTES = 1024 * 1024
-"""How long and how much a rejected client may go on sending: closing with unread data would lose the answer."""
+"""Number of bytes that it may send in that time."""
 
 PROBES = frozenset((b"/livez", b"/readyz", b"/health", b"/metrics"))
 """Paths that are served on connections beyond the limits too."""
