@@ -13,6 +13,9 @@ from .production.sdk import ProductionServer
 from .production.serve import http, listen, tool_loader
 
 UPDATE = "uvx copier update --trust"
+WITHOUT_SWITCH = ("identity", "auth_introspection")
+"""Features that reports do not name, because others bring them."""
+
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
@@ -26,7 +29,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
     enabled = _enabled_features(config)
-    registry.features = tuple(name for name in enabled if name != "identity")  # not shown: it has no switch
+    registry.features = tuple(name for name in enabled if name not in WITHOUT_SWITCH)
     for name in enabled:
         FEATURES[name](registry)
     guard.install(registry)
@@ -64,10 +67,12 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
         f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
         f"Change it with: {UPDATE} --data {field}={value}"
         for field in sorted(CHOSEN_AT_COPY)
-        if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
+        if (value := getattr(config, field)) not in ("none", "memory", "api_key", ANSWERS["config"][field])
     ]
     if problems:
         raise ConfigError(problems)
     if config.auth == "none":
-        off.add("auth")
+        off |= {name for name in FEATURES if name.startswith("auth")}
+    if config.upstream_auth == "api_key":
+        off.add("upstream_auth")
     return [name for name in FEATURES if name not in off]
