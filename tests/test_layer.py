@@ -14,21 +14,36 @@ from .support import EVERYTHING, Answers, answers
 
 pytestmark = pytest.mark.slow
 
-JWT = "everything with JWT"
-DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"}))} | outbound_pairs()
+TOKENS = "everything with tokens only"
+DATA: dict[str, Answers] = {
+    TOKENS: answers(**(EVERYTHING | {"auth": "token", "enable_auth_tokens": False}))
+} | outbound_pairs()
 """Projects that are none of the variants."""
+
+CREDENTIALS = {
+    "default-upstream_auth-token_exchange": ("test_credentials_exchange.py",),
+    "default-upstream_auth-per_caller": ("test_credentials_keys.py",),
+    "default-upstream_auth-client_credentials": ("test_credentials_client.py",),
+    "default-upstream_auth-entra_obo": ("test_credentials_obo.py",),
+}
+"""A project has one kind of credentials for the upstream; the tests of all of them are in the first."""
 
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (),
     "everything": (),
     "default": QUICK,
     "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
-    JWT: QUICK,
+    **CREDENTIALS,
+    TOKENS: QUICK,
     **dict.fromkeys(outbound_pairs(), QUICK),
 }
-"""The tests that run in each project: `everything` has every module but one."""
+"""The tests that run in each project: `everything` has every module but those of the credentials."""
 
-MARKS = {JWT: pytest.mark.acceptance, **dict.fromkeys(outbound_pairs(), pytest.mark.release)}
+MARKS = {
+    TOKENS: pytest.mark.acceptance,
+    **dict.fromkeys([*CREDENTIALS][1:], pytest.mark.acceptance),
+    **dict.fromkeys(outbound_pairs(), pytest.mark.release),
+}
 
 
 def parameters(*names: str) -> list[object]:
@@ -66,11 +81,14 @@ def test_the_tests_of_the_layer_pass(
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.acceptance)],
+    [
+        ("everything", "test_credentials_.*.py$"),
+        ("default-upstream_auth-token_exchange", "test_(?!credentials_e).*.py$"),
+    ],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
     project = prepared(name)
     cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", f"test_{absent}.py$")
+    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", absent)
     done = project.python("-m", "mypy", *options, str(LAYER))
     assert done.returncode == 0, done.stdout + done.stderr

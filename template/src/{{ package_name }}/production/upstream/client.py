@@ -40,7 +40,7 @@ from .errors import (
     seconds_text,
 )
 
-ORDER = ("retry", "circuit_breaker")
+ORDER = ("credentials", "retry", "circuit_breaker")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
@@ -80,6 +80,8 @@ class UpstreamRequest:
     """On the event loop's clock."""
     repeatable: bool
     """Whether it is safe to send again after it may have arrived."""
+    at_base: bool = False
+    """Whether it goes to the origin of `BASE_URL`, which alone gets credentials."""
 
 
 UpstreamCallNext = Callable[[UpstreamRequest], Awaitable[httpx2.Response]]
@@ -110,6 +112,7 @@ class Upstream:
         self._total_seconds = config.request_timeout_seconds
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
+        self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
         self._metrics = UpstreamMetrics(meter)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
@@ -213,7 +216,10 @@ class Upstream:
             raise ToolError("a URL must have a host, a possible port, and no credentials")
         if idempotency_key is not None:
             http.headers["Idempotency-Key"] = idempotency_key
-        if self._credentials and (not absolute or http.url.origin == self._base_origin):
+        at_base = not absolute or http.url.origin == self._base_origin
+        if not at_base and self._allowed_hosts and http.url.host not in self._allowed_hosts:
+            raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
+        if self._credentials and at_base:
             self._credentials.add_to(http)
         host = http.url.netloc.decode("ascii") if absolute else self._base_host
         request = UpstreamRequest(
@@ -222,6 +228,7 @@ class Upstream:
             host_label=self._host_label(host),
             deadline=asyncio.get_running_loop().time() + self._total_seconds,
             repeatable=http.method in IDEMPOTENT or idempotency_key is not None,
+            at_base=at_base,
         )
         try:
             return await self._send(request)
