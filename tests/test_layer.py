@@ -15,9 +15,7 @@ from .support import EVERYTHING, Answers, answers
 pytestmark = pytest.mark.slow
 
 TOKENS = "everything with tokens only"
-DATA: dict[str, Answers] = {
-    TOKENS: answers(**(EVERYTHING | {"auth": "token", "enable_auth_tokens": False}))
-} | outbound_pairs()
+DATA: dict[str, Answers] = {TOKENS: answers(**(EVERYTHING | {"auth": "token"}))} | outbound_pairs()
 """Projects that are none of the variants."""
 
 CREDENTIALS = {
@@ -26,28 +24,18 @@ CREDENTIALS = {
     "default-upstream_auth-client_credentials": ("test_credentials_client.py",),
     "default-upstream_auth-entra_obo": ("test_credentials_obo.py",),
 }
-"""A project has one kind of credentials for the upstream; the tests of all of them are in the first."""
+"""A project has one kind of credentials for the upstream; what all kinds share is tested in the first."""
 
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (),
     "everything": (),
-    "default": QUICK,
-    "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
-    **CREDENTIALS,
-    TOKENS: QUICK,
-    **dict.fromkeys(outbound_pairs(), QUICK),
+    "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
+    "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
 }
-"""The tests that run in each project: `everything` has every module but those of the credentials."""
+"""The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-MARKS = {
-    TOKENS: pytest.mark.acceptance,
-    **dict.fromkeys([*CREDENTIALS][1:], pytest.mark.acceptance),
-    **dict.fromkeys(outbound_pairs(), pytest.mark.release),
-}
-
-
-def parameters(*names: str) -> list[object]:
-    return [pytest.param(name, marks=MARKS.get(name, ())) for name in names]
+WHOLE = ("default", TOKENS, *outbound_pairs())
+"""Projects in which all tests run that depend on the project."""
 
 
 @pytest.fixture(scope="module")
@@ -72,23 +60,27 @@ def prepared(
     return prepare
 
 
-@pytest.mark.parametrize("name", parameters(*SELECTIONS))
+@pytest.mark.parametrize(
+    ("name", "selection"),
+    [
+        *SELECTIONS.items(),
+        *(pytest.param(*item, marks=pytest.mark.acceptance) for item in [*CREDENTIALS.items()][1:]),
+        *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in WHOLE),
+    ],
+)
 def test_the_tests_of_the_layer_pass(
-    prepared: Callable[[str], Project], name: str, figure: Callable[[str], None]
+    prepared: Callable[[str], Project], name: str, selection: tuple[str, ...], figure: Callable[[str], None]
 ) -> None:
-    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*SELECTIONS[name])}")
+    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*selection)}")
 
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [
-        ("everything", "test_credentials_.*.py$"),
-        ("default-upstream_auth-token_exchange", "test_(?!credentials_e).*.py$"),
-    ],
+    [("everything", r"credentials_\w+"), ("default-upstream_auth-token_exchange", r"(?!credentials_exchange)\w+")],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
     project = prepared(name)
     cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", absent)
+    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", rf"test_{absent}\.py$")
     done = project.python("-m", "mypy", *options, str(LAYER))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -180,11 +180,11 @@ def test_a_revoked_token_is_rejected_when_its_response_is_old(
 ) -> None:
     clock = Clock(time.time())
     monkeypatch.setattr(auth_introspection, "time", clock)
-    with protected() as server:
+    with protected(introspection_cache_seconds=5) as server:
         token = issuer.issue("opaque")
         assert call(server, token).status_code == 200
         issuer.tokens.clear()
-        clock.now += auth_introspection.CACHE_SECONDS + 1
+        clock.now += 6
         assert call(server, token).status_code == 401
 
 

@@ -27,9 +27,6 @@ from . import auth
 from .auth import AuthError, Fingerprint, UnknownTokenError
 from .issuers import Issuer, trusted_issuers
 
-CACHE_SECONDS = 30.0
-"""Longest time for which the response for an active token counts, and thus until a revoked token is rejected."""
-
 UNKNOWN_SECONDS = 60.0
 """How long a token that is not active is rejected without asking again."""
 
@@ -89,6 +86,7 @@ def install(registry: Registry) -> None:
         trusted_issuers(config)[0],
         url,
         httpx2.BasicAuth(quote_plus(config.introspection_client_id), quote_plus(secret)),  # RFC 6749, section 2.3.1
+        cache_seconds=config.introspection_cache_seconds,
         address=lambda scope: registry.identify(Request(scope)).id,
         outcomes={outcome: requests(outcome) for outcome in ("active", "inactive", "failed", "limited")},
     )
@@ -106,6 +104,7 @@ class Introspection:
         issuer: The issuer of the tokens.
         url: The introspection endpoint.
         credentials: Those of this server at the endpoint.
+        cache_seconds: Longest time for which a response counts, and thus until a revoked token is rejected.
         address: Returns the address that a request comes from.
         outcomes: Counters of the requests.
     """
@@ -116,12 +115,14 @@ class Introspection:
         url: str,
         credentials: httpx2.BasicAuth,
         *,
+        cache_seconds: float,
         address: Callable[[Scope], str],
         outcomes: dict[str, Counter],
     ) -> None:
         self._issuer = issuer
         self._url = url
         self._credentials = credentials
+        self._cache_seconds = cache_seconds
         self._address = address
         self._outcomes = outcomes
         self._fingerprint = Fingerprint()
@@ -192,7 +193,7 @@ class Introspection:
             _remember(self._inactive, fingerprint, time.time() + UNKNOWN_SECONDS)
             return None
         user = self._issuer.user(claims, token)
-        until = min(time.time() + CACHE_SECONDS, user.access_token.expires_at or math.inf)
+        until = min(time.time() + self._cache_seconds, user.access_token.expires_at or math.inf)
         _remember(self._active, fingerprint, Cached(user, until))
         return user
 

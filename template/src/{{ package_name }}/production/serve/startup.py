@@ -99,6 +99,8 @@ def _server_rows(server: ProductionServer) -> Iterator[Row]:
         yield Row(name, address)
     yield Row("features", _comma_separated(sorted(registry.features)))
     yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
+    yield Row("resources", _comma_separated(server.registered_resources()))
+    yield Row("prompts", _comma_separated(server.registered_prompts()))
 
 
 def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
