@@ -57,7 +57,7 @@ def build(name: str, config: ProductionConfig, *, transport: str) -> dict[str, A
             server["env"] = secrets
     else:
         token = f"{slug.upper().replace('-', '_')}_TOKEN"
-        secrets = {token: host.placeholder(token)} if config.auth == "token" or config.enable_auth_tokens else {}
+        secrets = {token: host.placeholder(token)} if config.auth == "token" else {}
         if name == "claude-desktop":
             kind, server = "stdio", _mcp_remote_command(_url(config), secrets)
         else:
