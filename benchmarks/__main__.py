@@ -2,6 +2,7 @@
 
     python3 with_uv.py run python -m benchmarks            # everything, about half an hour
     python3 with_uv.py run python -m benchmarks --quick    # two minutes: proves that it runs, no more
+    python3 with_uv.py run python -m benchmarks --against v0.1.0    # beside the servers of another commit, too
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
 another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare
@@ -47,6 +48,11 @@ class Bench:
             "redis": environments.project(options.cache, "redis"),
             "fastmcp": environments.fastmcp(options.cache),
         }
+        self.earlier: dict[Target, Target] = {}
+        """The servers of the other commit, by those that they are compared with."""
+        if options.against:
+            self.interpreters[targets.EARLIER] = environments.project(options.cache, "memory", options.against)
+            self.earlier = {target: target.of_commit(options.against) for target in targets.COMPARED}
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.server_cpus, self.load_cpus = (cpus[:1], cpus[1:]) if len(cpus) > 1 else ([], [])
         self.ports: dict[str, int] = {}
@@ -58,6 +64,8 @@ class Bench:
             },
             "options": {"rounds": options.rounds, "seconds": options.seconds, "quick": options.quick},
         }
+        if options.against:
+            self.figures["against"] = options.against
 
     def launch(self, target: Target, response: str = "json", **settings: str) -> Server:
         wanted = {**target.settings, "RESPONSE_MODE": response, "PACKAGE": environments.PACKAGE, **settings}
@@ -145,6 +153,9 @@ def load(bench: Bench, generator: LoadGenerator) -> None:
         if (version, response) != ("2026-07-28", "json")
         for c in (1, 32)
     ]
+    cells += [
+        Cell(t, version, "json", c) for t in bench.earlier.values() for version in targets.VERSIONS for c in (1, 32)
+    ]
     cells.append(Cell(targets.NOTHING, "2026-07-28", "json", 32))
     cells = [cell for cell in cells if only.search(cell.key) or cell.target == BARE]
     needed = list(dict.fromkeys((cell.target, cell.response) for cell in cells))
@@ -202,6 +213,7 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
         targets.FASTMCP,
         targets.FASTMCP_ALL,
         targets.SAMPLE,
+        *bench.earlier.values(),
     )
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(bench.options.starts + 1):
@@ -213,7 +225,8 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
                 generator.run(**job(server, target, "2026-07-28", 1, 10.0, calls=1))
                 seconds = time.perf_counter() - began
                 if number:  # the first one filled the caches
-                    found[target.name].append({"seconds": seconds, "memory_mb": server.memory_mb()})
+                    cpu = server.cpu_seconds()
+                    found[target.name].append({"seconds": seconds, "cpu": cpu, "memory_mb": server.memory_mb()})
             finally:
                 stop(server)
     bench.figures["startup"] = dict(found)
@@ -278,6 +291,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often every server takes its turn (default: 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default: 2)")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the load part only these servers, beside bare")
+    parser.add_argument("--against", default="", metavar="COMMIT", help="compare with the servers of that commit, too")
+    parser.add_argument("--starts", type=int, default=5, help="how often every server starts (default: 5)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--memory-calls", type=int, default=1_000_000, help="calls of the memory part")
     parser.add_argument("--memory-minutes", type=float, default=15.0, help="its limit in minutes")
@@ -287,7 +302,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the figures go")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the servers stop with it
-    options.starts = 5
     if options.quick:
         options.rounds, options.seconds, options.memory_calls, options.starts = 1, 0.3, 1, 1
     say("making the environments")

@@ -25,6 +25,9 @@ DEBIAN["amtool"] = "prometheus-alertmanager"
 
 ALERTING = ("ops/prometheus", "ops/alertmanager")
 
+ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
+"""An action that a workflow uses: name, commit and version."""
+
 
 def tool(name: str) -> str:
     """The path of a tool; where it is missing, the test is skipped, which CI does not allow."""

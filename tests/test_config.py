@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from .matrix import Project
-from .support import DEFAULT, Answers, choices, evaluate, questions, render_text
+from .support import DEFAULT, EVERYTHING, Answers, choices, evaluate, questions, render_text
+from .tables import listed
 from .workshop import recorded
 
 GENERATION_ONLY = {
@@ -33,10 +34,12 @@ UNSET = {"metrics_port": 8000, "telemetry_endpoint": "", "upstream_api_key_env":
 
 DUMP = """
 import json
-from weather_station.production.config import ANSWERS, ProductionConfig
+from weather_station.production.config import ANSWERS, CHOSEN_AT_COPY, ProductionConfig, variable
+read = [name for name in ProductionConfig.model_fields if name not in CHOSEN_AT_COPY]
 fields = ProductionConfig.model_json_schema(by_alias=False)["properties"]
 given = ProductionConfig().model_dump(mode="json")
-print(json.dumps({"fields": fields, "answers": dict(ANSWERS["config"]), "given": given}))
+print(json.dumps({"fields": fields, "answers": dict(ANSWERS["config"]), "given": given,
+    "variables": {name: variable(name) for name in read}}))
 """
 
 pytestmark = pytest.mark.slow
@@ -48,6 +51,8 @@ class Model(NamedTuple):
     fields: dict[str, dict[str, Any]]
     answers: dict[str, Any]
     given: dict[str, Any]
+    variables: dict[str, str]
+    """The environment variable of each field that is read from the environment."""
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,14 @@ def test_every_question_is_a_field_or_decides_files_only(model: Model) -> None:
     assert not GENERATION_ONLY & model.fields.keys()
     assert questions().keys() >= GENERATION_ONLY
     assert model.answers.keys() == set(run_time())
+
+
+def test_every_setting_is_in_the_example_of_the_environment(model: Model) -> None:
+    """Switches are not: a feature that is not wanted is left out by its answer."""
+    settings = {name for field, name in model.variables.items() if not field.startswith("enable_")}
+    with_key = EVERYTHING | {"upstream_api_key_env": "API_KEY"}
+    known = {name for auth in ("token", "jwt") for _, name in listed(with_key | {"auth": auth})}
+    assert sorted(settings - known) == []
 
 
 def test_types_and_choices_agree(model: Model) -> None:

@@ -15,7 +15,12 @@ from .support import EVERYTHING, Answers, answers
 pytestmark = pytest.mark.slow
 
 TOKENS = "everything with tokens only"
-DATA: dict[str, Answers] = {TOKENS: answers(**(EVERYTHING | {"auth": "token"}))} | outbound_pairs()
+OPENAPI = "with an OpenAPI document"
+API = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
+DATA: dict[str, Answers] = {
+    TOKENS: answers(**(EVERYTHING | {"auth": "token"})),
+    OPENAPI: answers(**API),
+} | outbound_pairs()
 """Projects that are none of the variants."""
 
 CREDENTIALS = {
@@ -31,6 +36,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     "everything": (),
     "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
+    OPENAPI: ("test_openapi.py",),
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
@@ -79,8 +85,22 @@ def test_the_tests_of_the_layer_pass(
     [("everything", r"credentials_\w+"), ("default-upstream_auth-token_exchange", r"(?!credentials_exchange)\w+")],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
-    project = prepared(name)
+    absent = f"test_({absent}|openapi.*)|openapi_tools_under_test"
+    assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
+
+
+@pytest.mark.acceptance
+def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Project]) -> None:
+    assert_typed(prepared(OPENAPI), *LAYER.glob("*openapi*.py"))
+
+
+@pytest.mark.release
+def test_documents_made_by_chance(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
+    figure(f"documents made by chance: {prepared(OPENAPI).check_layer('test_openapi_serialisation.py')}")
+
+
+def assert_typed(project: Project, *arguments: str | Path) -> None:
     cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", rf"test_{absent}\.py$")
-    done = project.python("-m", "mypy", *options, str(LAYER))
+    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache))
+    done = project.python("-m", "mypy", *options, *map(str, arguments))
     assert done.returncode == 0, done.stdout + done.stderr

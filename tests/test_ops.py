@@ -19,7 +19,7 @@ from dashboards import build
 from dashboards import rules as kubernetes_rules
 
 from .conftest import Rendering
-from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
+from .ops import ACTION, dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
 from .support import DEFAULT, MINIMAL, OTHER_VALUES, ROOT, Answers, render_file, run, variants
 
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
@@ -39,8 +39,6 @@ rules:
 
 CLOSING_SECONDS = 4
 """What a server needs after its grace is over: one for the calls that are stopped, three to close connections."""
-
-ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
 
 
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
@@ -259,49 +257,6 @@ def test_workflows_are_clean_and_their_actions_pinned(each_rendering: Sequence[R
             assert version, action
 
 
-def test_an_update_travels_between_the_jobs_as_a_patch(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
-    """The template's code runs without a secret; what it changed arrives whole where the secret is."""
-    jobs = load(renderings["default"].first / ".github/workflows/update.yml")["jobs"]
-    assert jobs["update"]["permissions"] == {"contents": "read"}
-    assert "secrets." not in json.dumps(jobs["update"])
-    assert "uvx" not in json.dumps(jobs["pull-request"])
-
-    updating, opening = tmp_path / "updating", tmp_path / "opening"
-    updating.mkdir()
-    for name, content in {
-        "kept.txt": b"one\ntwo\n",
-        "gone.txt": b"x\n",
-        "run.sh": b"echo\n",
-        "a.bin": bytes(256),
-    }.items():
-        (updating / name).write_bytes(content)
-    commit(updating)
-    passes("git", "clone", "--quiet", updating, opening, cwd=tmp_path)
-    outputs = tmp_path / "outputs"
-    outputs.touch()
-    runner = {"RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(outputs)}
-    make, apply = script(jobs["update"], "Make a patch"), script(jobs["pull-request"], "Apply the patch")
-
-    passes("bash", "-e", "-c", make, cwd=updating, **runner)
-    assert not outputs.read_text("utf-8"), "nothing new is no pull request"
-    (updating / "kept.txt").write_text("one \r\n<<<<<<< before\ntwo", "utf-8")
-    (updating / "gone.txt").unlink()
-    (updating / "run.sh").chmod(0o755)
-    (updating / "a.bin").write_bytes(bytes(range(256)))
-    (updating / ".github/workflows").mkdir(parents=True)
-    (updating / ".github/workflows/new.yml").write_text("on: push\n", "utf-8")
-    passes("bash", "-e", "-c", make, cwd=updating, **runner)
-    assert outputs.read_text("utf-8") == "changed=true\n"
-    passes("bash", "-e", "-c", apply, cwd=opening, **runner)
-    made, applied = (passes("git", "write-tree", cwd=place) for place in (updating, opening))
-    assert applied == made
-
-
-def script(job: dict[str, Any], name: str) -> str:
-    (found,) = [step["run"] for step in job["steps"] if step.get("name") == name]
-    return str(found)
-
-
 def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering], tmp_path: Path) -> None:
     for number, rendering in enumerate(distinct(each_rendering, "ops/kubernetes/")):
         for folder in ("base", "overlays/example"):
@@ -512,9 +467,3 @@ def test_thresholds_of_panels_are_those_of_the_alerts(renderings: Mapping[str, R
                 panel_limits.setdefault(name, set()).update(step["value"] for step in steps if step.get("value"))
     for alert in ("HighErrorRate", "HighLatency", "RateLimitSaturated", "RateLimitStoreDown", "UpstreamRetriesHigh"):
         assert panel_limits[alert] == {limits[alert]}, alert
-
-
-def commit(repository: Path) -> None:
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
-    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "Change"]):
-        passes("git", *command, cwd=repository)

@@ -118,12 +118,6 @@ def test_the_cache_of_verdicts_does_not_keep_oversized_header_values() -> None:
     assert passed == []
 
 
-def test_probes_answer_for_any_host(serve: Serve) -> None:
-    with serve() as server:
-        for path in ("/livez", "/readyz", "/health"):
-            assert server.get(path, host="10.1.2.3:8000").status_code == 200
-
-
 # --- Origin ---------------------------------------------------------------------------------------------------------
 
 

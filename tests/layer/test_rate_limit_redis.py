@@ -38,8 +38,8 @@ from weather_station.production.inbound.rate_limit_redis import (
 )
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
-from weather_station.production.serve import probes
-from weather_station.production.serve.probes import ProbeResult
+from weather_station.production.serve import startup
+from weather_station.production.serve.startup import ProbeResult
 from weather_station.server import create_server
 
 LONG = 3600.0
@@ -667,4 +667,4 @@ async def test_check_probes_redis_without_showing_its_password(frail_store: Stor
 async def probe(url: str) -> ProbeResult:
     server = create_server(config(redis_url=SecretStr(url), rate_limit_backend="redis"))
     async with server.running():
-        return (await probes.run_all(server.registry))["redis"]
+        return (await startup.run_probes(server.registry))["redis"]

@@ -10,12 +10,11 @@ from .production.inbound import guard
 from .production.observe import health, plain_logging
 from .production.registry import Registry
 from .production.sdk import ProductionServer
-from .production.serve import http, listen, tool_loader
+from .production.serve import http, tool_loader
 
-UPDATE = "uvx copier update --trust"
-WITHOUT_SWITCH = ("identity", "auth_introspection")
-"""Features that reports do not name, because others bring them."""
-
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners")
+"""Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
@@ -34,7 +33,6 @@ def create_server(config: ProductionConfig) -> ProductionServer:
         FEATURES[name](registry)
     guard.install(registry)
     health.install(registry)
-    listen.install(registry)
     server = ProductionServer(registry)
     for register_tools in registry.tools.register:
         register_tools(server)
@@ -60,12 +58,12 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
     on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
     off = {switch.removeprefix("enable_") for switch in SWITCHES} - on
     problems = [
-        f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} --data enable_{name}=true"
+        f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
     ]
     problems += [
         f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
-        f"Change it with: {UPDATE} --data {field}={value}"
+        f"Change it with: {UPDATE} {field}={value}"
         for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", "api_key", ANSWERS["config"][field])
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx2
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -22,6 +22,9 @@ from .observe.meter import Meter, NullMeter
 from .request import Middleware
 from .upstream.client import Upstream, UpstreamMiddleware
 from .upstream.errors import Verdict
+
+Server = MCPServer[Any]
+CallContext = Context[Any, Any]
 
 Callback = Callable[[], Awaitable[None]]
 """A startup or shutdown callback."""
@@ -180,3 +183,16 @@ class Registry:
     running: list[Runtime] = field(default_factory=list)
     """The state of the running server; each in-process test client adds another one."""
     started_at: float = field(default_factory=time.monotonic)
+
+
+def registry_of(where: Server | CallContext) -> Registry:
+    """Return the registry of a server, given as itself or by the context of one of its calls.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+    """
+    server = where.mcp_server if isinstance(where, Context) else where
+    registry = getattr(server, "registry", None)
+    if not isinstance(registry, Registry):
+        raise TypeError("this server has no production layer: make it with create_server()")
+    return registry

@@ -426,7 +426,7 @@ class Process(Endpoint):
 
     Args:
         options: Options of the command.
-        tools: A function `module:register` in the place of the project's own tools.
+        tools: A function `path.py:register` in the place of the project's own tools.
         settings: Environment variables.
     """
 
@@ -480,10 +480,10 @@ class Process(Endpoint):
 
 _WITH_OTHER_TOOLS = f"""
 import sys
-from importlib import import_module
+from runpy import run_path
 from {PACKAGE} import __main__, server
-module, _, function = sys.argv.pop(1).partition(":")
-server.register = getattr(import_module(module), function)
+path, _, function = sys.argv.pop(1).rpartition(":")
+server.register = run_path(path)[function]
 sys.exit(__main__.main())
 """
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..config import exports_traces
 from ..registry import Registry
+from .telemetry_settings import exports_traces
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

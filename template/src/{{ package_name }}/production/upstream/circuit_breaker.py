@@ -16,10 +16,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import httpx2
 import structlog
 
-from ..access import CallContext, Server, registry_of
 from ..config import ProductionConfig
 from ..observe.meter import Meter
-from ..registry import Circuit, HealthPart, Registry
+from ..registry import CallContext, Circuit, HealthPart, Registry, Server, registry_of
 from .client import UpstreamCallNext, UpstreamRequest
 from .errors import UpstreamError, Verdict, leaves, seconds_text
 

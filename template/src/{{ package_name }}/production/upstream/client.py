@@ -15,7 +15,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
-from time import perf_counter
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,7 +23,6 @@ import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..config import About, ProductionConfig
-from ..observe.meter import Counter, Histogram, Meter
 from ..request import compose
 from .credentials import credentials_of
 from .errors import (
@@ -40,11 +38,8 @@ from .errors import (
     seconds_text,
 )
 
-ORDER = ("credentials", "retry", "circuit_breaker")
+ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
-
-LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-"""Upper bounds in seconds."""
 
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 100
@@ -54,6 +49,7 @@ MAX_HOSTS = 64
 """Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
 
 OTHER = "other"
+"""Label of everything beyond a bound."""
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "QUERY"})
 IDEMPOTENT = METHODS - {"POST", "PATCH"}
@@ -99,7 +95,6 @@ class Upstream:
         self,
         client: httpx2.AsyncClient,
         config: ProductionConfig,
-        meter: Meter,
         middleware: Mapping[str, UpstreamMiddleware],
     ) -> None:
         base = httpx2.URL(config.upstream_base_url)
@@ -113,7 +108,6 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._metrics = UpstreamMetrics(meter)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -122,7 +116,6 @@ class Upstream:
         cls,
         config: ProductionConfig,
         about: About,
-        meter: Meter,
         middleware: Mapping[str, UpstreamMiddleware],
         client_hooks: Iterable[Callable[[httpx2.AsyncClient], None]] = (),
     ) -> AsyncIterator[Upstream]:
@@ -131,7 +124,6 @@ class Upstream:
         Args:
             config: Base URL, credentials, timeouts and size limit.
             about: Name and version for the User-Agent header.
-            meter: Declares the metrics of the attempts.
             middleware: Upstream middleware by the names in `ORDER`.
             client_hooks: Get the HTTP client before its first request.
 
@@ -149,7 +141,7 @@ class Upstream:
         ) as client:
             for hook in client_hooks:
                 hook(client)
-            yield cls(client, config, meter, middleware)
+            yield cls(client, config, middleware)
 
     async def get_json(
         self,
@@ -245,36 +237,24 @@ class Upstream:
         return host
 
     async def _attempt(self, request: UpstreamRequest) -> httpx2.Response:
-        """Send `request` once, within its timeout, and record the outcome.
+        """Send `request` once, within its timeout.
 
         Exceptions of httpx2 are replaced and not chained: they hold the request with its headers.
         """
         now = asyncio.get_running_loop().time()
         ends = min(now + self._attempt_seconds, request.deadline)
-        started = perf_counter()
-        outcome = "error"
         try:
             async with asyncio.timeout_at(ends):
                 response = await self._follow_redirects(request)
-            outcome = f"{response.status_code // 100}xx"
-            if response.status_code >= 400:
-                raise _status_error(request, response)
-            return response
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
             upstream_error = _transport_error(request, error, seconds)
             if isinstance(error, TimeoutError) and ends - now < min(self._attempt_seconds, self._total_seconds) / 2:
                 upstream_error.verdict = Verdict.NEUTRAL  # the deadline left too little time for a judgement
-            outcome = upstream_error.outcome
             raise upstream_error from None
-        except UpstreamResponseError as error:
-            outcome = error.outcome
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        finally:
-            self._metrics.record(request.host_label, request.http.method, outcome, perf_counter() - started)
+        if response.status_code >= 400:
+            raise _status_error(request, response)
+        return response
 
     async def _follow_redirects(self, request: UpstreamRequest) -> httpx2.Response:
         """Send `request`, follow redirects within its origin, and return the last response."""
@@ -308,32 +288,6 @@ class Upstream:
             for name in ("content-encoding", "content-length"):
                 headers.pop(name, None)
         return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
-
-
-class UpstreamMetrics:
-    """Metrics of the attempts."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._requests = meter.counter(
-            "mcp_upstream_requests_total",
-            "Attempts to get a response from an upstream, by outcome.",
-            ("host", "method", "outcome"),
-        )
-        self._latency = meter.histogram(
-            "mcp_upstream_latency_seconds",
-            "Duration of attempts in seconds, including the response body.",
-            ("host",),
-            buckets=LATENCY_BUCKETS,
-        )
-        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
-
-    def record(self, host: str, method: str, outcome: str, seconds: float) -> None:
-        key = (host, method if method in METHODS else OTHER, outcome)
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = (self._requests(*key), self._latency(host))
-        children[0].inc()
-        children[1].observe(seconds)
 
 
 def _log_failed(error: UpstreamError) -> None:

@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from ..access import Server, registry_of
 from ..caller import Caller
 from ..config import ConfigError, ProductionConfig
-from ..registry import HealthPart, Registry
+from ..registry import HealthPart, Registry, Server, registry_of
 from .credentials import key_credentials
 from .credentials_source import NoSource, Obtained, install_source
 from .errors import UpstreamError
