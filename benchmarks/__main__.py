@@ -1,12 +1,12 @@
-"""Measures what the production layer costs and writes the figures, a table and a plot.
+"""Measure what the production layer costs, and write the figures, a table and a plot.
 
     python3 with_uv.py run python -m benchmarks            # everything, about half an hour
-    python3 with_uv.py run python -m benchmarks --quick    # two minutes: proves that it runs, no more
+    python3 with_uv.py run python -m benchmarks --quick    # two minutes: only checks that it runs
     python3 with_uv.py run python -m benchmarks --against v0.1.0    # beside the servers of another commit, too
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
 another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare
-one of the same round: what else the machine does meets both.
+one of the same round, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Bench:
     def serving(
         self, wanted: Sequence[tuple[Target, str]], **settings: str
     ) -> Iterator[dict[tuple[Target, str], Server]]:
-        """All of these servers, started at once."""
+        """Run all of these servers, started at once."""
         servers: dict[tuple[Target, str], Server] = {}
         try:
             for target, response in wanted:
@@ -94,7 +94,7 @@ class Bench:
 
     @contextmanager
     def support(self) -> Iterator[None]:
-        """Redis and the OTLP receiver, beside the load."""
+        """Run Redis and the OTLP receiver, beside the load."""
         python = self.interpreters["redis"]
         running = []
         try:
@@ -142,7 +142,7 @@ def measure(generator: LoadGenerator, server: Server, cell: Cell, seconds: float
 
 
 def load(bench: Bench, generator: LoadGenerator) -> None:
-    """Throughput and latency of every combination."""
+    """Measure throughput and latency of every combination."""
     only = re.compile(bench.options.only)
     cells = [Cell(t, "2026-07-28", "json", c) for t in targets.JSON_TARGETS for c in (1, 32)]
     cells += [
@@ -188,7 +188,7 @@ def groups(cells: Sequence[Cell], order: random.Random) -> Iterator[list[Cell]]:
 
 
 def micro(bench: Bench, generator: LoadGenerator) -> None:
-    """Microseconds of each middleware."""
+    """Measure the microseconds of each middleware."""
     python = bench.interpreters["redis"]
     url = targets.REDIS["REDIS_URL"].format(**bench.ports)
     done = subprocess.run(
@@ -204,7 +204,7 @@ def micro(bench: Bench, generator: LoadGenerator) -> None:
 
 
 def startup(bench: Bench, generator: LoadGenerator) -> None:
-    """Seconds from the start of the process to its first answer, and the memory it has then."""
+    """Measure the seconds from the start of a process to its first response, and its memory then."""
     chosen = (
         BARE,
         targets.EVERYTHING_OFF,
@@ -233,7 +233,7 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
 
 
 def growth(bench: Bench, generator: LoadGenerator) -> None:
-    """Whether cost grows with tools, clients and calls at once."""
+    """Measure whether the cost grows with tools, clients and concurrent calls."""
     seconds, rounds = bench.options.seconds, max(1, bench.options.rounds // 2)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {"tools": {}, "clients": {}, "concurrency": {}}
     chosen = (BARE, ALL_BUT_TELEMETRY, targets.FASTMCP_LAYER)
@@ -268,7 +268,7 @@ def keep(where: dict[str, list[dict[str, Any]]], key: str, result: dict[str, Any
 
 
 def memory(bench: Bench, generator: LoadGenerator) -> None:
-    """Resident memory while a server with everything on answers up to a million calls."""
+    """Measure the memory of a server with everything on during up to a million calls."""
     deadline = time.monotonic() + bench.options.memory_minutes * MINUTE
     cell = Cell(ALL, "2026-07-28", "json", 32)
     with bench.serving([(ALL, "json")]) as servers:

@@ -17,7 +17,7 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def write(figures: Figures, out: Path) -> None:
-    """Writes `table.md` and `throughput.svg` into `out`, from whatever parts have been measured."""
+    """Write `table.md` and `throughput.svg` into `out`, from whatever parts have been measured."""
     sections = [_heading(figures)]
     if "load" in figures:
         sections += [_targets(figures), *_load(figures)]

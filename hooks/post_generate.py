@@ -1,13 +1,13 @@
-"""Runs once after `copier copy` and once after `copier update`, and proves that the project works.
+"""Prepare and check a project, once after `copier copy` and once after `copier update`.
 
     python post_generate.py copy|update [PROJECT] [--openapi SPEC [--operations SELECTION]]
 
 On copy it makes the lock file, the environment and .env, and the tools of an OpenAPI document if one is given; on
 update it looks for conflicts, renews the first two, and adds to .env the variables it lacks.
 Then the project's smoke test starts the server. A line for each step gives its time. A problem of the machine (no uv,
-no network) is a warning with the command to run later. A real failure prints its evidence and the command that repeats
-it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails; with CI
-or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
+no network) is a warning with the command to run later. A failure of the project prints the output and the command that
+repeats it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails;
+with CI or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class MachineError(Exception):
 
 
 class ProjectError(Exception):
-    """The project is not as it should be; the message has the evidence and the command that repeats it."""
+    """The project is not as it should be; the message has the output and the command that repeats it."""
 
 
 class SecretError(Exception):
@@ -90,9 +90,9 @@ class Step(NamedTuple):
     action: Callable[[], object]
     wanted: bool = True
     vital: bool = True
-    """Whether the steps after it make no sense once it has failed."""
-    telling: bool = False
-    """Whether what it returns is for the reader."""
+    """Whether its failure ends the hook, because later steps need it."""
+    shown: bool = False
+    """Whether its result is printed."""
 
 
 class Hook:
@@ -117,17 +117,17 @@ class Hook:
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
             Step(".env", self.make_env, wanted=self.has_secrets and (copying or self._lacks_variables()), vital=False),
-            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
-            # After an update the sources are merged with the owner's edits, and judged by his own rules.
+            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, shown=True),
+            # Not after an update: then the sources have the owner's edits, and may follow other rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
-            Step("tools", self.find_old_tools, wanted=not copying, vital=False, telling=True),
+            Step("tools", self.renew_tools, wanted=not copying and self._has_old_tools(), vital=False, shown=True),
             Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
         return [step for step in found if step.wanted]
 
     def _lacks_variables(self) -> bool:
-        """Whether an update has changed what .env is made of."""
+        """Whether an update has changed .env.example, from which .env is made."""
         command = ["git", "diff", "--quiet", "HEAD", "--", ".env.example"]
         changed = subprocess.run(command, cwd=self.project, capture_output=True, check=False).returncode != 0
         return changed and self._has(".env")
@@ -136,7 +136,7 @@ class Hook:
         return (self.project / path).exists()
 
     def later(self) -> str:
-        """What to run once the machine has what it lacked."""
+        """Return the commands to run when the machine has what it lacked."""
         commands = [f"cd {shlex.quote(str(self.project))}", "uv lock", "uv sync"]
         commands += [f"uv run {self.slug} --init-env"] if self.has_secrets else []
         if self.spec:
@@ -145,7 +145,7 @@ class Hook:
         return " && ".join(commands)
 
     def find_uv(self) -> None:
-        """The uv that runs Copier, else the one on PATH, else the module beside Copier."""
+        """Find uv: the one that runs Copier, else the one on PATH, else the module beside Copier."""
         for candidate in (os.environ.get("UV"), shutil.which("uv")):
             if candidate and Path(candidate).is_file():
                 self.uv = [candidate]
@@ -156,7 +156,7 @@ class Hook:
         self.uv = [sys.executable, "-m", "uv"]
 
     def check_source(self) -> str:
-        """Where later updates come from: a hint if others cannot reach it.
+        """Return a hint if others cannot reach the place that later updates come from, else an empty text.
 
         Raises:
             SecretError: it has credentials.
@@ -183,7 +183,7 @@ class Hook:
         return f"{hint}\nTo record its origin: {shlex.join(['python3', str(program), origin, str(self.project)])}"
 
     def execute(self, *arguments: str) -> str:
-        """Runs uv with these arguments in the project, and returns what it says.
+        """Run uv with these arguments in the project, and return its output.
 
         Raises:
             MachineError: the machine lacks something.
@@ -226,11 +226,13 @@ class Hook:
     def generate_tools(self) -> str:
         return self.execute(*self.generator_command())
 
-    def find_old_tools(self) -> str:
-        """Return what to do where the tools of an OpenAPI document are of version 0.1.0."""
-        tools = self.project / "src" / self.package / "tools"
-        if not (tools / "_api.py").exists() or not (tools.parent / "production" / "openapi.py").exists():
-            return ""
+    def _has_old_tools(self) -> bool:
+        """Whether the tools of an OpenAPI document are those of version 0.1.0."""
+        package = f"src/{self.package}"
+        return self._has(f"{package}/tools/_api.py") and self._has(f"{package}/production/openapi.py")
+
+    def renew_tools(self) -> str:
+        """Return how to generate the tools of an OpenAPI document once more."""
         answers = self.project / ".copier-answers.yml"
         text = answers.read_text("utf-8") if answers.exists() else ""
         spec = re.search(r"^openapi_spec: *(.+)$", text, re.MULTILINE)
@@ -249,12 +251,12 @@ class Hook:
             self.execute("run", "--no-sync", self.slug, "--init-env")
 
     def smoke(self, *, with_starter: bool) -> list[str]:
-        """The arguments of uv that start the server with its tools, and on copy call those of the starter."""
+        """Return the arguments of uv that start the server with its tools, and on copy call those of the starter."""
         tests = [name for name in TOOL_TESTS if with_starter and self._has(name)]
         return ["run", "--no-sync", "pytest", "--quiet", "--no-header", "-rN", SMOKE_TEST, *tests]
 
     def find_conflicts(self) -> None:
-        """Copier's exit status says nothing of them; the merge has told git's index.
+        """Look for conflicts, which the merge has recorded in git's index; Copier's exit status does not show them.
 
         Raises:
             ProjectError: the update and the owner's edits meet; the message names the files.
@@ -276,7 +278,7 @@ class Hook:
 
 
 def identity(project: Path) -> tuple[str, str]:
-    """The names of the distribution and of its package.
+    """Return the names of the distribution and of its package.
 
     Raises:
         ProjectError: no package of this template is in `project`.
@@ -298,7 +300,7 @@ def text(output: bytes | str | None) -> str:
 
 
 def after_update(commit: str) -> str:
-    """The last words of an update from a commit of the template: what it changes, and how to look at all of it."""
+    """Return the last message of an update from a commit of the template: what it changes, and how to review it."""
     from updating.changes import changes
 
     said = changes(Path(__file__).resolve().parents[1], commit) if commit else ""
@@ -308,11 +310,11 @@ def after_update(commit: str) -> str:
 
 
 def perform(steps: Sequence[Step]) -> None:
-    """Takes the steps and prints a line for each.
+    """Run the steps and print a line for each.
 
     Raises:
         MachineError: the machine lacks something for a step; the others were not tried.
-        ProjectError: steps have failed; the message has all they say.
+        ProjectError: steps have failed; the message has the output of all of them.
     """
     failures: list[str] = []
     for step in steps:
@@ -326,7 +328,7 @@ def perform(steps: Sequence[Step]) -> None:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
-        if state == "ok" and step.telling and result:
+        if state == "ok" and step.shown and result:
             print(indented(str(result)), file=sys.stderr, flush=True)
         if state == "failed" and step.vital:
             break
@@ -353,12 +355,12 @@ def main() -> int:
         perform(hook.steps(options.operation))
     except SecretError as error:
         print(f"\nFAILED: {error}\n", file=sys.stderr)
-        return 1  # Copier takes the new project away
+        return 1  # Copier deletes the new project
     except MachineError as error:
         state = "updated" if updating else "complete"
         print(f"\nWARNING: the project is {state} but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
     except ProjectError as error:
-        # Copier says nothing of this, and ends with status 0.
+        # Copier does not report this, and its exit status is 0.
         state = (
             "the update is in your project, and this is left to do" if updating else "and the project stays as it is"
         )

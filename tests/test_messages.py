@@ -1,4 +1,4 @@
-"""Messages for a person: what is wrong and what to do, whatever is missing, too old, changed or broken."""
+"""Messages for people: each says what is wrong and what to do."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,9 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
 
-    always = {"HighErrorRate", "ClientErrorsHigh", "HighLatency", "ServerDown", "NotReady"}
-    default = always | {"CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
+    requests = {"HighErrorRate", "ClientErrorsHigh", "HighLatency"}
+    always = requests | {"ServerDown", "NotReady", "ConnectionLimitReached", "ManyRejections"}
+    default = always | {"TokensStale", "CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
     assert alerts("minimal") == set()
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default
@@ -344,7 +346,7 @@ def test_a_release_s_prometheus_finds_what_the_example_labels(
     file.write_text(text, "utf-8")
     made = list(yaml.safe_load_all(passes(tool("kubectl"), "kustomize", overlay, cwd=tmp_path)))
     read = [one for one in made if one["kind"] in ("ServiceMonitor", "PrometheusRule")]
-    assert len(read) == 6
+    assert len(read) == 1 + len(list((renderings["everything"].first / "ops/prometheus/rules").iterdir()))
     assert {one["metadata"]["labels"]["release"] for one in read} == {"kube-prometheus-stack"}
     (pods,) = [one for one in made if one["kind"] == "Deployment"]
     assert "release" not in pods["spec"]["selector"]["matchLabels"]
@@ -382,6 +384,26 @@ def confined(pod: dict[str, Any]) -> None:
         "capabilities": {"drop": ["ALL"]},
     }
     assert container["resources"].keys() == {"requests", "limits"}
+
+
+def test_the_server_has_no_more_than_it_needs(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["everything"].first
+    pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
+    assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+    server = load(project / "docker-compose.yml")["services"]["server"]
+    assert server["environment"]["GRAFANA_ADMIN_PASSWORD"] == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+)
+def test_no_metadata_service_can_be_reached(address: str) -> None:
+    policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT))
+    blocks = [to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert blocks
+    for block in blocks:
+        if ip_address(address) in ip_network(block["cidr"]):
+            assert any(ip_address(address) in ip_network(network) for network in block["except"])
 
 
 def test_kubernetes_has_the_same_rules_as_prometheus(each_rendering: Sequence[Rendering]) -> None:
@@ -433,7 +455,7 @@ def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[
         for expression in asked:
             promql_parser.parse(expression)
             names = set(re.findall(r"(?<![\w:\"])((?:\w+:)?mcp_\w+(?::\w+)?|up)(?=[{\[) ]|$)", expression))
-            bare = {re.sub(r"_bucket$", "", name) for name in names if ":" not in name}
+            bare = {re.sub(r"_(bucket|count)$", "", name) for name in names if ":" not in name}
             assert bare <= known, expression
             assert {name for name in names if ":" in name} <= recorded, expression
 

@@ -36,7 +36,7 @@ from weather_station.production.inbound import auth_jwt
 from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve import probes
+from weather_station.production.serve import startup
 from weather_station.server import create_server
 
 AUDIENCE = "https://mcp.example.com/mcp"
@@ -563,7 +563,7 @@ def test_a_server_without_keys_responds_503_and_recovers(
         assert "authorization server" in response.json()["error"]["message"]
         health = server.get("/health").json()
         assert health["status"] == "degraded"
-        assert "the keys of JWT_ISSUER cannot be fetched" in health["problems"]
+        assert health["problems"] == ["issuer_keys"]
         assert server.get("/readyz").status_code == 200
         issuer.restart()
         wait_for(lambda: call(server, issuer.token()).status_code == 200)
@@ -721,8 +721,12 @@ def test_the_resource_is_the_called_address_where_the_audience_is_no_url(protect
         response = server.client.get(url)
         assert response.json()["resource"] == server.url
         assert response.headers["cache-control"] == "no-store"
-        behind = {"host": "mcp.example.com", "x-forwarded-proto": "https"}
-        assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        for scheme in ("https", "https, http", "HTTPS ,http"):
+            behind = {"host": "mcp.example.com.", "x-forwarded-proto": scheme}
+            assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        behind["x-forwarded-proto"] = "http, https"
+        assert server.client.get(url, headers=behind).json()["resource"] == "http://mcp.example.com/mcp"
+        assert server.client.get(url, headers={"host": "mcp.example.com:*"}).status_code == 400
         assert server.client.get(url, headers={"host": 'x"y'}).status_code == 400
 
 
@@ -824,10 +828,10 @@ def test_both_protocol_versions_check_the_token(protected: Serve, issuer: Issuer
 async def test_check_probes_the_issuer_for_its_keys(issuer: Issuer) -> None:
     server = create_server(config(jwt_issuer=issuer.url, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.jwks_url))
     async with server.running():
-        results = await probes.run_all(server.registry)
+        results = await startup.run_probes(server.registry)
     assert results["issuer"].problem is None
     issuer.die()
     server = create_server(config(jwt_issuer=issuer.url, jwt_audience=AUDIENCE, jwt_jwks_url=issuer.jwks_url))
     async with server.running():
-        results = await probes.run_all(server.registry)
+        results = await startup.run_probes(server.registry)
     assert results["issuer"].problem

@@ -18,7 +18,8 @@ from starlette.routing import Route
 
 from harness import HAS_METRICS, LAYER, command, started, wait_for
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve.listen import HttpProtocol, base_url, bind
+from weather_station.production.serve.http_protocol import HttpProtocol
+from weather_station.production.serve.listen import base_url, bind
 
 
 def record_connections(server: ProductionServer) -> None:

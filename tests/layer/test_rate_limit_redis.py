@@ -247,6 +247,14 @@ async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
     assert sum(not wait for wait in waits) == 70
 
 
+async def test_an_id_that_is_no_text_fails_no_other_call(store: Store) -> None:
+    """A subject in JSON can have half of a surrogate pair."""
+    ids = ("a", "\ud800", "b", "\udfff", "\ud800")
+    async with buckets(store, Quota(2, DAY * MICROSECONDS)) as pool:
+        assert await asyncio.gather(*map(pool.spend, ids)) == [0] * len(ids)
+        assert [await pool.remaining(caller_id) for caller_id in ("a", "\ud800", "\udfff")] == [1, 0, 1]
+
+
 async def test_two_processes_admit_exactly_the_limit(store: Store) -> None:
     program = """
 import asyncio, sys

@@ -27,6 +27,9 @@ Pair = list[str]
 HEADER_TEXT = "a b"
 """An example of a header or cookie, which can only be ASCII."""
 
+PATH_TEXT = "a b&c=é"
+"""An example of a value in a path, which stays one segment."""
+
 BINARY = "application/octet-stream"
 SEPARATORS = {"spaceDelimited": " ", "pipeDelimited": "|"}
 MAX_INTEGRAL_FLOAT = 2**53
@@ -67,7 +70,7 @@ def example_arguments(tool: Tool) -> dict[str, Any]:
     """Return valid arguments, the optional ones included."""
     arguments: dict[str, Any] = {}
     for parameter in tool.parameters:
-        text = HEADER_TEXT if parameter.location in ("header", "cookie") else EXAMPLE_TEXT
+        text = {"header": HEADER_TEXT, "cookie": HEADER_TEXT, "path": PATH_TEXT}.get(parameter.location, EXAMPLE_TEXT)
         arguments[parameter.argument] = example_value(parameter.type, text=text)
     if tool.body is not None:
         is_file = tool.body.kind == "binary"
@@ -122,6 +125,9 @@ def _path_value(parameter: Parameter, value: Any) -> str:
 
 def _expected_query(tool: Tool, arguments: Mapping[str, Any]) -> list[Pair]:
     pairs = [list(pair) for pair in parse_qsl(tool.path.partition("?")[2], keep_blank_values=True)]
+    for pair in pairs:
+        for parameter in tool.parameters_in("path"):
+            pair[1] = pair[1].replace(f"{{{parameter.placeholder}}}", _simple(arguments[parameter.argument]))
     for parameter in tool.parameters_in("query"):
         pairs += _query_pairs(parameter, arguments[parameter.argument])
     return pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 from typing import cast
 from urllib.parse import quote
 
@@ -69,7 +69,8 @@ class ParameterReader:
         """Return the path, quoted, and the parameters."""
         declared = self._declared(operation)
         names, arguments = Namespace(), Namespace((CONTEXT,))
-        placeholders = dict.fromkeys(re.findall(r"\{([^{}]+)\}", operation.path.partition("#")[0]))
+        whole_path = without_declared_pairs(operation.path.partition("#")[0], declared)
+        placeholders = dict.fromkeys(re.findall(r"\{([^{}]+)\}", whole_path))
         for api_name in placeholders:
             if ("path", api_name) not in declared:
                 text = f"{single_line(api_name, 60)!r} of the path is not declared, so it is text"
@@ -88,7 +89,7 @@ class ParameterReader:
         for each in in_path.values():
             word = re.fullmatch(r"[A-Za-z0-9_]+", each.api_name)
             each.placeholder = placeholders_used.claim(each.api_name if word else each.name)
-        return self._path(operation, in_path), parameters
+        return self._path(operation, whole_path, in_path), parameters
 
     def _declared(self, operation: Operation) -> dict[tuple[Location, str], Node]:
         """Return the parameters by location and name; the operation's own replace those of its path."""
@@ -194,10 +195,9 @@ class ParameterReader:
             text = "explode of an object: its parts are separated by commas"
             self.report.add("parameter", node.pointer, text)
 
-    def _path(self, operation: Operation, parameters: Mapping[str, Parameter]) -> str:
+    def _path(self, operation: Operation, path: str, parameters: Mapping[str, Parameter]) -> str:
         """Return the operation's path, quoted, with its placeholders."""
-        path, hash_sign, _ = operation.path.partition("#")
-        if hash_sign:
+        if "#" in operation.path:
             text = "the path has a fragment, which is not part of a request"
             self.report.add("parameter", operation.node.pointer, text)
         parts: list[str] = []
@@ -206,3 +206,15 @@ class ParameterReader:
             if api_name in parameters:
                 parts.append(f"{{{parameters[api_name].placeholder}}}")
         return "".join(parts)
+
+
+def without_declared_pairs(path: str, declared: Container[tuple[str, str]]) -> str:
+    """Return a path without the pairs `name={name}` of its query whose parameter is declared as one of the query."""
+    path, question_mark, query = path.partition("?")
+    pairs = [pair for pair in query.split("&") if pair]
+    kept = [
+        pair
+        for pair in pairs
+        if not (match := re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", pair)) or ("query", match[1]) not in declared
+    ]
+    return path + question_mark + "&".join(kept) if kept else path

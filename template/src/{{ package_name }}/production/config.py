@@ -147,6 +147,9 @@ class ProductionConfig(BaseSettings):
     session_mode: Literal["stateless", "stateful"] = "stateless"
     response_mode: Literal["json", "sse"] = "json"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
+    max_http_connections: int = Field(default=4096, ge=1, le=65_536)
+    max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
+    keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 

@@ -5,6 +5,7 @@ Features add to the registry in their `install(registry)`, before the server is 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ class HealthPart:
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
-    """Why the server works with restrictions, one short text for each reason."""
+    """Why the server works with restrictions: a code for each reason, whose details are for the log only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +134,10 @@ class HealthParts:
     """By the purpose of the dependency, such as `traces`."""
     failing: frozenset[str] = frozenset()
     """The readiness checks that failed the last time."""
+    latest: asyncio.Task[list[str]] | None = None
+    """The latest run of the readiness checks, which returns the names of those that fail."""
+    latest_until: float = 0.0
+    """When that result is too old, on the event loop's clock."""
 
 
 @dataclass(slots=True)

@@ -16,14 +16,24 @@ from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..caller import User
+from ..observe.rejections import Reason, Rejections
 from ..registry import HealthPart, Registry
 from .guard import resolves_to_loopback
-from .http_limits import RejectionLog, http_error
+from .http_limits import http_error
 
 MAX_TOKEN_BYTES = 16_384
 """Longest token that is verified; a large JWT has a few thousand bytes."""
 
 ErrorStatus = Literal[401, 403, 429, 503]
+
+REASONS: dict[ErrorStatus, Reason] = {
+    401: "unauthenticated",
+    403: "forbidden",
+    429: "limited",
+    503: "unavailable",
+}
+"""How `mcp_http_rejections_total` counts each status."""
+
 Challenge = Callable[[Scope], str]
 """Returns the parameters of WWW-Authenticate that tell a client how to get a token (`name="value", ...`), or ""."""
 
@@ -68,6 +78,7 @@ class Methods:
     """The methods of authentication of one server by name, in the order in which they see a token."""
 
     def __init__(self, registry: Registry) -> None:
+        self._registry = registry
         self._config = registry.config
         self._verifiers: dict[str, Verifier] = {}
         self._missing: dict[str, str] = {}
@@ -77,7 +88,7 @@ class Methods:
     def __call__(self, app: ASGIApp) -> ASGIApp:
         """Return `app` behind the methods, or `app` itself where none is configured."""
         verifiers = [*self._verifiers.values()]
-        return BearerAuthentication(app, verifiers, lambda scope: self.challenge(scope)) if verifiers else app
+        return BearerAuthentication(self._registry, app, verifiers, self.challenge) if verifiers else app
 
     def add(self, name: str, settings: str, verify: Verifier | None) -> bool:
         """Add a method, and return whether it is used: whether it is configured, and AUTH_METHODS does not exclude it.
@@ -126,17 +137,18 @@ class BearerAuthentication:
     used only by the user who opened it.
     """
 
-    def __init__(self, app: ASGIApp, verifiers: Sequence[Verifier], challenge: Challenge) -> None:
+    def __init__(self, registry: Registry, app: ASGIApp, verifiers: Sequence[Verifier], challenge: Challenge) -> None:
         self._app = AuthContextMiddleware(app)
         self._verifiers = verifiers
         self._challenge = challenge
-        self._log_rejection = RejectionLog()
+        self._rejected = Rejections(registry.meter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope["user"] = await self._verified(bearer_token(scope), scope)
         except AuthError as error:
-            self._log_rejection(error.reason, http_status=error.status, peer=(scope.get("client") or ("unknown",))[0])
+            peer = (scope.get("client") or ("unknown",))[0]
+            self._rejected(REASONS[error.status], error.reason, http_status=error.status, peer=peer)
             await self._reject(error, scope, send)
             return
         await self._app(scope, receive, send)

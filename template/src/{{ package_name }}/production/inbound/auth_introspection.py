@@ -148,7 +148,7 @@ class Introspection:
             self._client = None
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart(degraded=("INTROSPECTION_URL does not answer",) if self._problem else ())
+        return HealthPart(degraded=("introspection",) if self._problem else ())
 
     async def verify(self, token: bytes, scope: Scope) -> User:
         if not token.isascii():

@@ -30,6 +30,7 @@ from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, UnknownTokenError
 from .guard import host_header
+from .http_limits import header_of
 from .issuers import Issuer, trusted_issuers
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
@@ -234,7 +235,6 @@ class KeySet:
     def __init__(self, issuer: Issuer) -> None:
         self._issuer = issuer.issuer
         self._url = issuer.jwks_url
-        self._setting = "JWT_ISSUER" if issuer.main else f"the issuer {issuer.issuer}"
         self._keys: tuple[SigningKey, ...] = ()
         self._fetched_at = self._next_fetch = float("-inf")
         self._problem = "not fetched yet"
@@ -266,7 +266,7 @@ class KeySet:
             raise ValueError(self._problem)
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart() if self._keys else HealthPart(degraded=(f"the keys of {self._setting} cannot be fetched",))
+        return HealthPart() if self._keys else HealthPart(degraded=("issuer_keys",))
 
     async def candidates(self, kid: object, algorithm: str) -> AsyncGenerator[Any]:
         """Yield the keys that can have signed a token, and fetch the keys if there is none or none without an id did.
@@ -443,5 +443,7 @@ class ResourceMetadata:
         host = host_header(scope)
         if host is None:
             return None
-        secure = scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+        # Each proxy may append its own: the first one is that of the client.
+        forwarded = (header_of(scope, b"x-forwarded-proto") or b"").partition(b",")[0].strip().lower()
+        secure = scope["scheme"] == "https" or forwarded == b"https"
         return f"{'https' if secure else 'http'}://{host}{ENDPOINT_PATH}"

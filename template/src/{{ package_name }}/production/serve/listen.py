@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
-import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from .connections import Connections
+from .http_protocol import EdgeConfig
 
 BACKLOG = 2048
 """Greatest number of connections that wait to be accepted."""
@@ -41,30 +43,24 @@ def base_url(listener: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP/1.1 protocol, with TCP_NODELAY on every connection.
-
-    uvicorn writes the head and the body of a response separately. Without TCP_NODELAY the body waits 40 ms for the
-    client's delayed acknowledgement of the head. asyncio sets the option only on sockets with an explicit protocol
-    number, which accepted sockets do not have on every platform.
-    """
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        connection = transport.get_extra_info("socket")
-        with suppress(OSError, TypeError):  # TypeError: uvloop, which sets the option itself
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        super().connection_made(transport)
-
-
-def uvicorn_config(application: ASGIApp, **options: Any) -> uvicorn.Config:
+def uvicorn_config(application: ASGIApp, connections: Connections, **options: Any) -> EdgeConfig:
     """Return uvicorn's configuration for `application`, without uvicorn's own lifespan and logging."""
-    return uvicorn.Config(
+    return EdgeConfig(
         application,
-        http=HttpProtocol,
+        connections,
         lifespan="off",
         log_config=None,
         log_level=None,
         access_log=False,
         server_header=False,
+        headers=[("x-content-type-options", "nosniff")],
+        proxy_headers=False,
         **options,
     )
+
+
+def routing(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application with these routes, without redirects: their address would repeat the Host header."""
+    starlette = Starlette(routes=routes)
+    starlette.router.redirect_slashes = False
+    return starlette

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from starlette.applications import Starlette
 
 from ..config import ConfigError
+from ..inbound.guard import ReportGuard
 from ..registry import Listener, Registry
-from .listen import base_url, bind, uvicorn_config
+from .connections import Connections
+from .listen import base_url, bind, routing, uvicorn_config
+
+MAX_CONNECTIONS = 64
+"""Greatest number of connections to a listener."""
 
 
 def install(registry: Registry) -> None:
@@ -43,8 +47,9 @@ class ListenerServer:
         except OSError as error:
             problem = f"{setting}: cannot listen on {host}:{port}: {error.strerror}. Choose another port"
             raise ConfigError([problem]) from None
-        routes = list(self._listener.routes)
-        self._server = _Server(uvicorn_config(Starlette(routes=routes), timeout_graceful_shutdown=1))
+        application = ReportGuard(self._registry, routing(self._listener.routes))
+        connections = Connections(self._registry, self._listener.name, MAX_CONNECTIONS)
+        self._server = _Server(uvicorn_config(application, connections, timeout_graceful_shutdown=1))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._registry.http.addresses[self._listener.name] = f"{base_url(listening)}{self._listener.path}"
 

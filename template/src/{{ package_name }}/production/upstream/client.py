@@ -58,6 +58,9 @@ IDEMPOTENT = METHODS - {"POST", "PATCH"}
 TRANSIENT = frozenset({429, 500, 502, 503, 504})
 """Statuses after which another attempt may succeed."""
 
+MAX_ENCODINGS = 8
+"""How often a path may be percent-encoded."""
+
 MAX_RETRY_AFTER = 10**9
 """Upper bound of a Retry-After header in seconds."""
 
@@ -182,7 +185,8 @@ class Upstream:
             method: POST and PATCH are retried only if they were never sent, or with an `idempotency_key`.
             path: A path below `BASE_URL`, or an absolute http(s) URL. Text from a model belongs in `path_params`.
             params: Query parameters.
-            path_params: Values for each `{name}` in `path`. They are quoted, so that each stays one segment.
+            path_params: Values for each `{name}` in `path`, which is one segment, and for each `{name...}`, which is
+                one or more, separated by slashes. They are quoted.
             json: A body to encode as JSON.
             content: A body to send as it is.
             headers: Further headers; they override the configured credentials.
@@ -191,23 +195,25 @@ class Upstream:
         Raises:
             UpstreamStatusError: the response has a status of 400 or more.
             UpstreamError: any other failure to get a usable response.
-            ToolError: `path` is not a valid path or URL, or a value would change its segments.
+            ToolError: `path` is not a path or URL, a value would change its segments, or a text has a lone surrogate.
             KeyError: `path_params` lacks a `{name}`.
         """
         absolute = path.lower().startswith(("http://", "https://"))
-        target = _fill_path(path, path_params)
-        if not absolute:
-            target = f"{self._base_url}/{target.lstrip('/')}"
         try:
+            target = fill_path(path, path_params)
+            if not absolute:
+                target = f"{self._base_url}/{target.lstrip('/')}"
             http = self._client.build_request(
                 method, target, params=params, json=json, content=content, headers=headers
             )
+            if idempotency_key is not None:
+                http.headers["Idempotency-Key"] = idempotency_key
         except httpx2.InvalidURL:
             raise ToolError("the path or URL of the upstream is malformed") from None
+        except UnicodeEncodeError:
+            raise ToolError("the request to the upstream has a lone surrogate, or a header that is not ASCII") from None
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
-        if idempotency_key is not None:
-            http.headers["Idempotency-Key"] = idempotency_key
         at_base = not absolute or http.url.origin == self._base_origin
         if not at_base and self._allowed_hosts and http.url.host not in self._allowed_hosts:
             raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
@@ -296,32 +302,69 @@ def _log_failed(error: UpstreamError) -> None:
     log_error("upstream request failed", host=error.host, reason=error.problem, attempts=error.attempts)
 
 
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_SEPARATOR = re.compile(r"[/\\]")
+_NOT_IN_SEGMENT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def _fill_path(path: str, values: Mapping[str, object] | None) -> str:
-    """Return `path` with its placeholders replaced by the quoted `values`, without dot segments.
+def fill_path(path: str, values: Mapping[str, object] | None) -> str:
+    """Return `path` with its placeholders replaced by the quoted `values`.
 
-    Dot segments are rejected, since servers and clients resolve their quoted form too (WHATWG URL, section 4.4).
+    Quoting alone does not keep a value in its segment: nginx, Starlette and WSGI servers decode `%2F` before they
+    route, a proxy in front of them may decode once more, and servers resolve the quoted form of dot segments too
+    (WHATWG URL, section 4.4). So path and values are judged by their decoded form.
 
     Raises:
-        ToolError: the path or a value is a dot segment, or a value is empty.
+        ToolError: the path has a dot segment, or a value is not exactly one segment, or for `{name...}` one or more.
     """
-    if "." in path or "%" in path:
-        for segment in re.split(r"[/\\]", path.partition("?")[0]):
-            if unquote(segment) in (".", ".."):
-                raise ToolError("the path of an upstream must not have . or .. as a segment")
+    fixed = path.partition("?")[0].partition("#")[0]
+    filled, query = fixed, path[len(fixed) :]
+    if values is not None:
+        filled = _PLACEHOLDER.sub(lambda match: quote(_path_value(match, values), safe="/"), fixed)
+        query = query and _PLACEHOLDER.sub(lambda match: quote(str(values[match[1]]), safe=""), query)
+    if "." in filled or "%" in filled:
+        segments = _SEPARATOR.split(_decoded(filled))
+        if any(map(_is_dots, segments)):
+            raise ToolError("the path of an upstream must not have . or .. as a segment")
+        if values is not None and "%" in filled:  # two values, each of them harmless, can together be an encoded slash
+            neutral = _PLACEHOLDER.sub(lambda match: re.sub(r"[^/]+", "x", str(values[match[1]])), fixed)
+            if len(segments) != len(_SEPARATOR.split(_decoded(neutral))):
+                raise ToolError("the values of a path must not make further segments")
+    return filled + query
 
-    if values is None:
-        return path
 
-    def quoted(match: re.Match[str]) -> str:
-        value = str(values[match[1]])
-        if value in ("", ".", ".."):
-            raise ToolError(f"{match[1]} must not be {value!r}")
-        return quote(value, safe="")
+def _path_value(placeholder: re.Match[str], values: Mapping[str, object]) -> str:
+    name, several = placeholder.groups()
+    value = str(values[name])
+    for segment in value.split("/") if several else [value]:
+        decoded = _decoded(segment)
+        if _NOT_IN_SEGMENT.search(decoded):
+            slash = "an encoded slash" if several else "a slash"
+            raise ToolError(f"{name} must not contain {slash}, a backslash, a control character or a lone surrogate")
+        if not decoded.partition(";")[0] or _is_dots(decoded):
+            raise ToolError(f"{name} must not be {segment[:100]!r}")
+    return value
 
-    return _PLACEHOLDER.sub(quoted, path)
+
+def _decoded(text: str) -> str:
+    """Return `text` without percent-encoding, however often it is encoded.
+
+    Raises:
+        ToolError: it is encoded more than `MAX_ENCODINGS` times, which takes quadratic time.
+    """
+    for _ in range(MAX_ENCODINGS + 1):
+        if "%" not in text:
+            return text
+        previous, text = text, unquote(text)
+        if text == previous:
+            return text
+    raise ToolError(f"a path must not be percent-encoded more than {MAX_ENCODINGS} times")
+
+
+def _is_dots(segment: str) -> bool:
+    """Return whether servers take a segment for `.` or `..`: Tomcat removes what follows `;`, Windows final dots."""
+    name = segment.partition(";")[0]
+    return "." in name and not name.strip(". ")
 
 
 def _transport_error(request: UpstreamRequest, error: TimeoutError | httpx2.HTTPError, seconds: float) -> UpstreamError:

@@ -116,7 +116,7 @@ class KeyFile:
             self._task.cancel()
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart(degraded=("UPSTREAM_KEYS_FILE cannot be read",) if self._problem else ())
+        return HealthPart(degraded=("upstream_keys_file",) if self._problem else ())
 
     async def _reload_forever(self) -> None:
         while True:
