@@ -57,8 +57,8 @@ class RecordingMeter(NullMeter):
     def __init__(self) -> None:
         self.counts: dict[str, float] = {}
 
-    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., Any]:
-        meter = self
+    def counter(self, *declaration: object, **options: object) -> Callable[..., Any]:
+        meter, name = self, str(declaration[0])
 
         class Recorded:
             def inc(self, amount: float = 1) -> None:
