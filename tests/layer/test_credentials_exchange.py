@@ -253,7 +253,7 @@ async def test_a_caller_without_a_token_is_rejected(
                 await upstream.get_json("/")
         finally:
             auth_context_var.reset(reset)
-    assert api.requests == endpoint.forms == []
+    assert (api.requests, endpoint.forms) == ([], [])
 
 
 @pytest.mark.parametrize(
