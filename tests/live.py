@@ -98,9 +98,9 @@ class Project:
             yield
 
 
-def make_project(template: Path, directory: Path, *tools: str) -> Project:
-    """The everything variant whose tools are those of these files of `in_project/`."""
-    run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
+def make_project(template: Path, directory: Path, *tools: str, **answers: object) -> Project:
+    """The everything variant, with these answers in place of its own, and the tools of files of `in_project/`."""
+    run_copy(str(template), directory, data=EVERYTHING | answers, defaults=True, skip_tasks=True, quiet=True)
     package = next((directory / "src").iterdir()) / "tools"
     (package / "weather.py").unlink()
     for name in tools:

@@ -51,7 +51,15 @@ from .support import (
 from .updates import NOW, ORIGINS, SETS, Line, own
 
 OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
-STRUCTURAL = ("rate_limit_backend", "telemetry_protocol", "auth", "session_mode", "response_mode", "upstream_base_url")
+STRUCTURAL = (
+    "rate_limit_backend",
+    "telemetry_protocol",
+    "auth",
+    "upstream_auth",
+    "session_mode",
+    "response_mode",
+    "upstream_base_url",
+)
 """Questions other than switches whose answers bring or remove a file, or decide how the server serves."""
 
 LAYER = ROOT / "tests" / "layer"

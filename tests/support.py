@@ -154,7 +154,7 @@ EVERYTHING = answers(
     **{name: True for name, question in questions().items() if question["type"] == "bool"},
     rate_limit_backend="redis",
     telemetry_protocol="grpc",
-    auth="token",
+    auth="jwt",
     session_mode="stateless",
 )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from copier import run_copy
 
-from .support import EVERYTHING, ROOT, Answers, questions
+from .support import EVERYTHING, ROOT, Answers, choices, questions
 
 README = ROOT / "README.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
@@ -52,8 +52,8 @@ def variables() -> Iterator[str]:
     yield "| for | variables |"
     yield "|---|---|"
     sections: dict[str, dict[str, None]] = {}
-    for auth in ("token", "jwt"):
-        for section, name in listed(EVERYTHING | {"auth": auth, "upstream_api_key_env": "API_KEY"}):
+    for credentials in choices(questions()["upstream_auth"]):
+        for section, name in listed(EVERYTHING | {"upstream_auth": credentials, "upstream_api_key_env": "API_KEY"}):
             sections.setdefault(section, {})[name] = None
     for section, names in sections.items():
         yield f"| {section} | {' '.join(f'`{name}`' for name in names)} |"

@@ -336,7 +336,7 @@ def test_few_questions_are_asked() -> None:
 def test_the_custom_profile_asks_about_every_feature() -> None:
     on = {name: True for name, question in questions().items() if question["type"] == "bool"}
     own_api = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
-    assert prompts(DEFAULT | {"profile": "custom"} | on | own_api) == [*questions()]
+    assert prompts(DEFAULT | {"profile": "custom", "auth": "jwt"} | on | own_api) == [*questions()]
 
 
 @pytest.mark.parametrize("name", variables())

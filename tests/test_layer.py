@@ -14,26 +14,37 @@ from .support import EVERYTHING, Answers, answers
 
 pytestmark = pytest.mark.slow
 
-JWT = "everything with JWT"
+TOKENS = "everything with tokens only"
 OPENAPI = "with an OpenAPI document"
 API = {
     "project_name": "Weather Station",
     "upstream_base_url": "https://api.example.com",
     "openapi_spec": "openapi.json",
 }
-DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"})), OPENAPI: answers(**API)} | outbound_pairs()
+DATA: dict[str, Answers] = {
+    TOKENS: answers(**(EVERYTHING | {"auth": "token"})),
+    OPENAPI: answers(**API),
+} | outbound_pairs()
 """Projects that are none of the variants."""
+
+CREDENTIALS = {
+    "default-upstream_auth-token_exchange": ("test_credentials_exchange.py",),
+    "default-upstream_auth-per_caller": ("test_credentials_keys.py",),
+    "default-upstream_auth-client_credentials": ("test_credentials_client.py",),
+    "default-upstream_auth-entra_obo": ("test_credentials_obo.py",),
+}
+"""A project has one kind of credentials for the upstream; what all kinds share is tested in the first."""
 
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (),
     "everything": (),
-    "default": ("test_rate_limit.py", "test_telemetry.py"),
-    "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
+    "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
+    "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
     OPENAPI: ("test_openapi.py",),
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-WHOLE = ("default", JWT, *outbound_pairs())
+WHOLE = ("default", TOKENS, *outbound_pairs())
 """Projects in which all tests run that depend on the project."""
 
 
@@ -63,6 +74,7 @@ def prepared(
     ("name", "selection"),
     [
         *SELECTIONS.items(),
+        *(pytest.param(*item, marks=pytest.mark.acceptance) for item in [*CREDENTIALS.items()][1:]),
         *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in WHOLE),
     ],
 )
@@ -74,7 +86,7 @@ def test_the_tests_of_the_layer_pass(
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.release)],
+    [("everything", r"credentials_\w+"), ("default-upstream_auth-token_exchange", r"(?!credentials_exchange)\w+")],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
     absent = f"test_({absent}|openapi.*)|openapi_tools_under_test"

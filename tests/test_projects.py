@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 
 
 VARIANTS = ("default", "minimal", "everything")
-JWT = "everything with jwt"
+TOKENS = "everything with tokens only"
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +29,10 @@ def make(
 
     @cache
     def build(name: str) -> Project:
-        if name != JWT:
+        if name != TOKENS:
             return built(name)
-        return Project.build(template, tmp_path_factory.mktemp("jwt") / name, answers(**(EVERYTHING | {"auth": "jwt"})))
+        data = answers(**(EVERYTHING | {"auth": "token", "enable_auth_tokens": False}))
+        return Project.build(template, tmp_path_factory.mktemp("tokens") / name, data)
 
     return build
 
@@ -40,7 +41,7 @@ def make(
     scope="module",
     params=[
         *VARIANTS,
-        pytest.param(JWT, marks=pytest.mark.acceptance),
+        pytest.param(TOKENS, marks=pytest.mark.acceptance),
         *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs()),
     ],
 )

@@ -25,7 +25,14 @@ BLOCK = re.compile(r"^(?P<indent> *)```python\n(?P<code>.*?)^(?P=indent)```$", r
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The text files of a project with every feature, by path."""
     directory = tmp_path_factory.mktemp("public-api") / "project"
-    run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
+    run_copy(
+        str(template),
+        directory,
+        data=EVERYTHING | {"upstream_auth": "per_caller"},
+        defaults=True,
+        skip_tasks=True,
+        quiet=True,
+    )
     return {path: content.decode() for path, content in files(directory).items()}
 
 

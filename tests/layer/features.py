@@ -2,6 +2,7 @@
 
 OPTIONAL = (
     "inbound.auth",
+    "inbound.auth_introspection",
     "inbound.auth_jwt",
     "inbound.auth_token",
     "inbound.identity",
@@ -17,6 +18,10 @@ OPTIONAL = (
     "serve.host_config",
     "serve.listeners",
     "upstream.circuit_breaker",
+    "upstream.credentials_client",
+    "upstream.credentials_exchange",
+    "upstream.credentials_keys",
+    "upstream.credentials_obo",
     "upstream.retry",
 )
 """Each is tested by `test_<name>.py`."""

@@ -107,6 +107,7 @@ def config(**overrides: Any) -> ProductionConfig:
         "rate_limit_requests": 1_000_000,
         "telemetry_endpoint": None,
         "upstream_base_url": "http://127.0.0.1:9",
+        "upstream_auth": "api_key",
         "shutdown_grace_seconds": 5.0,
     }
     return ProductionConfig(**(neutral | overrides))

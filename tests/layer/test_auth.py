@@ -15,13 +15,17 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context
+from starlette.types import Scope
 
-from harness import DEADLINE_SECONDS, HEADERS, INITIALIZE, Running, Serve, message, text_of
+from harness import DEADLINE_SECONDS, HEADERS, INITIALIZE, Running, Serve, config, message, text_of
 from weather_station.__main__ import main
-from weather_station.production.caller import caller
+from weather_station.production.caller import Caller, User, caller
+from weather_station.production.config import ConfigError
 from weather_station.production.inbound import auth
-from weather_station.production.inbound.auth import MAX_TOKEN_BYTES, AuthError, User
+from weather_station.production.inbound.auth import MAX_TOKEN_BYTES, AuthError, UnknownTokenError
 from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve.startup import require_http_allowed
+from weather_station.server import create_server
 
 
 class Users:
@@ -30,11 +34,12 @@ class Users:
     def __init__(self) -> None:
         self.verified = 0
 
-    async def verify(self, token: bytes) -> User:
+    async def verify(self, token: bytes, scope: Scope) -> User:
         self.verified += 1
         if token not in (b"alice", b"bob"):
-            raise AuthError(401, "invalid_token", "The access token is not valid")
-        return User(AccessToken(token="", client_id=token.decode(), scopes=[]))
+            raise UnknownTokenError
+        name = token.decode()
+        return User(AccessToken(token="", client_id=name, scopes=[]), Caller(name, client=name))
 
     def __call__(self, server: ProductionServer) -> None:
         async def who(ctx: Context[Any, Any]) -> str:
@@ -43,7 +48,9 @@ class Users:
             return f"{token.client_id} {caller(ctx).id}"
 
         server.tool()(who)
-        auth.require(server.registry, self.verify, lambda scope: 'resource_metadata="https://x/y"')
+        methods = auth.methods(server.registry)
+        methods.add("users", "", self.verify)
+        methods.challenge = lambda scope: 'resource_metadata="https://x/y"'
 
 
 def send(server: Running, *headers: tuple[str, str]) -> httpx2.Response:
@@ -159,10 +166,10 @@ def test_a_session_belongs_to_the_user_who_opened_it(serve: Serve) -> None:
 
 
 def test_a_verifier_without_its_keys_causes_503_with_the_time_to_wait(serve: Serve) -> None:
-    async def verify(token: bytes) -> User:
+    async def verify(token: bytes, scope: Scope) -> User:
         raise AuthError(503, "", "Try again soon", retry_after=5)
 
-    with serve(lambda server: auth.require(server.registry, verify)) as server:
+    with serve(lambda server: auth.methods(server.registry).add("users", "", verify)) as server:
         response = send(server, ("authorization", "Bearer alice"))
         assert response.status_code == 503
         assert response.headers["retry-after"] == "5"
@@ -185,3 +192,57 @@ def test_a_server_without_credentials_serves_its_own_machine_and_reports_what_is
     with serve() as server:
         assert not server.call("health_check").get("isError")
         assert "missing" in json.loads(server.get("/health").text)["auth_config"].values()
+
+
+# --- Several methods ------------------------------------------------------------------------------------------------
+
+
+def first_of_two(server: ProductionServer) -> None:
+    """Accept `alice`, and reject `mallory` without asking the second method, which accepts every token."""
+
+    async def first(token: bytes, scope: Scope) -> User:
+        if token == b"mallory":
+            raise AuthError(401, "invalid_token", "mallory is not welcome")
+        return await Users().verify(token, scope)
+
+    async def second(token: bytes, scope: Scope) -> User:
+        return User(AccessToken(token="", client_id="second", scopes=[]), Caller("second"))
+
+    Users()(server)
+    methods = auth.methods(server.registry)
+    methods.add("users", "", first)
+    methods.add("second", "SECOND", second)
+
+
+def test_the_first_method_that_knows_a_token_decides(serve: Serve) -> None:
+    with serve(first_of_two) as server:
+        assert text_of(server.call("who", authorization="Bearer alice")) == "alice alice"
+        assert text_of(server.call("who", authorization="Bearer anything")) == "second second"
+        assert send(server, ("authorization", "Bearer mallory")).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("methods", "statuses"), [("users", (200, 401)), ("second", (200, 200)), ("second,users", (200, 200))]
+)
+def test_auth_methods_chooses_among_the_methods(serve: Serve, methods: str, statuses: tuple[int, int]) -> None:
+    with serve(first_of_two, auth_methods=methods) as server:
+        found = [send(server, ("authorization", f"Bearer {token}")).status_code for token in ("alice", "x")]
+        assert tuple(found) == statuses
+
+
+@pytest.mark.parametrize(
+    ("chosen", "problem"),
+    [
+        ("users,other", "AUTH_METHODS: this project has no method other (accepted: "),
+        ("missing", "AUTH_METHODS: missing is not configured: set MISSING_URL"),
+    ],
+)
+def test_a_chosen_method_that_is_absent_or_not_configured_stops_the_start(chosen: str, problem: str) -> None:
+    server = create_server(config(auth_methods=chosen))
+    methods = auth.methods(server.registry)
+    methods.add("users", "", Users().verify)
+    methods.add("missing", "MISSING_URL", None)
+    with pytest.raises(ConfigError) as caught:
+        require_http_allowed(server.registry)
+    assert len(caught.value.problems) == 1
+    assert caught.value.problems[0].startswith(problem)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -123,8 +124,16 @@ class Issuer:
         claims = {"iss": self.url, "aud": self.audience, "sub": "alice", "client_id": "app", "exp": now + 300} | changed
         return {name: value for name, value in claims.items() if value is not None}
 
-    def token(self, key: Any = P256, alg: str = "ES256", kid: str | None = "first", **claims: Any) -> str:
-        return jwt.encode(self.claims(**claims), key, alg, headers={} if kid is None else {"kid": kid})
+    def token(
+        self,
+        key: Any = P256,
+        alg: str = "ES256",
+        kid: str | None = "first",
+        header: dict[str, Any] | None = None,
+        **claims: Any,
+    ) -> str:
+        headers = ({} if kid is None else {"kid": kid}) | (header or {})
+        return jwt.encode(self.claims(**claims), key, alg, headers=headers)
 
 
 @pytest.fixture
@@ -152,7 +161,9 @@ def add_who(server: ProductionServer) -> None:
     async def who(ctx: Context[Any, Any]) -> dict[str, Any]:
         token = get_access_token()
         assert token is not None
-        return {"caller": caller(ctx).id, **token.model_dump(include={"client_id", "subject", "scopes", "resource"})}
+        sender = caller(ctx)
+        fields = token.model_dump(include={"client_id", "subject", "scopes", "resource"})
+        return {"caller": sender.id, "issuer": sender.issuer, "tier": sender.tier, "tenant": sender.tenant, **fields}
 
     server.tool()(who)
 
@@ -185,12 +196,157 @@ def test_tools_see_the_subject_the_client_and_the_scopes_of_the_token(protected:
         found = who(server, issuer.token(scope="a b"))
         assert (found["caller"], found["subject"], found["client_id"]) == ("alice", "alice", "app")
         assert (found["scopes"], found["resource"]) == (["a", "b"], AUDIENCE)
-        assert who(server, issuer.token(sub=None))["caller"] == "app"
+        assert who(server, issuer.token(sub=None))["caller"] == "client:app"
         assert who(server, issuer.token(client_id=None, azp="azp"))["client_id"] == "azp"
         assert who(server, issuer.token(client_id=None))["client_id"] == "alice"
         assert who(server, issuer.token(scp=["x", "y"]))["scopes"] == ["x", "y"]
         assert who(server, issuer.token(sub="10.0.0.1"))["caller"] == "account:10.0.0.1"
         assert call(server, issuer.token(sub=None, client_id=None)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"typ": "Bearer", "nonce": "n"},  # Keycloak before version 24
+        {"token_use": "access"},
+        {"header": {"typ": "at+jwt"}, "nonce": "n"},
+        {"header": {"typ": "application/AT+JWT"}},
+        {"header": {"typ": "JWT"}},
+    ],
+)
+def test_the_access_tokens_of_other_issuers_are_accepted(
+    protected: Serve, issuer: Issuer, claims: dict[str, Any]
+) -> None:
+    with protected() as server:
+        assert call(server, issuer.token(**claims)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "claims", "scopes"),
+    [
+        ("", {"scope": "a b", "scp": ["c"]}, {"a", "b", "c"}),
+        ("", {"scope": None, "scp": "a b"}, {"a", "b"}),
+        ("roles,scp", {"scp": "read", "roles": ["Admin", 7, ""]}, {"read", "Admin"}),
+        ("permissions", {"permissions": ["read:orders"], "scope": "openid"}, {"read:orders"}),
+        ("realm_access.roles", {"realm_access": {"roles": ["editor"]}}, {"editor"}),
+        ("realm_access.roles", {"realm_access": ["editor"]}, set()),
+        ("cognito:groups", {"cognito:groups": ["admins"]}, {"admins"}),
+        ("https://example.com/roles", {"https://example.com/roles": ["x"]}, {"x"}),
+    ],
+)
+def test_scopes_come_from_the_configured_claims(
+    protected: Serve, issuer: Issuer, setting: str, claims: dict[str, Any], scopes: set[str]
+) -> None:
+    with protected(**({"jwt_scope_claims": setting} if setting else {})) as server:
+        assert set(who(server, issuer.token(**claims))["scopes"]) == scopes
+
+
+def test_tier_and_tenant_come_from_the_configured_claims(protected: Serve, issuer: Issuer) -> None:
+    with protected(jwt_tier_claim="app.plan", jwt_tenant_claim="tid") as server:
+        found = who(server, issuer.token(app={"plan": "gold"}, tid=["acme"]))
+        assert (found["tier"], found["tenant"]) == ("gold", "acme")
+        found = who(server, issuer.token(app="gold", tid=7))
+        assert (found["tier"], found["tenant"]) == (None, None)
+
+
+def test_a_client_and_a_subject_of_the_same_name_are_two_callers(protected: Serve, issuer: Issuer) -> None:
+    with protected() as server:
+        ids = [
+            who(server, issuer.token(**claims))["caller"]
+            for claims in (
+                {"sub": "app"},
+                {"sub": None, "client_id": "app"},
+                {"sub": "client:app"},
+                {"sub": "account:client:app"},
+                {"sub": f"{issuer.url}#app"},
+            )
+        ]
+    assert len(set(ids)) == 5, ids
+
+
+def test_one_of_several_audiences_suffices(protected: Serve, issuer: Issuer) -> None:
+    with protected(jwt_audience=f"{AUDIENCE},api://weather") as server:
+        assert who(server, issuer.token(aud="api://weather"))["resource"] == "api://weather"
+        assert who(server, issuer.token(aud=["x", AUDIENCE]))["resource"] == AUDIENCE
+        assert call(server, issuer.token(aud="x")).status_code == 401
+
+
+@pytest.fixture
+def second() -> Iterator[Issuer]:
+    issuer = Issuer()
+    issuer.serve_keys(jwk("first", OTHER_P256))
+    issuer.documents["/.well-known/openid-configuration"] = {"issuer": issuer.url, "jwks_uri": issuer.jwks_url}
+    yield issuer
+    issuer.die()
+
+
+def test_each_of_several_issuers_signs_for_itself_only(protected: Serve, issuer: Issuer, second: Issuer) -> None:
+    with protected(jwt_issuers=second.url) as server:
+        assert who(server, issuer.token())["caller"] == "alice"
+        assert who(server, second.token(OTHER_P256))["caller"] == f"{second.url}#alice"
+        assert who(server, second.token(OTHER_P256))["issuer"] == second.url
+        assert call(server, issuer.token(iss=second.url)).status_code == 401
+        assert call(server, second.token(OTHER_P256, iss=issuer.url)).status_code == 401
+        document = server.get("/.well-known/oauth-protected-resource").json()
+        assert document["authorization_servers"] == [issuer.url, second.url]
+        second.die()
+        assert call(server, issuer.token()).status_code == 200
+
+
+def test_a_file_describes_issuers_that_differ(protected: Serve, issuer: Issuer, second: Issuer, tmp_path: Path) -> None:
+    file = tmp_path / "issuers.toml"
+    file.write_text(
+        f"""
+        [[issuers]]
+        issuer = "{second.url}"
+        jwks_url = "{second.jwks_url}"
+        audience = ["api://second"]
+        scope_claims = ["roles"]
+        tenant_claim = "org"
+        required_scopes = ["mcp"]
+        """,
+        "utf-8",
+    )
+    with protected(jwt_issuers_file=file) as server:
+        token = second.token(OTHER_P256, aud="api://second", roles=["mcp"], org="acme", scope="x")
+        assert who(server, token) | {"tenant": "acme", "scopes": ["mcp"]} == who(server, token)
+        assert call(server, second.token(OTHER_P256, roles=["mcp"])).status_code == 401
+        assert call(server, second.token(OTHER_P256, aud="api://second", scope="mcp")).status_code == 403
+        assert call(server, issuer.token()).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "must have entries [[issuers]]"),
+        ("[[issuers]]\nissuer = 'https://a'\n[other]", "must have entries [[issuers]] and nothing else"),
+        ("issuers = [1]", "must have entries"),
+        ("[[issuers", "is not valid TOML"),
+        ("[[issuers]]\nissuer = 'a'", "entry 1: must be the issuer's URL"),
+        ("[[issuers]]\nissuer = 'https://a'\naudience = 'x'", "entry 1: audience: Input should be"),
+        ("[[issuers]]\nissuer = 'https://a'\naudiences = ['x']", "entry 1: audiences: Extra inputs"),
+        (
+            "[[issuers]]\nissuer = 'https://a'\n[[issuers]]\nissuer = 'https://a'",
+            "entry 2: the issuer https://a occurs",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_stops_the_start_with_its_place(tmp_path: Path, text: str, problem: str) -> None:
+    file = tmp_path / "issuers.toml"
+    file.write_text(text, "utf-8")
+    with pytest.raises(ConfigError) as caught:
+        create_server(config(jwt_issuers_file=file, jwt_audience=AUDIENCE))
+    assert caught.value.problems[0].startswith("JWT_ISSUERS_FILE: ")
+    assert problem in caught.value.problems[0]
+
+
+def test_settings_that_end_with_a_line_break_count_without_it(
+    serve: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("JWT_ISSUER", issuer.url), ("JWT_AUDIENCE", AUDIENCE), ("JWT_JWKS_URL", issuer.jwks_url)):
+        monkeypatch.setenv(name, f"{value}\r\n")
+    with serve(add_who) as server:
+        assert call(server, issuer.token()).status_code == 200
 
 
 def forged(issuer: Issuer, alg: str) -> str:
@@ -219,16 +375,28 @@ def forged(issuer: Issuer, alg: str) -> str:
         (lambda issuer: issuer.token(iss=issuer.url + "/"), "another issuer"),
         (lambda issuer: issuer.token(nbf=int(time.time()) + LEEWAY_SECONDS + 1000), "not valid yet"),
         (lambda issuer: issuer.token(OTHER_P256), "is not valid"),
-        (lambda issuer: issuer.token(RSA, "RS256"), "is not valid"),
+        (lambda issuer: issuer.token(RSA, "RS256"), "unknown key"),
         (lambda issuer: issuer.token(kid="second"), "unknown key"),
         (lambda issuer: forged(issuer, "HS256"), "accepted algorithm"),
         (lambda issuer: forged(issuer, "none"), "accepted algorithm"),
         (lambda issuer: issuer.token()[:-6] + "AAAAAA", "is not valid"),
-        (lambda issuer: re.sub(r"\.[^.]+\.", ".e30.", issuer.token()), "is not valid"),
+        (lambda issuer: re.sub(r"\.[^.]+\.", ".e30.", issuer.token()), "lacks one of the claims"),
         (lambda issuer: "a.b.c", "not a JWT"),
         (lambda issuer: "opaque-token", "not a JWT"),
         (lambda issuer: "..", "not a JWT"),
         (lambda issuer: "W10.e30.", "not a JWT"),
+        (lambda issuer: base64.urlsafe_b64encode(b"[" * 9000).decode() + ".e30.", "not a JWT"),
+        (lambda issuer: f"eyJhbGciOiJFUzI1NiJ9.{base64.urlsafe_b64encode(b'[' * 9000).decode()}.", "not a JWT"),
+        (lambda issuer: re.sub(r"\.[^.]+\.", ".eyJpc3MiOltdfQ.", issuer.token()), "another issuer"),
+        (lambda issuer: issuer.token(nonce="n"), "no access token"),
+        (lambda issuer: issuer.token(at_hash="h"), "no access token"),
+        (lambda issuer: issuer.token(typ="ID"), "no access token"),
+        (lambda issuer: issuer.token(typ="Refresh"), "no access token"),
+        (lambda issuer: issuer.token(token_use="id"), "no access token"),  # noqa: S106 (a claim)
+        (lambda issuer: issuer.token(header={"typ": "logout+jwt"}), "no access token"),
+        (lambda issuer: issuer.token(events={"http://schemas.openid.net/event/backchannel-logout": {}}), "no access"),
+        (lambda issuer: issuer.token(sub="alice\n"), "unprintable"),
+        (lambda issuer: issuer.token(sub="\ud800"), "unprintable"),
     ],
 )
 def test_any_other_token_gets_401_with_the_reason(
@@ -458,13 +626,54 @@ def test_a_private_key_published_by_mistake_is_used_as_its_public_half(protected
         assert call(server, issuer.token(RSA, "RS256")).status_code == 200
 
 
-def test_a_token_without_a_key_id_is_accepted_if_the_issuer_has_one_key(protected: Serve, issuer: Issuer) -> None:
-    issuer.serve_keys(jwk(None, P256))
+@pytest.mark.parametrize(
+    "keys",
+    [
+        [jwk(None, P256)],
+        [jwk(None, RSA), jwk(None, OTHER_P256), jwk(None, P256)],
+        [jwk("first", OTHER_P256), jwk("second", P256)],
+    ],
+    ids=["one", "without-ids", "with-ids"],
+)
+def test_a_token_without_a_key_id_is_verified_with_every_key_of_its_algorithm(
+    protected: Serve, issuer: Issuer, keys: list[dict[str, Any]]
+) -> None:
+    issuer.serve_keys(*keys)
     with protected() as server:
         assert call(server, issuer.token(kid=None)).status_code == 200
-    issuer.serve_keys(jwk("first", P256), jwk("second", OTHER_P256))
+        assert call(server, issuer.token(P384, "ES384", kid=None)).status_code == 401
+
+
+def test_a_key_without_an_id_can_be_that_of_any_token(protected: Serve, issuer: Issuer) -> None:
+    issuer.serve_keys(jwk(None, P256), jwk("other", OTHER_P256))
     with protected() as server:
-        assert call(server, issuer.token(kid=None)).status_code == 401
+        assert call(server, issuer.token(kid="anything")).status_code == 200
+        assert call(server, issuer.token(kid="other")).status_code == 401
+
+
+def test_two_keys_of_one_id_differ_by_their_algorithm(protected: Serve, issuer: Issuer) -> None:
+    issuer.serve_keys(jwk("first", RSA, alg="RS256"), jwk("first", RSA, alg="PS256"), jwk("first", P256))
+    with protected() as server:
+        for key, alg in ((RSA, "RS256"), (RSA, "PS256"), (P256, "ES256")):
+            assert call(server, issuer.token(key, alg)).status_code == 200, alg
+        assert call(server, issuer.token(RSA, "RS512")).status_code == 401
+
+
+@pytest.mark.parametrize("kid", [None, "first"])
+def test_a_key_without_an_id_can_be_replaced(
+    protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, kid: str | None
+) -> None:
+    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    issuer.serve_keys(jwk(None, OTHER_P256))
+    with protected() as server:
+        assert call(server, issuer.token(kid=kid)).status_code == 401
+        issuer.serve_keys(jwk(None, P256))
+        assert call(server, issuer.token(kid=kid)).status_code == 200
+
+
+def test_the_url_of_the_keys_may_have_a_query(protected: Serve, issuer: Issuer) -> None:
+    issuer.documents["/keys?appid=1234"] = issuer.documents.pop("/keys")
+    with protected(jwt_jwks_url=f"{issuer.url}/keys?appid=1234") as server:
         assert call(server, issuer.token()).status_code == 200
 
 

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from harness import HAS_METRICS, HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
 from weather_station.production.caller import caller
-from weather_station.production.config import ConfigError
+from weather_station.production.config import ANSWERS, ConfigError
 from weather_station.production.inbound import auth_token
 from weather_station.production.observe import rejections
 from weather_station.production.sdk import ProductionServer
@@ -26,11 +26,20 @@ from weather_station.server import create_server
 ALICE, BOB = (hashlib.sha256(name).hexdigest() for name in (b"alice", b"bob"))
 
 
+KIND = "" if ANSWERS["config"]["auth"] == "token" else "token:"
+"""Prefix of the caller ids: beside other methods, a name is not the id of a subject of the same text."""
+
+
 def add_who(server: ProductionServer) -> None:
     async def who(ctx: Context[Any, Any]) -> str:
-        return caller(ctx).id
+        return caller(ctx).id.removeprefix(KIND)
+
+    async def attributes(ctx: Context[Any, Any]) -> dict[str, Any]:
+        sender = caller(ctx)
+        return {"id": sender.id, "scopes": sorted(sender.scopes), "tier": sender.tier, "tenant": sender.tenant}
 
     server.tool()(who)
+    server.tool()(attributes)
 
 
 def status(server: Running, token: str) -> int:
@@ -87,7 +96,8 @@ def test_health_reports_that_tokens_are_configured_and_shows_none(serve: Serve, 
         (f"10.0.0.1:{BOB}", "entry 1: the name is reserved"),
         (f"stdio:{BOB}", "entry 1: the name is reserved"),
         ("bob:fifteen-letters", "entry 1: the token must have at least 16 random characters"),
-        ("bob:has a space inside it", "entry 1: the token may have"),
+        ("bob:has a space inside it", "entry 1: attributes are for AUTH_TOKENS_FILE only"),
+        (f"bob:{BOB} scopes=a", "entry 1: attributes are for AUTH_TOKENS_FILE only"),
         ("bob:übermäßig-geheimes-wort", "entry 1: the token may have"),
         (f"alice:{ALICE},bob:{ALICE}", "entry 2: the token occurs twice"),
         (",", "contains no token"),
@@ -115,6 +125,42 @@ def test_an_unusable_file_stops_the_start(tmp_path: Path) -> None:
             create_server(config(auth_tokens_file=file))
         assert str(caught.value).startswith("AUTH_TOKENS_FILE: ")
         assert BOB not in str(caught.value)
+
+
+def test_attributes_behind_a_token_are_those_of_its_caller(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"alice: {ALICE}  scopes=orders:read,=x\ttier=internal tenant=acme\nbob:{BOB}\n")
+    with serve(add_who, auth_tokens_file=file) as server:
+        found = server.call("attributes", authorization=f"Bearer {ALICE}")["structuredContent"]
+        scopes = ["=x", "orders:read"]
+        assert found == {"id": f"{KIND}alice", "scopes": scopes, "tier": "internal", "tenant": "acme"}
+        found = server.call("attributes", authorization=f"Bearer {BOB}")["structuredContent"]
+        assert found == {"id": f"{KIND}bob", "scopes": [], "tier": None, "tenant": None}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "problem"),
+    [
+        ("scopes=", "only scopes=a,b"),
+        ("scopes=a,,b", "only scopes=a,b"),
+        ('scopes=a"b', "only scopes=a,b"),
+        ("tier=a,b", "only scopes=a,b"),
+        ("tier", "only scopes=a,b"),
+        ("Tier=a", "only scopes=a,b"),
+        ("limit=5", "only scopes=a,b"),
+        ("tier=a tier=b", "an attribute occurs twice"),
+        (f"scopes=a {BOB}", "only scopes=a,b"),
+    ],
+)
+def test_a_wrong_attribute_stops_the_start_with_its_line(tmp_path: Path, attributes: str, problem: str) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(f"# clients\nalice:{ALICE} {attributes}\n")
+    with pytest.raises(ConfigError) as caught:
+        create_server(config(auth_tokens_file=file))
+    assert str(caught.value).startswith("AUTH_TOKENS_FILE: line 2: ")
+    assert problem in str(caught.value)
+    assert ALICE not in str(caught.value)
+    assert BOB not in str(caught.value)
 
 
 def test_two_sources_of_tokens_stop_the_start(tmp_path: Path) -> None:
@@ -247,6 +293,25 @@ def test_valid_lines_take_effect_beside_another_one_that_is_not(serve: Serve, tm
         wait_for(lambda: status(server, ALICE) == 200)
         assert status(server, BOB) == 200
         assert server.get("/health").json()["problems"] == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_attributes_in_a_last_line_that_may_be_incomplete_change_nothing(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    replace(file, f"alice:{ALICE} scopes=read tier=internal\n")
+
+    def scopes(server: Running) -> Any:
+        return server.call("attributes", authorization=f"Bearer {ALICE}")["structuredContent"]["scopes"]
+
+    with serve(add_who, auth_tokens_file=file) as server:
+        for line in (f"alice:{ALICE}", f"alice:{ALICE} scopes=read,write", f"alice:{ALICE} scopes=read tier=int"):
+            replace(file, line)
+            wait_for(lambda: server.get("/health").json()["problems"] == ["auth_tokens_file"])
+            assert scopes(server) == ["read"]
+            replace(file, f"alice:{ALICE} scopes=read tier=internal")
+            wait_for(lambda: server.get("/health").json()["problems"] == [])
+        replace(file, f"alice:{ALICE} scopes=read,write\n")
+        wait_for(lambda: scopes(server) == ["read", "write"])
 
 
 def replace(file: Path, content: str) -> None:

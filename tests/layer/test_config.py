@@ -198,7 +198,12 @@ def test_a_switch_without_its_module_stops_the_start_with_the_command_that_adds_
 
 
 def test_a_kind_without_its_module_stops_the_start_with_the_command_that_adds_it() -> None:
-    kinds = {"auth": {"token", "jwt"}, "rate_limit_backend": {"redis"}, "telemetry_protocol": {"http/protobuf", "grpc"}}
+    kinds = {
+        "auth": {"token", "jwt"},
+        "rate_limit_backend": {"redis"},
+        "telemetry_protocol": {"http/protobuf", "grpc"},
+        "upstream_auth": {"per_caller", "client_credentials", "token_exchange", "entra_obo"},
+    }
     assert kinds.keys() == set(CHOSEN_AT_COPY)
     for field, values in kinds.items():
         generated = ANSWERS["config"][field]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
@@ -69,10 +71,23 @@ def test_forwarded_addresses_count_on_a_running_server_only_from_a_trusted_proxy
             assert text_of(server.call("who", x_forwarded_for="6.6.6.6, 198.51.100.7")) == caller_id
 
 
-@pytest.mark.parametrize("name", ["10.0.0.1", "::1", "2a00::/64", "stdio", "unknown", "account:stdio"])
+@pytest.mark.parametrize(
+    "name", ["10.0.0.1", "::1", "2a00::/64", "stdio", "unknown", "account:stdio", "client:app", "https://a.example#x"]
+)
 def test_the_id_of_an_account_differs_from_every_id_of_a_peer(name: str) -> None:
     assert account_id(name) == f"account:{name}"
     assert account_id("alice") == "alice"
+
+
+NAMES = st.lists(
+    st.sampled_from(["account:", "client:", "token:", "https://a", "#", "stdio", "::1", "x"]), max_size=4
+).map("".join)
+ISSUERS = st.sampled_from(["", "https://a", "https://a/b", "http://x"])
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from(["", "client", "token"]), ISSUERS), unique=True, max_size=40))
+def test_no_two_accounts_share_an_id(accounts: list[tuple[str, str, str]]) -> None:
+    assert len({account_id(*account) for account in accounts}) == len(accounts)
 
 
 @pytest.mark.parametrize("entry", ["10.0.0.300", "*"])

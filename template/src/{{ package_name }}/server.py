@@ -13,7 +13,7 @@ from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
 UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
-WITHOUT_SWITCH = ("identity", "listeners")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
@@ -65,10 +65,12 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
         f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
         f"Change it with: {UPDATE} {field}={value}"
         for field in sorted(CHOSEN_AT_COPY)
-        if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
+        if (value := getattr(config, field)) not in ("none", "memory", "api_key", ANSWERS["config"][field])
     ]
     if problems:
         raise ConfigError(problems)
     if config.auth == "none":
-        off.add("auth")
+        off |= {name for name in FEATURES if name.startswith("auth")}
+    if config.upstream_auth == "api_key":
+        off.add("upstream_auth")
     return [name for name in FEATURES if name not in off]

@@ -9,6 +9,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
 
@@ -36,8 +38,20 @@ class Caller(NamedTuple):
     issuer: str | None = None
     """The token's `iss`."""
     scopes: frozenset[str] = frozenset()
+    tier: str | None = None
+    """The caller's limits, by their name in the settings."""
+    tenant: str | None = None
+    """The organisation that the caller belongs to."""
     claims: Mapping[str, Any] = MappingProxyType({})
     """All claims of a JWT; empty for a static token."""
+
+
+class User(AuthenticatedUser):
+    """The SDK's user of an access token, and its caller."""
+
+    def __init__(self, token: AccessToken, caller: Caller) -> None:
+        super().__init__(token)
+        self.caller = caller
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)

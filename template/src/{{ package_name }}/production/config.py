@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TextIO, get_args, get_origin
@@ -75,7 +76,7 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
-def _http_url(value: str) -> str:
+def _http_url(value: str, *, with_query: bool = False) -> str:
     try:
         parts = urlsplit(value)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -83,9 +84,10 @@ def _http_url(value: str) -> str:
         usable = False
     if not usable or not value.isascii() or not value.isprintable() or " " in value:
         raise ValueError("must be an http:// or https:// URL with a host, such as https://api.example.com/v1")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("must have no credentials, no query string and no fragment")
-    return value.rstrip("/")
+    if parts.username is not None or parts.fragment or (parts.query and not with_query):
+        forbidden = "no credentials" if with_query else "no credentials, no query string"
+        raise ValueError(f"must have {forbidden} and no fragment")
+    return value if with_query else value.rstrip("/")
 
 
 def _at_least_field(name: str) -> Callable[[float, ValidationInfo], float]:
@@ -109,12 +111,13 @@ HTTP_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
 
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+UrlWithQuery = Annotated[str, AfterValidator(partial(_http_url, with_query=True))]
 OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(_empty_is_none)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
-CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol"))
+CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", "upstream_auth"))
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
 
@@ -124,7 +127,7 @@ class _Environment(EnvSettingsSource):
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         name = field.validation_alias if isinstance(field.validation_alias, str) else field_name
         value = None if field_name in CHOSEN_AT_COPY else self.env_vars.get(name.lower())
-        return value, name, False
+        return (value or "").strip() or None, name, False  # a Kubernetes secret often ends with a line break
 
 
 class ProductionConfig(BaseSettings):
@@ -157,10 +160,21 @@ class ProductionConfig(BaseSettings):
     auth: Literal["token", "jwt", "none"] = "token"
     auth_tokens: SecretStr | None = None
     auth_tokens_file: Path | None = None
+    auth_methods: CommaSeparated = ()
+    enable_auth_tokens: bool = False
     jwt_issuer: str | None = None
-    jwt_audience: str | None = None
-    jwt_jwks_url: OptionalHttpUrl = None
+    jwt_issuers: CommaSeparated = ()
+    jwt_issuers_file: Path | None = None
+    jwt_audience: CommaSeparated = ()
+    jwt_jwks_url: UrlWithQuery | None = None
     jwt_required_scopes: CommaSeparated = ()
+    jwt_scope_claims: CommaSeparated = ("scope", "scp")
+    jwt_tier_claim: str | None = None
+    jwt_tenant_claim: str | None = None
+    introspection_url: UrlWithQuery | None = None
+    introspection_client_id: str = ""
+    introspection_client_secret: SecretStr | None = None
+    introspection_cache_seconds: Seconds = 30.0
 
     enable_logging: bool = True
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
@@ -188,6 +202,16 @@ class ProductionConfig(BaseSettings):
     upstream_api_key_header: str = Field(default="Authorization", pattern=HTTP_NAME)
     upstream_api_key_scheme: str = Field(default="Bearer", pattern=HTTP_NAME)
     upstream_api_key_query: str = ""
+    upstream_allowed_hosts: CommaSeparated = ()
+    upstream_auth: Literal["api_key", "per_caller", "client_credentials", "token_exchange", "entra_obo"] = "api_key"
+    upstream_keys_file: Path | None = None
+    upstream_token_url: UrlWithQuery | None = None
+    upstream_client_id: str = ""
+    upstream_client_secret: SecretStr | None = None
+    upstream_client_auth: Literal["basic", "post"] = "basic"
+    upstream_scope: str = ""
+    upstream_audience: str = ""
+    upstream_resource: str = ""
     request_timeout_seconds: Seconds = 30.0
     attempt_timeout_seconds: Seconds = 10.0
     max_response_bytes: int = Field(default=10 * 1024 * 1024, ge=1024, le=1024**3)

@@ -35,11 +35,10 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, CallToolResult
 
-from .caller import peer_caller
+from .caller import Caller, User, peer_caller
 from .config import ANSWERS, ConfigError, ProductionConfig, StartError, variable
 from .sdk import ProductionServer
 
@@ -274,6 +273,8 @@ class Call:
         *,
         caller: str | None = None,
         scopes: Sequence[str] = (),
+        tier: str | None = None,
+        tenant: str | None = None,
     ) -> CallToolResult:
         """Call a tool and return its result.
 
@@ -284,6 +285,8 @@ class Call:
             arguments: Its arguments.
             caller: Client id of the access token that the call bears; without it the call comes from stdio.
             scopes: Scopes of that token.
+            tier: Tier of that caller.
+            tenant: Tenant of that caller.
 
         Raises:
             ValueError: `caller` is given, and this project has no feature that identifies callers.
@@ -295,7 +298,8 @@ class Call:
         if caller is not None:
             if self.server.registry.identify is peer_caller:
                 raise ValueError("caller= has no effect: this project has no feature that identifies callers")
-            user = AuthenticatedUser(AccessToken(token="", client_id=caller, scopes=list(scopes)))
+            sender = Caller(caller, client=caller, scopes=frozenset(scopes), tier=tier, tenant=tenant)
+            user = User(AccessToken(token=f"token of {caller}", client_id=caller, scopes=list(scopes)), sender)
         token = auth_context_var.set(user)
         try:
             async with Client(self.server) as client:
@@ -489,7 +493,8 @@ def create_server(tools: Tools | None = None, **settings: Any) -> ProductionServ
     from .. import server  # here, so that a mistake in it fails a test and not pytest
 
     try:
-        config = ProductionConfig.load(**{"transport": "http", "host": "127.0.0.1", "port": 0, **settings})
+        neutral = {"transport": "http", "host": "127.0.0.1", "port": 0, "upstream_auth": "api_key"}  # no token endpoint
+        config = ProductionConfig.load(**(neutral | settings))
         with pytest.MonkeyPatch.context() as replaced:
             replaced.setattr(server, "register", tools or server.register)
             return server.create_server(config)

@@ -1,7 +1,7 @@
 """Authentication with JWT access tokens: signature, issuer, audience, lifetime and scopes are verified.
 
-The server is a resource server (RFC 9728): its metadata names the authorization server `JWT_ISSUER`, which issues the
-tokens. The issuer's keys are cached, so a short outage of the issuer does not affect calls.
+The server is a resource server (RFC 9728): its metadata names the authorization servers that issue the tokens. The
+keys of each issuer are cached, so a short outage of an issuer does not affect calls.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,19 +18,20 @@ import httpx2
 import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.routes import cors_middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from starlette.types import Scope
 
-from ..config import ConfigError, ProductionConfig
+from ..caller import User
+from ..config import ConfigError, ProductionConfig, without_credentials
 from ..registry import HealthPart, Probe, Registry
 from . import auth
-from .auth import AuthError, Fingerprint, User
-from .guard import host_header, resolves_to_loopback
+from .auth import AuthError, Fingerprint, UnknownTokenError
+from .guard import host_header
 from .http_limits import header_of
+from .issuers import Issuer, trusted_issuers
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -63,6 +65,9 @@ CACHE_SECONDS = 60.0
 
 MAX_CACHED_TOKENS = 4096
 
+MAX_CANDIDATES = 4
+"""Keys to try for a token without a key id; each costs a signature check."""
+
 ENDPOINT_PATH = "/mcp"
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 
@@ -78,102 +83,81 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 def install(registry: Registry) -> None:
-    """Require a token of `JWT_ISSUER`, or a loopback address where `JWT_ISSUER` is not set.
+    """Require a token of one of the issuers, or a loopback address where no method is configured.
 
     Raises:
         ConfigError: the settings are incomplete or contradict each other.
     """
     config = registry.config
-    auth.report_settings(registry, JWT_ISSUER=config.jwt_issuer, JWT_AUDIENCE=config.jwt_audience)
+    issuer_settings = config.jwt_issuer or config.jwt_issuers or config.jwt_issuers_file
+    methods = auth.methods(registry)
+    methods.report(JWT_ISSUER=issuer_settings, JWT_AUDIENCE=config.jwt_audience)
     if config.transport == "stdio":
         return
-    problems = _problems(config)
-    if problems:
-        raise ConfigError(problems)
-    if not config.jwt_issuer or not config.jwt_audience:
-        auth.require_loopback(registry, "JWT_ISSUER and JWT_AUDIENCE")
+    issuers = trusted_issuers(config)
+    if not issuers:
+        if problems := _settings_without_issuer(config):
+            raise ConfigError(problems)
+        methods.add("jwt", "JWT_ISSUER and JWT_AUDIENCE", None)
         return
-    for name, url in (("JWT_ISSUER", config.jwt_issuer), ("JWT_JWKS_URL", config.jwt_jwks_url or "")):
-        parts = urlsplit(url)
-        if parts.scheme == "http" and not resolves_to_loopback(parts.hostname or ""):
-            registry.notices.append(f"{name} is not https: an attacker on the network can replace the issuer's keys")
-    keys = KeySet(config.jwt_issuer, config.jwt_jwks_url)
-    registry.on_startup.append(keys.open)
-    registry.on_shutdown.append(keys.close)
-    registry.health.parts.append(keys.health)
-    registry.health.probes["issuer"] = Probe(config.jwt_jwks_url or config.jwt_issuer, keys.check)
-    metadata = ResourceMetadata(registry, config.jwt_issuer, config.jwt_audience)
+    metadata = ResourceMetadata(registry, issuers)
     registry.http.routes += metadata.routes()
-    verifier = JWTVerifier(config.jwt_issuer, config.jwt_audience, config.jwt_required_scopes, keys)
-    auth.require(registry, verifier.verify, metadata.challenge)
+    methods.challenge = metadata.challenge
+    verifier = JWTVerifier(issuers)
+    if not methods.add("jwt", "JWT_ISSUER and JWT_AUDIENCE", verifier.verify):
+        return
+    for number, (issuer, keys) in enumerate(verifier.issuers.values(), 1):
+        for name, url in (("JWT_ISSUER", issuer.issuer), ("JWT_JWKS_URL", issuer.jwks_url or "")):
+            auth.require_tls(registry, name, url, "an attacker on the network can replace the issuer's keys")
+        registry.on_startup.append(keys.open)
+        registry.on_shutdown.append(keys.close)
+        registry.health.parts.append(keys.health)
+        probe = "issuer" if number == 1 else f"issuer {number}"
+        registry.health.probes[probe] = Probe(without_credentials(issuer.jwks_url or issuer.issuer), keys.check)
 
 
-def _problems(config: ProductionConfig) -> list[str]:
-    if config.jwt_issuer and not config.jwt_audience:
-        return [
-            "JWT_AUDIENCE: must be set with JWT_ISSUER, or tokens issued for other services would be accepted; "
-            "use the public URL of this server's /mcp"
-        ]
-    if not config.jwt_issuer:
-        others = {
-            "JWT_AUDIENCE": config.jwt_audience,
-            "JWT_JWKS_URL": config.jwt_jwks_url,
-            "JWT_REQUIRED_SCOPES": config.jwt_required_scopes,
-        }
-        return [f"JWT_ISSUER: must be set with {name}" for name, value in others.items() if value][:1]
-    parts = urlsplit(config.jwt_issuer)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        return ["JWT_ISSUER: must be the issuer's URL, exactly as in the iss claim of its tokens"]
-    return []
+def _settings_without_issuer(config: ProductionConfig) -> list[str]:
+    others = {
+        "JWT_AUDIENCE": config.jwt_audience,
+        "JWT_JWKS_URL": config.jwt_jwks_url,
+        "JWT_REQUIRED_SCOPES": config.jwt_required_scopes,
+        "INTROSPECTION_URL": config.introspection_url,
+    }
+    return [f"JWT_ISSUER: must be set with {name}" for name, value in others.items() if value][:1]
 
 
 class JWTVerifier:
     """Verifies access tokens, with a cache of the users of recently verified tokens."""
 
-    def __init__(self, issuer: str, audience: str, required_scopes: Sequence[str], keys: KeySet) -> None:
-        self._issuer = issuer
-        self._audience = audience
-        self._required_scopes = frozenset(required_scopes)
-        self._keys = keys
+    def __init__(self, issuers: Sequence[Issuer]) -> None:
+        self.issuers = {issuer.issuer: (issuer, KeySet(issuer)) for issuer in issuers}
         self._fingerprint = Fingerprint()
         self._cache: dict[bytes, tuple[User, float]] = {}
 
-    async def verify(self, token: bytes) -> User:
+    async def verify(self, token: bytes, scope: Scope) -> User:
         fingerprint = self._fingerprint(token)
         user, valid_until = self._cache.get(fingerprint, (None, 0.0))
         if user is not None and time.time() < valid_until:
             return user
-        claims = await self._verified_claims(token)
-        user = _user(claims, token, self._audience)
-        missing = self._required_scopes.difference(user.access_token.scopes)
-        if missing:
-            reason = f"The access token lacks the scope {' '.join(sorted(missing))}"
-            raise AuthError(403, "insufficient_scope", reason)
-        self._add_to_cache(fingerprint, user)
-        return user
-
-    async def _verified_claims(self, token: bytes) -> dict[str, Any]:
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError:
-            raise AuthError(401, "invalid_token", "The access token is not a JWT") from None
+        header, unverified = _parts(token)
         algorithm = header.get("alg")
         if not isinstance(algorithm, str) or algorithm not in ACCEPTED_ALGORITHMS:
             raise AuthError(401, "invalid_token", "The access token is not signed with an accepted algorithm")
-        signing_key = await self._keys.get(header.get("kid"))
-        try:
-            return jwt.decode(
-                token,
-                signing_key.key,
-                algorithms=signing_key.algorithms,
-                audience=self._audience,
-                issuer=self._issuer,
-                leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud"]},
-            )
-        except jwt.PyJWTError as error:
-            reason = REASONS.get(type(error), "The access token is not valid")
-            raise AuthError(401, "invalid_token", reason) from None
+        issuer, keys = self._issuer_of(unverified)
+        claims = await _verified_claims(token, issuer, keys, header.get("kid"), algorithm)
+        if not is_access_token(header, claims):
+            raise AuthError(401, "invalid_token", "The token is no access token, but one of another type")
+        user = issuer.user(claims, token)
+        self._add_to_cache(fingerprint, user)
+        return user
+
+    def _issuer_of(self, claims: Mapping[str, Any]) -> tuple[Issuer, KeySet]:
+        name = claims.get("iss")
+        found = self.issuers.get(name) if isinstance(name, str) else None
+        if found is None:
+            error = jwt.MissingRequiredClaimError if name is None else jwt.InvalidIssuerError
+            raise AuthError(401, "invalid_token", REASONS[error])
+        return found
 
     def _add_to_cache(self, fingerprint: bytes, user: User) -> None:
         self._cache.pop(fingerprint, None)
@@ -183,49 +167,74 @@ class JWTVerifier:
         self._cache[fingerprint] = (user, min(expires, time.time() + CACHE_SECONDS))
 
 
-def _user(claims: Mapping[str, Any], token: bytes, audience: str) -> User:
-    subject = _text_claim(claims, "sub")
-    client = _text_claim(claims, "client_id", "azp", "cid") or subject
-    if client is None:
-        raise AuthError(401, "invalid_token", "The access token names neither a subject nor a client")
-    return User(
-        AccessToken(
-            token=token.decode("ascii"),  # a JWT with a valid signature is base64url, so ASCII
-            client_id=client,
-            scopes=_scopes(claims),
-            expires_at=int(claims["exp"]),
-            resource=audience,
-            subject=subject,
-            claims=dict(claims),
-        )
-    )
+def _parts(token: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the header and the claims of a JWT, neither of them verified.
+
+    Raises:
+        UnknownTokenError: it is no JWT.
+    """
+    try:
+        unverified = jwt.decode_complete(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, RecursionError):
+        raise UnknownTokenError("The access token is not a JWT") from None
+    return unverified["header"], unverified["payload"]
 
 
-def _text_claim(claims: Mapping[str, Any], *names: str) -> str | None:
-    """Return the first of the claims `names` that is a non-empty string."""
-    return next((value for name in names if isinstance(value := claims.get(name), str) and value), None)
+async def _verified_claims(token: bytes, issuer: Issuer, keys: KeySet, kid: object, algorithm: str) -> dict[str, Any]:
+    """Return the claims of a token that one of the issuer's keys has signed.
+
+    Raises:
+        AuthError: none has, or a claim is not valid.
+    """
+    async with aclosing(keys.candidates(kid, algorithm)) as candidates:
+        async for key in candidates:
+            try:
+                return jwt.decode(
+                    token,
+                    key,
+                    algorithms=[algorithm],
+                    audience=issuer.audience,
+                    issuer=issuer.issuer,
+                    leeway=LEEWAY_SECONDS,
+                    options={"require": ["exp", "iss", "aud"]},
+                )
+            except jwt.InvalidSignatureError:
+                continue
+            except jwt.PyJWTError as error:
+                reason = REASONS.get(type(error), "The access token is not valid")
+                raise AuthError(401, "invalid_token", reason) from None
+    raise AuthError(401, "invalid_token", "The access token is not valid")
 
 
-def _scopes(claims: Mapping[str, Any]) -> list[str]:
-    """Return the scopes from the claim `scope` (RFC 9068, section 2.2.3), or from `scp` (Entra ID, Okta)."""
-    granted = claims.get("scope", claims.get("scp", ""))
-    if isinstance(granted, str):
-        return granted.split()
-    return [scope for scope in granted if isinstance(scope, str)] if isinstance(granted, list) else []
+def is_access_token(header: Mapping[str, Any], claims: Mapping[str, Any]) -> bool:
+    """Return whether a token of a trusted issuer is an access token, and no ID, refresh or logout token.
+
+    RFC 9068 marks access tokens by `typ: at+jwt`. Without it some issuers say so in a claim (Keycloak `typ`, Cognito
+    `token_use`), and the claims of OpenID Connect Core 1.0, section 2, mark an ID token.
+    """
+    media_type = str(header.get("typ", "jwt")).lower().removeprefix("application/")
+    if media_type != "jwt":
+        return media_type == "at+jwt"
+    kind = claims.get("token_use", claims.get("typ"))
+    if kind is not None:
+        return str(kind).lower() in ("access", "bearer", "dpop")
+    return claims.keys().isdisjoint(("nonce", "at_hash", "c_hash", "events"))
 
 
 class SigningKey(NamedTuple):
+    """A key that verifies signatures with one of `algorithms`."""
+
     kid: str | None
     key: Any
     algorithms: tuple[str, ...]
 
 
 class KeySet:
-    """The issuer's signing keys. At most one fetch runs at a time, and a failed one leaves the keys as they are."""
+    """An issuer's signing keys. At most one fetch runs at a time, and a failed one leaves the keys as they are."""
 
-    def __init__(self, issuer: str, url: str | None) -> None:
-        self._issuer = issuer
-        self._url = url
+    def __init__(self, issuer: Issuer) -> None:
+        self._issuer = issuer.issuer
+        self._url = issuer.jwks_url
         self._keys: tuple[SigningKey, ...] = ()
         self._fetched_at = self._next_fetch = float("-inf")
         self._problem = "not fetched yet"
@@ -259,29 +268,36 @@ class KeySet:
     async def health(self, caller_id: str) -> HealthPart:
         return HealthPart() if self._keys else HealthPart(degraded=("issuer_keys",))
 
-    async def get(self, kid: object) -> SigningKey:
-        """Return the key with the id `kid`, or the only key if `kid` is None. An unknown id causes a fetch.
+    async def candidates(self, kid: object, algorithm: str) -> AsyncGenerator[Any]:
+        """Yield the keys that can have signed a token, and fetch the keys if there is none or none without an id did.
+
+        A key without an id can belong to any token, and two keys can share an id if their algorithms differ (RFC 7517,
+        section 4.5). A token without an id is verified with every key of its algorithm, up to `MAX_CANDIDATES`.
 
         Raises:
             AuthError: there is no such key, or no key has ever been fetched.
         """
         if time.monotonic() - self._fetched_at > REFRESH_SECONDS and self._keys:
             self._start_fetch()
-        key = self._cached(kid)
-        if key is None:
-            await self._refresh()
-            key = self._cached(kid)
-        if key is not None:
-            return key
+        known = self._cached(kid, algorithm)
+        for key in known:
+            yield key.key
+        if known and known[0].kid is not None and kid is not None:
+            return
+        await self._refresh()
+        fetched = [key for key in self._cached(kid, algorithm) if key not in known]
+        for key in fetched:
+            yield key.key
         if not self._keys:
             reason = "The keys of the authorization server cannot be fetched: try again soon"
             raise AuthError(503, "", reason, retry_after=int(MIN_FETCH_INTERVAL_SECONDS))
-        raise AuthError(401, "invalid_token", "The access token is signed with an unknown key")
+        if not known and not fetched:
+            raise AuthError(401, "invalid_token", "The access token is signed with an unknown key")
 
-    def _cached(self, kid: object) -> SigningKey | None:
-        if kid is None:
-            return self._keys[0] if len(self._keys) == 1 else None
-        return next((key for key in self._keys if key.kid == kid), None)
+    def _cached(self, kid: object, algorithm: str) -> list[SigningKey]:
+        usable = [key for key in self._keys if algorithm in key.algorithms]
+        named = [key for key in usable if key.kid == kid and kid is not None]
+        return named or [key for key in usable if kid is None or key.kid is None][:MAX_CANDIDATES]
 
     async def _refresh(self) -> None:
         """Wait for the running fetch; start one first if none runs and the last one is long enough ago."""
@@ -324,12 +340,12 @@ class KeySet:
                 problems.append(f"{url}: {str(error) or repr(error)}")
                 continue
             if document.get("issuer") != self._issuer:  # RFC 8414, section 3.3
-                raise ValueError(f"JWT_ISSUER is {self._issuer}, but the issuer in {url} is {document.get('issuer')!r}")
+                raise ValueError(f"the issuer is {self._issuer}, but the issuer in {url} is {document.get('issuer')!r}")
             jwks_uri = document.get("jwks_uri")
             if not isinstance(jwks_uri, str) or urlsplit(jwks_uri).scheme not in ("https", parts.scheme):
                 raise ValueError(f"{url} has no usable jwks_uri")
             return jwks_uri
-        raise ValueError("; ".join(problems) + "; set JWT_JWKS_URL if the issuer publishes no metadata")
+        raise ValueError("; ".join(problems) + "; set the URL of its keys if the issuer publishes no metadata")
 
     async def _get_json(self, url: str) -> dict[str, Any]:
         if self._client is None:
@@ -377,16 +393,17 @@ def _signing_key(entry: dict[str, Any]) -> SigningKey | None:
 
 
 class ResourceMetadata:
-    """The protected resource metadata (RFC 9728), which names the authorization server, and the URL it is served at."""
+    """The protected resource metadata (RFC 9728), which names the authorization servers, and its URL."""
 
-    def __init__(self, registry: Registry, issuer: str, audience: str) -> None:
+    def __init__(self, registry: Registry, issuers: Sequence[Issuer]) -> None:
+        audience = issuers[0].audience[0]
         parts = urlsplit(audience)
         is_url = parts.scheme in ("http", "https") and bool(parts.netloc) and not parts.query and not parts.fragment
         self._url = audience if is_url else None
         self._path = parts.path.rstrip("/") if is_url else ENDPOINT_PATH
         self._scopes = registry.config.jwt_required_scopes
         self._document: dict[str, Any] = {
-            "authorization_servers": [issuer],
+            "authorization_servers": [issuer.issuer for issuer in issuers],
             "bearer_methods_supported": ["header"],
             "resource_name": registry.about.title,
         }

@@ -7,13 +7,13 @@ from functools import lru_cache
 from ipaddress import ip_network
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
-from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.requests import Request
 
 from ..caller import (
     STDIO,
     UNKNOWN,
     Caller,
+    User,
     address_id,
     caller_at,
     is_within,
@@ -41,8 +41,8 @@ def install(registry: Registry) -> None:
 def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | None], Caller]:
     """Return a function that identifies the caller of a request.
 
-    The id is the subject of the access token, else its client id, else `peer_address`. Session ids and ids in `_meta`
-    are not used, because the sender chooses them.
+    The caller is that of the access token, else the one at `peer_address`. Session ids and ids in `_meta` are not used,
+    because the sender chooses them.
 
     Raises:
         ConfigError: an entry of `trusted_proxies` is neither an address nor a CIDR block.
@@ -51,26 +51,11 @@ def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | Non
 
     def identify(request: Request | None) -> Caller:
         user = auth_context_var.get()
-        if user is not None:
-            return token_caller(user)
+        if isinstance(user, User):
+            return user.caller
         return caller_at(STDIO if request is None else address(request))
 
     return identify
-
-
-@lru_cache(maxsize=1024)
-def token_caller(user: AuthenticatedUser) -> Caller:
-    """Return the caller of an access token. It is cached, since a verifier returns the same user for the same token."""
-    token = user.access_token
-    claims = token.claims or {}
-    return Caller(
-        id=account_id(token.subject or token.client_id),
-        subject=token.subject,
-        client=token.client_id,
-        issuer=claims.get("iss"),
-        scopes=frozenset(token.scopes),
-        claims=claims,
-    )
 
 
 def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
@@ -97,11 +82,27 @@ def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
     return peer
 
 
+KINDS = ("account", "client", "token")
+"""Prefixes of caller ids: a reserved name, a client without a subject, a static token beside other methods."""
+
+
 @lru_cache(maxsize=4096)
-def account_id(name: str) -> str:
-    """Return the caller id for a name in a token: the name, with a prefix if it could be mistaken for an address id."""
-    reserved = name in (STDIO, UNKNOWN) or name.startswith("account:") or _is_network(name)
-    return f"account:{name}" if reserved else name
+def account_id(name: str, kind: str = "", issuer: str = "") -> str:
+    """Return the caller id for a name in a token. No two of name, kind and issuer share one.
+
+    Args:
+        name: The subject, or the name of the client or the static token.
+        kind: `client` or `token` where `name` is no subject that the main issuer has issued.
+        issuer: The URL of an issuer other than the main one.
+    """
+    if kind:
+        name = f"{kind}:{name}"
+    elif name in (STDIO, UNKNOWN) or name.startswith(_RESERVED) or _is_network(name):
+        name = f"account:{name}"
+    return f"{issuer}#{name}" if issuer else name
+
+
+_RESERVED = (*(f"{kind}:" for kind in KINDS), "http://", "https://")  # an issuer is a URL
 
 
 def _is_network(name: str) -> bool:

@@ -18,6 +18,7 @@ Reason = Literal[
     "forbidden",
     "head",
     "host",
+    "limited",
     "malformed",
     "media_type",
     "origin",

@@ -38,7 +38,7 @@ from .errors import (
     seconds_text,
 )
 
-ORDER = ("retry", "circuit_breaker", "metrics")
+ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 MAX_REDIRECTS = 5
@@ -79,6 +79,8 @@ class UpstreamRequest:
     """On the event loop's clock."""
     repeatable: bool
     """Whether it is safe to send again after it may have arrived."""
+    at_base: bool = False
+    """Whether it goes to the origin of `BASE_URL`, which alone gets credentials."""
 
 
 UpstreamCallNext = Callable[[UpstreamRequest], Awaitable[httpx2.Response]]
@@ -108,6 +110,7 @@ class Upstream:
         self._total_seconds = config.request_timeout_seconds
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
+        self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -211,7 +214,10 @@ class Upstream:
             raise ToolError("the request to the upstream has a lone surrogate, or a header that is not ASCII") from None
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
-        if self._credentials and (not absolute or http.url.origin == self._base_origin):
+        at_base = not absolute or http.url.origin == self._base_origin
+        if not at_base and self._allowed_hosts and http.url.host not in self._allowed_hosts:
+            raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
+        if self._credentials and at_base:
             self._credentials.add_to(http)
         host = http.url.netloc.decode("ascii") if absolute else self._base_host
         request = UpstreamRequest(
@@ -220,6 +226,7 @@ class Upstream:
             host_label=self._host_label(host),
             deadline=asyncio.get_running_loop().time() + self._total_seconds,
             repeatable=http.method in IDEMPOTENT or idempotency_key is not None,
+            at_base=at_base,
         )
         try:
             return await self._send(request)

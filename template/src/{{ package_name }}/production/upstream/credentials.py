@@ -29,19 +29,31 @@ class Credentials(NamedTuple):
 
 
 def credentials_of(config: ProductionConfig) -> Credentials | None:
-    """Return the configured credentials, or `None` where no key is configured.
+    """Return the server's own key, or `None` where none is configured or requests have other credentials.
 
     Raises:
         ConfigError: the key cannot be sent in a header.
     """
-    key = config.upstream_api_key
+    key = config.upstream_api_key if config.upstream_auth == "api_key" else None
     if key is None:
         return None
-    value = key.get_secret_value().strip()
+    try:
+        return key_credentials(config, key.get_secret_value())
+    except ValueError as error:
+        raise ConfigError([f"{config.upstream_api_key_env}: {error}"]) from None
+
+
+def key_credentials(config: ProductionConfig, key: str) -> Credentials:
+    """Return `key` in the form that the settings `UPSTREAM_API_KEY_*` describe.
+
+    Raises:
+        ValueError: the key cannot be sent in a header.
+    """
+    value = key.strip()
     if config.upstream_api_key_query:
         return Credentials(config.upstream_api_key_query, value, in_query=True)
     if not (value.isascii() and value.isprintable()):
-        raise ConfigError([f"{config.upstream_api_key_env}: must be printable ASCII, because it is sent in a header"])
+        raise ValueError("must be printable ASCII, because it is sent in a header")
     name, scheme = config.upstream_api_key_header, config.upstream_api_key_scheme
     if name.lower() != "authorization" or scheme.lower() == "none":
         return Credentials(name, value)
