@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from .matrix import Project
-from .support import DEFAULT, Answers, choices, evaluate, questions, render_text
+from .support import DEFAULT, EVERYTHING, Answers, choices, evaluate, questions, render_text
+from .tables import listed
 from .workshop import recorded
 
 GENERATION_ONLY = {
@@ -33,10 +34,11 @@ UNSET = {"metrics_port": 8000, "telemetry_endpoint": "", "upstream_api_key_env":
 
 DUMP = """
 import json
-from weather_station.production.config import ANSWERS, ProductionConfig
+from weather_station.production.config import ANSWERS, CHOSEN_AT_COPY, ProductionConfig, variable
+variables = [variable(name) for name in ProductionConfig.model_fields if name not in CHOSEN_AT_COPY]
 fields = ProductionConfig.model_json_schema(by_alias=False)["properties"]
 given = ProductionConfig().model_dump(mode="json")
-print(json.dumps({"fields": fields, "answers": dict(ANSWERS["config"]), "given": given}))
+print(json.dumps({"fields": fields, "answers": dict(ANSWERS["config"]), "given": given, "variables": variables}))
 """
 
 pytestmark = pytest.mark.slow
@@ -48,6 +50,7 @@ class Model(NamedTuple):
     fields: dict[str, dict[str, Any]]
     answers: dict[str, Any]
     given: dict[str, Any]
+    variables: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,12 @@ def test_every_question_is_a_field_or_decides_files_only(model: Model) -> None:
     assert not GENERATION_ONLY & model.fields.keys()
     assert questions().keys() >= GENERATION_ONLY
     assert model.answers.keys() == set(run_time())
+
+
+def test_every_setting_is_in_the_example(model: Model) -> None:
+    variants = [EVERYTHING | {"auth": auth} for auth in ("token", "jwt")]
+    shown = {name for data in variants for _, name in listed(data)}
+    assert set(model.variables) - shown == set()
 
 
 def test_types_and_choices_agree(model: Model) -> None:

@@ -13,6 +13,7 @@ OPTIONAL = (
     "observe.redaction",
     "observe.telemetry",
     "serve.host_config",
+    "serve.options",
     "upstream.circuit_breaker",
     "upstream.retry",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
+from .production import environment
 from .production.config import ANSWERS, CHOSEN_AT_COPY, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
 from .production.inbound import guard
@@ -26,13 +27,22 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
     enabled = _enabled_features(config)
-    registry.features = tuple(name for name in enabled if name != "identity")  # not shown: it has no switch
-    for name in enabled:
-        FEATURES[name](registry)
-    guard.install(registry)
-    health.install(registry)
-    listen.install(registry)
-    server = ProductionServer(registry)
+    registry.features = tuple(name for name in enabled if f"enable_{name}" in SWITCHES or name == "auth")
+    registry.notices += environment.notices()
+    problems = [*environment.problems(config), *_absent_features(config)]
+    features = [FEATURES[name] for name in enabled]
+    for install in (*features, guard.install, health.install, listen.install):
+        try:
+            install(registry)
+        except ConfigError as error:
+            problems += error.problems
+        except Exception:
+            if not problems:  # else it follows from one of them, such as a directory that does not exist
+                raise
+    if problems:
+        raise ConfigError(problems)
+    with tool_loader.errors_explained():
+        server = ProductionServer(registry)
     for register_tools in registry.tools.register:
         register_tools(server)
     with tool_loader.errors_explained():
@@ -54,8 +64,15 @@ def create_app(server: ProductionServer) -> ASGIApp:
 
 def _enabled_features(config: ProductionConfig) -> list[str]:
     """Return the names of the features to install, in the order of `FEATURES`."""
+    off = {switch.removeprefix("enable_") for switch in SWITCHES if not getattr(config, switch)}
+    if config.auth == "none":
+        off.add("auth")
+    return [name for name in FEATURES if name not in off]
+
+
+def _absent_features(config: ProductionConfig) -> list[str]:
+    """Return a line for each feature that the configuration needs and this project does not contain."""
     on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
-    off = {switch.removeprefix("enable_") for switch in SWITCHES} - on
     problems = [
         f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} --data enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
@@ -66,8 +83,4 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
         for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
     ]
-    if problems:
-        raise ConfigError(problems)
-    if config.auth == "none":
-        off.add("auth")
-    return [name for name in FEATURES if name not in off]
+    return problems

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from mcp.server.mcpserver import Context, MCPServer
 
+from .config import EnvironmentSettings
 from .observe.meter import Meter
 from .registry import Callback, Check, Registry, Runtime
 from .upstream.client import Upstream
@@ -25,6 +26,25 @@ def registry_of(where: Server | CallContext) -> Registry:
     if not isinstance(registry, Registry):
         raise TypeError("this server has no production layer: make it with create_server()")
     return registry
+
+
+class Settings(EnvironmentSettings):
+    """Base of the owner's own settings, which are fields of the class `Settings` in `options.py` (docs/options.md)."""
+
+    @classmethod
+    def of(cls, where: Server | CallContext) -> Self:
+        """Return the settings of a server.
+
+        Args:
+            where: The server, or the context of a call.
+
+        Raises:
+            TypeError: the server was not made by `create_server`, or with settings of another class.
+        """
+        settings = registry_of(where).settings
+        if not isinstance(settings, cls):
+            raise TypeError(f"this server was made without {cls.__qualname__}: it is not the Settings of options.py")
+        return settings
 
 
 def upstream(where: Server | CallContext) -> Upstream:

@@ -43,6 +43,7 @@ class ProductionServer(MCPServer[Runtime]):
     """
 
     def __init__(self, registry: Registry) -> None:
+        self.registry = registry  # first: extensions add their tools in the constructor
         about = registry.about
         super().__init__(
             about.name,
@@ -51,8 +52,8 @@ class ProductionServer(MCPServer[Runtime]):
             version=about.version,
             log_level=registry.config.log_level,
             lifespan=lambda _: self.running(),
+            **registry.presentation,
         )
-        self.registry = registry
         self.drain = drain.install(registry)
         self._pipeline: CallNext = pipeline.build(registry, self._run_tool)
         if not registry.traced:

@@ -26,6 +26,7 @@ from opentelemetry.trace import Status
 from opentelemetry.util.types import Attributes
 
 from ..config import OTLP_ENDPOINTS, About, ConfigError, otel_environment, traces_endpoint, without_credentials
+from ..environment import rejected
 from ..registry import Probe, Registry
 from ..request import CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
@@ -55,6 +56,21 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     """
     environment = otel_environment()
     registry.notices += _notices(environment, protocol)
+    # The standard variables override the setting.
+    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
+
+    def build() -> None:
+        provider = TracerProvider(resource=_resource(registry.about), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(make_exporter(endpoint)))
+        provider.shutdown()
+
+    # A wrong variable is rejected now and not while the server starts.
+    problems = [
+        f"{name}: OpenTelemetry rejects the value ({type(error).__name__})"
+        for name, error in rejected(build, sorted(environment))
+    ]
+    if problems:
+        raise ConfigError(problems)
     registry.traced = True
     registry.middleware["telemetry"] = _set_attributes
     provider = _process_provider(registry.about)
@@ -62,13 +78,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
     queue = provider.queue
-    # The standard variables override the setting.
-    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
-    try:
-        make_exporter(endpoint).shutdown()  # rejects a wrong variable now and not while the server starts
-    except Exception as error:
-        raise ConfigError([f"OTEL_EXPORTER_OTLP_*: the exporter cannot be made: {error}"]) from error
-    redactor = Redactor(configured_secrets(registry.config))
+    redactor = Redactor(configured_secrets(registry))
     collector = traces_endpoint(registry.config)
     registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
     registry.upstream.client_hooks.append(_instrument)

@@ -71,6 +71,7 @@ def uvicorn_config(application: ASGIApp, **options: Any) -> uvicorn.Config:
         log_level=None,
         access_log=False,
         server_header=False,
+        workers=1,  # given, so that uvicorn does not read WEB_CONCURRENCY
         **options,
     )
 

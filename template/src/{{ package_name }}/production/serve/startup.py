@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 import structlog
 
 from ..caller import STDIO
-from ..config import ConfigError, coloured
+from ..config import ConfigError, coloured, secret_texts, without_secrets
 from ..observe.health import HealthReport, report
 from ..registry import Registry
 from ..sdk import ProductionServer
@@ -87,7 +87,9 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     rows.append(Row("status", status, "failed" if not ready else "ok" if status == "healthy" else "warning"))
     width = max(len(row.name) for row in rows)
     colours = COLOURS if coloured(sys.stdout) else {}
-    return [f"{row.name:<{width}}  {_with_colour(row.text, colours.get(row.state))}" for row in rows], ready
+    secrets = secret_texts()
+    texts = [_with_colour(without_secrets(row.text, secrets), colours.get(row.state)) for row in rows]
+    return [f"{row.name:<{width}}  {text}" for row, text in zip(rows, texts, strict=True)], ready
 
 
 def _server_rows(server: ProductionServer) -> Iterator[Row]:
@@ -98,7 +100,13 @@ def _server_rows(server: ProductionServer) -> Iterator[Row]:
     for name, address in registry.http.addresses.items():
         yield Row(name, address)
     yield Row("features", _comma_separated(sorted(registry.features)))
+    yield from (Row(name, text) for name, text in _owner_rows(registry) if name != "advice")
     yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
+
+
+def _owner_rows(registry: Registry) -> Iterator[tuple[str, str]]:
+    for get_rows in registry.check_rows:
+        yield from get_rows()
 
 
 def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
@@ -114,7 +122,8 @@ def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Ro
         yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else "warning")
     for notice in server.registry.notices:
         yield Row("notice", notice, "warning")
-    for text in tool_loader.advice(server.registered_tools()):
+    advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
+    for text in (*advice, *tool_loader.advice(server.registered_tools())):
         yield Row("advice", text, "warning")
     for problem in health.problems:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")
