@@ -79,7 +79,12 @@ METRICS: Rows = {
             Query('max(job_tool:mcp_tool_latency_seconds:p99_rate5m{job=~"$job", tool_name=~"$tool"} >= 0)'),
             warn_above=5,
         ),
-        number("Running calls", "Tool calls that are running.", "none", Query(f"sum(mcp_active_requests{{{SERVER}}})")),
+        number(
+            "Running requests",
+            "Requests that are running, without open subscriptions.",
+            "none",
+            Query(f"sum(mcp_active_requests{{{SERVER}}})"),
+        ),
         label("Version", "Running versions.", Query(f"count by (version) (mcp_build_info{{{SERVER}}})", "{{version}}")),
     ],
     "Readiness": [
@@ -100,7 +105,8 @@ METRICS: Rows = {
         ),
         series(
             "Calls by status",
-            "Tool calls per second: success, error, or rejected (by the rate limit, or during shutdown).",
+            "Tool calls per second: success, input_required (a question to the user), client_error (the caller's "
+            "mistake), rejected (by a limit, or during shutdown), or error (the server's or its upstream's failure).",
             "reqps",
             Query(rate("status", "mcp_tool_calls_total", TOOL), "{{status}}"),
             stacked=True,
@@ -119,7 +125,8 @@ METRICS: Rows = {
         ),
         series(
             "Failing share by tool",
-            "Share of failing calls by tool, without rejected calls. The line is the threshold of HighErrorRate.",
+            "Share of calls with the status error by tool, without rejected calls. The line is the threshold of "
+            "HighErrorRate.",
             "percentunit",
             Query(
                 share(
@@ -167,8 +174,8 @@ METRICS: Rows = {
     ],
     "Saturation": [
         series(
-            "Running calls",
-            "Running tool calls by instance. If they grow while the traffic does not, calls are waiting.",
+            "Running requests",
+            "Running requests by instance. If they grow while the traffic does not, requests are waiting.",
             "none",
             Query(f"sum by (instance) (mcp_active_requests{{{SERVER}}})", "{{instance}}"),
         ),

@@ -160,9 +160,9 @@ def renderings(
     return Renderings(template, shared_directory / "renderings", CopierFixture(copier_template, {}, sessionpatch))
 
 
-@pytest.fixture(params=["main", pytest.param("every", marks=pytest.mark.slow)])
+@pytest.fixture(params=["main", pytest.param("every", marks=pytest.mark.release)])
 def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
-    """The main variants, and for the slow tests all of them."""
+    """The main variants, and for a release all of them."""
     return {"main": lambda: renderings.main, "every": lambda: renderings.every}[request.param]()
 
 

@@ -21,18 +21,13 @@ DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"}))} | ou
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (),
     "everything": (),
-    "default": QUICK,
+    "default": ("test_rate_limit.py", "test_telemetry.py"),
     "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
-    JWT: QUICK,
-    **dict.fromkeys(outbound_pairs(), QUICK),
 }
-"""The tests that run in each project: `everything` has every module but one."""
+"""The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-MARKS = {JWT: pytest.mark.acceptance, **dict.fromkeys(outbound_pairs(), pytest.mark.release)}
-
-
-def parameters(*names: str) -> list[object]:
-    return [pytest.param(name, marks=MARKS.get(name, ())) for name in names]
+WHOLE = ("default", JWT, *outbound_pairs())
+"""Projects in which all tests run that depend on the project."""
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +52,22 @@ def prepared(
     return prepare
 
 
-@pytest.mark.parametrize("name", parameters(*SELECTIONS))
+@pytest.mark.parametrize(
+    ("name", "selection"),
+    [
+        *SELECTIONS.items(),
+        *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in WHOLE),
+    ],
+)
 def test_the_tests_of_the_layer_pass(
-    prepared: Callable[[str], Project], name: str, figure: Callable[[str], None]
+    prepared: Callable[[str], Project], name: str, selection: tuple[str, ...], figure: Callable[[str], None]
 ) -> None:
-    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*SELECTIONS[name])}")
+    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*selection)}")
 
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.acceptance)],
+    [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.release)],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
     project = prepared(name)

@@ -98,7 +98,7 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
 
-    always = {"HighErrorRate", "HighLatency", "ServerDown", "NotReady"}
+    always = {"HighErrorRate", "ClientErrorsHigh", "HighLatency", "ServerDown", "NotReady"}
     default = always | {"CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
     assert alerts("minimal") == set()
     assert alerts("minimal-enable_metrics-True") == always

@@ -7,6 +7,7 @@ the server's command with the tools of a test.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
 import os
@@ -25,18 +26,22 @@ from contextlib import AbstractContextManager, asynccontextmanager, contextmanag
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import anyio
 import httpx2
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
 
 import weather_station
 from weather_station import server as server_module
 from weather_station.production import upstream
+from weather_station.production.caller import Caller
 from weather_station.production.config import ANSWERS, ProductionConfig, variable
+from weather_station.production.inbound.pipeline import Pipeline
 from weather_station.production.registry import Registry, Runtime
+from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.lifecycle import HttpServer
 from weather_station.production.serve.listen import base_url, bind
@@ -208,9 +213,28 @@ def modern(method: str, params: dict[str, Any] | None = None) -> tuple[dict[str,
     """Return a request of protocol version 2026-07-28: the message and its headers."""
     meta = {PROTOCOL_VERSION_META_KEY: MODERN, CLIENT_CAPABILITIES_META_KEY: {}}
     headers = {"accept": HEADERS["accept"], "mcp-protocol-version": MODERN, "mcp-method": method}
-    if params and "name" in params:
-        headers["mcp-name"] = params["name"]
+    if name := (params or {}).get("name") or (params or {}).get("uri"):
+        headers["mcp-name"] = name
     return message(method, (params or {}) | {"_meta": meta}), headers
+
+
+def rebuild_pipeline(server: ProductionServer) -> None:
+    """Build the pipeline anew from the middleware in the server's registry."""
+    server.middleware[0] = Pipeline(server.registry, server._target_of, server._handle, server._to_wire)
+
+
+def new_request(
+    method: str = "tools/call", target: str = "tool", *, caller: str = "client", **params: Any
+) -> MCPRequest:
+    """Return a request of the current task, for middleware that is tested without a server."""
+    context = ServerRequestContext[Any, Any](
+        session=cast("Any", None), lifespan_context=None, protocol_version=LEGACY, method=method, params=params
+    )
+
+    async def call_sdk(context: ServerRequestContext[Any, Any]) -> None: ...
+
+    task = asyncio.current_task()
+    return MCPRequest(method, target, target, context, Caller(caller), "0123456789abcdef", task, call_sdk, {})
 
 
 INITIALIZE = message(

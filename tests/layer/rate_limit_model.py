@@ -9,12 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 from hypothesis import strategies as st
-from mcp.server.mcpserver import Context
 
-from weather_station.production.caller import Caller
 from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
 from weather_station.production.observe.meter import NullMeter
-from weather_station.production.request import MCPRequest
 
 DAY = 86_400
 LIMITS = st.one_of(st.integers(1, 12), st.integers(1, 10**9), st.sampled_from([7, 999_983, 999_999_937, 10**9]))
@@ -26,10 +23,6 @@ REJECTION = re.compile(r"Rate limit exceeded\. 0 requests remaining\. Try again 
 def limited(limit: int, window: int = DAY) -> dict[str, int]:
     """Return the settings of a limit."""
     return {"rate_limit_requests": limit, "rate_limit_window_seconds": window}
-
-
-def new_request() -> MCPRequest:
-    return MCPRequest("tools/call", "tool", "tool", {}, Context(), Caller("client"), "id")
 
 
 class TokenBucket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import threading
@@ -460,6 +461,28 @@ async def test_only_the_named_exceptions_are_failures() -> None:
                     raise error
     async with guard:
         pass
+
+
+@pytest.mark.parametrize(
+    ("errors", "opens"),
+    [
+        ([ConnectionError(), LookupError()], True),
+        ([LookupError(), UpstreamError("down", host="api", verdict=Verdict.FAILURE)], True),
+        ([LookupError(), KeyError()], False),
+        ([UpstreamError("not found", host="api", verdict=Verdict.SUCCESS), LookupError()], False),
+        ([ExceptionGroup("inner", [ConnectionError()])], True),
+    ],
+    ids=["a named one", "an upstream that is down", "others", "an upstream that works", "nested"],
+)
+async def test_a_group_is_the_worst_that_one_of_its_exceptions_says(errors: list[Exception], opens: bool) -> None:
+    guard = circuit_breaker(create_server(config(**SETTINGS)), "database", failures=ConnectionError)
+    for _ in range(3):
+        with pytest.raises(ExceptionGroup):
+            async with guard:
+                raise ExceptionGroup("both", errors)
+    with pytest.raises(CircuitOpenError) if opens else contextlib.nullcontext():
+        async with guard:
+            pass
 
 
 async def test_a_tool_reaches_the_circuit_through_its_context(serve: Serve) -> None:

@@ -85,6 +85,19 @@ def test_a_failing_check_makes_the_server_not_ready_and_is_logged_once(serve: Se
     assert "no route to the database" in entry["reason"]
 
 
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit()], ids=repr
+)
+def test_a_check_that_raises_anything_fails_and_the_server_goes_on(serve: Serve, error: BaseException) -> None:
+    async def exits() -> None:
+        raise error
+
+    with serve(checked(database=exits, queue=passes)) as server:
+        for _probe in range(2):
+            assert get(server, "/readyz") == (503, {"status": "not ready", "failing": ["database"]})
+        assert server.call("health_check")["structuredContent"]["status"] == "unhealthy"
+
+
 def test_a_check_that_passes_again_is_logged(serve: Serve) -> None:
     broken = True
 

@@ -14,7 +14,20 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from harness import command, config, http_process, started, wait_for
+from harness import (
+    HEADERS,
+    INITIALIZE,
+    NO_TLS,
+    command,
+    config,
+    http_process,
+    message,
+    result_of,
+    started,
+    stdio_process,
+    text_of,
+    wait_for,
+)
 from held import TOOLS, Held, ToolClient, legacy
 from weather_station.production import on_shutdown, on_startup, sdk
 from weather_station.production.config import StartError
@@ -97,6 +110,66 @@ async def test_shutdown_callbacks_run_in_reverse_order_even_if_one_fails_or_hang
     entries = [entry for entry in log if entry["event"] == "shutdown callback failed"]
     assert [type(entry["exc_info"]) for entry in entries] == [TimeoutError, OSError]
     assert entries[1]["callback"].endswith("fail")
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit()], ids=repr)
+async def test_a_callback_may_raise_anything(error: BaseException) -> None:
+    async def fail() -> None:
+        raise error
+
+    name = type(error).__name__
+    starting = create_server(config())
+    on_startup(starting, fail)
+    with pytest.raises(StartError, match=rf"^cannot start: \S+fail failed with {name}"):
+        async with starting.running():
+            pytest.fail("the server started")
+    stopping = create_server(config())
+    on_shutdown(stopping, fail)
+    with capture_logs() as log:
+        async with stopping.running():
+            pass
+    assert [type(entry["exc_info"]) for entry in log if "callback" in entry] == [type(error)]
+
+
+def exit_in_a_task(server: ProductionServer) -> None:
+    @server.tool()
+    async def together() -> str:
+        async def leave() -> None:
+            await asyncio.sleep(0)
+            sys.exit(3)
+
+        await asyncio.gather(leave(), asyncio.sleep(0.01))
+        return "done"
+
+    @server.tool()
+    async def behind() -> str:
+        async def leave() -> None:
+            sys.exit(3)
+
+        tasks = [asyncio.create_task(leave())]
+        await asyncio.wait(tasks)
+        return "done"
+
+
+def test_a_task_of_a_tool_that_exits_does_not_end_the_process() -> None:
+    with http_process(f"{__name__}:exit_in_a_task") as process, httpx2.Client(trust_env=False, verify=NO_TLS) as client:
+        for tool, text in (("together", "an unexpected error occurred"), ("behind", "done")) * 2:
+            content = message("tools/call", {"name": tool})
+            response = client.post(process.url, json=content, headers=HEADERS)
+            assert text in text_of(result_of(response))
+        process.signal()
+        assert process.status() == 0
+
+
+def test_a_task_of_a_tool_that_exits_does_not_end_the_process_over_stdio() -> None:
+    with stdio_process(f"{__name__}:exit_in_a_task") as process:
+        process.send(INITIALIZE, {"method": "notifications/initialized"})
+        process.receive()
+        for number, (tool, text) in enumerate((("together", "an unexpected error occurred"), ("behind", "done")) * 2):
+            process.send(message("tools/call", {"name": tool}, number=number))
+            assert text in process.receive().decode()
+        process.close_stdin()
+        assert process.status() == 0
 
 
 async def test_a_startup_callback_that_fails_stops_the_start_and_shuts_down_what_was_opened() -> None:

@@ -26,6 +26,7 @@ from mcp import Client
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
 from opentelemetry import trace
+from structlog.contextvars import bind_contextvars
 
 from harness import (
     DEADLINE_SECONDS,
@@ -36,11 +37,11 @@ from harness import (
     config,
     environment,
     message,
+    new_request,
     run_python,
     text_of,
 )
 from weather_station.production import get_logger
-from weather_station.production.caller import Caller
 from weather_station.production.config import coloured
 from weather_station.production.observe.log_formats import Console, as_json
 from weather_station.production.observe.logging import RecordWriter, StdlibHandler, log_calls
@@ -167,10 +168,10 @@ def test_lines_have_the_ids_of_the_running_span(serve: Serve, capfd: Captured) -
 @pytest.mark.parametrize(
     ("tool", "logged_as", "outcome", "error_type"),
     [
-        ("fail", "fail", "error", "ToolError"),
+        ("fail", "fail", "client_error", "ToolError"),
         ("crash", "crash", "error", "LookupError"),
-        ("store", "store", "error", "ValidationError"),
-        ("no such tool", "unknown", "error", "ToolError"),
+        ("store", "store", "client_error", "InvalidArguments"),
+        ("no such tool", "unknown", "client_error", "UnknownTool"),
     ],
 )
 def test_the_line_of_a_failed_call_has_its_status_and_error_type(
@@ -189,7 +190,7 @@ async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
 
     output: list[bytes] = []
     middleware = log_calls(RecordWriter(Redactor(), as_json, output.append), arguments=False)
-    request = MCPRequest("tools/call", "talk", "talk", {}, Context(), Caller("alice"), "0123456789abcdef")
+    request = new_request("tools/call", "talk", caller="alice")
     await middleware(request, handler)
     (line,) = map(json.loads, output)
     assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "RateLimited")
@@ -198,11 +199,35 @@ async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
 
 async def test_a_call_that_a_draining_server_rejects_is_a_warning(capfd: Captured) -> None:
     server = create_server(config())
-    server.registry.draining = True
     async with Client(server) as client:
+        server.registry.draining = True
         await client.call_tool("health_check")
     (line,) = calls(capfd)
     assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "Draining")
+
+
+def test_the_line_of_a_request_has_the_fields_that_its_handler_bound(serve: Serve, capfd: Captured) -> None:
+    def register(server: ProductionServer) -> None:
+        @server.tool()
+        async def order(number: int) -> str:
+            bind_contextvars(order=number, headers={"authorization": "hunter2"}, outcome="mine", tool="mine")
+            return "done"
+
+        @server.resource("test://orders/{number}")
+        async def read(number: int) -> str:
+            bind_contextvars(order=number)
+            raise ToolError("there is no such order")
+
+    with serve(register) as server:
+        server.call("order", {"number": 7})
+        server.post(message("resources/read", {"uri": "test://orders/8"}))
+        server.call("health_check")
+    first, second, third = (line for line in lines(capfd) if "outcome" in line)
+    assert (first["order"], first["headers"]) == (7, {"authorization": "[redacted]"})
+    assert (first["outcome"], first["outcome_"]) == ("success", "mine")
+    assert (first["tool"], first["tool_"]) == ("order", "mine")
+    assert (second["order"], second["resource"], second["outcome"]) == (8, "test://orders/{number}", "client_error")
+    assert "order" not in third
 
 
 def test_an_unexpected_exception_is_logged_once_with_its_traceback(serve: Serve, capfd: Captured) -> None:

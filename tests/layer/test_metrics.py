@@ -16,9 +16,23 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from harness import NO_TOOLS, Metrics, Serve, command, config, http_process, started, stdio_process, wait_for
+from harness import (
+    HEADERS,
+    INITIALIZE,
+    NO_TOOLS,
+    Metrics,
+    Serve,
+    command,
+    config,
+    http_process,
+    message,
+    new_request,
+    started,
+    stdio_process,
+    wait_for,
+)
+from held import open_session
 from weather_station.production import readiness_check
-from weather_station.production.caller import Caller
 from weather_station.production.config import about
 from weather_station.production.features import FEATURES
 from weather_station.production.inbound import pipeline
@@ -28,16 +42,20 @@ from weather_station.production.observe.metrics import (
     install,
 )
 from weather_station.production.registry import Registry
-from weather_station.production.request import MCPRequest, Result, fail, reject
+from weather_station.production.request import MCPRequest, Result, error_result, reject
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
-DOCUMENTED = {
+OPERATION = {"mcp_method_name", "gen_ai_tool_name", "gen_ai_prompt_name", "mcp_resource_template", "error_type"}
+DOCUMENTED: dict[str, set[str]] = {
     "mcp_tool_calls_total": {"tool_name", "status"},
     "mcp_tool_latency_seconds_bucket": {"tool_name", "le"},
     "mcp_tool_latency_seconds_count": {"tool_name"},
     "mcp_tool_latency_seconds_sum": {"tool_name"},
     "mcp_tool_errors_total": {"tool_name", "error_type"},
+    "mcp_server_operation_duration_seconds_bucket": {*OPERATION, "le"},
+    "mcp_server_operation_duration_seconds_count": OPERATION,
+    "mcp_server_operation_duration_seconds_sum": OPERATION,
     "mcp_active_requests": set(),
     "mcp_ready": set(),
     "mcp_build_info": {"server_name", "version", "python_version"},
@@ -53,7 +71,7 @@ OF_FEATURES = {
 }
 """The series of other features by their module."""
 
-STATUSES = ("success", "error", "rejected")
+STATUSES = ("success", "input_required", "client_error", "rejected", "error")
 
 
 def free_port() -> int:
@@ -101,12 +119,12 @@ def test_every_call_is_counted_by_tool_and_status(serve: Serve) -> None:
         for tool in ("works", "breaks", "complains", "refuses_the_protocol", "counts", "unknown")
     }
     assert calls == {
-        "works": [3, 0, 0],
-        "breaks": [0, 1, 0],
-        "complains": [0, 1, 0],
-        "refuses_the_protocol": [0, 1, 0],
-        "counts": [0, 1, 0],
-        "unknown": [0, 2, 0],
+        "works": [3, 0, 0, 0, 0],
+        "breaks": [0, 0, 0, 0, 1],
+        "complains": [0, 0, 1, 0, 0],
+        "refuses_the_protocol": [0, 0, 1, 0, 0],
+        "counts": [0, 0, 1, 0, 0],
+        "unknown": [0, 0, 2, 0, 0],
     }
     assert metrics.series("mcp_tool_errors_total").keys() == {
         frozenset({("tool_name", tool), ("error_type", error)})
@@ -114,8 +132,8 @@ def test_every_call_is_counted_by_tool_and_status(serve: Serve) -> None:
             ("breaks", "LookupError"),
             ("complains", "ToolError"),
             ("refuses_the_protocol", "MCPError"),
-            ("counts", "ValidationError"),
-            ("unknown", "ToolError"),
+            ("counts", "InvalidArguments"),
+            ("unknown", "UnknownTool"),
         )
     }
 
@@ -151,6 +169,45 @@ def test_a_registered_tool_shows_with_zeros_before_its_first_call(serve: Serve) 
         assert metrics.value("mcp_tool_calls_total", tool_name="works", status=status) == 0
     assert metrics.value("mcp_tool_latency_seconds_count", tool_name="works") == 0
     assert metrics.value("mcp_active_requests") == 0
+
+
+SESSIONS = "mcp_server_session_duration_seconds_count"
+
+
+def test_the_duration_of_a_session_is_measured_when_it_ends(serve: Serve) -> None:
+    with serve(session_mode="stateful") as server:
+        assert server.metrics().value(SESSIONS) == 0
+        session = open_session(server.url)
+        assert server.post(INITIALIZE, **session).status_code == 200
+        assert server.metrics().value(SESSIONS) == 0
+        server.client.request("DELETE", server.url, headers=HEADERS | session)
+        wait_for(lambda: server.metrics().value(SESSIONS) == 1)
+
+
+def test_a_server_without_sessions_does_not_measure_them(serve: Serve) -> None:
+    with serve() as server:
+        assert server.post(INITIALIZE).status_code == 200
+        assert server.metrics().value(SESSIONS) is None
+
+
+def test_what_clients_write_is_no_label(serve: Serve) -> None:
+    with serve(tools) as server:
+        for number in range(3):
+            name = f"chosen by a visitor {number}"
+            for method, params in (
+                ("tools/call", {"name": name}),
+                ("prompts/get", {"name": name}),
+                ("resources/read", {"uri": f"visitor://{number}"}),
+                (f"visitor/{number}", {}),
+            ):
+                server.post(message(method, params))
+        metrics = server.metrics()
+    assert "visitor" not in metrics.text
+    labels = [dict(pairs) for pairs in metrics.series("mcp_server_operation_duration_seconds_count")]
+    assert {
+        (each["mcp_method_name"], each["gen_ai_tool_name"] + each["gen_ai_prompt_name"] + each["mcp_resource_template"])
+        for each in labels
+    } == {("tools/call", "unknown"), ("prompts/get", "unknown"), ("resources/read", "unknown"), ("unknown", "")}
 
 
 def test_a_scrape_checks_whether_the_server_is_ready(serve: Serve) -> None:
@@ -220,10 +277,6 @@ def read(registry: Registry, name: str, **labels: str) -> float | None:
     return Metrics(registry.metrics.text()).value(name, **labels)
 
 
-def new_request() -> MCPRequest:
-    return MCPRequest("tools/call", "tool", "tool", {}, Context(), Caller("caller"), "id")
-
-
 async def test_a_rejected_call_is_neither_an_error_nor_in_the_latency(registry: Registry) -> None:
     async def handler(request: MCPRequest) -> Result:
         return reject(request, "RateLimited", "not now")
@@ -236,8 +289,8 @@ async def test_a_rejected_call_is_neither_an_error_nor_in_the_latency(registry: 
 
 async def test_a_call_that_a_draining_server_rejects_is_counted_as_rejected() -> None:
     server = create_server(config())
-    server.registry.draining = True
     async with Client(server) as client:
+        server.registry.draining = True
         await client.call_tool("health_check")
     assert read(server.registry, "mcp_tool_calls_total", tool_name="health_check", status="rejected") == 1
     assert read(server.registry, "mcp_active_requests") == 0
@@ -267,7 +320,8 @@ async def test_a_tool_has_a_bounded_number_of_error_types(registry: Registry) ->
     numbers = iter(range(10 * MAX_ERROR_TYPES))
 
     async def handler(request: MCPRequest) -> Result:
-        return fail(request, f"Error{next(numbers)}", "failed")
+        request.fail("error", f"Error{next(numbers)}")
+        return error_result("failed")
 
     for _ in range(10 * MAX_ERROR_TYPES):
         await registry.middleware["metrics"](new_request(), handler)

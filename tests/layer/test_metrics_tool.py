@@ -34,7 +34,7 @@ def test_the_tool_reports_calls_errors_and_mean_durations(serve: Serve) -> None:
     assert {name: (tool["calls"], tool["errors"]) for name, tool in by_tool.items()} == {
         "works": ({"success": 3}, {}),
         "breaks": ({"error": 1}, {"LookupError": 1}),
-        "unknown": ({"error": 1}, {"ToolError": 1}),
+        "unknown": ({"client_error": 1}, {"UnknownTool": 1}),
     }
     assert by_tool["works"]["mean_seconds"] > 0
     assert by_tool["works"].keys() == {"calls", "errors", "mean_seconds"}

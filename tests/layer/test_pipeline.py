@@ -18,8 +18,18 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, CallToolResult, TextContent
 from structlog.testing import capture_logs
 
-from harness import DEADLINE_SECONDS, Running, Serve, config, modern, running, text_of, wait_for
-from weather_station.production.caller import Caller
+from harness import (
+    DEADLINE_SECONDS,
+    Running,
+    Serve,
+    config,
+    modern,
+    new_request,
+    rebuild_pipeline,
+    running,
+    text_of,
+    wait_for,
+)
 from weather_station.production.config import StartError, about
 from weather_station.production.inbound import pipeline
 from weather_station.production.registry import Registry
@@ -66,7 +76,7 @@ class Observer:
 def rebuild(server: ProductionServer, **middleware: Middleware) -> None:
     """Build the server's pipeline anew, with `middleware` in place of its own."""
     server.registry.middleware.update(middleware)
-    server._pipeline = pipeline.build(server.registry, server._run_tool)
+    rebuild_pipeline(server)
 
 
 async def succeed(ctx: Context[Any, Any]) -> str:
@@ -179,9 +189,9 @@ async def test_an_unknown_name_in_the_upstream_pipeline_stops_the_start() -> Non
     [
         (succeed, "fine", "success", None),
         (succeed_in_a_thread, "fine too", "success", None),
-        (raise_a_tool_error, "No such city: Atlantis. Try another spelling.", "error", "ToolError"),
-        (raise_a_tool_error_with_a_cause, "No such city.", "error", "ToolError"),
-        (return_an_error, "not today", "error", "ToolError"),
+        (raise_a_tool_error, "No such city: Atlantis. Try another spelling.", "client_error", "ToolError"),
+        (raise_a_tool_error_with_a_cause, "No such city.", "client_error", "ToolError"),
+        (return_an_error, "not today", "client_error", "ToolError"),
     ],
 )
 def test_the_text_of_a_tool_reaches_the_client_word_for_word(
@@ -190,7 +200,7 @@ def test_the_text_of_a_tool_reaches_the_client_word_for_word(
     server, observer = shared
     result = server.call(tool.__name__)
     assert text_of(result) == text
-    assert result.get("isError", False) == (status == "error")
+    assert result.get("isError", False) == (status == "client_error")
     assert observer.last == (status, error_type)
 
 
@@ -235,7 +245,7 @@ def test_a_protocol_error_reaches_the_client_as_a_protocol_error(shared: Shared)
     server, observer = shared
     error = server.post(server.request("raise_a_protocol_error")).json()["error"]
     assert (error["code"], error["message"]) == (INVALID_PARAMS, "the cursor is invalid")
-    assert observer.last == ("error", "MCPError")
+    assert observer.last == ("client_error", "InvalidParams")
 
 
 def test_invalid_arguments_are_named_without_their_values(shared: Shared) -> None:
@@ -247,7 +257,7 @@ def test_invalid_arguments_are_named_without_their_values(shared: Shared) -> Non
     assert "b: Field required" in text
     assert "\n" not in text
     assert DETAIL not in text
-    assert observer.last == ("error", "ValidationError")
+    assert observer.last == ("client_error", "InvalidArguments")
 
 
 def test_an_unknown_tool_is_an_error_result_and_its_name_is_no_label(shared: Shared) -> None:
@@ -257,7 +267,7 @@ def test_an_unknown_tool_is_an_error_result_and_its_name_is_no_label(shared: Sha
     assert "no_such_tool" in text_of(result)
     request = observer.requests[-1]
     assert (request.method, request.target, request.target_label) == ("tools/call", "no_such_tool", "unknown")
-    assert observer.last[0] == "error"
+    assert observer.last == ("client_error", "UnknownTool")
 
 
 def test_an_error_result_has_metadata_for_programs() -> None:
@@ -296,7 +306,7 @@ async def test_the_timeout_of_a_tool_is_not_shorter_than_configured() -> None:
         await anyio.sleep_forever()
         raise AssertionError
 
-    request = MCPRequest("tools/call", "t", "t", {}, Context(), Caller("me"), "1")
+    request = new_request(target="t")
     started = loop.time()
     await pipeline.timeout(0.3)(request, endless)
     assert loop.time() - started >= 0.3
@@ -364,7 +374,7 @@ async def test_the_client_of_the_sdk_lists_and_calls_tools(
     assert result.structured_content == {"result": 3}
     assert health.structured_content is not None
     assert health.structured_content["status"] in ("healthy", "degraded")
-    assert [request.target_label for request in observer.requests] == ["add", "health_check"]
+    assert [request.target_label for request in observer.requests if request.target] == ["add", "health_check"]
 
 
 async def test_the_client_of_the_sdk_calls_tools_in_memory() -> None:

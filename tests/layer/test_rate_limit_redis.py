@@ -25,8 +25,8 @@ from pydantic import SecretStr
 from redis import Redis
 from structlog.testing import capture_logs
 
-from harness import DEADLINE_SECONDS, Running, Serve, config, text_of, wait_for
-from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited, new_request
+from harness import DEADLINE_SECONDS, Running, Serve, config, new_request, text_of, wait_for
+from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit_redis
 from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota

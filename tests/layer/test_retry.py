@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -263,7 +264,7 @@ async def test_each_retry_is_an_event_of_the_span(api: StandIn) -> None:
 class Database:
     """Raises the given exceptions first."""
 
-    def __init__(self, *failures: Exception) -> None:
+    def __init__(self, *failures: BaseException) -> None:
         self.failures = list(failures)
         self.queries = 0
 
@@ -302,6 +303,32 @@ async def test_an_upstream_error_says_itself_whether_it_may_be_retried() -> None
     with pytest.raises(UpstreamError):
         await query("select 1")
     assert database.queries == 1
+
+
+TRANSIENT = UpstreamError("busy", host="database", may_retry=True, retry_after=7.0)
+
+
+@pytest.mark.parametrize(
+    ("group", "queries"),
+    [
+        (ExceptionGroup("both", [ConnectionError(), TRANSIENT]), 2),
+        (ExceptionGroup("outer", [ExceptionGroup("inner", [ConnectionError()])]), 2),
+        (ExceptionGroup("both", [ConnectionError(), LookupError()]), 1),
+        (ExceptionGroup("both", [ConnectionError(), UpstreamError("open", host="database")]), 1),
+        (BaseExceptionGroup("both", [ConnectionError(), SystemExit()]), 1),
+    ],
+    ids=["all transient", "nested", "another exception", "not to be repeated", "an exit"],
+)
+async def test_a_group_is_retried_if_all_its_exceptions_allow_it(
+    clock: Time, group: BaseExceptionGroup[BaseException], queries: int
+) -> None:
+    database = Database(group)
+    query = retry(create_server(config(**SETTINGS)), "database", on=ConnectionError)(database.query)
+    with contextlib.suppress(BaseExceptionGroup):
+        await query("select 1")
+    assert database.queries == queries
+    if TRANSIENT in group.exceptions:
+        assert clock.waits[0] >= 7.0
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -5,11 +5,13 @@ Cases with files are real starts of the command, with a copy of the package whos
 
 from __future__ import annotations
 
+import functools
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mcp import Client
@@ -122,6 +124,10 @@ MISTAKES = {
         registering("async def ask() -> str: ...").replace("tool()", "tool(name='ask me')"),
         r"\S+ask_\d+\.py:2: tool ask me: a name has 1 to 128 letters, digits, .*",
     ),
+    "an async register": (
+        "async def register(server): ...",
+        r"\S+ask_\d+\.py:1: register is async, but nothing awaits it; make it a plain def",
+    ),
     "structured output without a return type": (
         registering("async def ask(): ...").replace("tool()", "tool(structured_output=True)"),
         r"\S+ask_\d+\.py:2: tool ask: .*return annotation required for structured output",
@@ -191,6 +197,74 @@ def _unusable(server: ProductionServer) -> None:
 
 def _nameless(server: ProductionServer) -> None:
     server.tool()(lambda: 1)
+
+
+def plain(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator that does not await what it wraps."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs)
+
+    return wrapper
+
+
+def awaiting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return await fn(*args, **kwargs)
+
+    return wrapper
+
+
+@plain
+async def hidden(city: str) -> str:
+    return city
+
+
+@awaiting
+async def awaited(city: str) -> str:
+    return city
+
+
+async def stream(city: str) -> AsyncIterator[str]:
+    yield city
+
+
+def test_an_async_function_behind_an_async_decorator_is_registered() -> None:
+    server = create_server(config())
+    server.tool()(awaited)
+    server.resource("test://{city}")(awaited)
+    server.prompt()(awaited)
+
+
+@pytest.mark.parametrize(
+    ("register", "problem"),
+    [
+        (lambda server: server.tool()(hidden), rf"{PLACE}: tool hidden: it is async, but its decorator is a plain def"),
+        (
+            lambda server: server.resource("test://{city}")(hidden),
+            rf"{PLACE}: resource \S+: it is async, .*",
+        ),
+        (lambda server: server.prompt()(hidden), rf"{PLACE}: prompt hidden: it is async, but its decorator .*"),
+        (lambda server: server.completion()(plain(awaited)), rf"{PLACE}: completion: it must be async def"),
+        (lambda server: server.tool()(stream), rf"{PLACE}: tool stream: it is an async generator; return one value .*"),
+        (lambda server: server.resource("test://{town}")(awaited), rf"{PLACE}: resource \S+: Mismatch .*"),
+    ],
+)
+def test_a_function_that_would_never_be_awaited_stops_the_start(register: Register, problem: str) -> None:
+    with pytest.raises(StartError, match=f"^{problem}") as caught:
+        register(create_server(config()))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["resource", "prompt"])
+def test_a_second_handler_of_the_same_name_stops_the_start(kind: str) -> None:
+    server = create_server(config())
+    register = server.resource("test://{city}") if kind == "resource" else server.prompt("city")
+    register(awaited)
+    with pytest.raises(StartError, match="has the same name; rename one of them"):
+        register(awaited)
 
 
 @pytest.mark.parametrize(

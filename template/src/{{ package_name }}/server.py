@@ -54,7 +54,7 @@ def register(server: ProductionServer) -> None:
     """Import and register the owner's tools."""
     from .tools import register as register_tools  # not at the top: `create_server` explains errors of this import
 
-    register_tools(server)
+    tool_loader.call_register(register_tools, server)
 
 
 def create_app(server: ProductionServer) -> ASGIApp:

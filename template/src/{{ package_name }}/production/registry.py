@@ -165,15 +165,17 @@ class Registry:
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
     metrics: MetricsExport | None = None
-    traced: bool = False
-    """Whether the SDK's tracing middleware is used."""
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    admit_notification: Callable[[str], bool] = lambda caller_id: True
+    """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)
     upstream: UpstreamParts = field(default_factory=UpstreamParts)
     health: HealthParts = field(default_factory=HealthParts)
     tools: ToolParts = field(default_factory=ToolParts)
+    on_session_end: list[Callable[[float], None]] = field(default_factory=list)
+    """Each gets the duration in seconds of every session that has ended."""
     on_startup: list[Callback] = field(default_factory=list)
     on_shutdown: list[Callback] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)

@@ -1,4 +1,6 @@
-"""Rate limit for the tool calls of each caller, in memory: a token bucket of `rate_limit_requests` permits.
+"""Rate limits of each caller, in memory: token buckets of `rate_limit_requests` and `rate_limit_messages` permits.
+
+The first is for requests that run the owner's code, the second for every message.
 
 The algorithm is GCRA (generic cell rate algorithm, ITU-T I.371) in integers, so it is exact for every limit and window.
 It is not a library's because those measured scan all their keys or, by rounding, admit one call less than the limit.
@@ -6,14 +8,37 @@ It is not a library's because those measured scan all their keys or, by rounding
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
+from mcp_types import CallToolResult
+from mcp_types.methods import INPUT_REQUIRED_METHODS
+
 from ..config import ProductionConfig
 from ..registry import HealthPart, Registry
-from ..request import CallNext, MCPRequest, Middleware, Result, reject
+from ..request import (
+    COMPLETE,
+    PROMPTS_GET,
+    RESOURCES_READ,
+    TOOLS_CALL,
+    CallNext,
+    MCPRequest,
+    Middleware,
+    Result,
+    reject,
+)
+
+LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
+"""Methods that run the owner's code, and so share `rate_limit_requests`."""
+
+MESSAGES_PER_REQUEST = 10
+"""Default of `rate_limit_messages`, as a multiple of `rate_limit_requests`."""
+
+MAX_STATES = 10_000
+"""Greatest number of request states that are remembered. They expire after ten minutes (`RequestStateSecurity`)."""
 
 MAX_CALLERS = 100_000
 """Greatest number of buckets, about 35 MB. Beyond that the bucket that is full again first is removed."""
@@ -42,6 +67,11 @@ class Quota:
     @classmethod
     def of(cls, config: ProductionConfig) -> Quota:
         return cls(config.rate_limit_requests, config.rate_limit_window_seconds * MICROSECONDS)
+
+    @classmethod
+    def of_messages(cls, config: ProductionConfig) -> Quota:
+        limit = config.rate_limit_messages or MESSAGES_PER_REQUEST * config.rate_limit_requests
+        return cls(limit, config.rate_limit_window_seconds * MICROSECONDS)
 
     def wait(self, debt: int) -> int:
         """Return the microseconds, rounded up, until a caller with a debt of `debt` ticks may call; 0 means now."""
@@ -122,8 +152,31 @@ class Buckets:
         del self._full_at[heappop(self._heap)[1]]
 
 
+class UsedStates:
+    """The states of `input_required` rounds that came back: the retry of a round takes no permit, but only once.
+
+    A state that was not used may be invalid. Then the SDK, whose seal it lacks, rejects the request before it runs.
+    """
+
+    def __init__(self) -> None:
+        self._used: dict[bytes, None] = {}
+
+    def first_use(self, request: MCPRequest) -> bool:
+        """Return whether the request continues a round whose state has not come back before, and remember the state."""
+        state = request.params.get("requestState")
+        if not isinstance(state, str) or request.method not in INPUT_REQUIRED_METHODS:
+            return False
+        digest = hashlib.sha256(state.encode(errors="surrogatepass")).digest()
+        if digest in self._used:
+            return False
+        if len(self._used) >= MAX_STATES:
+            del self._used[next(iter(self._used))]
+        self._used[digest] = None
+        return True
+
+
 def install(registry: Registry) -> None:
-    """Limit the calls of each caller, in memory."""
+    """Limit the requests and messages of each caller, in memory."""
     buckets = Buckets(Quota.of(registry.config))
 
     async def spend(caller_id: str) -> int:
@@ -134,6 +187,26 @@ def install(registry: Registry) -> None:
 
     registry.middleware["rate_limit"] = limiter(registry, buckets.quota, spend)
     registry.health.parts.append(health)
+    limit_messages(registry)
+
+
+def limit_messages(registry: Registry) -> None:
+    """Limit the messages of each caller in the memory of this process, whose work they bound."""
+    buckets = Buckets(Quota.of_messages(registry.config))
+    rejected = Rejections(registry, "MessageRateLimited", buckets.quota)
+
+    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+        wait = buckets.spend(request.caller.id)
+        return rejected(request, wait) if wait else await call_next(request)
+
+    def admit_notification(caller_id: str) -> bool:
+        wait = buckets.spend(caller_id)
+        if wait:
+            rejected.count()
+        return not wait
+
+    registry.middleware["message_limit"] = middleware
+    registry.admit_notification = admit_notification
 
 
 def health_fields(quota: Quota, remaining: int) -> dict[str, dict[str, int]]:
@@ -141,24 +214,39 @@ def health_fields(quota: Quota, remaining: int) -> dict[str, dict[str, int]]:
     return {"rate_limit": {"remaining": remaining, "window_seconds": quota.window // MICROSECONDS}}
 
 
-def limiter(registry: Registry, quota: Quota, spend: Spend) -> Middleware:
-    """Return middleware that spends a permit for every call, and rejects the call if there is none."""
-    rejections = registry.meter.counter("mcp_rate_limit_rejections_total", "Tool calls rejected by the rate limit.")()
+class Rejections:
+    """Rejects requests beyond a limit, and counts them."""
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        wait = await spend(request.caller.id)
-        if not wait:
-            return await call_next(request)
-        rejections.inc()
+    def __init__(self, registry: Registry, reason: str, quota: Quota) -> None:
+        text = "Requests and notifications rejected by a rate limit."
+        self.count = registry.meter.counter("mcp_rate_limit_rejections_total", text)().inc
+        self._reason = reason
+        self._quota = quota
+
+    def __call__(self, request: MCPRequest, wait: int) -> CallToolResult:
+        """Reject `request`, whose caller has a permit again after `wait` microseconds."""
+        self.count()
         seconds = -(-wait // MICROSECONDS)
         return reject(
             request,
-            "RateLimited",
+            self._reason,
             f"Rate limit exceeded. 0 requests remaining. Try again in {seconds} seconds.",
             retry_after_seconds=seconds,
             remaining=0,
-            limit=quota.limit,
-            window_seconds=quota.window // MICROSECONDS,
+            limit=self._quota.limit,
+            window_seconds=self._quota.window // MICROSECONDS,
         )
+
+
+def limiter(registry: Registry, quota: Quota, spend: Spend) -> Middleware:
+    """Return middleware that spends a permit for every request that runs the owner's code, and rejects it without."""
+    rejected = Rejections(registry, "RateLimited", quota)
+    states = UsedStates()
+
+    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+        if request.method not in LIMITED or states.first_use(request):
+            return await call_next(request)
+        wait = await spend(request.caller.id)
+        return rejected(request, wait) if wait else await call_next(request)
 
     return middleware

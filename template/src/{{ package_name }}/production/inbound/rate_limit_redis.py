@@ -19,9 +19,9 @@ import structlog
 
 from ..config import ConfigError, without_credentials
 from ..registry import HealthPart, Probe, Registry
-from ..request import CallNext, MCPRequest, Result, fail
+from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
-from .rate_limit import Buckets, Quota, health_fields, limiter
+from .rate_limit import Buckets, Quota, health_fields, limit_messages, limiter
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -299,7 +299,7 @@ def install(registry: Registry) -> None:
     """
     config = registry.config
     failures = registry.meter.counter(
-        "mcp_rate_limit_store_failures_total", "Tool calls whose rate limit could not be checked in Redis."
+        "mcp_rate_limit_store_failures_total", "Requests whose rate limit could not be checked in Redis."
     )()
     if config.rate_limit_backend == "memory":
         rate_limit.install(registry)
@@ -337,9 +337,10 @@ def install(registry: Registry) -> None:
             return await limit(request, call_next)
         except StoreDownError:
             seconds = math.ceil(RETRY_INTERVAL_SECONDS)
-            return fail(
+            request.fail("error", "RateLimitStoreDown")
+            return give_error(
                 request,
-                "RateLimitStoreDown",
+                REJECTED,
                 f"The rate limit cannot be checked now, so the call was rejected. Try again in {seconds} seconds.",
                 retry_after_seconds=seconds,
             )
@@ -352,6 +353,7 @@ def install(registry: Registry) -> None:
             return HealthPart(fields, (f"rate limit store: {error} (policy {policy})",))
 
     registry.middleware["rate_limit"] = middleware
+    limit_messages(registry)
     registry.health.parts.append(health)
     if policy == "closed":
         registry.health.checks["redis"] = shared.ping

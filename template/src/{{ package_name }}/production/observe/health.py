@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..registry import Check, Registry
+from ..request import is_own_failure
 
 CHECK_SECONDS = 2.0
 """Time limit of one readiness check."""
@@ -93,10 +94,13 @@ async def failing_checks(registry: Registry) -> list[str]:
 
 
 async def _problem(check: Check) -> str | None:
+    task = asyncio.current_task()
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             await check()
-    except Exception as error:
+    except BaseException as error:
+        if not is_own_failure(error, task):
+            raise
         return repr(error)
     return None
 

@@ -26,7 +26,7 @@ from structlog.typing import EventDict, WrappedLogger
 
 from ..config import coloured
 from ..registry import Registry
-from ..request import CallNext, MCPRequest, Middleware, Result
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Middleware, Result
 from . import plain_logging
 from .log_formats import Console, Format, as_json, bounded
 from .redaction import Redactor, configured_secrets
@@ -47,6 +47,9 @@ RECORD_ATTRIBUTES = frozenset(
     (*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message")
 )
 """Attributes of a `LogRecord` that are not fields of the caller's `extra`."""
+
+TARGET_FIELDS = {TOOLS_CALL: "tool", PROMPTS_GET: "prompt", RESOURCES_READ: "resource"}
+"""The field that names the target of a request, by the request's method."""
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
@@ -72,14 +75,18 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
     logger = logging.getLogger(__name__)
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        token = _request_fields.set(
-            {"tool": request.target_label, "client_id": request.caller.id, "request_id": request.request_id}
-        )
+        request_fields = {"method": request.method}
+        name = TARGET_FIELDS.get(request.method)
+        if name is not None:
+            request_fields[name] = request.target_label
+        request_fields["client_id"] = request.caller.id
+        request_fields["request_id"] = request.request_id
+        token = _request_fields.set(request_fields)
         started = time.perf_counter()
         try:
             return await call_next(request)
         finally:
-            level = logging.INFO if request.status == "success" else logging.WARNING
+            level = logging.INFO if request.status in ("success", "input_required") else logging.WARNING
             if logger.isEnabledFor(level):
                 fields: dict[str, Any] = {
                     "duration_ms": round((time.perf_counter() - started) * 1000, 3),
@@ -87,9 +94,12 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
                 }
                 if request.error_type is not None:
                     fields["error_type"] = request.error_type
-                if arguments:
-                    fields["arguments"] = writer.redactor.value(request.arguments)
-                writer.write_line(level, __name__, "tool call", fields)
+                if arguments and "arguments" in request.params:
+                    fields["arguments"] = writer.redactor.value(request.params["arguments"])
+                if bound := structlog.contextvars.get_contextvars():
+                    for key, value in writer.redactor.value(bound).items():
+                        fields[f"{key}_" if key in fields else key] = value
+                writer.write_line(level, __name__, "tool call" if request.method == TOOLS_CALL else "request", fields)
             _request_fields.reset(token)
 
     return middleware

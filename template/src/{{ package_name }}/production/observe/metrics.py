@@ -7,6 +7,7 @@ error types before `other`.
 from __future__ import annotations
 
 import platform
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
 from typing import Any, TypeVar, get_args
@@ -18,12 +19,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..registry import Listener, Registry, Sample
-from ..request import CallNext, MCPRequest, Middleware, Result, Status
+from ..request import (
+    LISTEN,
+    PROMPTS_GET,
+    RESOURCES_READ,
+    TOOLS_CALL,
+    CallNext,
+    MCPRequest,
+    Middleware,
+    Result,
+    Status,
+)
 from .health import failing_checks
 from .meter import Counter, Histogram
 
 LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Upper bounds in seconds."""
+
+OPERATION_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+"""Upper bounds in seconds, of the semantic conventions for MCP."""
+
+FAILED = ("error", "client_error")
+"""Statuses that `mcp_tool_errors_total` counts."""
 
 MAX_ERROR_TYPES = 20
 """Error types of one tool; further ones are counted as `other`."""
@@ -116,6 +133,7 @@ def install(registry: Registry) -> None:
     info = meter.gauge("mcp_build_info", "Names and versions as labels; the value is always 1.", labels)
     info(registry.about.name, registry.about.version, platform.python_version()).set(1)
     registry.middleware["metrics"] = _middleware(registry, meter)
+    _observe_sessions(registry, meter)
     route = Route(meter.path, _endpoint(registry, meter))
     config = registry.config
     port = config.metrics_port
@@ -142,26 +160,67 @@ def _middleware(registry: Registry, meter: PrometheusMeter) -> Middleware:
         return tools.setdefault(name, _ToolMetrics(name, calls, latency(name), errors))
 
     add_tool("unknown")
+    operations = _Operations(meter)
     registry.tools.on_added.append(add_tool)
-    gauge = meter.gauge("mcp_active_requests", "Running tool calls.")()
+    gauge = meter.gauge("mcp_active_requests", "Running requests, without open subscriptions.")()
     gauge.set_function(lambda: active)
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         nonlocal active
-        tool = tools.get(request.target_label) or add_tool(request.target_label)
-        active += 1
+        counted = request.method != LISTEN
+        active += counted
         started = perf_counter()
         try:
             return await call_next(request)
         finally:
-            active -= 1
-            tool.calls[request.status].inc()
-            if request.status != "rejected":
-                tool.latency.observe(perf_counter() - started)
-            if request.status == "error":
-                tool.errors(request.error_type or "unknown").inc()
+            active -= counted
+            seconds = perf_counter() - started
+            operations.observe(request, seconds)
+            if request.method == TOOLS_CALL:
+                tool = tools.get(request.target_label) or add_tool(request.target_label)
+                tool.calls[request.status].inc()
+                if request.status != "rejected":
+                    tool.latency.observe(seconds)
+                if request.status in FAILED:
+                    tool.errors(request.error_type or "unknown").inc()
 
     return middleware
+
+
+class _Operations:
+    """Durations of all requests (OpenTelemetry semantic conventions for MCP, `mcp.server.operation.duration`)."""
+
+    def __init__(self, meter: PrometheusMeter) -> None:
+        self._metric = meter.histogram(
+            "mcp_server_operation_duration_seconds",
+            "Duration of requests in seconds.",
+            ("mcp_method_name", "gen_ai_tool_name", "gen_ai_prompt_name", "mcp_resource_template", "error_type"),
+            buckets=OPERATION_BUCKETS,
+        )
+        self._children: dict[tuple[str, str, str], Histogram] = {}
+        self._error_types: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    def observe(self, request: MCPRequest, seconds: float) -> None:
+        key = (request.method, request.target_label, request.error_type or "")
+        child = self._children.get(key) or self._child(*key)
+        child.observe(seconds)
+
+    def _child(self, method: str, target: str, error_type: str) -> Histogram:
+        if error_type:
+            if self._error_types[method, target] >= MAX_ERROR_TYPES:
+                error_type = "other"
+            else:
+                self._error_types[method, target] += 1
+        targets = [target if method == targeted else "" for targeted in (TOOLS_CALL, PROMPTS_GET, RESOURCES_READ)]
+        child: Histogram = self._metric(method, *targets, error_type)
+        return self._children.setdefault((method, target, error_type), child)
+
+
+def _observe_sessions(registry: Registry, meter: PrometheusMeter) -> None:
+    config = registry.config
+    if config.transport == "http" and config.session_mode == "stateful":
+        name, text = "mcp_server_session_duration_seconds", "Duration of ended sessions in seconds."
+        registry.on_session_end.append(meter.histogram(name, text, buckets=OPERATION_BUCKETS)().observe)
 
 
 def _endpoint(registry: Registry, meter: PrometheusMeter) -> Callable[[Request], Awaitable[Response]]:

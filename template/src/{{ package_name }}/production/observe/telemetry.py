@@ -1,6 +1,6 @@
 """Distributed tracing: redacted spans, exported over OTLP by a thread, so that a slow collector delays no call.
 
-The spans are those of the MCP SDK, of each attempt of the upstream client, and of the owner's `tracer`.
+The spans are those of each request, of each attempt of the upstream client, and of the owner's `tracer`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any
 
 import httpx2
 import structlog
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Link as SpanLink
-from opentelemetry.trace import Status
+from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
 from ..config import OTLP_ENDPOINTS, About, ConfigError, otel_environment, traces_endpoint, without_credentials
 from ..environment import rejected
 from ..registry import Probe, Registry
-from ..request import CallNext, MCPRequest, Result
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
 
 FLUSH_SECONDS = 2.0
@@ -42,8 +43,16 @@ EXPORTERS = (
 )
 """The loggers of both exporters."""
 
+TRACE_FIELDS = ("traceparent", "tracestate", "baggage")
+"""Fields of a request's `_meta` (MCP specification 2026-07-28, basic#meta)."""
+
+MAX_ID = 64
+"""Characters of a JSON-RPC id in a span."""
+
 MakeExporter = Callable[[str | None], SpanExporter]
 """Returns an exporter to an OTLP endpoint, or to that of the environment for `None`."""
+
+_tracer = trace.get_tracer(__name__)
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -71,8 +80,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     ]
     if problems:
         raise ConfigError(problems)
-    registry.traced = True
-    registry.middleware["telemetry"] = _set_attributes
+    registry.middleware["telemetry"] = _trace
     provider = _process_provider(registry.about)
     if provider is None:
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
@@ -110,18 +118,53 @@ def _resource(about: About) -> Resource:
     return Resource.create({name: value for name, value in defaults.items() if name not in configured})
 
 
-async def _set_attributes(request: MCPRequest, call_next: CallNext) -> Result:
-    """Set the caller and the result on the SDK's span, whose own `error.type` is `tool_error` for every failure."""
-    span = trace.get_current_span()
-    try:
-        return await call_next(request)
-    finally:
-        if span.is_recording():
-            span.set_attribute("enduser.id", request.caller.id)
-            span.set_attribute("mcp.call.request_id", request.request_id)
-            span.set_attribute("mcp.call.outcome", request.status)
-            if request.error_type is not None:
-                span.set_attribute("mcp.call.error_type", request.error_type)
+async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
+    """Record a span around the request, below the client's span that its `_meta` names (W3C Trace Context).
+
+    Names and attributes follow the semantic conventions for MCP; what the client wrote is in none of them unbounded.
+    """
+    label = request.target_label
+    with _tracer.start_as_current_span(
+        f"{request.method} {label}" if label else request.method,
+        context=_parent(request.context.meta or {}),
+        kind=SpanKind.SERVER,
+        attributes=_attributes(request),
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            return await call_next(request)
+        finally:
+            if span.is_recording():
+                span.set_attribute("mcp_server.status", request.status)
+                if request.error_type is not None:
+                    span.set_attribute("error.type", request.error_type)
+                if request.status == "error":
+                    span.set_status(StatusCode.ERROR)
+
+
+def _parent(meta: Mapping[str, Any]) -> Context | None:
+    """Return the context that `_meta` names, or `None` for that of the running code."""
+    carrier = {name: value for name in TRACE_FIELDS if isinstance(value := meta.get(name), str)}
+    return propagate.extract(carrier) if "traceparent" in carrier else None
+
+
+def _attributes(request: MCPRequest) -> dict[str, str]:
+    context = request.context
+    attributes = {
+        "mcp.method.name": request.method,
+        "mcp.protocol.version": context.protocol_version,
+        "jsonrpc.request.id": str(context.request_id)[:MAX_ID],
+        "enduser.id": request.caller.id,
+        "mcp_server.request_id": request.request_id,
+    }
+    if request.method == TOOLS_CALL:
+        attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": request.target_label}
+    elif request.method == PROMPTS_GET:
+        attributes["gen_ai.prompt.name"] = request.target_label
+    elif request.method == RESOURCES_READ:
+        attributes["mcp_server.resource_template"] = request.target_label
+    return attributes
 
 
 def _instrument(client: httpx2.AsyncClient) -> None:

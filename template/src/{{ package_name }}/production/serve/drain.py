@@ -11,10 +11,13 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..registry import Registry
-from ..request import CallNext, MCPRequest, Result, error_result, reject
+from ..request import LISTEN, REJECTED, CallNext, MCPRequest, Result, give_error, reject
 
-LISTEN_HEADER = (b"mcp-method", b"subscriptions/listen")
+LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
 """Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+
+RETRY_SECONDS = 5
+"""When a rejected client should try again, by when a load balancer has another replica for it."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -33,9 +36,10 @@ class Drain:
 
     async def track(self, request: MCPRequest, call_next: CallNext) -> Result:
         """Middleware: register the call, so that a drain waits for it and can cancel it."""
-        task = cast("asyncio.Task[object]", asyncio.current_task())
-        if self._registry.draining:  # `reject` handles it, further in, where rejections are logged and counted
+        # While draining `reject` handles it, further in, where rejections are logged and counted.
+        if self._registry.draining or request.method == LISTEN:
             return await call_next(request)
+        task = cast("asyncio.Task[object]", request.task)
         self._calls.add(task)
         try:
             return await call_next(request)
@@ -43,7 +47,7 @@ class Drain:
             if not self._expired:
                 raise
             task.uncancel()
-            return error_result("Server is shutting down; the call was stopped before it finished.")
+            return give_error(request, REJECTED, "Server is shutting down; the call was stopped before it finished.")
         finally:
             self._calls.discard(task)
             self._check_idle()
@@ -52,7 +56,8 @@ class Drain:
         """Middleware: reject a call that arrives during a drain."""
         if not self._registry.draining:
             return await call_next(request)
-        return reject(request, "Draining", "Server is shutting down. Try again in a few seconds.")
+        text = "Server is shutting down. Try again in a few seconds."
+        return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
     def request_received(self) -> None:
         """Count a request as running; `request_finished` must follow."""

@@ -15,13 +15,15 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import FrameType
+from typing import Any
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
+from ..registry import Registry
 from ..sdk import ProductionServer
 from .listen import uvicorn_config
 
@@ -97,8 +99,29 @@ def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.
         log.info("stopped")
         exit_within(EXIT_SECONDS)
 
-    with asyncio.Runner(loop_factory=http.config.get_loop_factory()) as runner:
-        runner.run(serve())
+    run(serve(), server.registry, http.config.get_loop_factory())
+
+
+def run(
+    main: Coroutine[Any, Any, None],
+    registry: Registry,
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
+    """Run `main` in a new event loop.
+
+    `SystemExit` and `KeyboardInterrupt` in any task stop an event loop. While the server runs, when signals raise
+    neither, they come from a task that a tool started, and the loop goes on.
+    """
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(main)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt) as error:
+                if task.done() or not registry.running:
+                    raise
+                log.error("a task tried to end the process", exc_info=error)
 
 
 def on_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> None:

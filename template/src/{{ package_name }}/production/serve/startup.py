@@ -102,6 +102,8 @@ def _server_rows(server: ProductionServer) -> Iterator[Row]:
     yield Row("features", _comma_separated(sorted(registry.features)))
     yield from (Row(name, text) for name, text in _owner_rows(registry) if name != "advice")
     yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
+    yield Row("resources", _comma_separated(server.registered_resources()))
+    yield Row("prompts", _comma_separated(server.registered_prompts()))
 
 
 def _owner_rows(registry: Registry) -> Iterator[tuple[str, str]]:

@@ -17,14 +17,12 @@ import structlog
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 
+from ..request import LISTEN
 from ..sdk import SHUTDOWN_CALLBACK_SECONDS, ProductionServer
 from .drain import Drain
-from .lifecycle import EXIT_SECONDS, exit_within, on_signals
+from .lifecycle import EXIT_SECONDS, exit_within, on_signals, run
 
 log = structlog.stdlib.get_logger(__name__)
-
-LISTEN = "subscriptions/listen"
-"""The only request that stays open until the client disconnects."""
 
 
 def serve(server: ProductionServer, source: int, sink: int) -> None:
@@ -35,7 +33,7 @@ def serve(server: ProductionServer, source: int, sink: int) -> None:
     Raises:
         StartError: a startup callback failed.
     """
-    asyncio.run(_serve(server, source, sink))
+    run(_serve(server, source, sink), server.registry)
 
 
 async def _serve(server: ProductionServer, source: int, sink: int) -> None:

@@ -56,11 +56,24 @@ def register_modules(server: MCPServer[Any], package: str) -> None:
                         f"{_display_path(str(module.__file__))}: it has no register(server). Add one (docs/tools.md), "
                         f"or begin the file's name with _ if it contains no tool"
                     )
-                register(server)
+                call_register(register, server)
         except StartError as error:
             problems.append(str(error))
     if problems:
         raise StartError("\n".join(problems))
+
+
+def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServer[Any]) -> None:
+    """Call a function that registers tools.
+
+    Raises:
+        StartError: it is asynchronous, so that the call would register nothing.
+    """
+    result = register(server)
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise StartError(f"{_location(register)}: register is async, but nothing awaits it; make it a plain def")
 
 
 @contextmanager
@@ -94,8 +107,6 @@ def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any]
     is_production = PRODUCTION in Path(str(getattr(_code(fn), "co_filename", ""))).parents
     if not is_production and name in RESERVED:
         return f"{tool}: the name is reserved for a tool of the production layer; choose another one"
-    if existing is not None:
-        return f"{tool}: {_location(existing)} has the same name; rename one of them"
     if not NAME.fullmatch(name):
         return (
             f"{tool}: a name has 1 to 128 letters, digits, underscores, hyphens and dots; "
@@ -106,19 +117,56 @@ def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any]
             return f"{tool}: {parameter} has no JSON schema; declare each parameter by name"
         if parameter.annotation is parameter.empty:
             return f"{tool}: parameter {parameter.name} has no type hint; add one, from which its JSON schema is made"
+    return problem_with_handler(fn, f"tool {name}", existing)
+
+
+def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[..., Any] | None) -> str | None:
+    """Return why `fn` cannot be registered as a tool, resource or prompt, in one line, or `None` if it can.
+
+    Args:
+        what: Its kind and name.
+        existing: The function that is already registered under this name.
+    """
+    handler = f"{_location(fn)}: {what}"
+    if existing is not None:
+        return f"{handler}: {_location(existing)} has the same name; rename one of them"
+    inner = inspect.unwrap(fn)
+    if inspect.iscoroutinefunction(inner) and not _is_async(fn):
+        return (
+            f"{handler}: it is async, but its decorator is a plain def, so that nothing awaits it; "
+            f"make the function that the decorator returns async def"
+        )
+    if inspect.isasyncgenfunction(inner):
+        return f"{handler}: it is an async generator; return one value instead of using yield"
     return None
 
 
-def explain(fn: Callable[..., Any], name: str, error: Exception) -> str:
-    """Return why the SDK raised `error` for the tool `fn`, in one line."""
+def problem_with_callback(fn: Callable[..., Any], what: str) -> str | None:
+    """Return why `fn` cannot be awaited, in one line, or `None` if it can; `what` is its purpose."""
+    return None if _is_async(fn) else f"{_location(fn)}: {what}: it must be async def"
+
+
+def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
+    """Return why the SDK raised `error` for the function `fn`, in one line; `what` is its kind and name."""
     for parameter in _parameters(fn):
         if not _has_schema(parameter.annotation):
             return (
-                f"{_location(fn)}: tool {name}: parameter {parameter.name} is of type "
+                f"{_location(fn)}: {what}: parameter {parameter.name} is of type "
                 f"{inspect.formatannotation(parameter.annotation)}, which has no JSON schema; "
                 f"use str, int, float, bool, list, dict, Literal, an Enum, a dataclass or a pydantic model"
             )
-    return f"{_location(fn)}: tool {name}: {_one_line(error)}"
+    return f"{_location(fn)}: {what}: {_one_line(error)}"
+
+
+def own_name(fn: Callable[..., Any]) -> str:
+    """Return the name of a function, or nothing if it has none."""
+    return str(getattr(fn, "__name__", ""))
+
+
+def ran(fn: Callable[..., Any], error: BaseException) -> bool:
+    """Return whether `error` was raised while `fn` ran, and not by the check of its arguments."""
+    code = getattr(_callable(fn), "__code__", None)
+    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
@@ -145,6 +193,15 @@ def _location(fn: Callable[..., Any]) -> str:
 
 def _code(fn: Callable[..., Any]) -> Any:
     return getattr(inspect.unwrap(fn), "__code__", None)
+
+
+def _callable(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function that a call of `fn` runs: itself, or the `__call__` of an object."""
+    return fn if inspect.isroutine(fn) else type(fn).__call__
+
+
+def _is_async(fn: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(_callable(fn))
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -21,7 +21,7 @@ from ..config import ProductionConfig
 from ..observe.meter import Meter
 from ..registry import Circuit, HealthPart, Registry
 from .client import UpstreamCallNext, UpstreamRequest
-from .errors import UpstreamError, Verdict, seconds_text
+from .errors import UpstreamError, Verdict, leaves, seconds_text
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -231,8 +231,13 @@ class CircuitGuard:
         return guarded
 
     def _verdict(self, error: BaseException | None) -> Verdict:
+        """Return what the outcome says about the dependency: of a group, the worst that one of its exceptions says."""
         if error is None:
             return Verdict.SUCCESS
+        verdicts = {self._verdict_of(leaf) for leaf in leaves(error)}
+        return next(verdict for verdict in (Verdict.FAILURE, Verdict.NEUTRAL, Verdict.SUCCESS) if verdict in verdicts)
+
+    def _verdict_of(self, error: BaseException) -> Verdict:
         if isinstance(error, UpstreamError):
             return error.verdict
         return Verdict.FAILURE if isinstance(error, self._failure_types) else Verdict.NEUTRAL

@@ -97,6 +97,13 @@ class UpstreamResponseError(UpstreamError):
     outcome = "unusable"
 
 
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the exceptions of a group, of the groups in it too; any other exception as the only one."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
 def seconds_text(seconds: float) -> str:
     """Return `seconds`, rounded up to at least 1, as text: `1 second`, `20 seconds`."""
     rounded = max(1, ceil(seconds))

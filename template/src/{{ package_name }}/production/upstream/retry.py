@@ -17,7 +17,7 @@ from ..config import ProductionConfig
 from ..observe.meter import Meter
 from ..registry import Registry
 from .client import UpstreamCallNext, UpstreamRequest
-from .errors import UpstreamError
+from .errors import UpstreamError, leaves
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,14 +42,14 @@ def retry(
         where: The server, or the context of a call.
         name: Name of the dependency for the metric, the log and the span.
         on: Exceptions after which repeating the function is safe. An `UpstreamError` decides with its `may_retry`
-            instead, so that an open circuit ends the retries.
+            instead, so that an open circuit ends the retries. Of a group every exception has to allow it.
     """
     registry = registry_of(where)
     if not registry.config.enable_retries:
         return lambda function: function
     retries = Retries(registry.config, registry.meter)
 
-    def may_retry(error: Exception) -> bool:
+    def may_retry(error: BaseException) -> bool:
         return error.may_retry if isinstance(error, UpstreamError) else isinstance(error, on)
 
     def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -73,20 +73,24 @@ class Retries:
         self._counter = meter.counter("mcp_upstream_retries_total", "Attempts that followed a failed one.", ("host",))
 
     async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
-        def may_retry(error: Exception) -> bool:
+        def may_retry(error: BaseException) -> bool:
             return isinstance(error, UpstreamError) and error.may_retry
 
         return await self.run(lambda: call_next(request), request.host_label, may_retry, request.deadline)
 
     async def run(
-        self, attempt: Callable[[], Awaitable[T]], name: str, may_retry: Callable[[Exception], bool], deadline: float
+        self,
+        attempt: Callable[[], Awaitable[T]],
+        name: str,
+        may_retry: Callable[[BaseException], bool],
+        deadline: float,
     ) -> T:
         """Await `attempt()` until it succeeds, must not be repeated, or has no time for a retry before the deadline.
 
         Args:
             attempt: Makes one attempt.
             name: Name of the dependency for the metric, the log and the span.
-            may_retry: Returns whether another attempt can succeed and is safe after an exception.
+            may_retry: Returns whether another attempt can succeed and is safe after an exception, which is no group.
             deadline: Time on the event loop's clock.
 
         Raises:
@@ -99,18 +103,20 @@ class Retries:
                 return await attempt()
             except Exception as error:
                 failed_attempts += 1
-                retry_after = None
-                if isinstance(error, UpstreamError):
-                    retry_after = error.retry_after
-                    if error.may_retry:
-                        error.attempts = failed_attempts
-                if failed_attempts > self.max_retries or not may_retry(error):
+                causes = leaves(error)
+                retry_after = 0.0
+                for cause in causes:
+                    if isinstance(cause, UpstreamError):
+                        retry_after = max(retry_after, cause.retry_after or 0.0)
+                        if cause.may_retry:
+                            cause.attempts = failed_attempts
+                if failed_attempts > self.max_retries or not all(map(may_retry, causes)):
                     raise
                 wait = self.wait_seconds(failed_attempts, retry_after)
                 if asyncio.get_running_loop().time() + wait >= deadline:
                     raise
                 counter.inc()
-                _record_retry(name, failed_attempts, wait, error)
+                _record_retry(name, failed_attempts, wait, causes[0])
             await asyncio.sleep(wait)
 
     def wait_seconds(self, failed_attempts: int, retry_after: float | None) -> float:
@@ -122,7 +128,7 @@ class Retries:
         return max(_random.uniform(0, ceiling), retry_after or 0.0)
 
 
-def _record_retry(name: str, failed_attempts: int, wait: float, error: Exception) -> None:
+def _record_retry(name: str, failed_attempts: int, wait: float, error: BaseException) -> None:
     """Log the retry and add it to the span."""
     # The text of another exception could contain a connection string or a query.
     reason = error.problem if isinstance(error, UpstreamError) else type(error).__name__

@@ -1,0 +1,262 @@
+"""Every method passes every layer, on running servers over every transport: the table of methods and layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import HAS_LOGGING, HAS_METRICS, config, has, modern, text_of, wait_for
+from methods import (
+    DETAIL,
+    END,
+    EXAMPLES,
+    HTTP,
+    MODE,
+    OTHER_METHODS,
+    TARGETS,
+    TRANSPORTS,
+    HttpPeer,
+    Peer,
+    cases,
+    serving,
+    tools,
+)
+from weather_station.server import create_server
+
+DAY = 86_400
+LONG = 3600
+
+Serving = Callable[..., Peer]
+"""`serving(transport, **settings)` returns a client of a server with these settings, which the module shares."""
+
+Captured = pytest.CaptureFixture[str]
+
+every_case = pytest.mark.parametrize(("transport", "name"), cases())
+
+
+class Log:
+    """The stderr of the test that runs."""
+
+    captured: Captured | None = None
+
+    def read(self) -> str:
+        assert self.captured is not None
+        return self.captured.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture(scope="module")
+def servers(log: Log) -> Iterator[Serving]:
+    peers: dict[str, Peer] = {}
+    with ExitStack() as stack:
+
+        def get(transport: str, **settings: Any) -> Peer:
+            key = json.dumps([transport, settings])
+            if key not in peers:
+                peers[key] = stack.enter_context(serving(transport, log.read, **settings))
+            return peers[key]
+
+        yield get
+
+
+@pytest.fixture(autouse=True)
+def capture(log: Log, capfd: Captured) -> None:
+    log.captured = capfd
+
+
+def line_of(peer: Peer, name: str) -> dict[str, Any]:
+    """Return the line of the last request."""
+    found: list[dict[str, Any]] = []
+
+    def logged() -> bool:
+        found.extend(line for line in peer.log() if "outcome" in line)
+        return bool(found)
+
+    wait_for(logged, "the line of the request")
+    assert found[-1]["method"] == EXAMPLES[name][0]
+    return found[-1]
+
+
+def failure_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the text and the metadata of a failed request: of the error result of a tool, or of a JSON-RPC error."""
+    if "result" in answer:
+        assert answer["result"]["isError"]
+        return text_of(answer["result"]), answer["result"].get("_meta", {})
+    return answer["error"]["message"], answer["error"].get("data") or {}
+
+
+def require_form(answer: dict[str, Any], name: str, code: int) -> None:
+    """Require the method's own form of a failure."""
+    assert ("result" in answer) == (name == "tools/call")
+    assert name == "tools/call" or answer["error"]["code"] == code
+
+
+def test_every_method_that_the_server_answers_has_an_example() -> None:
+    server = create_server(config())
+    tools(server)
+    covered = {method for method, _, _ in EXAMPLES.values()} | OTHER_METHODS
+    answered = {*server._lowlevel_server._request_handlers, "initialize"}
+    assert answered == covered
+
+
+@every_case
+def test_a_request_is_answered_and_recorded(servers: Serving, transport: str, name: str) -> None:
+    peer = servers(transport)
+    assert "result" in peer.ask(name)
+    method = EXAMPLES[name][0]
+    if HAS_LOGGING:
+        line = line_of(peer, name)
+        assert line["outcome"] == "success"
+        assert line["client_id"] == ("127.0.0.1" if transport in HTTP else "stdio")
+        assert {field: line.get(field) for field in ("tool", "prompt", "resource")} == {
+            "tool": None,
+            "prompt": None,
+            "resource": None,
+        } | TARGETS.get(name, {})
+    if HAS_METRICS:
+        target = next(iter(TARGETS.get(name, {"": ""}).values()))
+        labels = {
+            "mcp_method_name": method,
+            "gen_ai_tool_name": target if method == "tools/call" else "",
+            "gen_ai_prompt_name": target if method == "prompts/get" else "",
+            "mcp_resource_template": target if method == "resources/read" else "",
+            "error_type": "",
+        }
+        assert peer.metrics().value("mcp_server_operation_duration_seconds_count", **labels)
+
+
+@every_case
+@pytest.mark.parametrize(("mode", "error_type"), [("crash", "ValueError"), ("exit", "SystemExit")])
+def test_a_crash_fails_that_request_with_a_request_id_and_without_its_text(
+    servers: Serving, transport: str, name: str, mode: str, error_type: str
+) -> None:
+    peer = servers(transport)
+    answer = peer.ask(name, mode)
+    require_form(answer, name, -32603)
+    text, meta = failure_of(answer)
+    assert text.endswith(f": an unexpected error occurred. Request id: {meta['request_id']}")
+    assert DETAIL not in json.dumps(answer)
+    if HAS_LOGGING:
+        line = line_of(peer, name)
+        assert (line["outcome"], line["error_type"]) == ("error", error_type)
+        assert line["request_id"] == meta["request_id"]
+    assert "result" in peer.ask(name), "the server still works"
+
+
+@every_case
+def test_a_request_is_stopped_after_the_timeout(servers: Serving, transport: str, name: str, tmp_path: Path) -> None:
+    peer = servers(transport, tool_timeout_seconds=0.05)
+    answer = peer.ask(name, f"wait:{tmp_path}")
+    (tmp_path / END).touch()
+    require_form(answer, name, -32603)
+    text, meta = failure_of(answer)
+    assert text.endswith(" did not finish within 0.05 seconds and was stopped.")
+    assert meta["timeout_seconds"] == 0.05
+    if HAS_LOGGING:
+        line = line_of(peer, name)
+        assert (line["outcome"], line["error_type"]) == ("error", "ToolTimeout" if name == "tools/call" else "Timeout")
+
+
+def test_a_subscription_has_no_timeout_and_ends_as_a_success(log: Log, tmp_path: Path) -> None:
+    """It is the only request that stays open: the server neither waits for it nor stops it after a time."""
+    with serving("2026-07-28", log.read, tool_timeout_seconds=0.05, shutdown_grace_seconds=LONG) as peer:
+        assert isinstance(peer, HttpPeer)
+        content, headers = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+        content["params"]["_meta"][MODE] = "answer"
+        with peer.server.client.stream("POST", peer.server.url, json=content, headers=headers) as response:
+            events = response.iter_lines()
+            assert any("acknowledged" in line for line in events)
+            assert "did not finish" in str(peer.ask("tools/call", f"wait:{tmp_path}"))
+            if HAS_METRICS:
+                assert peer.metrics().value("mcp_active_requests") == 0
+            peer.stop()
+            assert not [line for line in events if "error" in line]
+        if HAS_LOGGING:
+            lines: list[dict[str, Any]] = []
+
+            def ended() -> list[str]:
+                lines.extend(peer.log())
+                return [line["outcome"] for line in lines if line.get("method") == "subscriptions/listen"]
+
+            wait_for(ended)
+            assert ended() == ["success"]
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_draining_server_rejects_every_request_and_finishes_the_running_ones(
+    transport: str, log: Log, tmp_path: Path
+) -> None:
+    with serving(transport, log.read, shutdown_grace_seconds=LONG) as peer:
+        names = [name for _, name in cases(transport)]
+        waits = [peer.send(name, f"wait:{tmp_path}") for name in names]
+        wait_for(lambda: len(list(tmp_path.iterdir())) == len(names))
+        peer.stop()
+        for name in names:
+            answer = peer.ask(name)
+            require_form(answer, name, -32000)
+            text, meta = failure_of(answer)
+            assert text == "Server is shutting down. Try again in a few seconds."
+            assert meta["retry_after_seconds"] > 0
+            if HAS_LOGGING:
+                line = line_of(peer, name)
+                assert (line["outcome"], line["error_type"]) == ("rejected", "Draining")
+        (tmp_path / END).touch()
+        for wait in waits:
+            assert "result" in wait()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_request_longer_than_the_grace_time_gets_an_error(transport: str, log: Log, tmp_path: Path) -> None:
+    with serving(transport, log.read, shutdown_grace_seconds=0.2) as peer:
+        names = [name for _, name in cases(transport)]
+        waits = [peer.send(name, f"wait:{tmp_path}") for name in names]
+        wait_for(lambda: len(list(tmp_path.iterdir())) == len(names))
+        peer.stop()
+        for name, wait in zip(names, waits, strict=True):
+            answer = wait()
+            require_form(answer, name, -32000)
+            assert failure_of(answer)[0] == "Server is shutting down; the call was stopped before it finished."
+
+
+if has("inbound.rate_limit"):
+    LIMITED = ("tools/call", "resources/read of a resource", "resources/read of a template", "prompts/get")
+
+    def require_rejection(peer: Peer, name: str, limit: int, error_type: str) -> None:
+        answer = peer.ask(name)
+        require_form(answer, name, -32000)
+        text, meta = failure_of(answer)
+        assert text == f"Rate limit exceeded. 0 requests remaining. Try again in {meta['retry_after_seconds']} seconds."
+        assert (meta["limit"], meta["window_seconds"], meta["remaining"]) == (limit, DAY, 0)
+        if HAS_LOGGING:
+            line = line_of(peer, name)
+            assert (line["outcome"], line["error_type"]) == ("rejected", error_type)
+
+    @every_case
+    def test_every_message_counts(servers: Serving, transport: str, name: str) -> None:
+        limit = 4
+        peer = servers(transport, rate_limit_messages=limit, rate_limit_requests=1000, rate_limit_window_seconds=DAY)
+        while "result" in peer.ask("tools/list"):
+            pass
+        require_rejection(peer, name, limit, "MessageRateLimited")
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    @pytest.mark.parametrize("first", [*LIMITED, "completion/complete"])
+    def test_requests_that_run_the_owners_code_share_one_limit(transport: str, first: str, log: Log) -> None:
+        with serving(
+            transport, log.read, rate_limit_requests=1, rate_limit_messages=1000, rate_limit_window_seconds=DAY
+        ) as peer:
+            assert "result" in peer.ask(first)
+            for _, name in cases(transport):
+                if name in (*LIMITED, "completion/complete"):
+                    require_rejection(peer, name, 1, "RateLimited")
+                else:
+                    assert "result" in peer.ask(name)
