@@ -10,7 +10,7 @@ from functools import partial
 import httpx2
 
 from .. import IGNORED
-from .config import ProductionConfig
+from .config import ConfigError, ProductionConfig
 
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
@@ -47,8 +47,21 @@ def notices() -> Iterator[str]:
         yield f"{name}: {plugins} is not installed and is ignored"
 
 
+def require(build: Callable[[], object], library: str, names: Iterable[str]) -> None:
+    """Call `build`, and once for each of `names` after a failure.
+
+    Raises:
+        ConfigError: it fails because of variables that `library` reads.
+    """
+    found = rejected(build, names)
+    if found:
+        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in found])
+
+
 def rejected(build: Callable[[], object], names: Iterable[str]) -> list[tuple[str, Exception]]:
-    """Return the variables with which alone `build` fails, each with the exception; all that are set if none does.
+    """Return the variables because of which `build` fails, each with the exception.
+
+    They are those that the exception names, else those with which alone it fails, else all that are set.
 
     Args:
         build: Does what reads the variables. It is called once, and only after a failure once for each variable.
@@ -58,6 +71,8 @@ def rejected(build: Callable[[], object], names: Iterable[str]) -> list[tuple[st
     whole = _failure(build) if present else None
     if whole is None:
         return []
+    if named := [(name, whole) for name in present if name in str(whole)]:
+        return named
     found = []
     try:
         for name in present:

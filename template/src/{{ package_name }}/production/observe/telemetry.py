@@ -26,8 +26,8 @@ from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
-from ..config import OTLP_ENDPOINTS, About, ConfigError, otel_environment, traces_endpoint, without_credentials
-from ..environment import rejected
+from ..config import OTLP_ENDPOINTS, About, otel_environment, traces_endpoint, without_credentials
+from ..environment import require
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
@@ -74,12 +74,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
         provider.shutdown()
 
     # A wrong variable is rejected now and not while the server starts.
-    problems = [
-        f"{name}: OpenTelemetry rejects the value ({type(error).__name__})"
-        for name, error in rejected(build, sorted(environment))
-    ]
-    if problems:
-        raise ConfigError(problems)
+    require(build, "OpenTelemetry", sorted(environment))
     registry.middleware["telemetry"] = _trace
     provider = _process_provider(registry.about)
     if provider is None:

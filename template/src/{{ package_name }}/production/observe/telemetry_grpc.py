@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..config import exports_traces
+from ..config import exports_traces, otel_environment
+from ..environment import require
 from ..registry import Registry
 
 if TYPE_CHECKING:
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 def install(registry: Registry) -> None:
     # Imported here: OpenTelemetry's SDK and exporter take a third of the start, which is saved without an endpoint.
     if exports_traces(registry.config):
+        require(lambda: import_module(".telemetry", __package__), "OpenTelemetry", sorted(otel_environment()))
         from . import telemetry
 
         telemetry.install(registry, "grpc", exporter)

@@ -25,6 +25,8 @@ class ProbeResult(NamedTuple):
     problem: str | None
     """Why the dependency is not reachable, or `None` if it is."""
     milliseconds: int
+    status: int | None = None
+    """Status of the response, where the probe is an HTTP request."""
 
 
 async def run_all(registry: Registry) -> dict[str, ProbeResult]:
@@ -36,11 +38,13 @@ async def run_all(registry: Registry) -> dict[str, ProbeResult]:
 
 async def _run(probe: Probe) -> ProbeResult:
     problem: str | None = None
+    status: int | None = None
     started = time.perf_counter()
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             if probe.check == "http":
-                await reach_http(probe.target)
+                status = await reach_http(probe.target)
+                problem = f"answered {status}" if status >= 500 else None
             elif probe.check == "tcp":
                 await reach_tcp(probe.target)
             else:
@@ -49,17 +53,17 @@ async def _run(probe: Probe) -> ProbeResult:
         problem = f"no answer within {PROBE_SECONDS:g} s"
     except Exception as error:
         problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
-    return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000))
+    return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000), status)
 
 
-async def reach_http(url: str) -> None:
-    """Return if `url` answers over HTTP, with any status.
+async def reach_http(url: str) -> int:
+    """Return the status of the response of `url` to a HEAD request without credentials.
 
     Raises:
         httpx2.HTTPError: it does not answer.
     """
     async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as client:
-        await client.head(url)
+        return (await client.head(url)).status_code
 
 
 async def reach_tcp(url: str) -> None:

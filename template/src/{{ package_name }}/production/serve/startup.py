@@ -81,7 +81,8 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     async with server.running():
         results = await probes.run_all(registry)
         health = await report(registry, STDIO)
-    ready = health.status != "unhealthy" and not any(result.problem for result in results.values())
+    missing = health.auth_config.get(registry.config.upstream_api_key_env) == "missing"
+    ready = health.status != "unhealthy" and not missing and not any(result.problem for result in results.values())
     rows = [*_server_rows(server), *_probe_rows(results), *_warning_rows(server, health)]
     status = "degraded" if health.status == "healthy" and not ready else health.status
     rows.append(Row("status", status, "failed" if not ready else "ok" if status == "healthy" else "warning"))
@@ -113,15 +114,19 @@ def _owner_rows(registry: Registry) -> Iterator[tuple[str, str]]:
 
 def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
     for name, result in results.items():
-        if result.problem is None:
-            yield Row(name, f"ok: {result.target} ({result.milliseconds} ms)", "ok")
-        else:
+        if result.problem is not None:
             yield Row(name, f"failed: {result.target}: {result.problem}", "failed")
+        elif result.status is not None and result.status >= 400:  # usual for the base URL of an API
+            text = f"reached: {result.target} answered {result.status} ({result.milliseconds} ms)"
+            yield Row(name, text, "warning")
+        else:
+            yield Row(name, f"ok: {result.target} ({result.milliseconds} ms)", "ok")
 
 
 def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Row]:
     for variable, state in health.auth_config.items():
-        yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else "warning")
+        of_missing = "failed" if variable == server.registry.config.upstream_api_key_env else "warning"
+        yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else of_missing)
     for notice in server.registry.notices:
         yield Row("notice", notice, "warning")
     advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
