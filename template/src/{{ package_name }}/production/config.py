@@ -369,6 +369,8 @@ def traces_endpoint(config: ProductionConfig) -> str:
 def without_credentials(url: str) -> str:
     """Return `url` without user, password, query and fragment, also where it is no valid URL."""
     scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
     return scheme + separator + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
