@@ -29,7 +29,7 @@ def registry_of(where: Server | CallContext) -> Registry:
 
 
 class Settings(EnvironmentSettings):
-    """Base of the owner's own settings, which are fields of the class `Settings` in `options.py` (docs/options.md)."""
+    """Base of the owner's own settings, which are the fields of a class `Settings` in `options.py`."""
 
     @classmethod
     def of(cls, where: Server | CallContext) -> Self:

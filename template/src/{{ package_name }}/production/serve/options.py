@@ -15,7 +15,6 @@ from mcp.server.extension import Extension
 from mcp_types import Icon
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from ..access import Settings
 from ..config import (
@@ -230,8 +229,7 @@ def _described(own: type[Settings], name: str, field: FieldInfo) -> Iterator[str
     examples = field.examples or []
     if examples:
         value = str(examples[0])
-    elif field.default in (PydanticUndefined, None) or holds_secret(field.annotation):
-        value = ""
     else:
-        value = str(getattr(field.default, "value", field.default))
+        default = None if required or holds_secret(field.annotation) else field.get_default()
+        value = "" if default is None else str(getattr(default, "value", default))
     yield f"{'' if required or value == '<random>' else '#'}{name}={value}"
