@@ -1,11 +1,12 @@
-"""Measures what the production layer costs and writes the figures, a table and a plot.
+"""Measure what the production layer costs, and write the figures, a table and a plot.
 
     python3 with_uv.py run python -m benchmarks            # everything, about half an hour
-    python3 with_uv.py run python -m benchmarks --quick    # two minutes: proves that it runs, no more
+    python3 with_uv.py run python -m benchmarks --quick    # two minutes: only checks that it runs
+    python3 with_uv.py run python -m benchmarks --against v0.1.0    # beside the servers of another commit, too
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
 another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare
-one of the same round: what else the machine does meets both.
+one of the same round, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ class Bench:
             "redis": environments.project(options.cache, "redis"),
             "fastmcp": environments.fastmcp(options.cache),
         }
+        self.earlier: dict[Target, Target] = {}
+        """The servers of the other commit, by those that they are compared with."""
+        if options.against:
+            self.interpreters[targets.EARLIER] = environments.project(options.cache, "memory", options.against)
+            self.earlier = {target: target.of_commit(options.against) for target in targets.COMPARED}
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.server_cpus, self.load_cpus = (cpus[:1], cpus[1:]) if len(cpus) > 1 else ([], [])
         self.ports: dict[str, int] = {}
@@ -58,6 +64,8 @@ class Bench:
             },
             "options": {"rounds": options.rounds, "seconds": options.seconds, "quick": options.quick},
         }
+        if options.against:
+            self.figures["against"] = options.against
 
     def launch(self, target: Target, response: str = "json", **settings: str) -> Server:
         wanted = {**target.settings, "RESPONSE_MODE": response, "PACKAGE": environments.PACKAGE, **settings}
@@ -70,7 +78,7 @@ class Bench:
     def serving(
         self, wanted: Sequence[tuple[Target, str]], **settings: str
     ) -> Iterator[dict[tuple[Target, str], Server]]:
-        """All of these servers, started at once."""
+        """Run all of these servers, started at once."""
         servers: dict[tuple[Target, str], Server] = {}
         try:
             for target, response in wanted:
@@ -86,7 +94,7 @@ class Bench:
 
     @contextmanager
     def support(self) -> Iterator[None]:
-        """Redis and the OTLP receiver, beside the load."""
+        """Run Redis and the OTLP receiver, beside the load."""
         python = self.interpreters["redis"]
         running = []
         try:
@@ -134,7 +142,7 @@ def measure(generator: LoadGenerator, server: Server, cell: Cell, seconds: float
 
 
 def load(bench: Bench, generator: LoadGenerator) -> None:
-    """Throughput and latency of every combination."""
+    """Measure throughput and latency of every combination."""
     only = re.compile(bench.options.only)
     cells = [Cell(t, "2026-07-28", "json", c) for t in targets.JSON_TARGETS for c in (1, 32)]
     cells += [
@@ -144,6 +152,9 @@ def load(bench: Bench, generator: LoadGenerator) -> None:
         for response in targets.RESPONSES
         if (version, response) != ("2026-07-28", "json")
         for c in (1, 32)
+    ]
+    cells += [
+        Cell(t, version, "json", c) for t in bench.earlier.values() for version in targets.VERSIONS for c in (1, 32)
     ]
     cells.append(Cell(targets.NOTHING, "2026-07-28", "json", 32))
     cells = [cell for cell in cells if only.search(cell.key) or cell.target == BARE]
@@ -177,7 +188,7 @@ def groups(cells: Sequence[Cell], order: random.Random) -> Iterator[list[Cell]]:
 
 
 def micro(bench: Bench, generator: LoadGenerator) -> None:
-    """Microseconds of each middleware."""
+    """Measure the microseconds of each middleware."""
     python = bench.interpreters["redis"]
     url = targets.REDIS["REDIS_URL"].format(**bench.ports)
     done = subprocess.run(
@@ -193,7 +204,7 @@ def micro(bench: Bench, generator: LoadGenerator) -> None:
 
 
 def startup(bench: Bench, generator: LoadGenerator) -> None:
-    """Seconds from the start of the process to its first answer, and the memory it has then."""
+    """Measure the seconds from the start of a process to its first response, and its memory then."""
     chosen = (
         BARE,
         targets.EVERYTHING_OFF,
@@ -202,6 +213,7 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
         targets.FASTMCP,
         targets.FASTMCP_ALL,
         targets.SAMPLE,
+        *bench.earlier.values(),
     )
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(bench.options.starts + 1):
@@ -213,14 +225,15 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
                 generator.run(**job(server, target, "2026-07-28", 1, 10.0, calls=1))
                 seconds = time.perf_counter() - began
                 if number:  # the first one filled the caches
-                    found[target.name].append({"seconds": seconds, "memory_mb": server.memory_mb()})
+                    cpu = server.cpu_seconds()
+                    found[target.name].append({"seconds": seconds, "cpu": cpu, "memory_mb": server.memory_mb()})
             finally:
                 stop(server)
     bench.figures["startup"] = dict(found)
 
 
 def growth(bench: Bench, generator: LoadGenerator) -> None:
-    """Whether cost grows with tools, clients and calls at once."""
+    """Measure whether the cost grows with tools, clients and concurrent calls."""
     seconds, rounds = bench.options.seconds, max(1, bench.options.rounds // 2)
     found: dict[str, dict[str, list[dict[str, Any]]]] = {"tools": {}, "clients": {}, "concurrency": {}}
     chosen = (BARE, ALL_BUT_TELEMETRY, targets.FASTMCP_LAYER)
@@ -255,7 +268,7 @@ def keep(where: dict[str, list[dict[str, Any]]], key: str, result: dict[str, Any
 
 
 def memory(bench: Bench, generator: LoadGenerator) -> None:
-    """Resident memory while a server with everything on answers up to a million calls."""
+    """Measure the memory of a server with everything on during up to a million calls."""
     deadline = time.monotonic() + bench.options.memory_minutes * MINUTE
     cell = Cell(ALL, "2026-07-28", "json", 32)
     with bench.serving([(ALL, "json")]) as servers:
@@ -278,6 +291,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="how often every server takes its turn (default: 5)")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default: 2)")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the load part only these servers, beside bare")
+    parser.add_argument("--against", default="", metavar="COMMIT", help="compare with the servers of that commit, too")
+    parser.add_argument("--starts", type=int, default=5, help="how often every server starts (default: 5)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--memory-calls", type=int, default=1_000_000, help="calls of the memory part")
     parser.add_argument("--memory-minutes", type=float, default=15.0, help="its limit in minutes")
@@ -287,7 +302,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the figures go")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the servers stop with it
-    options.starts = 5
     if options.quick:
         options.rounds, options.seconds, options.memory_calls, options.starts = 1, 0.3, 1, 1
     say("making the environments")

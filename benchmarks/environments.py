@@ -1,21 +1,25 @@
-"""What the benchmark needs beside this repository: a generated project and FastMCP, each with its own environment.
+"""What the benchmark needs beside this repository: generated projects and FastMCP, each with its own environment.
 
-Both are kept in a cache directory; the project is rendered anew each time, so that what is measured is what is in
-`template/` now.
+They are kept in a cache directory. The projects are rendered anew each time, so that what is measured is the template
+in the working tree, and, for a comparison, that of a commit.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {"project_name": "Benchmark Server", "enable_metrics_tool": "true", "include_ci": "false"}
 PACKAGE = "benchmark_server"
+TEMPLATE_PATHS = ("copier.yml", "interview", "template", "hooks", "packages")
+"""What of this repository belongs to the template."""
 PYTHON = ".".join(map(str, sys.version_info[:2]))
 TOOLS = """import _tools
 
@@ -40,18 +44,20 @@ def uv() -> str:
     return found
 
 
-def project(cache: Path, backend: str) -> Path:
-    """The interpreter of a project with every feature and the limits in `backend`, as the template is now."""
-    target = cache / f"project-{backend}"
+def project(cache: Path, backend: str, commit: str = "") -> Path:
+    """Return the interpreter of a project with every feature and the limits in `backend`.
+
+    The template is that of the working tree, or of `commit`.
+    """
+    target = cache / f"project-{backend}{f'-{commit}' if commit else ''}"
     source = cache / "template"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
-    for name in ("copier.yml", "interview", "template", "hooks"):
-        path = ROOT / name
-        if path.is_dir():
-            shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(path, source / name)
+    if commit:
+        _extract(commit, source)
+    else:
+        for name in TEMPLATE_PATHS:
+            _copy(ROOT / name, source / name)
     shutil.rmtree(target / "src", ignore_errors=True)
     data = [f"--data={name}={value}" for name, value in (ANSWERS | {"rate_limit_backend": backend}).items()]
     copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
@@ -59,6 +65,22 @@ def project(cache: Path, backend: str) -> Path:
     (target / "src" / PACKAGE / "tools" / "__init__.py").write_text(TOOLS, "utf-8")
     _run([uv(), "sync", "--quiet", "--python", PYTHON, "--directory", str(target)])
     return interpreter(target / ".venv")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*_cache", ".venv"))
+    else:
+        shutil.copy(source, target)
+
+
+def _extract(commit: str, target: Path) -> None:
+    """Write the template as it was in a commit, whatever its layout was then."""
+    done = subprocess.run(["git", "archive", commit], cwd=ROOT, capture_output=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"git archive {commit}: {done.stderr.decode().strip()}")
+    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
+        archive.extractall(target, filter="data")
 
 
 def fastmcp(cache: Path) -> Path:

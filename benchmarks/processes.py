@@ -1,4 +1,4 @@
-"""Servers as processes of their own, and what the system knows of them."""
+"""Server processes, with their CPU time and memory."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Server:
     cpu_before: float = field(default=0.0)
 
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads so far; 0 where the system does not say."""
+        """Return the CPU time of all its threads so far; 0 where the system does not tell."""
         try:
             fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -38,7 +38,7 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def memory_mb(self) -> float:
-        """Resident memory; 0 where the system does not say."""
+        """Return the resident memory; 0 where the system does not tell."""
         try:
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         except OSError:
@@ -46,7 +46,7 @@ class Server:
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def forget_log(self) -> None:
-        """Empties the file that stderr goes to."""
+        """Empty the file that stderr goes to."""
         os.truncate(self.log, 0)
 
 
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 def start(command: list[str | Path], log: Path, settings: Mapping[str, str], cpus: list[int] | None = None) -> Server:
-    """Starts a server on a port of its own; `wait` says when it listens."""
+    """Start a server on a port of its own; `wait` returns when it listens."""
     port = free_port()
     # PYTHONDONTWRITEBYTECODE among them: a start would be compiling what an image has compiled.
     drop = ("PYTHON", "VIRTUAL_ENV", "OTEL_", "FASTMCP_")
@@ -134,7 +134,7 @@ def load_generator(python: Path, cpus: list[int]) -> Iterator[LoadGenerator]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return what the figures depend on."""
     model = ""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

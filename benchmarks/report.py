@@ -17,10 +17,13 @@ Results = Sequence[Mapping[str, Any]]
 
 
 def write(figures: Figures, out: Path) -> None:
-    """Writes `table.md` and `throughput.svg` into `out`, from whatever parts have been measured."""
+    """Write `table.md` and `throughput.svg` into `out`, from whatever parts have been measured."""
     sections = [_heading(figures)]
     if "load" in figures:
         sections += [_targets(figures), *_load(figures)]
+    if "against" in figures:
+        sections.append(_against(figures, figures["against"]))
+    if "load" in figures:
         (out / "throughput.svg").write_text(_plot(figures["load"]), "utf-8")
     sections += [
         part(figures[name])
@@ -199,6 +202,25 @@ def _startup(figures: Mapping[str, Results]) -> str:
         for name, found in figures.items()
     ]
     return "### From start to first answer\n\n" + _table(("server", "seconds", "of bare", "memory MB"), rows)
+
+
+def _against(figures: Figures, commit: str) -> str:
+    """Ratios to the servers of another commit, measured in the same round."""
+    rows = []
+    for target in targets.COMPARED:
+        earlier = target.of_commit(commit)
+        cells = [(version, calls) for version in targets.VERSIONS for calls in (32, 1)]
+        for version, calls in cells if "load" in figures else ():
+            now, then = (of(figures["load"], each, calls, version) for each in (target, earlier))
+            if now and then:
+                what = f"calls/s, {version}, concurrency {calls}"
+                rows.append((target.name, what, f"{ratio(now, then):.2f}", f"{ratio(now, then, 'server_us'):.2f}"))
+        if {target.name, earlier.name} <= figures.get("startup", {}).keys():
+            now, then = (figures["startup"][each.name] for each in (target, earlier))
+            pairs = list(zip(now, then, strict=True))
+            ratios = [f"{median(a[part] / max(b[part], 0.01) for a, b in pairs):.2f}" for part in ("seconds", "cpu")]
+            rows.append((target.name, "seconds to the first answer", *ratios))
+    return f"### Of the figure at {commit}\n\n" + _table(("server", "figure", "ratio", "ratio of its CPU time"), rows)
 
 
 def _growth(figures: Mapping[str, Mapping[str, Results]]) -> str:

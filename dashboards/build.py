@@ -106,7 +106,7 @@ METRICS: Rows = {
         series(
             "Calls by status",
             "Tool calls per second: success, input_required (a question to the user), client_error (the caller's "
-            "mistake), rejected (by a limit, or during shutdown), or error (the server's or its upstream's failure).",
+            "mistake), rejected (by a limit, or during shutdown), or error (a failure of the server or its upstream).",
             "reqps",
             Query(rate("status", "mcp_tool_calls_total", TOOL), "{{status}}"),
             stacked=True,

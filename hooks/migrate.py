@@ -1,11 +1,11 @@
-"""Runs what an update needs beside Copier, so that none of the owner's work is lost or moved.
+"""Run the steps of an update around Copier's own, so that none of the owner's edits is lost or moved.
 
     python migrate.py before|after TEMPLATE COMMIT ANSWERS_FILE
 
 TEMPLATE is the clone of the new version, COMMIT the version that the project came from, both as Copier gives them; the
-project is the current folder. `before` rejects what would end half-way and renames answers. `after` does each edited
-file again as a three-way merge of the old rendering, the owner's file in the last commit and the new rendering: Copier
-itself patches by three lines of context, and takes the nearest place that looks alike. Then it runs the migrations
+project is the current folder. `before` rejects what would end half-way and renames answers. `after` merges each edited
+file again, from the old rendering, the owner's file in the last commit and the new rendering: Copier itself applies a
+patch with three lines of context, at the nearest place that matches. Then it runs the migrations
 that the update brings, those whose file COMMIT lacks: no version number is compared, so a project that follows a
 branch, or a template without tags, migrates like one that goes from release to release. hooks/migrations/README.md
 says how a migration is written. Needs Copier's interpreter, since both versions are rendered.

@@ -1,24 +1,27 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["pyyaml==6.0.3", "pydantic-core==2.50.4"]
+# dependencies = ["pyyaml==6.0.3", "pydantic==2.14.3", "pydantic-core==2.50.4"]
 # ///
-"""Generate a project's tools from an OpenAPI document of version 3.0 or 3.1.
+"""Generate a project's tools from an OpenAPI document of version 2 or 3.
 
-    uv run --script hooks/openapi.py SPEC PROJECT [--only SELECTION]
+    uv run --script hooks/openapi.py SPEC PROJECT [OPTION ...]
 
-Finds the project's package and runs the generator of `packages/openapi-tools` with it: see its README for SELECTION.
+Finds the project's package and runs the generator of `packages/openapi-tools` with it: see its README for the options.
 uv installs the generator's dependencies from the lines above, so that the generator itself need not be built.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-GENERATOR = Path(__file__).resolve().parents[1] / "packages" / "openapi-tools" / "src"
+TEMPLATE = Path(__file__).resolve().parents[1]
+GENERATOR = TEMPLATE / "packages" / "openapi-tools" / "src"
+RUN_TIME_PART = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production" / "openapi.py"
 
 
 def main() -> int:
@@ -26,7 +29,7 @@ def main() -> int:
     parser.add_argument("spec", metavar="SPEC")
     parser.add_argument("project", metavar="PROJECT", type=Path)
     parser.add_argument("--only", metavar="SELECTION", default="")
-    options = parser.parse_args()
+    options, more = parser.parse_known_args()
     project = options.project.resolve()
     package = package_of(project)
     if package is None:
@@ -36,12 +39,34 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    bring_run_time_part(project, package)
     generator = [sys.executable, "-m", "openapi_tools", f"--package={package}", f"--output={project}", "--format"]
     return subprocess.run(
-        [*generator, f"--only={options.only}", "--", options.spec],
+        [*generator, *base_url_of(project, package), f"--only={options.only}", *more, "--", options.spec],
         env={**os.environ, "PYTHONPATH": str(GENERATOR)},
         check=False,
     ).returncode
+
+
+def bring_run_time_part(project: Path, package: str) -> None:
+    """Copy `production/openapi.py` into a project that was generated without a document, and say how to keep it."""
+    target = project / "src" / package / "production" / RUN_TIME_PART.name
+    if not target.exists() and RUN_TIME_PART.exists():
+        target.write_bytes(RUN_TIME_PART.read_bytes())
+        print(
+            f"openapi-tools: {target} is new. Updates repair it once the answer is recorded: "
+            "copier update --trust --data openapi_spec=<the document>",
+            file=sys.stderr,
+        )
+
+
+def base_url_of(project: Path, package: str) -> list[str]:
+    """Return the option that names the URL of the API in the project's answers."""
+    try:
+        answers = json.loads((project / "src" / package / "production" / "answers.json").read_text("utf-8"))
+        return [f"--base-url={answers['config']['upstream_base_url']}"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def package_of(project: Path) -> str | None:

@@ -1,13 +1,13 @@
-"""Runs once after `copier copy` and once after `copier update`, and proves that the project works.
+"""Prepare and check a project, once after `copier copy` and once after `copier update`.
 
     python post_generate.py copy|update [PROJECT] [--openapi SPEC [--operations SELECTION]]
 
 On copy it makes the lock file, the environment and .env, and the tools of an OpenAPI document if one is given; on
-update it looks for conflicts and renews the first two.
+update it looks for conflicts, renews the first two, and adds to .env the variables it lacks.
 Then the project's smoke test starts the server. A line for each step gives its time. A problem of the machine (no uv,
-no network) is a warning with the command to run later. A real failure prints its evidence and the command that repeats
-it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails; with CI
-or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
+no network) is a warning with the command to run later. A failure of the project prints the output and the command that
+repeats it. Both leave the project in place and the exit status 0, since Copier deletes a new project whose task fails;
+with CI or MCP_TEMPLATE_STRICT set the status is 1. Standard library only: it runs in the interpreter of Copier.
 """
 
 from __future__ import annotations
@@ -27,10 +27,22 @@ from typing import NamedTuple
 STEP_SECONDS = 600
 """How long one step may take; a first download of every dependency is within it."""
 
-GO_BACK = "git reset --hard && git clean -fd"
-"""Ends an update as if it had not been: Copier begins with a clean tree only, so that what git does not know is new."""
+GO_BACK = "git restore --source=HEAD --staged --worktree . && git clean -fd ."
+"""Ends an update of the current folder as if it had not been, and touches nothing outside of it.
 
-CONFLICT = re.compile(r"^(<<<<<<< before updating|>>>>>>> after updating)", re.MULTILINE)
+Copier begins with a clean tree only, so that what git does not know is new.
+"""
+
+REVIEW = """\
+    git add --all . && git diff --cached --stat    every file, new ones too
+    git diff --cached                              every line
+    uv run pytest                                  your tests
+    git commit"""
+
+SECRET = re.compile(
+    r"^https?://[^/?#]*@|[?&][^=&#]*(token|key|secret|sig|passw|pwd|auth|credential)[^=&#]*=", re.IGNORECASE
+)
+"""Credentials in a URL."""
 
 MACHINE = re.compile(
     r"dns error|error sending request|connection (refused|reset)|could not connect|network is unreachable"
@@ -43,9 +55,22 @@ MACHINE = re.compile(
 GENERATOR_MESSAGE = "openapi-tools: "
 """Begins each error message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
+ANSWERS_FILE = ".copier-answers.yml"
 SMOKE_TEST = "tests/test_smoke.py"
 TOOL_TESTS = ("tests/test_tools.py", "tests/test_openapi.py")
 """Tests of the tools that a new project starts with; later they are the owner's."""
+
+
+OF_THE_PROJECT = re.compile(
+    r"UV_(FROZEN|LOCKED|DEV|NO_DEV|NO_SYNC|(NO_)?GROUP|(ONLY|NO_DEFAULT|ALL)_\w+|ISOLATED|NO_PROJECT|PROJECT|PACKAGE"
+    r"|PROJECT_ENVIRONMENT|WORKING_DIR\w*|NO_EDITABLE|NO_INSTALL_\w+|ENV_FILE|NO_ENV_FILE|RESOLUTION|FORK_STRATEGY"
+    r"|NO_SOURCES|SYSTEM_PYTHON)"
+    r"|VIRTUAL_ENV|PYTHONPATH|PYTEST_\w+"
+)
+"""Variables that change what is locked, installed and run, and that the user has set for something else.
+
+Those of the machine reach uv: indexes, cache, certificates, versions of Python.
+"""
 
 
 class MachineError(Exception):
@@ -53,7 +78,11 @@ class MachineError(Exception):
 
 
 class ProjectError(Exception):
-    """The project is not as it should be; the message has the evidence and the command that repeats it."""
+    """The project is not as it should be; the message has the output and the command that repeats it."""
+
+
+class SecretError(Exception):
+    """The project would record a secret; the message says where."""
 
 
 class Step(NamedTuple):
@@ -61,9 +90,9 @@ class Step(NamedTuple):
     action: Callable[[], object]
     wanted: bool = True
     vital: bool = True
-    """Whether the steps after it make no sense once it has failed."""
-    telling: bool = False
-    """Whether what it returns is for the reader."""
+    """Whether its failure ends the hook, because later steps need it."""
+    shown: bool = False
+    """Whether its result is printed."""
 
 
 class Hook:
@@ -74,6 +103,9 @@ class Hook:
         self.spec = spec
         self.operations = operations
         self.slug, self.package = identity(project)
+        production = project / "src" / self.package / "production"
+        self.has_secrets = (production / "serve" / "env_file.py").exists()
+        """Whether .env.example has secrets to fill in, which the command's --init-env does."""
         self.uv: list[str] = []
 
     def steps(self, operation: str) -> list[Step]:
@@ -84,24 +116,36 @@ class Hook:
             Step("uv", self.find_uv),
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
-            Step(".env", self.make_env, wanted=copying, vital=False),
-            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, telling=True),
-            # After an update the sources are merged with the owner's edits, and judged by his own rules.
+            Step(".env", self.make_env, wanted=self.has_secrets and (copying or self._lacks_variables()), vital=False),
+            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, shown=True),
+            # Not after an update: then the sources have the owner's edits, and may follow other rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
-            Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying))),
+            Step("tools", self.find_old_tools, wanted=not copying, vital=False, shown=True),
+            Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
         return [step for step in found if step.wanted]
 
+    def _lacks_variables(self) -> bool:
+        """Whether an update has changed .env.example, from which .env is made."""
+        command = ["git", "diff", "--quiet", "HEAD", "--", ".env.example"]
+        changed = subprocess.run(command, cwd=self.project, capture_output=True, check=False).returncode != 0
+        return changed and self._has(".env")
+
+    def _has(self, path: str) -> bool:
+        return (self.project / path).exists()
+
     def later(self) -> str:
-        """What to run once the machine has what it lacked."""
-        commands = ["uv lock", "uv sync", f"uv run {self.slug} --init-env", f"uv run pytest {SMOKE_TEST}"]
+        """Return the commands to run when the machine has what it lacked."""
+        commands = [f"cd {shlex.quote(str(self.project))}", "uv lock", "uv sync"]
+        commands += [f"uv run {self.slug} --init-env"] if self.has_secrets else []
         if self.spec:
-            commands.insert(3, shlex.join(["uv", *self.generator_command()]))
-        return " && ".join([f"cd {shlex.quote(str(self.project))}", *commands])
+            commands.append(shlex.join(["uv", *self.generator_command()]))
+        commands += [f"uv run pytest {SMOKE_TEST}"] if self._has(SMOKE_TEST) else []
+        return " && ".join(commands)
 
     def find_uv(self) -> None:
-        """The uv that runs Copier, else the one on PATH, else the module beside Copier."""
+        """Find uv: the one that runs Copier, else the one on PATH, else the module beside Copier."""
         for candidate in (os.environ.get("UV"), shutil.which("uv")):
             if candidate and Path(candidate).is_file():
                 self.uv = [candidate]
@@ -111,14 +155,41 @@ class Hook:
             raise MachineError("uv is not installed (https://docs.astral.sh/uv/)")
         self.uv = [sys.executable, "-m", "uv"]
 
+    def check_source(self) -> str:
+        """Return a hint if others cannot reach the place that later updates come from, else an empty text.
+
+        Raises:
+            SecretError: it has credentials.
+        """
+        if not self._has(ANSWERS_FILE):
+            return ""
+        text = (self.project / ANSWERS_FILE).read_text(encoding="utf-8")
+        recorded = re.search(r"^_src_path: ['\"]?(.*?)['\"]?$", text, re.MULTILINE)
+        source = recorded[1] if recorded else ""
+        if SECRET.search(source):
+            raise SecretError(
+                f"the template's URL has credentials, and {ANSWERS_FILE} would record them for everybody who reads the "
+                "project. Use ssh, or a credential helper of git, and the URL without them."
+            )
+        if not Path(source).is_absolute():
+            return ""
+        hint = f"{ANSWERS_FILE} has a path of this machine, {source}: others, and CI, cannot update from it."
+        origin = subprocess.run(
+            ["git", "-C", source, "remote", "get-url", "origin"], capture_output=True, encoding="utf-8", check=False
+        ).stdout.strip()
+        if not origin or Path(origin).is_absolute() or SECRET.search(origin):
+            return f"{hint} Record a URL instead: docs/updating.md, 'The template has moved'."
+        program = Path(source, "hooks", "moved.py")
+        return f"{hint}\nTo record its origin: {shlex.join(['python3', str(program), origin, str(self.project)])}"
+
     def execute(self, *arguments: str) -> str:
-        """Runs uv with these arguments in the project, and returns what it says.
+        """Run uv with these arguments in the project, and return its output.
 
         Raises:
             MachineError: the machine lacks something.
             ProjectError: the command failed for another reason, or took too long.
         """
-        environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
+        environment = {name: value for name, value in os.environ.items() if not OF_THE_PROJECT.fullmatch(name)}
         try:
             done = subprocess.run(
                 [*self.uv, *arguments],
@@ -155,43 +226,57 @@ class Hook:
     def generate_tools(self) -> str:
         return self.execute(*self.generator_command())
 
+    def find_old_tools(self) -> str:
+        """Return what to do where the tools of an OpenAPI document are of version 0.1.0."""
+        tools = self.project / "src" / self.package / "tools"
+        if not (tools / "_api.py").exists() or not (tools.parent / "production" / "openapi.py").exists():
+            return ""
+        answers = self.project / ".copier-answers.yml"
+        text = answers.read_text("utf-8") if answers.exists() else ""
+        spec = re.search(r"^openapi_spec: *(.+)$", text, re.MULTILINE)
+        command = f"uv run --script hooks/openapi.py {spec[1] if spec else 'SPEC'} {shlex.quote(str(self.project))}"
+        return (
+            "The tools of the OpenAPI document now share production/openapi.py, which updates repair.\n"
+            "Run the generator once more; what you have changed stays, and --diff says what would change.\n"
+            f"In a checkout of the template: {command}"
+        )
+
     def ruff(self, command: str, *arguments: str) -> None:
         self.execute("run", "--no-sync", "ruff", command, "--quiet", "--no-cache", *arguments)
 
     def make_env(self) -> None:
-        if (self.project / ".env.example").exists() and not (self.project / ".env").exists():
+        if self._has(".env.example"):
             self.execute("run", "--no-sync", self.slug, "--init-env")
 
     def smoke(self, *, with_starter: bool) -> list[str]:
-        """The arguments of uv that start the server with its tools, and on copy call those of the starter."""
-        tests = [name for name in TOOL_TESTS if with_starter and (self.project / name).exists()]
+        """Return the arguments of uv that start the server with its tools, and on copy call those of the starter."""
+        tests = [name for name in TOOL_TESTS if with_starter and self._has(name)]
         return ["run", "--no-sync", "pytest", "--quiet", "--no-header", "-rN", SMOKE_TEST, *tests]
 
     def find_conflicts(self) -> None:
-        """Copier's exit status says nothing of them.
+        """Look for conflicts, which the merge has recorded in git's index; Copier's exit status does not show them.
 
         Raises:
             ProjectError: the update and the owner's edits meet; the message names the files.
         """
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            ["git", "diff", "--relative", "--name-only", "--diff-filter=U", "-z"],
             cwd=self.project,
             capture_output=True,
             encoding="utf-8",
+            errors="surrogateescape",
             check=False,
         ).stdout
-        marked = sorted({name for name in listed.split("\0") if name and has_conflict(self.project / name)})
-        if marked:
+        if marked := sorted({*listed.split("\0")} - {""}):
             raise ProjectError(
                 "The update and your edits meet in:\n\n"
                 + indented("\n".join(marked))
-                + "\n\nIn each file look for <<<<<<< and keep what is right (a .rej file has what did not fit). "
-                f"Then:\n    {self.later()}\nOr go back to your last commit: {GO_BACK}"
+                + f"\n\nIn each file look for <<<<<<< and keep what is right. Then:\n    {self.later()}"
             )
 
 
 def identity(project: Path) -> tuple[str, str]:
-    """The names of the distribution and of its package.
+    """Return the names of the distribution and of its package.
 
     Raises:
         ProjectError: no package of this template is in `project`.
@@ -204,13 +289,6 @@ def identity(project: Path) -> tuple[str, str]:
     raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is no project of the template")
 
 
-def has_conflict(path: Path) -> bool:
-    try:
-        return path.suffix == ".rej" or bool(CONFLICT.search(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 def indented(lines: str) -> str:
     return "\n".join(f"    {line}".rstrip() for line in lines.splitlines())
 
@@ -219,12 +297,22 @@ def text(output: bytes | str | None) -> str:
     return output.decode(errors="replace") if isinstance(output, bytes) else output or ""
 
 
+def after_update(commit: str) -> str:
+    """Return the last message of an update from a commit of the template: what it changes, and how to review it."""
+    from updating.changes import changes
+
+    said = changes(Path(__file__).resolve().parents[1], commit) if commit else ""
+    return (f"\nWhat the template's changelog says:\n\n{indented(said)}\n" if said else "") + (
+        f"\nReview the update, and commit it:\n{REVIEW}\nOr go back to your last commit: {GO_BACK}"
+    )
+
+
 def perform(steps: Sequence[Step]) -> None:
-    """Takes the steps and prints a line for each.
+    """Run the steps and print a line for each.
 
     Raises:
         MachineError: the machine lacks something for a step; the others were not tried.
-        ProjectError: steps have failed; the message has all they say.
+        ProjectError: steps have failed; the message has the output of all of them.
     """
     failures: list[str] = []
     for step in steps:
@@ -238,7 +326,7 @@ def perform(steps: Sequence[Step]) -> None:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
-        if state == "ok" and step.telling:
+        if state == "ok" and step.shown and result:
             print(indented(str(result)), file=sys.stderr, flush=True)
         if state == "failed" and step.vital:
             break
@@ -258,22 +346,31 @@ def main() -> int:
         return 1
     updating = options.operation == "update"
     start = time.monotonic()
+    done, hint = False, ""
     try:
         hook = Hook(options.project.resolve(), options.openapi, options.operations)
+        hint = "" if updating else hook.check_source()
         perform(hook.steps(options.operation))
+    except SecretError as error:
+        print(f"\nFAILED: {error}\n", file=sys.stderr)
+        return 1  # Copier deletes the new project
     except MachineError as error:
         state = "updated" if updating else "complete"
         print(f"\nWARNING: the project is {state} but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
     except ProjectError as error:
-        # Copier says nothing of this, and ends with status 0.
+        # Copier does not report this, and its exit status is 0.
         state = (
             "the update is in your project, and this is left to do" if updating else "and the project stays as it is"
         )
         print(f"\nFAILED, {state}:\n\n{error}\n", file=sys.stderr)
     else:
+        done = True
         print(f"  {'in all':<12} {time.monotonic() - start:5.1f} s", file=sys.stderr)
-        if updating:
-            print("\nUpdated. Look at the change with git diff, run uv run pytest, then commit.", file=sys.stderr)
+    if hint:
+        print(f"\n{hint}\n", file=sys.stderr)
+    if updating:
+        print(after_update(os.environ.get("VERSION_FROM", "")), file=sys.stderr)
+    if done:
         return 0
     return 1 if os.environ.get("CI") or os.environ.get("MCP_TEMPLATE_STRICT") else 0
 

@@ -305,7 +305,7 @@ def prove_all(rows: Mapping[str, Answers], origin: str | None = None, jobs: int 
             name = running[done]
             try:
                 yield name, done.result(), True
-            except Exception as error:  # whatever is wrong with one project, the others are proven
+            except Exception as error:  # a problem in one project must not keep the others from being checked
                 yield name, f"FAILED {rows[name]}\n{type(error).__name__}: {error}", False
 
 

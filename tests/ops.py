@@ -20,10 +20,13 @@ from .conftest import Rendering
 from .support import run
 
 DEBIAN = {"promtool": "prometheus", "prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager"}
-DEBIAN["amtool"] = "prometheus-alertmanager"
+DEBIAN |= {"amtool": "prometheus-alertmanager", "haproxy": "haproxy"}
 """The package of each tool that PyPI does not have."""
 
 ALERTING = ("ops/prometheus", "ops/alertmanager")
+
+ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
+"""An action that a workflow uses: name, commit and version."""
 
 
 def tool(name: str) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import runpy
 import subprocess
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import yaml
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from updating.tables import Tables
 
-from .support import ROOT, TEMPLATE_PATHS, files, is_question, load_interview, owners, questions
+from .support import ROOT, TEMPLATE_PATHS, choices, files, is_question, load_interview, owners, questions
 
 LIST = ROOT / "tests" / "releases.toml"
 
@@ -80,19 +83,92 @@ def questions_of(commit: str) -> set[str]:
     return {name for name, entry in config.items() if not name.startswith("_") and is_question(entry)}
 
 
+class Interview:
+    """The questions of a version, and which answers they accept."""
+
+    def __init__(self, read: Callable[[str], str]) -> None:
+        self.config = load_interview(read)
+        self.environment = Environment(
+            loader=FunctionLoader(read),
+            extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],
+            undefined=StrictUndefined,
+            autoescape=False,  # noqa: S701 (no HTML is made)
+        )
+        self.defaults = {"project_name": "Weather Station"}
+        for name, entry in self.config.items():
+            if not name.startswith("_") and name not in self.defaults:
+                value = entry.get("default", "")
+                text = self.environment.from_string(value).render(self.defaults) if isinstance(value, str) else value
+                self.defaults[name] = text if entry["type"] == "str" else yaml.safe_load(str(text))
+
+    def accepts(self, name: str, value: Any) -> bool:
+        """Whether an answer beside the defaults is accepted."""
+        question = self.config[name]
+        if question.get("choices"):
+            return value in choices(question)
+        values = self.defaults | BESIDE.get(name, {}) | {name: value}
+        return not self.environment.from_string(question.get("validator", "")).render(values).strip()
+
+
+BESIDE: dict[str, dict[str, Any]] = {"openapi_spec": {"upstream_base_url": "https://api.example.com"}}
+"""Answers beside which others are looked at."""
+
+SAMPLES: dict[str, Sequence[Any]] = {
+    "bool": (True, False),
+    "int": (0, 1, 2, 5, 60, 80, 100, 101, 1000, 3600, 8000, 9090, 65535, 86400, 10**6, 10**9),
+    "float": (0, 0.1, 0.5, 1.0, 30.0, 60.0, 3600.0, 86400.0),
+    "str": (
+        "",
+        "a",
+        "my-server",
+        "my_server",
+        "x" * 60,
+        "x" * 100,
+        "x" * 300,
+        "API_KEY",
+        "http://localhost:8000",
+        "https://api.example.com/v1/",
+        "https://[::1]:8080/a%20b;c=(d),e",
+        "https://api.example.com/openapi.json?format=json&version=3",
+        "https://api.example.com/openapi.json?token=secret",
+        "petstore.yaml",
+        "../specs/pet store.json",
+        "pets, GET /stores/*",
+        "/pets/{id}",
+        "Wetter, Zürich & Umgebung: 24 h!",
+    ),
+}
+"""Answers of each type that an owner may have given; those which a question accepted have to stay accepted."""
+
+
+def refusals(then: Interview, now: Interview, told: Migrated) -> Iterator[str]:
+    """Yield a sentence for each answer that was accepted, and that Copier would replace by the default."""
+    for name, question in then.config.items():
+        new = told.questions.get(name, name)
+        if name.startswith("_") or not is_question(question) or new is None or new not in now.config:
+            continue
+        for value in choices(question) or [*SAMPLES[question["type"]], then.defaults[name]]:
+            kept = told.answers.get(new, {}).get(value, value)
+            if then.accepts(name, value) and not now.accepts(new, kept) and new not in told.stricter:
+                yield f"{new} does not accept {value!r} any more, and no migration says what becomes of it"
+
+
 class Migrated(NamedTuple):
-    """The tables and renamed questions of the migrations in the working tree."""
+    """What the migrations in the working tree say of files, and of questions and their answers."""
 
     tables: Tables
     questions: dict[str, str | None]
+    answers: Mapping[str, Mapping[Any, Any]] = MappingProxyType({})
+    stricter: Mapping[str, str] = MappingProxyType({})
 
 
 def migrated(folder: Path = ROOT / "hooks" / "migrations") -> Migrated:
     migrations: list[Mapping[str, Any]] = [runpy.run_path(str(path)) for path in sorted(folder.glob("v*.py"))]
-    questions: dict[str, str | None] = {}
+    merged: dict[str, dict[str, Any]] = {"QUESTIONS": {}, "ANSWERS": {}, "STRICTER": {}}
     for migration in migrations:
-        questions |= migration.get("QUESTIONS", {})
-    return Migrated(Tables(migrations), questions)
+        for name, table in merged.items():
+            table |= migration.get(name, {})
+    return Migrated(Tables(migrations), *merged.values())
 
 
 def losses(
@@ -122,4 +198,9 @@ def path_in_a_project(path: str) -> str:
 def losses_since(release: Release) -> list[str]:
     """What updates from a release to the working tree would lose."""
     now = plain([f"template/{path}" for path in files(ROOT / "template") if "__pycache__" not in path])
-    return list(losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), migrated()))
+    told = migrated()
+    then = Interview(lambda path: git("show", f"{release.commit}:{path}"))
+    return [
+        *losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), told),
+        *refusals(then, Interview(lambda path: (ROOT / path).read_text("utf-8")), told),
+    ]

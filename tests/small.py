@@ -36,7 +36,7 @@ _exclude:
     docs/extra.md
     src/*/production/extra.py
     {%- endif %}
-    {%- if _copier_operation == 'update' %}
+MARK    {%- if _copier_operation == 'update' %}
     /README.md
     /src/*/options.py
     /src/*/tools/**
@@ -44,7 +44,20 @@ _exclude:
 
 """
 
-ANSWERS = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n"}
+MARK = ".copier-update-unfinished"
+EVERYWHERE = {
+    "{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n",
+    f"{MARK}.jinja": (ROOT / "template" / f"{MARK}.jinja").read_text("utf-8"),
+}
+"""Files that every version has."""
+
+
+def settings() -> str:
+    """The settings of a small template, with the mark of an unfinished update as in the real manifest."""
+    manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
+    found = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
+    assert found
+    return SETTINGS.replace("MARK", found[0])
 
 
 def migration_stages() -> str:
@@ -66,13 +79,13 @@ class Small:
         self.root = root
         self.template = root / "template"
         shutil.copytree(ROOT / "hooks", self.template / "hooks", ignore=shutil.ignore_patterns("__pycache__", "v*.py"))
-        (self.template / "copier.yml").write_text(SETTINGS + migration_stages(), "utf-8")
+        (self.template / "copier.yml").write_text(settings() + migration_stages(), "utf-8")
         git("init", "--quiet", cwd=self.template)
 
     def release(self, version: str, files: Mapping[str, str], migration: str = "") -> None:
         """Make a version of exactly these files, and of a migration that it brings."""
         shutil.rmtree(self.template / "template", ignore_errors=True)
-        write(self.template / "template", {**files, **ANSWERS})
+        write(self.template / "template", {**files, **EVERYWHERE})
         if migration:
             path = self.template / "hooks" / "migrations" / f"v{version.replace('.', '_')}_test.py"
             path.write_text(migration, "utf-8")

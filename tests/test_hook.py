@@ -12,7 +12,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from post_generate import Hook
 
+from .conftest import Renderings
 from .support import DEFAULT, MADE_BY_THE_HOOK, copier, copy_template, files, path_with_uv, run, uv
 
 pytestmark = pytest.mark.slow
@@ -52,6 +54,17 @@ def own_template(tmp_path: Path) -> Path:
     directory.mkdir()
     copy_template(directory)
     return directory
+
+
+@pytest.mark.parametrize(("variant", "made"), [("default", True), ("minimal", False)])
+def test_a_project_gets_an_environment_file_if_there_are_secrets(
+    renderings: Renderings, variant: str, made: bool
+) -> None:
+    rendering = renderings[variant]
+    hook = Hook(rendering.first)
+    assert (b"=<random>" in rendering.files[".env.example"] or b":<random>" in rendering.files[".env.example"]) == made
+    assert (".env" in [step.name for step in hook.steps("copy")]) == made
+    assert ("--init-env" in hook.later()) == made
 
 
 def test_a_new_project_is_ready_and_proven(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:

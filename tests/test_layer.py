@@ -15,7 +15,9 @@ from .support import EVERYTHING, Answers, answers
 pytestmark = pytest.mark.slow
 
 JWT = "everything with JWT"
-DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"}))} | outbound_pairs()
+OPENAPI = "with an OpenAPI document"
+API = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
+DATA: dict[str, Answers] = {JWT: answers(**(EVERYTHING | {"auth": "jwt"})), OPENAPI: answers(**API)} | outbound_pairs()
 """Projects that are none of the variants."""
 
 SELECTIONS: dict[str, tuple[str, ...]] = {
@@ -23,6 +25,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
     "everything": (),
     "default": ("test_rate_limit.py", "test_telemetry.py"),
     "default-auth-jwt": ("test_auth.py", "test_auth_jwt.py"),
+    OPENAPI: ("test_openapi.py",),
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
@@ -70,8 +73,22 @@ def test_the_tests_of_the_layer_pass(
     [("everything", "auth_jwt"), pytest.param(JWT, "auth_token", marks=pytest.mark.release)],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
-    project = prepared(name)
+    absent = f"test_({absent}|openapi.*)|openapi_tools_under_test"
+    assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
+
+
+@pytest.mark.acceptance
+def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Project]) -> None:
+    assert_typed(prepared(OPENAPI), *LAYER.glob("*openapi*.py"))
+
+
+@pytest.mark.release
+def test_documents_made_by_chance(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
+    figure(f"documents made by chance: {prepared(OPENAPI).check_layer('test_openapi_serialisation.py')}")
+
+
+def assert_typed(project: Project, *arguments: str | Path) -> None:
     cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache), "--exclude", f"test_{absent}.py$")
-    done = project.python("-m", "mypy", *options, str(LAYER))
+    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache))
+    done = project.python("-m", "mypy", *options, *map(str, arguments))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from updating.merge import merge, merge_by_line
+from updating.merge import merge, merge_by_line, unix
 
 from .structure import Place, places
 
@@ -247,6 +247,30 @@ def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: byt
     assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
 
 
+TOML = "[a]\none = 1\ntwo = 2\n\n[b]\none = 1\ntwo = 2\nthree = 3\n\n[c]\nfour = 4\n"
+
+
+@pytest.mark.parametrize("table", ["a", "b", "c"])
+@pytest.mark.parametrize("how", ["header", "table", "another"])
+def test_a_line_of_the_template_goes_to_no_other_table_than_its_own(table: str, how: str) -> None:
+    """Where the owner has removed that table, it is a conflict or left out."""
+    theirs = TOML.replace(f"[{table}]\n", f"[{table}]\nfive = 5\n")
+    start = TOML.index(f"[{table}]\n")
+    body = TOML[start:].partition("\n[")[0]
+    mine = TOML.replace(
+        body, {"header": body.partition("\n")[2], "table": "", "another": body.replace(f"[{table}]", "[mine]")}[how]
+    )
+    merged = merge("pyproject.toml", TOML.encode(), mine.encode(), theirs.encode())
+    text = merged.content.decode()
+    assert merged.conflicts or f"[{table}]\nfive = 5\n" in text or "five" not in text
+
+
+def test_a_few_lines_with_other_endings_are_no_conflict() -> None:
+    mine = OLD.replace(b"two\n", b"zwei\n").replace(b"\n", b"\r\n").replace(b"four\r\n", b"four\n")
+    merged = OLD.replace(b"two\n", b"zwei\n").replace(b"five", b"5")
+    assert merge("page.txt", OLD, mine, NEW) == (merged.replace(b"\n", b"\r\n"), 0)
+
+
 def test_a_single_ending_of_another_kind_is_the_owners_edit() -> None:
     mine = OLD.replace(b"two\n", b"two\r\n")
     assert merge("page.txt", OLD, mine, NEW) == (mine.replace(b"five", b"5"), 0)
@@ -283,7 +307,7 @@ def test_any_bytes_are_merged(lines: list[bytes]) -> None:
     text = b"".join(lines)
     for path in KINDS:
         assert merge(path, text, b"first\n" + text, text) == (b"first\n" + text, 0)
-        assert b"first\n" in merge(path, text, b"first\n" + text, text + b"last\n").content
+        assert b"first\n" in unix(merge(path, text, b"first\n" + text, text + b"last\n").content)
 
 
 # --- Neighbouring lines of pyproject.toml --------------------------------------------------------------------------
@@ -299,6 +323,7 @@ Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
 
 
 @given(st.lists(Change, max_size=12))
+@settings(deadline=None)
 def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
     def text(*sides: bool) -> list[bytes]:
         lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]

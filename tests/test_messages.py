@@ -1,4 +1,4 @@
-"""Messages for a person: what is wrong and what to do, whatever is missing, too old, changed or broken."""
+"""Messages for people: each says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import ast
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 from copier import run_copy
+from post_generate import GO_BACK, REVIEW
 
+from .small import write
 from .support import DEFAULT, OWNERSHIP, ROOT, copier, interview, run, uv
 from .test_hook import steps, without_uv
 from .workshop import Workshop, commit, git
@@ -170,13 +173,13 @@ def stand_in_for_uv(directory: Path, fails_on: str) -> Path:
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
 def test_a_server_that_an_update_broke_is_the_last_message(project: Path, tmp_path: Path) -> None:
     """Copier ends with status 0 in any case."""
+    write(project, {"tests/test_smoke.py": ""})
     done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="run")))
     assert done.returncode == 0
     assert steps(done)["smoke test"] == "failed"
     _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
     assert "RuntimeError: on purpose" in message
     assert "To repeat it: cd" in message
-    assert "Updated." not in done.stderr
     assert hook(project, "update", UV=str(stand_in_for_uv(tmp_path, "run")), CI="1").returncode == 1
 
 
@@ -184,24 +187,34 @@ def test_a_server_that_an_update_broke_is_the_last_message(project: Path, tmp_pa
 def test_after_an_update_that_works_the_next_step_is_named(project: Path, tmp_path: Path) -> None:
     done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="")))
     assert done.returncode == 0
-    assert last_line(done) == "Updated. Look at the change with git diff, run uv run pytest, then commit."
+    assert done.stderr.endswith(
+        f"Review the update, and commit it:\n{REVIEW}\nOr go back to your last commit: {GO_BACK}\n"
+    )
+
+
+def conflict(project: Path, path: str) -> None:
+    """Leave a file as a merge does that found both sides changed."""
+    text = (project / path).read_text("utf-8") if (project / path).exists() else ""
+    write(project, {path: f"<<<<<<< before updating\n{text}=======\n{text}>>>>>>> after updating\n"})
+    name = git("hash-object", "-w", path, cwd=project).strip()
+    entries = "".join(f"100644 {name} {stage}\t{path}\n" for stage in (1, 2, 3))
+    command = ["git", "update-index", "--index-info"]
+    subprocess.run(command, cwd=project, input=f"0 {'0' * 40}\t{path}\n{entries}", text=True, check=True)
 
 
 def test_conflicts_are_the_last_message_with_their_files_and_two_ways_to_continue(project: Path) -> None:
-    (project / "pyproject.toml").write_text("<<<<<<< before updating\n=======\n>>>>>>> after updating\n", "utf-8")
-    (project / "README.md.rej").write_text("a hunk", "utf-8")
+    conflict(project, "pyproject.toml")
+    conflict(project, "tests/test_ö.py")
+    write(project, {"tests/fixture.rej": "mine", "docs/fixture.md": "<<<<<<< before updating\n"})
     done = hook(project, "update")
     assert done.returncode == 0
     _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
-    assert "The update and your edits meet in:\n\n    README.md.rej\n    pyproject.toml\n" in message
-    assert message.endswith("Or go back to your last commit: git reset --hard && git clean -fd\n\n")
-    assert "Updated." not in done.stderr
+    assert "The update and your edits meet in:\n\n    pyproject.toml\n    tests/test_ö.py\n\n" in message
+    assert message.endswith(f"Or go back to your last commit: {GO_BACK}\n")
 
 
 def test_a_conflict_in_the_answers_themselves_is_one_too(project: Path) -> None:
-    answers = project / "src" / "weather_station" / "production" / "answers.json"
-    text = answers.read_text("utf-8")
-    answers.write_text(f"<<<<<<< before updating\n{text}=======\n{text}>>>>>>> after updating\n", "utf-8")
+    conflict(project, "src/weather_station/production/answers.json")
     done = hook(project, "update")
     assert "meet in:\n\n    src/weather_station/production/answers.json\n" in done.stderr
     assert "Traceback" not in done.stderr
@@ -230,3 +243,96 @@ def test_an_update_that_is_not_quiet_gets_to_its_end(workshop: Workshop) -> None
     done = copier("update", "--trust", "--defaults", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "Your own files" in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
+def test_what_the_user_has_set_for_another_project_does_not_reach_uv(project: Path, tmp_path: Path) -> None:
+    program = tmp_path / "uv"
+    program.write_text(f"#!{sys.executable}\nimport os\nprint(*os.environ)\nraise SystemExit(1)\n", "utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    kept = ("UV_CACHE_DIR", "UV_DEFAULT_INDEX", "UV_OFFLINE", "UV_PYTHON_INSTALL_DIR", "UV_INDEX_MINE_PASSWORD")
+    dropped = (
+        "UV_FROZEN",
+        "UV_LOCKED",
+        "UV_NO_DEV",
+        "UV_NO_SYNC",
+        "UV_PROJECT_ENVIRONMENT",
+        "VIRTUAL_ENV",
+        "PYTEST_ADDOPTS",
+    )
+    done = hook(project, "update", UV=str(program), **dict.fromkeys((*kept, *dropped), "1"))
+    reached = set(done.stderr.split())
+    assert set(kept) <= reached
+    assert reached.isdisjoint(dropped)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
+def test_without_the_tests_of_the_template_an_update_does_not_fail(project: Path, tmp_path: Path) -> None:
+    assert not (project / "tests").exists(), "the small template has none"
+    done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="run")))
+    assert "FAILED" not in done.stderr
+    assert steps(done) == dict.fromkeys(("conflicts", "uv", "lock file", "environment"), "ok")
+
+
+# --- Where the template is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url", ["https://ada:secret@host/t.git", "https://ghp_secret@host/t.git", "https://h/t?token=secret"]
+)
+def test_a_url_with_credentials_is_not_recorded(project: Path, url: str) -> None:
+    edit_source(project, url)
+    done = hook(project, "copy")
+    assert done.returncode == 1, "Copier takes the project away"
+    assert "FAILED: the template's URL has credentials" in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["https://host/t.git", "git@host:org/t.git", "ssh://git@host/t.git", "gh:org/t"])
+def test_a_url_without_credentials_says_nothing(project: Path, tmp_path: Path, url: str) -> None:
+    edit_source(project, url)
+    done = hook(project, "copy", UV=str(stand_in_for_uv(tmp_path, fails_on="")))
+    assert "FAILED" not in done.stderr
+    assert "path of this machine" not in done.stderr
+
+
+def edit_source(project: Path, source: str | Path) -> None:
+    answers = project / ".copier-answers.yml"
+    text = "".join(line for line in answers.read_text("utf-8").splitlines(keepends=True) if "_src_path" not in line)
+    answers.write_text(f"_commit: 1.0.0\n_src_path: {source}\n{text}", "utf-8")
+
+
+def test_a_path_of_this_machine_is_named_with_the_command_that_records_its_origin(
+    project: Path, tmp_path: Path, workshop: Workshop
+) -> None:
+    """The command is tried: it looks for the project's commit there, and changes nothing where that is missing."""
+    clone = tmp_path / "clone"
+    git("clone", "--quiet", str(workshop.template), str(clone), cwd=tmp_path)
+    edit_source(project, clone)
+    said = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
+    assert f"has a path of this machine, {clone}: others, and CI, cannot update from it." in said
+    assert "docs/updating.md" in said, "the origin is a path too"
+
+    git("remote", "set-url", "origin", workshop.template.as_uri(), cwd=clone)
+    said = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
+    (command,) = [line.partition(": ")[2] for line in said.splitlines() if "To record its origin" in line]
+    moved = run("sh", "-c", command, cwd=tmp_path)
+    assert moved.returncode == 0, moved.stderr
+    before = (project / ".copier-answers.yml").read_text("utf-8")
+    assert f"_src_path: '{workshop.template.as_uri()}'\n" in before
+
+    other = Workshop.empty(tmp_path / "other").template
+    for url, reason in (
+        (other.as_uri(), "it has no copier.yml"),
+        ((tmp_path / "none").as_uri(), "fatal: "),
+        ("https://ada:secret@host/t.git", "the URL has credentials"),
+    ):
+        done = run(sys.executable, ROOT / "hooks" / "moved.py", url, project, cwd=tmp_path)
+        assert done.returncode == 1
+        assert reason in done.stderr
+        assert done.stderr.startswith("FAILED, and nothing has changed: ")
+        assert (project / ".copier-answers.yml").read_text("utf-8") == before
+    write(other, {"copier.yml": "a: 1\n"})
+    commit(other)
+    done = run(sys.executable, ROOT / "hooks" / "moved.py", other.as_uri(), project, cwd=tmp_path)
+    assert "it does not have 1.0.0" in done.stderr

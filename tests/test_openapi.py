@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib.metadata
 import json
+import keyword
 import os
 import re
 import shlex
@@ -15,6 +17,8 @@ from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
+from openapi_tools.imports import IMPORTED_NAMES
+from pydantic import BaseModel
 
 from .support import ROOT, copier, files, path_with_uv, run, uv
 from .test_messages import stand_in_for_uv
@@ -22,7 +26,7 @@ from .test_messages import stand_in_for_uv
 PACKAGE = ROOT / "packages" / "openapi-tools"
 DOCUMENTS = PACKAGE / "tests" / "documents"
 PROGRAM = ROOT / "hooks" / "openapi.py"
-GENERATED_BESIDE_TOOLS = ("tests/test_openapi.py", "tests/openapi.json", "docs/openapi-report.md")
+GENERATED_BESIDE_TOOLS = ("tests/test_openapi.py", "tests/openapi.json", "docs/openapi-report.md", "openapi-tools.json")
 TOOL_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -59,13 +63,13 @@ def in_project(project: Path, *command: str) -> CompletedProcess[str]:
     return run(uv(), "run", "--no-sync", *command, cwd=project, UV_OFFLINE="1")
 
 
-def assert_green(project: Path) -> dict[str, Any]:
+def assert_green(project: Path, *selection: str) -> dict[str, Any]:
     """Check the project's lint, format, types and tests, and return its tools as a client sees them."""
     for command in (
         ["ruff", "check", "."],
         ["ruff", "format", "--check", "."],
         ["mypy"],
-        ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_openapi.py", "tests/test_tools.py"],
+        ["pytest", "-q", "-p", "no:cacheprovider", "tests/test_openapi.py", "tests/test_tools.py", *selection],
     ):
         completed = in_project(project, *command)
         assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]
@@ -115,6 +119,59 @@ def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: 
         assert not re.search(r"[\x00-\x09\x0b-\x1f\u202a-\u202e\u2066-\u2069]", text)
 
 
+def document_of_names() -> dict[str, Any]:
+    """Return a document that has every name which Python, pydantic, the linter or an import has already, everywhere."""
+    reserved = {*keyword.kwlist, *keyword.softkwlist, *dir(builtins), *dir(BaseModel), *dir(type(BaseModel))}
+    names = sorted({*reserved, *IMPORTED_NAMES, *sys.stdlib_module_names, *"lOIx_", "timeout", "self", "cls", "test"})
+    names += [
+        "test_x",
+        "Context",
+        "Warning",
+        "JsonValue",
+        "mcp",
+        "pydantic",
+        "BaseModel",
+        "nul",
+        "CON",
+        "tests",
+        "body",
+    ]
+    schemas = {
+        name: {"type": "object", "properties": {other: {"type": "string"} for other in names[number::40]}}
+        for number, name in enumerate(names)
+    }
+    paths: dict[str, Any] = {}
+    for number, name in enumerate(names):
+        reference = {"$ref": f"#/components/schemas/{name}"}
+        content = {"content": {"application/json": {"schema": reference}}}
+        paths[f"/x{number}/{{{name}}}"] = {
+            "post": {
+                "operationId": name,
+                "tags": [name if number % 4 == 0 else "common"],
+                "parameters": [
+                    {"name": name, "in": "path", "required": True, "schema": {"type": "string"}},
+                    *({"name": other, "in": "query", "schema": {"type": "integer"}} for other in names[number::60]),
+                ],
+                "requestBody": content,
+                "responses": {"200": {"description": "OK", **content}},
+            }
+        }
+    info = {"title": "Names", "version": "1"}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
+
+
+@pytest.mark.slow
+@pytest.mark.acceptance
+def test_no_name_is_red(project: Path) -> None:
+    """Under the linter, the formatter and mypy, and in tests of a part of the tools."""
+    remove_tools(project)
+    path = project.parent / "names.json"
+    path.write_text(json.dumps(document_of_names()), "utf-8")
+    completed = run_hook_program(path, project)
+    assert completed.returncode == 0, completed.stderr
+    assert_green(project, "-k", "timeout or test or register or dict or con")
+
+
 @pytest.mark.slow
 @pytest.mark.acceptance
 def test_an_existing_file_is_not_overwritten(project: Path) -> None:
@@ -128,6 +185,24 @@ def test_an_existing_file_is_not_overwritten(project: Path) -> None:
     assert "src/pets/tools/_models.py" in completed.stderr
     assert files(project / "src") == before
     own.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.acceptance
+def test_a_second_run_keeps_what_the_owner_has_changed(project: Path) -> None:
+    remove_tools(project)
+    assert run_hook_program(DOCUMENTS / "plain.yaml", project).returncode == 0
+    module = project / "src" / "pets" / "tools" / "pets.py"
+    edited = module.read_text("utf-8").replace('"""Lists the pets,', '"""Lists my pets,')
+    module.write_text(edited, "utf-8")
+    before = files(project)
+    shown = run_hook_program(DOCUMENTS / "plain.yaml", project, "--diff", "--only", "Pets")
+    assert files(project) == before
+    assert "removed (breaking): GET /elsewhere" in shown.stdout
+    assert run_hook_program(DOCUMENTS / "plain.yaml", project, "--only", "Pets").returncode == 0
+    assert module.read_text("utf-8") == edited
+    assert not (project / "src" / "pets" / "tools" / "elsewhere.py").exists()
+    assert_green(project)
 
 
 @pytest.mark.slow

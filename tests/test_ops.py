@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from dashboards import build
 from dashboards import rules as kubernetes_rules
 
 from .conftest import Rendering
-from .ops import dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
+from .ops import ACTION, dashboards, distinct, docker_compose, expressions, filled, load, panels, passes, rules, tool
 from .support import DEFAULT, MINIMAL, OTHER_VALUES, ROOT, Answers, render_file, run, variants
 
 COMPOSE = {"GRAFANA_ADMIN_PASSWORD": "not-a-secret"}
@@ -39,8 +40,6 @@ rules:
 
 CLOSING_SECONDS = 4
 """What a server needs after its grace is over: one for the calls that are stopped, three to close connections."""
-
-ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
 
 
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
@@ -259,49 +258,6 @@ def test_workflows_are_clean_and_their_actions_pinned(each_rendering: Sequence[R
             assert version, action
 
 
-def test_an_update_travels_between_the_jobs_as_a_patch(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
-    """The template's code runs without a secret; what it changed arrives whole where the secret is."""
-    jobs = load(renderings["default"].first / ".github/workflows/update.yml")["jobs"]
-    assert jobs["update"]["permissions"] == {"contents": "read"}
-    assert "secrets." not in json.dumps(jobs["update"])
-    assert "uvx" not in json.dumps(jobs["pull-request"])
-
-    updating, opening = tmp_path / "updating", tmp_path / "opening"
-    updating.mkdir()
-    for name, content in {
-        "kept.txt": b"one\ntwo\n",
-        "gone.txt": b"x\n",
-        "run.sh": b"echo\n",
-        "a.bin": bytes(256),
-    }.items():
-        (updating / name).write_bytes(content)
-    commit(updating)
-    passes("git", "clone", "--quiet", updating, opening, cwd=tmp_path)
-    outputs = tmp_path / "outputs"
-    outputs.touch()
-    runner = {"RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(outputs)}
-    make, apply = script(jobs["update"], "Make a patch"), script(jobs["pull-request"], "Apply the patch")
-
-    passes("bash", "-e", "-c", make, cwd=updating, **runner)
-    assert not outputs.read_text("utf-8"), "nothing new is no pull request"
-    (updating / "kept.txt").write_text("one \r\n<<<<<<< before\ntwo", "utf-8")
-    (updating / "gone.txt").unlink()
-    (updating / "run.sh").chmod(0o755)
-    (updating / "a.bin").write_bytes(bytes(range(256)))
-    (updating / ".github/workflows").mkdir(parents=True)
-    (updating / ".github/workflows/new.yml").write_text("on: push\n", "utf-8")
-    passes("bash", "-e", "-c", make, cwd=updating, **runner)
-    assert outputs.read_text("utf-8") == "changed=true\n"
-    passes("bash", "-e", "-c", apply, cwd=opening, **runner)
-    made, applied = (passes("git", "write-tree", cwd=place) for place in (updating, opening))
-    assert applied == made
-
-
-def script(job: dict[str, Any], name: str) -> str:
-    (found,) = [step["run"] for step in job["steps"] if step.get("name") == name]
-    return str(found)
-
-
 def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering], tmp_path: Path) -> None:
     for number, rendering in enumerate(distinct(each_rendering, "ops/kubernetes/")):
         for folder in ("base", "overlays/example"):
@@ -429,6 +385,26 @@ def confined(pod: dict[str, Any]) -> None:
     assert container["resources"].keys() == {"requests", "limits"}
 
 
+def test_the_server_has_no_more_than_it_needs(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["everything"].first
+    pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
+    assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
+    server = load(project / "docker-compose.yml")["services"]["server"]
+    assert server["environment"]["GRAFANA_ADMIN_PASSWORD"] == ""
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+)
+def test_no_metadata_service_can_be_reached(address: str) -> None:
+    policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT))
+    blocks = [to["ipBlock"] for rule in policy["spec"]["egress"] for to in rule["to"] if "ipBlock" in to]
+    assert blocks
+    for block in blocks:
+        if ip_address(address) in ip_network(block["cidr"]):
+            assert any(ip_address(address) in ip_network(network) for network in block["except"])
+
+
 def test_kubernetes_has_the_same_rules_as_prometheus(each_rendering: Sequence[Rendering]) -> None:
     for rendering in distinct(each_rendering, "ops/kubernetes/", "ops/prometheus/rules/"):
         made = (rendering.first / "ops/kubernetes/base/rules").glob("*.yml")
@@ -512,9 +488,3 @@ def test_thresholds_of_panels_are_those_of_the_alerts(renderings: Mapping[str, R
                 panel_limits.setdefault(name, set()).update(step["value"] for step in steps if step.get("value"))
     for alert in ("HighErrorRate", "HighLatency", "RateLimitSaturated", "RateLimitStoreDown", "UpstreamRetriesHigh"):
         assert panel_limits[alert] == {limits[alert]}, alert
-
-
-def commit(repository: Path) -> None:
-    identity = ("-c", "user.name=Test", "-c", "user.email=test@example.com")
-    for command in (["init", "--quiet"], ["add", "--all"], [*identity, "commit", "--quiet", "--message", "Change"]):
-        passes("git", *command, cwd=repository)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -63,3 +65,18 @@ def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
     assert [
         name for name in content if not name.startswith(("weather_station/", "weather_station-0.1.0.dist-info/"))
     ] == []
+
+
+@pytest.mark.acceptance
+def test_the_templates_tests_do_not_load_the_owners_tools(make: Callable[[str], Project], tmp_path: Path) -> None:
+    """Owners' tools may need a database or names that a test uses too."""
+    project = make("default")
+    for name in ("src", "tests", "pyproject.toml", ".env.example"):
+        source = project.path / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    for path in (tmp_path / "src/weather_station/tools").glob("*.py"):
+        path.write_text("raise RuntimeError('the tools were loaded')\n")
+    python = project.path / ".venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    tests = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/production")
+    done = run(python, *tests, cwd=tmp_path, PYTHONPATH=str(tmp_path / "src"))
+    assert done.returncode == 0, done.stdout

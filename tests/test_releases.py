@@ -11,7 +11,7 @@ from packaging.version import Version
 from updating.tables import Tables
 
 from . import releases as under_test
-from .releases import Migrated, Release, commit_of, losses, losses_since, releases
+from .releases import Interview, Migrated, Release, commit_of, losses, losses_since, refusals, releases
 from .support import ROOT
 
 NOTHING = Migrated(Tables(), {})
@@ -70,6 +70,59 @@ def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
     told: dict[str, str | None], lost: list[str]
 ) -> None:
     assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated(Tables(), told))) == lost
+
+
+QUESTIONS = """
+_envops: {}
+version: {type: str, default: "2", choices: [%s]}
+width: {type: int, default: 80, validator: "{%% if not %s %%}No.{%% endif %%}"}
+word: {type: str, default: "", validator: "{%% from 'checks' import check %%}{{ check(word) }}"}
+"""
+THEN_ASKED = {
+    "copier.yml": QUESTIONS % ("'1', '2'", "width > 0"),
+    "checks": "{% macro check(word) %}{% if ' ' in word %}No.{% endif %}{% endmacro %}",
+}
+
+
+@pytest.mark.parametrize(
+    ("now", "told", "lost"),
+    [
+        ({}, NOTHING, []),
+        ({"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")}, NOTHING, ["version does not accept '1' any more"]),
+        (
+            {"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")},
+            Migrated(Tables(), {}, {"version": {"1": "2"}}),
+            [],
+        ),
+        (
+            {"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")},
+            Migrated(Tables(), {}, {"version": {"1": "4"}}),
+            ["version does not accept '1' any more"],
+        ),
+        (
+            {"copier.yml": QUESTIONS % ("'1', '2'", "1 < width")},
+            NOTHING,
+            ["width does not accept 1 any more"],
+        ),
+        (
+            {"checks": "{% macro check(word) %}{% if '_' in word %}No.{% endif %}{% endmacro %}"},
+            NOTHING,
+            ["word", "word"],
+        ),
+        (
+            {"checks": "{% macro check(word) %}{% if '_' in word %}No.{% endif %}{% endmacro %}"},
+            Migrated(Tables(), {}, {}, {"word": "Use another."}),
+            [],
+        ),
+    ],
+)
+def test_an_answer_that_is_not_accepted_any_more_is_a_loss_unless_a_migration_knows(
+    now: dict[str, str], told: Migrated, lost: list[str]
+) -> None:
+    then, current = Interview(THEN_ASKED.__getitem__), Interview((THEN_ASKED | now).__getitem__)
+    found = list(refusals(then, current, told))
+    assert len(found) == len(lost), found
+    assert all(sentence.startswith(start) for sentence, start in zip(found, lost, strict=True)), found
 
 
 def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -202,22 +203,28 @@ def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
 
 
 def rejected(project: Path) -> str:
-    """What an update says that fails, and that changes nothing."""
+    """Commit, and return what an update says that fails, and that changes nothing."""
     commit(project)
+    return rejection(project, "2.0.0")
+
+
+def rejection(project: Path, version: str) -> str:
+    """What an update of a committed project says that fails, and that changes nothing."""
     before = files(project)
-    done = copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project)
+    done = copier("update", "--trust", "--defaults", f"--vcs-ref={version}", cwd=project)
     assert done.returncode != 0
     assert files(project) == before
-    said = [line for line in done.stderr.splitlines() if line.startswith("FAILED to update, and nothing has changed: ")]
-    assert len(said) == 1, done.stderr
-    return said[0]
+    _, told, said = done.stderr.partition("\nFAILED to update, and nothing has changed: ")
+    assert told, done.stderr
+    assert "Traceback" not in said
+    return said
 
 
 def test_a_package_that_was_renamed_by_hand(project: Path) -> None:
     (project / "src/shop").rename(project / "src/store")
     said = rejected(project)
     assert "src/shop is missing, the package that .copier-answers.yml records" in said
-    assert "copier update --trust --data package_name=NEW" in said
+    assert "uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW" in said
 
 
 def test_a_package_that_is_not_recorded(project: Path) -> None:
@@ -262,10 +269,10 @@ MIDDLE = {
 """By path: what makes the file, and a line in the middle of each block."""
 
 
-def with_edit(path: str, text: str) -> str:
-    """A file with an edit in the block b7."""
+def with_edit(path: str, text: str, block: str = "b7") -> str:
+    """A file with an edit in a block."""
     lines, line = text.split("\n"), MIDDLE[path][1]
-    at = next(number for number, content in enumerate(lines) if "b7" in content)
+    at = next(number for number, content in enumerate(lines) if re.search(rf"\b{block}\b", content))
     while line not in lines[at]:
         at += -1 if path.endswith(".json") else 1
     lines[at] = lines[at].replace("true", "mine") if "true" in line else f"{lines[at]} # mine"
@@ -286,3 +293,44 @@ def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
     fresh = made.copy("2.0.0", tmp_path / "fresh")
     for path in MIDDLE:
         assert (project / path).read_text("utf-8") == with_edit(path, (fresh / path).read_text("utf-8")), path
+
+
+# --- What the owner does without, and calls otherwise --------------------------------------------------------------
+
+
+def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:
+    """Also where a later version has new files in it, and not where the owner has kept one."""
+    made = Small(tmp_path / "template")
+    made.release("1.0.0", OLD | {"ops/grafana/one.json": "{}\n", "ops/rules/one.yml": "a: 1\n"})
+    later = {
+        "ops/grafana/two.json": "{}\n",
+        "ops/rules/two.yml": "b: 1\n",
+        "ops/README.md": "# Ops\n",
+        "more/new.md": "\n",
+    }
+    made.release("2.0.0", NEW | {"ops/grafana/one.json": "{}\n", "ops/rules/one.yml": "a: 1\n"} | later)
+    project = made.copy("1.0.0", tmp_path / "project")
+    shutil.rmtree(project / "ops/grafana")
+    commit(project)
+    said = update(project, "2.0.0").stderr
+    assert not (project / "ops/grafana").exists()
+    assert "left out     ops/grafana/two.json, since you had deleted ops/grafana/" in said
+    assert {path for path in later if (project / path).exists()} == {path for path in later if "grafana" not in path}
+
+
+def test_another_slug_is_followed_and_what_the_owner_has_to_change_is_named(tmp_path: Path) -> None:
+    made = Small(tmp_path / "template")
+    config = made.template / "copier.yml"
+    edit(config, "extras:\n", "project_slug:\n  type: str\n  default: my-shop\n\nextras:\n")
+    slug = {"pyproject.toml.jinja": '[project]\nname = "{{ project_slug }}"\nversion = "0"\n\n[tool.mine]\n'}
+    made.release("1.0.0", OLD | slug | {"README.md.jinja": "uv run {{ project_slug }}\n"})
+    made.release("2.0.0", NEW | slug | {"README.md.jinja": "uv run {{ project_slug }}\n"})
+    project = made.copy("1.0.0", tmp_path / "project")
+    edit(project / "pyproject.toml", 'version = "0"', 'version = "7"')
+    write(project, {"deploy.sh": "docker run my-shop\ndocker run my-shop-2\n", "src/shop/tools/mine.py": "# my-shop\n"})
+    commit(project)
+    said = update(project, "2.0.0", "--data", "project_slug=store").stderr
+    assert '[project]\nname = "store"\nversion = "7"\n' in (project / "pyproject.toml").read_text("utf-8")
+    _, _, listed = said.partition("by hand      ")
+    lines = [line.strip() for line in listed.splitlines()[1:] if line.startswith(" " * 15)]
+    assert lines == ["README.md:1: uv run my-shop", "deploy.sh:1: docker run my-shop"]

@@ -30,9 +30,7 @@ MOVED = {
     },
     f"{PRODUCTION}/client_config.py": f"{PRODUCTION}/serve/host_config.py",
     f"{PRODUCTION}/metrics.py": f"{PRODUCTION}/observe/metrics.py",
-    f"{PRODUCTION}/connections.py": f"{PRODUCTION}/serve/probes.py",
     f"{PRODUCTION}/tools.py": f"{PRODUCTION}/serve/tool_loader.py",
-    "docs/client.md": "docs/upstream.md",
     "docs/clients.md": "docs/hosts.md",
     "docs/registry.md": "docs/publishing.md",
     "ops/grafana/dashboards/client.json": "ops/grafana/dashboards/upstream.json",
@@ -45,17 +43,21 @@ SPLIT = {
         "chain": ("inbound/pipeline", "request"),
         "client": ("upstream/client", "upstream/errors", "upstream/credentials"),
         "guard": ("inbound/guard", "inbound/http_limits"),
-        "lifecycle": ("serve/lifecycle", "serve/drain", "serve/listen"),
+        "lifecycle": ("serve/lifecycle", "serve/drain", "serve/listen", "serve/listeners"),
         "logging": ("observe/logging", "observe/log_formats", "observe/stderr"),
     }.items()
 }
 
 GONE = {
     **{f"docs/{page}.md": "docs/operation.md has it now." for page in ("guard", "health", "lifecycle")},
+    "docs/client.md": "docs/tools.md has it now, docs/metrics.md its metrics.",
+    f"{PRODUCTION}/connections.py": f"{PRODUCTION}/serve/startup.py has it now.",
     "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
 }
 
-SEEDED = ("server.json", "tests/settings.env")
+SEEDED = (".gitattributes", "server.json", "tests/settings.env")
+
+STRICTER = {"openapi_spec": "A URL with a secret is not recorded any more: revoke it, since git's history has it."}
 
 API = "{{ package_name }}.production"
 
@@ -107,7 +109,10 @@ SHIMS = Path(__file__).with_name("v0_2_0_shims")
 
 
 def after(project: Path, package: str) -> None:
-    """Keep `tests.production.smoke` and `tests.production.harness` for the owner's tests that import them."""
+    """Keep `tests.production.smoke` and `tests.production.harness` for the owner's tests that import them.
+
+    A project without features has no `tests/__init__.py`, without which mypy does not find such an import.
+    """
     tests = [path.read_text("utf-8") for path in (project / "tests").glob("*.py")]
     for shim in sorted(SHIMS.glob("*.py")):
         target = project / "tests" / "production" / shim.name
@@ -115,3 +120,6 @@ def after(project: Path, package: str) -> None:
         if not target.exists() and any(imported.search(text) for text in tests):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text(shim.read_text("utf-8").replace("my_server", package), "utf-8")
+            package_file = project / "tests" / "__init__.py"
+            if not package_file.exists():
+                package_file.write_text('"""The project\'s tests."""\n', "utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,21 +24,25 @@ Tree = Mapping[str, File]
 """Files by their path from the root, with forward slashes."""
 
 
-def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> bytes:
-    """Run git in `folder` and return its output.
+def git(folder: Path, *arguments: str, stdin: bytes | None = None, **environment: str) -> bytes:
+    """Run git in `folder`, with these variables, and return its output.
 
     Raises:
         ProjectError: git failed; the message has its reason.
     """
-    done = run(folder, *arguments, stdin=stdin)
+    done = run(folder, *arguments, stdin=stdin, **environment)
     if done.returncode != 0:
         raise ProjectError(f"git {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
 
 
-def run(folder: Path, *arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
-    """Run git in `folder`; the caller judges its status."""
-    return subprocess.run(["git", *arguments], cwd=folder, input=stdin, capture_output=True, check=False)
+def run(
+    folder: Path, *arguments: str, stdin: bytes | None = None, **environment: str
+) -> subprocess.CompletedProcess[bytes]:
+    """Run git in `folder`, with these variables; the caller judges its status."""
+    return subprocess.run(
+        ["git", *arguments], cwd=folder, input=stdin, capture_output=True, check=False, env=os.environ | environment
+    )
 
 
 def split(listed: bytes) -> list[str]:

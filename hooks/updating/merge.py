@@ -37,14 +37,14 @@ class Merged(NamedTuple):
 def merge(path: str, base: bytes, mine: bytes, theirs: bytes) -> Merged:
     """Merge what the owner and the template changed in `base`.
 
-    Line endings are no change: where all of a version's lines end in CRLF, they are compared as LF. The result has
-    those of the owner.
+    Line endings are no change: a version of which most lines end in CRLF is compared as if all ended in LF. The result
+    has the endings that most of the owner's lines have.
     """
-    dos = crlf(mine)
+    dos, as_it_is = crlf(mine), mine
     base, mine, theirs = (unix(content) for content in (base, mine, theirs))
     if theirs in (base, mine):
-        merged = Merged(mine)
-    elif mine == base:
+        return Merged(as_it_is)
+    if mine == base:
         merged = Merged(theirs)
     elif any(b"\0" in content for content in (base, mine, theirs)):
         return Merged(mine, conflicts=1)
@@ -54,12 +54,12 @@ def merge(path: str, base: bytes, mine: bytes, theirs: bytes) -> Merged:
 
 
 def crlf(content: bytes) -> bool:
-    """Whether all lines end in CRLF."""
-    return b"\n" in content and content.count(b"\n") == content.count(b"\r\n") and b"\0" not in content
+    """Whether most lines of a text end in CRLF."""
+    return content.count(b"\r\n") * 2 > content.count(b"\n") and b"\0" not in content
 
 
 def unix(content: bytes) -> bytes:
-    """The content with LF, if all of its lines end in CRLF."""
+    """The content with LF, if most of its lines end in CRLF."""
     return content.replace(b"\r\n", b"\n") if crlf(content) else content
 
 

@@ -30,6 +30,9 @@ Numbers come last, since Grafana's are given anew where a panel is inserted.
 
 HEADING = re.compile(r"(#{1,6})\s+(.+)")
 FENCE = re.compile(r"\s*(```|~~~)")
+TABLES = -2.0
+"""The indentation of TOML's tables. Each is known by its name, however much it has in common with another."""
+
 TABLE = re.compile(r"\[.+\]\s*(?:#.*)?$")
 
 
@@ -88,7 +91,7 @@ class Outline:
                     section = section.open(heading[2], level)
             elif kind == "toml" and TABLE.match(text):
                 yield section, number
-                section = self.root.open(text.partition("]")[0], -2.0)
+                section = self.root.open(text.partition("]")[0], TABLES)
         yield section, len(self.texts)
 
     def _indented(self, section: Block, start: int, end: int) -> None:
@@ -264,6 +267,8 @@ def _by_text(block: Block) -> object:
 
 def _likeness(one: Block, other: Block, shared: set[str]) -> float:
     """The share of their own lines that two blocks have in common."""
+    if one.indent == TABLES and one.key != other.key:
+        return 0.0
     texts = [
         Counter({text: times for text, times in block.texts.items() if text not in shared}) for block in (one, other)
     ]

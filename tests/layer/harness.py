@@ -30,9 +30,11 @@ from typing import IO, Any, cast
 
 import anyio
 import httpx2
+import uvicorn
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY
+from starlette.types import ASGIApp
 
 import weather_station
 from weather_station import server as server_module
@@ -281,6 +283,21 @@ def running(settings: ProductionConfig, register: Register | None = None) -> Ite
             yield Running(server, http, base_url(listener), client)
     finally:
         http.stop()
+        thread.join(DEADLINE_SECONDS)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@contextmanager
+def asgi_server(application: ASGIApp) -> Iterator[str]:
+    """Serve another application, as uvicorn does by default, until the block ends; yield its URL."""
+    listener = bind("127.0.0.1", 0)
+    server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        yield base_url(listener)
+    finally:
+        server.should_exit = True
         thread.join(DEADLINE_SECONDS)
         assert not thread.is_alive(), "the server did not stop"
 

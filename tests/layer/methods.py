@@ -248,7 +248,7 @@ class StdioPeer(Peer):
 
     def stop(self) -> None:
         self.process.signal()
-        wait_for(lambda: '"draining"' in self.process.log())
+        wait_for(lambda: "draining" in self.process.log())
 
     def log(self) -> list[dict[str, Any]]:
         text = self.process.log()[self._log_read :]

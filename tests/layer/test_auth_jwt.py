@@ -395,7 +395,7 @@ def test_a_server_without_keys_responds_503_and_recovers(
         assert "authorization server" in response.json()["error"]["message"]
         health = server.get("/health").json()
         assert health["status"] == "degraded"
-        assert "the keys of JWT_ISSUER cannot be fetched" in health["problems"]
+        assert health["problems"] == ["issuer_keys"]
         assert server.get("/readyz").status_code == 200
         issuer.restart()
         wait_for(lambda: call(server, issuer.token()).status_code == 200)
@@ -512,8 +512,12 @@ def test_the_resource_is_the_called_address_where_the_audience_is_no_url(protect
         response = server.client.get(url)
         assert response.json()["resource"] == server.url
         assert response.headers["cache-control"] == "no-store"
-        behind = {"host": "mcp.example.com", "x-forwarded-proto": "https"}
-        assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        for scheme in ("https", "https, http", "HTTPS ,http"):
+            behind = {"host": "mcp.example.com.", "x-forwarded-proto": scheme}
+            assert server.client.get(url, headers=behind).json()["resource"] == "https://mcp.example.com/mcp"
+        behind["x-forwarded-proto"] = "http, https"
+        assert server.client.get(url, headers=behind).json()["resource"] == "http://mcp.example.com/mcp"
+        assert server.client.get(url, headers={"host": "mcp.example.com:*"}).status_code == 400
         assert server.client.get(url, headers={"host": 'x"y'}).status_code == 400
 
 

@@ -15,10 +15,11 @@ import pytest
 from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
-from harness import HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
+from harness import HAS_METRICS, HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError
-from weather_station.production.inbound import auth_token, http_limits
+from weather_station.production.inbound import auth_token
+from weather_station.production.observe import rejections
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
@@ -144,10 +145,10 @@ def test_a_replaced_file_takes_effect_without_a_restart(serve: Serve, tmp_path: 
 @pytest.mark.usefixtures("quick")
 def test_a_file_changed_in_place_with_the_same_size_and_time_takes_effect(serve: Serve, tmp_path: Path) -> None:
     file = tmp_path / "tokens"
-    file.write_text(f"a:{ALICE}")
+    file.write_text(f"a:{ALICE}\n")
     times = file.stat()
     with serve(auth_tokens_file=file) as server:
-        file.write_text(f"a:{BOB}")
+        file.write_text(f"a:{BOB}\n")
         os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
         wait_for(lambda: status(server, BOB) == 200)
         assert status(server, ALICE) == 401
@@ -158,7 +159,7 @@ def test_a_file_changed_in_place_with_the_same_size_and_time_takes_effect(serve:
 def test_a_symbolic_link_that_kubernetes_swaps_takes_effect(serve: Serve, tmp_path: Path) -> None:
     for version, token in (("..1", ALICE), ("..2", BOB)):
         (tmp_path / version).mkdir()
-        (tmp_path / version / "tokens").write_text(f"a:{token}")
+        (tmp_path / version / "tokens").write_text(f"a:{token}\n")
     (tmp_path / "..data").symlink_to("..1")
     (tmp_path / "tokens").symlink_to("..data/tokens")
     with serve(auth_tokens_file=tmp_path / "tokens") as server:
@@ -211,6 +212,50 @@ def test_a_broken_or_missing_file_leaves_the_tokens_and_is_logged_once(
     assert BOB not in str(log)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("content", [None, "", "# none\n", "half", f"a:{BOB[:20]}", f"a:{BOB}"])
+def test_a_file_that_is_not_in_effect_degrades_the_server(content: str | None, serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    write(file, ALICE)
+
+    def state(server: Running) -> tuple[list[str], float | None]:
+        return server.get("/health").json()["problems"], server.metrics().value("mcp_auth_tokens_stale")
+
+    with serve(auth_tokens_file=file) as server:
+        assert state(server) == ([], 0 if HAS_METRICS else None)
+        if content is None:
+            file.unlink()
+        else:
+            replace(file, content)
+        wait_for(lambda: state(server) == (["auth_tokens_file"], 1 if HAS_METRICS else None))
+        assert (status(server, ALICE), status(server, BOB), status(server, BOB[:20])) == (200, 401, 401)
+        replace(file, f"a:{BOB}\n")
+        wait_for(lambda: state(server) == ([], 0 if HAS_METRICS else None))
+        assert (status(server, ALICE), status(server, BOB)) == (401, 200)
+
+
+@pytest.mark.usefixtures("quick")
+def test_valid_lines_take_effect_beside_another_one_that_is_not(serve: Serve, tmp_path: Path) -> None:
+    file = tmp_path / "tokens"
+    replace(file, f"alice:{ALICE}\nbob:{BOB}\n")
+    with serve(auth_tokens_file=file) as server:
+        replace(file, f"bob:{BOB}\nnobody\n")
+        wait_for(lambda: status(server, ALICE) == 401)
+        assert status(server, BOB) == 200
+        assert server.get("/health").json()["problems"] == ["auth_tokens_file"]
+        replace(file, f"alice:{ALICE}\nbob:{BOB}")  # a last line that is known needs no line break
+        wait_for(lambda: status(server, ALICE) == 200)
+        assert status(server, BOB) == 200
+        assert server.get("/health").json()["problems"] == []
+
+
+def replace(file: Path, content: str) -> None:
+    """Replace a file in one step, so that the server never reads half of it."""
+    new = file.with_suffix(".new")
+    new.write_text(content)
+    new.replace(file)
+
+
 def check_hourly(server: ProductionServer) -> None:
     """Look at the file once an hour, so that only the signal makes a change take effect."""
     auth_token.CHECK_SECONDS = 3600.0
@@ -241,7 +286,7 @@ def test_sighup_reloads_the_file_and_does_not_end_the_process(tmp_path: Path) ->
 
 
 def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_limits, "LOG_INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(rejections, "LOG_INTERVAL_SECONDS", 3600.0)
     with serve(auth_tokens=f"alice:{ALICE}") as server, capture_logs() as log:
         for number in range(300):
             assert status(server, f"{number:064d}") == 401

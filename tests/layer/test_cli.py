@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -19,9 +18,10 @@ from harness import Register
 from stand_in import stand_in
 from weather_station import __main__ as cli
 from weather_station import server as server_module
-from weather_station.__main__ import OPTIONS, SLUG, main
+from weather_station.__main__ import ANSWERS, COMMAND_OPTIONS, OPTIONS, SLUG, main
 from weather_station.production import on_startup, readiness_check
 from weather_station.production.config import ProductionConfig, about, variable
+from weather_station.production.features import COMMANDS
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import lifecycle, stdio
 
@@ -74,9 +74,16 @@ def test_help_imports_no_library() -> None:
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     text, modules = run.stdout.rsplit("\n", 2)[0], set(run.stdout.splitlines()[-1].split())
     assert not modules & {"mcp", "pydantic", "starlette", "uvicorn", "structlog"}, "help would wait for these"
-    for option in ("--transport", "--host", "--port", "--check", "--print-config", "--init-env", "--version"):
+    for option in ("--transport", "--host", "--port", "--check", "--version"):
         assert option in text
+    for command in COMMAND_OPTIONS:
+        assert (f"--{command.replace('_', '-')}" in text) == (command in COMMANDS)
     assert run.stderr == ""
+
+
+def test_the_commands_are_those_of_the_answers() -> None:
+    assert list(COMMANDS) == ANSWERS["commands"]
+    assert COMMANDS.keys() <= COMMAND_OPTIONS.keys()
 
 
 def test_help_shows_the_variables_and_defaults_of_the_configuration() -> None:
@@ -233,17 +240,6 @@ def _unusable(server: ProductionServer) -> None:
         return ""
 
     server.tool()(ask)
-
-
-def test_init_env_makes_the_file_where_the_command_runs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["--init-env"]) == 2
-    (tmp_path / ".env.example").write_text("AUTH_TOKENS=me:<random>\n")
-    assert main(["--init-env"]) == 0
-    assert (tmp_path / ".env").exists()
-    assert len(messages(capsys)) == 2
 
 
 def test_a_signal_during_the_start_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import anyio
+import anyio.to_thread
+import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from harness import Running, Serve, wait_for
+from harness import HAS_METRICS, Running, Serve, message, wait_for
+from raw_http import Raw, error_of
 from weather_station.production import readiness_check
 from weather_station.production.config import about
 from weather_station.production.registry import Check, HealthPart
@@ -108,7 +112,7 @@ def test_a_check_that_passes_again_is_logged(serve: Serve) -> None:
     with serve(checked(database=database)) as server, capture_logs() as log:
         assert get(server, "/readyz")[0] == 503
         broken = False
-        assert get(server, "/readyz")[0] == 200
+        wait_for(lambda: get(server, "/readyz")[0] == 200)
     assert "readiness check passes again" in [entry["event"] for entry in log]
 
 
@@ -135,12 +139,12 @@ def test_a_second_check_of_the_same_name_is_an_error(serve: Serve) -> None:
 
 
 def test_a_degraded_server_is_ready(serve: Serve) -> None:
-    part = HealthPart(degraded=("circuit of api.example.com is open",))
+    part = HealthPart(degraded=("circuit_open",))
     with serve(with_part(part)) as server:
         assert get(server, "/readyz")[0] == 200
         status, report = get(server, "/health")
     assert (status, report["status"]) == (200, "degraded")
-    assert report["problems"] == ["circuit of api.example.com is open"]
+    assert report["problems"] == ["circuit_open"]
 
 
 def test_a_missing_key_of_the_upstream_is_reported_by_its_variable(
@@ -170,9 +174,85 @@ async def _never_end(notice_seconds: float) -> float:
     return 0.0
 
 
+async def test_many_probes_run_the_checks_once(serve: Serve, http: httpx2.AsyncClient) -> None:
+    runs = 0
+
+    async def database() -> None:
+        nonlocal runs
+        runs += 1
+        await anyio.sleep(0.1)
+
+    with serve(checked(database=database)) as server:
+        paths = ("/readyz", "/health", *(["/metrics"] if HAS_METRICS else []))
+        responses = await asyncio.gather(*(http.get(f"{server.base}{path}") for path in paths for _ in range(100)))
+        assert {response.status_code for response in responses} == {200}
+        assert 1 <= runs < 10
+        before = runs
+        wait_for(lambda: get(server, "/readyz")[0] == 200 and runs > before)  # the result does not last
+
+
+async def test_a_probe_that_goes_away_takes_the_result_from_no_other(serve: Serve, http: httpx2.AsyncClient) -> None:
+    started, release = threading.Event(), threading.Event()
+
+    async def database() -> None:
+        started.set()
+        await anyio.to_thread.run_sync(release.wait)
+
+    with serve(checked(database=database)) as server:
+        with Raw(server.base) as first:
+            first.send(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await asyncio.to_thread(started.wait)
+            second = asyncio.create_task(http.get(f"{server.base}/readyz"))
+        release.set()
+        assert (await second).status_code == 200
+
+
+REPORTS = ("/health", *(["/metrics"] if HAS_METRICS else []))
+
+
 @pytest.mark.parametrize("host", ["10.1.2.3:8000", "evil.example", "kubernetes.default.svc"])
 def test_probes_respond_for_any_host_and_without_credentials(serve: Serve, host: str) -> None:
     with serve(allowed_hosts="api.example.com", auth_tokens=None) as server:
-        for path in ("/livez", "/readyz", "/health"):
+        for path in ("/livez", "/readyz"):
             assert server.get(path, host=host, origin="http://evil.example").status_code == 200, path
             assert server.client.head(f"{server.base}{path}", headers={"host": host}).status_code == 200
+        for path in REPORTS:
+            response = server.get(path, host=host)
+            assert (response.status_code, host in error_of(response)) == (421, True)
+            for own in ("localhost", "127.0.0.1:1", "api.example.com"):
+                assert server.get(path, host=own).status_code == 200
+        server.server.registry.health.checks["database"] = passes
+        with Raw(server.base) as connection:
+            connection.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+            assert connection.response()[0] == 421
+
+
+def test_reports_respond_for_any_host_where_others_reach_the_server(serve: Serve) -> None:
+    with serve(host="192.0.2.1", auth_tokens="a:0123456789abcdef") as server:  # the harness binds loopback all the same
+        for path in REPORTS:
+            assert server.get(path, host="10.1.2.3:8000").status_code == 200
+
+
+@pytest.mark.skipif(not HAS_METRICS, reason="there is no other listener")
+def test_a_separate_port_of_the_metrics_rejects_a_foreign_host(serve: Serve) -> None:
+    with serve(metrics_port=0) as server:
+        url = server.registry.http.addresses["metrics"]
+        assert server.client.get(url, headers={"host": "evil.example"}).status_code == 421
+        assert server.client.get(url).status_code == 200
+        assert server.client.get(f"{url}/", headers={"host": "evil.example"}).status_code == 404
+
+
+def test_no_response_repeats_a_foreign_host_as_an_address(serve: Serve) -> None:
+    with serve() as server:
+        for path in ("/metrics/", "/livez/", "/health/", "/readyz/", "//evil.example/"):
+            response = server.get(path, host="evil.example")
+            assert (response.status_code, "location" in response.headers) == (404, False)
+
+
+def test_responses_are_neither_stored_nor_taken_for_another_type(serve: Serve) -> None:
+    with serve() as server:
+        rejected = server.post(message("ping"), host="evil.example")
+        for response in (server.get("/livez"), server.get("/readyz"), server.get("/health"), rejected):
+            assert response.headers["cache-control"] == "no-store"
+            assert response.headers["x-content-type-options"] == "nosniff"
+        assert server.post(message("ping")).headers["x-content-type-options"] == "nosniff"

@@ -14,7 +14,7 @@ from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
 from harness import NO_TOOLS, command, copy_package, environment, http_process
-from weather_station.__main__ import HOSTS, SLUG, main
+from weather_station.__main__ import COMMAND_OPTIONS, SLUG, main
 from weather_station.production.config import ProductionConfig
 from weather_station.production.serve import host_config
 from weather_station.production.serve.host_config import build
@@ -39,7 +39,7 @@ def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
 
 
 def test_the_command_accepts_every_host() -> None:
-    assert tuple(host_config.HOSTS) == HOSTS
+    assert tuple(host_config.HOSTS) == COMMAND_OPTIONS["print_config"]["choices"]
 
 
 async def test_the_printed_command_starts_this_server_from_any_folder(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ HTTP: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", host_config.HOSTS)
 def test_over_stdio_the_host_provides_the_key_of_the_upstream(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "secret-of-the-upstream")
     document = build(name, ProductionConfig(upstream_api_key_env="API_KEY"), transport="stdio")
@@ -116,13 +116,13 @@ def server_command() -> str:
     return str(script) if script.exists() else sys.executable
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", host_config.HOSTS)
 def test_over_http_the_host_provides_the_token(name: str) -> None:
     config = ProductionConfig(auth="token", auth_tokens=SecretStr("me:secret-of-a-client"), host="0.0.0.0")  # noqa: S104 (the image's)
     assert build(name, config, transport="http") == HTTP[name]
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", host_config.HOSTS)
 @pytest.mark.parametrize("auth", ["none", "jwt"])
 def test_without_static_tokens_the_entry_has_no_authorization(name: str, auth: Any) -> None:
     """With JWT the host gets a token by itself, from the issuer that the server names."""

@@ -12,15 +12,12 @@ from mcp import Client, MCPError
 from structlog.testing import capture_logs
 
 from clocks import Clock
-from harness import HEADERS, LEGACY, MODERN, Serve
+from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Serve
 from raw_http import error_of, exchange
-from weather_station.production.inbound import http_limits
-from weather_station.production.inbound.http_limits import (
-    LOG_INTERVAL_SECONDS,
-    MAX_JSON_DEPTH,
-    RejectionLog,
-    deeper_than,
-)
+from weather_station.production.inbound.http_limits import MAX_JSON_DEPTH, deeper_than
+from weather_station.production.observe import rejections
+from weather_station.production.observe.meter import NullMeter
+from weather_station.production.observe.rejections import LOG_INTERVAL_SECONDS, Rejections
 from weather_station.production.sdk import ProductionServer
 
 VERSIONS = (LEGACY, MODERN)
@@ -151,14 +148,14 @@ def test_the_depth_of_a_long_body_is_found_whatever_is_in_it(piece: bytes) -> No
 
 def test_a_flood_of_rejections_is_one_log_entry_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(http_limits, "time", clock)
-    rejection_log = RejectionLog()
+    monkeypatch.setattr(rejections, "time", clock)
+    rejected = Rejections(NullMeter())
     with capture_logs() as log:
         for _ in range(1000):
-            rejection_log("host is not allowed")
+            rejected("host", "host is not allowed")
         assert [entry["held_back"] for entry in log] == [0]
         clock.now += LOG_INTERVAL_SECONDS
-        rejection_log("host is not allowed")
+        rejected("host", "host is not allowed")
     assert [entry["held_back"] for entry in log] == [0, 999]
 
 
@@ -169,3 +166,34 @@ def test_whitespace_around_a_header_value_is_ignored(serve: Serve) -> None:
         headers = call_headers(MODERN) | {"host": "localhost", "content-length": str(len(body))}
         head = "".join(f"\n{name}: \t{value} \t" for name, value in headers.items())
         assert exchange(server, f"POST /mcp HTTP/1.1{head}", body).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("zeros", [100, 5001])
+def test_a_declared_length_of_many_digits_is_a_number(zeros: int, serve: Serve) -> None:
+    """RFC 9110, section 8.6: digits, however many."""
+    with serve(add_length) as server:
+        body = call_body(MODERN, "1")
+        headers = call_headers(MODERN) | {"host": "localhost", "content-length": "0" * zeros + str(len(body))}
+        head = "".join(f"\n{name}: {value}" for name, value in headers.items())
+        assert exchange(server, f"POST /mcp HTTP/1.1{head}", body).startswith(b"HTTP/1.1 200 ")
+        head = head.replace(str(len(body)), "9" * 18)
+        assert exchange(server, f"POST /mcp HTTP/1.1{head}").startswith(b"HTTP/1.1 413 ")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("media_type", ["Application/JSON", "application/json; charset=utf-8", "APPLICATION/JSON ;x=y"])
+def test_a_media_type_is_compared_without_case(media_type: str, version: str, serve: Serve) -> None:
+    """RFC 9110, section 8.3.1."""
+    with serve(add_length) as server:
+        headers = call_headers(version) | {"content-type": media_type}
+        assert server.client.post(server.url, content=call_body(version, "1"), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""])
+def test_another_media_type_gets_415_as_a_json_rpc_error(media_type: str, serve: Serve) -> None:
+    with serve(add_length) as server:
+        headers = call_headers(MODERN) | {"content-type": media_type}
+        response = server.client.post(server.url, content=call_body(MODERN, "1"), headers=headers)
+        assert response.status_code == 415
+        assert "application/json" in error_of(response)
+        assert server.metrics().value("mcp_http_rejections_total", reason="media_type") == (1 if HAS_METRICS else None)

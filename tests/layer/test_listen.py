@@ -16,11 +16,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from harness import HAS_METRICS, LAYER, command, config, started, wait_for
-from weather_station.production.config import ConfigError, about
-from weather_station.production.registry import Listener, Registry
+from harness import HAS_METRICS, LAYER, command, started, wait_for
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve.listen import HttpProtocol, ListenerServer, base_url, bind
+from weather_station.production.serve.http_protocol import HttpProtocol
+from weather_station.production.serve.listen import base_url, bind
 
 
 def record_connections(server: ProductionServer) -> None:
@@ -68,28 +67,3 @@ def test_every_accepted_connection_has_nagles_algorithm_switched_off(tmp_path: P
 def test_the_url_of_a_socket_has_an_ipv6_address_in_brackets() -> None:
     with bind("::1", 0) as listener:
         assert re.fullmatch(r"http://\[::1\]:\d+", base_url(listener))
-
-
-async def test_a_listener_serves_its_routes_until_it_stops() -> None:
-    async def hello(request: Request) -> Response:
-        return JSONResponse("hello")
-
-    registry = Registry(config(), about())
-    server = ListenerServer(registry, Listener("admin", "ADMIN_PORT", 0, "/hello", (Route("/hello", hello),)))
-    await server.start()
-    url = registry.http.addresses["admin"]
-    async with httpx2.AsyncClient(trust_env=False) as client:
-        assert (await client.get(url)).json() == "hello"
-        assert (await client.get(f"{url}/elsewhere")).status_code == 404
-        await server.stop()
-        with pytest.raises(httpx2.ConnectError):
-            await client.get(url)
-
-
-async def test_a_port_that_is_taken_is_an_error_with_the_name_of_the_setting() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        server = ListenerServer(Registry(config(), about()), Listener("admin", "ADMIN_PORT", port, "/", ()))
-        with pytest.raises(ConfigError, match=rf"^ADMIN_PORT: cannot listen on 127\.0\.0\.1:{port}: .*another port$"):
-            await server.start()
-        await server.stop()

@@ -13,7 +13,7 @@ from stand_in import silent
 from weather_station.__main__ import main
 from weather_station.production.config import about, without_credentials
 from weather_station.production.registry import Probe, Registry
-from weather_station.production.serve import probes
+from weather_station.production.serve import startup
 from weather_station.production.testing import Api
 from weather_station.server import create_server
 
@@ -68,7 +68,7 @@ def test_an_unreachable_upstream_fails_the_check(check: Check) -> None:
 
 
 def test_an_upstream_that_hangs_fails_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probes, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(startup, "PROBE_SECONDS", 0.2)
     with silent() as url:
         assert check(url) == (1, f"failed: {url}: no answer within 0.2 s")
 
@@ -84,7 +84,7 @@ async def test_a_probe_can_be_a_connection_or_a_function() -> None:
             "shut": Probe("redis://127.0.0.1:9", "tcp"),
             "queue": Probe("amqp://queue", fail),
         }
-        results = await probes.run_all(registry)
+        results = await startup.run_probes(registry)
     assert results["open"].problem is None
     assert results["shut"].problem
     assert (results["queue"].target, results["queue"].problem) == ("amqp://queue", "no route to the queue")
@@ -96,7 +96,7 @@ if has("observe.telemetry"):
         """One after the other: the process has one tracer provider."""
         assert "traces" not in create_server(config()).registry.health.probes
         exporting = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
-        results = await probes.run_all(exporting.registry)
+        results = await startup.run_probes(exporting.registry)
         assert results["traces"].target == "http://127.0.0.1:9"
         assert results["traces"].problem
 

@@ -38,8 +38,8 @@ from weather_station.production.inbound.rate_limit_redis import (
 )
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
-from weather_station.production.serve import probes
-from weather_station.production.serve.probes import ProbeResult
+from weather_station.production.serve import startup
+from weather_station.production.serve.startup import ProbeResult
 from weather_station.server import create_server
 
 LONG = 3600.0
@@ -245,6 +245,14 @@ async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
     async with buckets(store, quota) as one, buckets(store, quota) as other:
         waits = await asyncio.gather(*(each.spend("client") for _ in range(100) for each in (one, other)))
     assert sum(not wait for wait in waits) == 70
+
+
+async def test_an_id_that_is_no_text_fails_no_other_call(store: Store) -> None:
+    """A subject in JSON can have half of a surrogate pair."""
+    ids = ("a", "\ud800", "b", "\udfff", "\ud800")
+    async with buckets(store, Quota(2, DAY * MICROSECONDS)) as pool:
+        assert await asyncio.gather(*map(pool.spend, ids)) == [0] * len(ids)
+        assert [await pool.remaining(caller_id) for caller_id in ("a", "\ud800", "\udfff")] == [1, 0, 1]
 
 
 async def test_two_processes_admit_exactly_the_limit(store: Store) -> None:
@@ -667,4 +675,4 @@ async def test_check_probes_redis_without_showing_its_password(frail_store: Stor
 async def probe(url: str) -> ProbeResult:
     server = create_server(config(redis_url=SecretStr(url), rate_limit_backend="redis"))
     async with server.running():
-        return (await probes.run_all(server.registry))["redis"]
+        return (await startup.run_probes(server.registry))["redis"]

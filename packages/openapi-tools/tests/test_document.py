@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -46,8 +47,8 @@ ALIASES_OF_A_HUNDRED_MILLION_VALUES = (
         ("- 1", "it is not an object"),
         ("{", "is not valid YAML"),
         ('{"openapi": "3.0.0"} {', "is not valid JSON: line 1, column 22"),
-        ("swagger: '2.0'", "is Swagger 2.0. Convert it to OpenAPI 3 first"),
-        ("openapi: 4.0.0", "/openapi is '4.0.0'; versions 3.0 and 3.1 are supported"),
+        ("swagger: '1.2'", "is Swagger 1.2; version 2.0 and OpenAPI 3 are supported"),
+        ("openapi: 4.0.0", "/openapi is '4.0.0'; versions 3.0 to 3.2 are supported"),
         ("info: {}", "/openapi is None"),
         ("openapi: 3.0.0\npaths: []", "/paths is not an object"),
         ("openapi: 3.0.0\nx: !!python/object/apply:os.system [echo]", "is not valid YAML"),
@@ -130,6 +131,61 @@ def test_a_url_and_the_files_beside_it_are_read(plain: Generated) -> None:
             Document(f"{url}/none.yaml")
 
 
+def test_a_header_opens_a_document_behind_a_login_and_goes_nowhere_else() -> None:
+    received: list[tuple[str, str | None]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append((self.path, self.headers.get("Authorization")))
+            if self.path == "/moved":
+                self.send_response(302)
+                self.send_header("Location", f"http://localhost:{self.connection.getsockname()[1]}/elsewhere")
+                self.end_headers()
+                return
+            self.send_response(200 if self.path == "/elsewhere" or received[-1][1] == "Bearer x" else 401)
+            self.end_headers()
+            self.wfile.write(b"openapi: 3.0.0\npaths: {}")
+
+        def log_message(self, *_: object) -> None:
+            """Write no log."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        with pytest.raises(DocumentError, match="cannot be read: Unauthorized"):
+            Document(f"{url}/openapi.yaml")
+        Document(f"{url}/openapi.yaml", headers={"Authorization": "Bearer x"})
+        Document(f"{url}/moved", headers={"Authorization": "Bearer x"})
+        server.shutdown()
+    assert received[-2:] == [("/moved", "Bearer x"), ("/elsewhere", None)]
+
+
+@pytest.mark.parametrize(
+    ("servers", "base_url", "problem"),
+    [
+        ([], "https://a.example/v1", ""),
+        ([{"url": "https://a.example/v1/"}], "https://a.example/v1", ""),
+        ([{"url": "http://a.example/v1"}], "https://a.example/v1", ""),
+        (
+            [{"url": "https://{where}.example/{v}", "variables": {"where": {"default": "a"}, "v": {"default": "v1"}}}],
+            "https://a.example/v1",
+            "",
+        ),
+        ([{"url": "/v1"}], "https://a.example", ""),
+        ([{"url": "https://a.example/v1"}], "https://a.example", "The host is the same and the path is not"),
+        ([{"url": "https://a.example/v1"}], "https://b.example/v1", "the document names https://a.example/v1"),
+    ],
+)
+def test_the_servers_are_compared_with_the_base_url(
+    tmp_path: Path, servers: list[Any], base_url: str, problem: str
+) -> None:
+    path = tmp_path / "document.json"
+    path.write_text(json.dumps(document_with({}) | {"servers": servers}), "utf-8")
+    texts = generate(Document(str(path)), "package", base_url=base_url).report.texts("base url")
+    assert bool(texts) == bool(problem)
+    assert problem in "".join(texts)
+
+
 def test_a_server_that_does_not_speak_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -146,8 +202,8 @@ def test_a_server_that_does_not_speak_http_is_reported() -> None:
 @pytest.mark.parametrize(
     ("reference", "problem"),
     [
-        ("../secret.yaml#/a", "is outside the document's folder"),
-        ("/etc/passwd", "is outside the document's folder"),
+        ("../secret.yaml#/a", "is outside the folder .*--root"),
+        ("/etc/passwd", "is outside the folder .*--root"),
         ("http://127.0.0.1:9/x.yaml", "is a URL, which is not fetched for a document that is a file"),
         ("none.yaml#/a", "cannot be read"),
         ("#/components/schemas/none", "does not exist"),
@@ -164,7 +220,7 @@ def test_an_unresolved_reference_is_reported_and_any_value_accepted(
     ((pointer, text),) = findings(generated, "reference")
     assert pointer == "#/paths/~1x/get/responses/200/content/application~1json/schema"
     assert re.search(problem, text)
-    assert "-> JsonValue:" in generated.files["src/package/tools/x.py"]
+    assert "-> Answer[Any]:" in generated.files["src/package/tools/x.py"]
 
 
 def test_a_reference_to_another_server_is_not_fetched() -> None:

@@ -135,7 +135,8 @@ def test_paging_is_mentioned_in_the_description(plain: Generated) -> None:
     assert description == (
         "Lists the pets,\nnewest first.\n\n"
         "The response may be one page of several, selected by limit, cursor.\n\n"
-        "The API names further pages in its Link header, which is not returned: request the next page."
+        "The API names further pages in its Link header, which is part of the answer.\n\n"
+        "GET /pets"
     )
 
 
@@ -156,3 +157,15 @@ def test_a_tool_without_an_example_is_left_out_of_the_tests_and_reported(
     generated = generate_from(document_with(paths), tmp_path)
     assert findings(generated, "test") == [("#/paths/~1x/get", f"no example can be made: {reason}")]
     assert generated.files["tests/openapi.json"] == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("place", "path", "query"),
+    [("query", "/x", [["q", "a/b c&d=é"]]), ("path", "/x?q={q}", [["q", "a/b c&d=é"]])],
+)
+def test_a_query_in_the_path_is_sent_once(tmp_path: Path, place: str, path: str, query: list[list[str]]) -> None:
+    parameters = [{"name": "q", "in": place, "required": True, "schema": {"type": "string"}}]
+    paths = {"/x?q={q}": {"get": {"operationId": "find", "parameters": parameters, "responses": json_response({})}}}
+    generated = generate_from(document_with(paths), tmp_path)
+    assert generated.tools[0].path == path
+    assert case_of(generated, "find")["request"]["query"] == query

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from document_builders import findings, generate_from_file, tool_names
-from openapi_tools import Generated, SelectionError
+from document_builders import DOCUMENTS, findings, generate_from_file, tool_names
+from openapi_tools import Document, Generated, SelectionError, generate
 from openapi_tools.selection import parse_selection
 
 
@@ -40,3 +40,23 @@ def test_a_pattern_that_matches_nothing_names_similar_operations() -> None:
 
 def test_commas_and_spaces_separate_patterns() -> None:
     assert parse_selection(" a,b  get /c , /d") == ["a", "b", "GET /c", "/d"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ("pets, !GET /pets, !deletePet", {"list_pets", "delete_pet"}),
+        ("!*pet*", set()),
+        ("! POST /*", set()),
+    ],
+)
+def test_what_is_left_out(selection: str, expected: set[str]) -> None:
+    everything = set(tool_names(generate_from_file("plain.yaml")))
+    names = set(tool_names(generate_from_file("plain.yaml", selection)))
+    assert names < everything
+    assert not expected & names
+
+
+def test_only_reading_operations() -> None:
+    generated = generate(Document(str(DOCUMENTS / "plain.yaml")), "package", reads_only=True)
+    assert {tool.method for tool in generated.tools} == {"GET", "HEAD"}

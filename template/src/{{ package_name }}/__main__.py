@@ -13,20 +13,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata, resources
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # Modules of the package are imported where they are needed: their imports take about a second, which --help and
-# --version need not wait for. For the same reason OPTIONS and HOSTS repeat values of other modules.
+# --version need not wait for. For the same reason OPTIONS and COMMAND_OPTIONS repeat values of other modules.
 if TYPE_CHECKING:
     from .production.config import ProductionConfig
     from .production.sdk import ProductionServer
 
-SLUG: str = json.loads(resources.files(__package__).joinpath("production", "answers.json").read_text("utf-8"))["slug"]
+ANSWERS: Mapping[str, Any] = json.loads(
+    resources.files(__package__).joinpath("production", "answers.json").read_text("utf-8")
+)
+SLUG: str = ANSWERS["slug"]
 
 OPTIONS = {
     "transport": ("how clients connect", "MCP_TRANSPORT", "http"),
@@ -35,8 +37,19 @@ OPTIONS = {
 }
 """Options that override a field of `ProductionConfig`: its meaning, environment variable and default."""
 
-HOSTS = ("claude-code", "claude-desktop", "cursor", "vscode")
-"""The keys of `production.serve.host_config.HOSTS`."""
+COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "init_env": {
+        "action": "store_true",
+        "help": "create .env from .env.example with random secrets, or add what it lacks",
+    },
+    "print_config": {
+        "metavar": "HOST",
+        "choices": ("claude-code", "claude-desktop", "cursor", "vscode"),
+        "help": "print the configuration for a host application (%(choices)s), which starts the server over stdio, "
+        "or with --transport http connects to it",
+    },
+}
+"""Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,17 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .production.config import ConfigError, StartError
 
     try:
-        if options.init_env:
-            from .production.serve.env_file import create
-
-            options = _options()
-            described = options.write_example(Path.cwd()) if options else []
-            return _report([*described, *create(Path.cwd())], 0)
         overrides = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
-        config = _load(overrides)
-        if options.print_config:
-            return _print_config(config, options.print_config, options.transport or "stdio")
-        return _run(config, check=options.check)
+        for name in ANSWERS["commands"]:
+            if value := getattr(options, name):
+                from .production import features
+
+                return _report(features.COMMANDS[name](value, overrides), 0)
+        return _run(_load(overrides), check=options.check)
     except ConfigError as error:
         return _report(error.problems, 2)
     except StartError as error:
@@ -148,14 +157,6 @@ def _check(server: ProductionServer) -> int:
     return 0 if ready else 1
 
 
-def _print_config(config: ProductionConfig, host: str, transport: str) -> int:
-    from .production.serve import host_config
-
-    document = host_config.build(host, config, transport=transport)
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    return _report([f"put this into {host_config.HOSTS[host].file} (docs/hosts.md)"], 0)
-
-
 def _report(lines: Sequence[str], status: int) -> int:
     """Write `lines` to stderr, as JSON where LOG_FORMAT says so and they are problems, and return `status`."""
     if status:
@@ -191,7 +192,6 @@ def _parser() -> argparse.ArgumentParser:
   {SLUG} --port 9000              serve on another port
   {SLUG} --transport stdio        serve a host that starts the server itself
   {SLUG} --check                  validate the configuration and probe the dependencies
-  {SLUG} --print-config vscode    print the configuration for VS Code
 
 Options override environment variables; .env.example describes every setting.""",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -201,14 +201,8 @@ Options override environment variables; .env.example describes every setting."""
     parser.add_argument("--host", metavar="ADDRESS", help=_help("host"))
     parser.add_argument("--port", type=_port, help=_help("port"))
     parser.add_argument("--check", action="store_true", help="report on configuration and dependencies, then exit")
-    parser.add_argument(
-        "--print-config",
-        metavar="HOST",
-        choices=HOSTS,
-        help=f"print the configuration for a host application ({', '.join(HOSTS)}), which starts the server over "
-        "stdio, or with --transport http connects to it",
-    )
-    parser.add_argument("--init-env", action="store_true", help="create .env from .env.example with random secrets")
+    for name in ANSWERS["commands"]:
+        parser.add_argument(f"--{name.replace('_', '-')}", **COMMAND_OPTIONS[name])
     version = f"{SLUG} {_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     return parser

@@ -11,9 +11,11 @@ from .production.inbound import guard
 from .production.observe import health, plain_logging
 from .production.registry import Registry
 from .production.sdk import ProductionServer
-from .production.serve import http, listen, tool_loader
+from .production.serve import http, tool_loader
 
-UPDATE = "uvx copier update --trust"
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+WITHOUT_SWITCH = ("identity", "listeners", "options")
+"""Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
 
@@ -27,11 +29,11 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
     enabled = _enabled_features(config)
-    registry.features = tuple(name for name in enabled if f"enable_{name}" in SWITCHES or name == "auth")
+    registry.features = tuple(name for name in enabled if name not in WITHOUT_SWITCH)
     registry.notices += environment.notices()
     problems = [*environment.problems(config), *_absent_features(config)]
     features = [FEATURES[name] for name in enabled]
-    for install in (*features, guard.install, health.install, listen.install):
+    for install in (*features, guard.install, health.install):
         try:
             install(registry)
         except ConfigError as error:
@@ -74,12 +76,12 @@ def _absent_features(config: ProductionConfig) -> list[str]:
     """Return a line for each feature that the configuration needs and this project does not contain."""
     on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
     problems = [
-        f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} --data enable_{name}=true"
+        f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
     ]
     problems += [
         f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
-        f"Change it with: {UPDATE} --data {field}={value}"
+        f"Change it with: {UPDATE} {field}={value}"
         for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", ANSWERS["config"][field])
     ]

@@ -6,7 +6,7 @@ The expected request is derived here from the document, independently of the cod
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -19,7 +19,7 @@ from .examples import (
     is_constrained,
 )
 from .operations import Parameter, RequestBody, Tool
-from .python_types import is_object
+from .python_types import AnyType, Type, is_object, union_options
 
 Pair = list[str]
 """Name and value, in the form that JSON has for a tuple."""
@@ -29,7 +29,7 @@ HEADER_TEXT = "a b"
 
 BINARY = "application/octet-stream"
 SEPARATORS = {"spaceDelimited": " ", "pipeDelimited": "|"}
-MAX_INTEGRAL_FLOAT = 1e15
+MAX_INTEGRAL_FLOAT = 2**53
 """Up to here a whole number of type float is written without a fraction."""
 
 
@@ -48,10 +48,8 @@ def make_case(tool: Tool) -> dict[str, Any]:
             "method": tool.method,
             "path": _expected_path(tool, arguments),
             "query": _expected_query(tool, arguments),
-            "headers": {each.api_name.lower(): _simple(arguments[each.name]) for each in tool.parameters_in("header")},
-            "cookies": {
-                each.api_name: quote(_simple(arguments[each.name]), safe="") for each in tool.parameters_in("cookie")
-            },
+            "headers": {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
+            "cookies": {name: quote(text, safe="") for name, text in _texts(tool.parameters_in("cookie"), arguments)},
             "body": None if body is None else _expected_body(body, arguments[body.name]),
         },
         "answer": _response_and_result(tool),
@@ -59,12 +57,18 @@ def make_case(tool: Tool) -> dict[str, Any]:
     }
 
 
+def _texts(parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the names and values of headers or cookies."""
+    for parameter in parameters:
+        yield parameter.api_name, _simple(arguments[parameter.argument])
+
+
 def example_arguments(tool: Tool) -> dict[str, Any]:
     """Return valid arguments, the optional ones included."""
     arguments: dict[str, Any] = {}
     for parameter in tool.parameters:
         text = HEADER_TEXT if parameter.location in ("header", "cookie") else EXAMPLE_TEXT
-        arguments[parameter.name] = example_value(parameter.type, text=text)
+        arguments[parameter.argument] = example_value(parameter.type, text=text)
     if tool.body is not None:
         is_file = tool.body.kind == "binary"
         arguments[tool.body.name] = EXAMPLE_FILE_BASE64 if is_file else example_value(tool.body.type)
@@ -75,8 +79,8 @@ def invalid_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any
     """Return `arguments` with one that the tool rejects, or without a required one; None where neither is known."""
     for parameter in sorted(tool.parameters, key=lambda each: not is_constrained(each.type)):
         for value in invalid_values(parameter.type):
-            return {**arguments, parameter.name: value}
-    required = [parameter.name for parameter in tool.parameters if parameter.required]
+            return {**arguments, parameter.argument: value}
+    required = [parameter.argument for parameter in tool.parameters if parameter.required]
     if tool.body is not None and tool.body.required:
         required.append(tool.body.name)
     if required:
@@ -90,14 +94,39 @@ def invalid_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any
 def _expected_path(tool: Tool, arguments: Mapping[str, Any]) -> str:
     path = tool.path.partition("?")[0]
     for parameter in tool.parameters_in("path"):
-        path = path.replace(f"{{{parameter.name}}}", quote(_simple(arguments[parameter.name]), safe=""))
+        expected = _path_value(parameter, arguments[parameter.argument])
+        path = path.replace(f"{{{parameter.placeholder}}}", expected)
     return path
+
+
+def _path_value(parameter: Parameter, value: Any) -> str:
+    """Return a path parameter as RFC 6570 expands it, in its style."""
+
+    def quoted(item: Any) -> str:
+        return quote(_simple(item), safe="")
+
+    if parameter.is_json:
+        return quote(_compact_json(value), safe="")
+    name = quote(parameter.api_name, safe="")
+    first, between, named = {"label": (".", ".", ""), "matrix": (";", ";", f"{name}=")}.get(
+        parameter.style, ("", ",", "")
+    )
+    if isinstance(value, dict) and parameter.explode:
+        return first + between.join(f"{quote(key, safe='')}={quoted(item)}" for key, item in value.items())
+    if isinstance(value, dict):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, list) and parameter.explode:
+        return first + between.join(f"{named}{quoted(item)}" for item in value)
+    return f"{first}{named}{','.join(map(quoted, value)) if isinstance(value, list) else quoted(value)}"
 
 
 def _expected_query(tool: Tool, arguments: Mapping[str, Any]) -> list[Pair]:
     pairs = [list(pair) for pair in parse_qsl(tool.path.partition("?")[2], keep_blank_values=True)]
+    for pair in pairs:
+        for parameter in tool.parameters_in("path"):
+            pair[1] = pair[1].replace(f"{{{parameter.placeholder}}}", _simple(arguments[parameter.argument]))
     for parameter in tool.parameters_in("query"):
-        pairs += _query_pairs(parameter, arguments[parameter.name])
+        pairs += _query_pairs(parameter, arguments[parameter.argument])
     return pairs
 
 
@@ -130,13 +159,19 @@ def _form_field(body: RequestBody, name: str, value: Any) -> list[Pair]:
 
 
 def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]]:
-    is_list_of_parts = isinstance(value, list) and not any(map(_contains_object, value))
+    media_type = body.part_types.get(name, "")
+    is_json = media_type.endswith("json")
+    is_list_of_parts = isinstance(value, list) and (
+        name in body.files or not (is_json or any(map(_contains_object, value)))
+    )
     parts: list[list[Any]] = []
     for item in value if is_list_of_parts else [value]:
         if name in body.files:
-            parts.append([name, {"base64": item}])
+            parts.append([name, {**item, "media_type": body.files[name]}])
         else:
-            parts.append([name, _compact_json(item) if _contains_object(item) else _simple(item)])
+            is_object = is_json or _contains_object(item)
+            media_type = media_type or ("application/json" if is_object else "text/plain")
+            parts.append([name, _compact_json(item) if is_object else _simple(item), media_type])
     return parts
 
 
@@ -192,16 +227,28 @@ def _response_and_result(tool: Tool) -> dict[str, Any]:
     """Return what the stand-in for the API answers, and the structured content that the tool returns then."""
     response = tool.response
     status = response.status if 200 <= response.status < 300 else 200
-    default = {"json": "application/json", "text": "text/plain"}.get(response.kind, BINARY)
-    media_type = BINARY if response.accept == "*/*" else response.accept or default
+    if tool.method == "HEAD":
+        return {"status": status, "result": {"status": status}}
+    defaults = {"json": "application/json", "lines": "application/jsonl", "text": "text/plain"}
+    default = defaults.get(response.kind, BINARY)
+    media_type = response.accept if response.accept not in ("", "*/*") else default
     if response.kind == "json":
         content = example_value(response.type)
-        is_structured = is_object(response.type) and not response.may_be_empty
-        result = content if is_structured else {"result": content}  # the SDK wraps what is not always an object
+        result = content if is_plain_object(response.type) else {"result": content}
         return {"status": status, "type": media_type, "content": content, "result": result}
+    if response.kind == "lines":
+        content = example_value(response.type)
+        text = "".join(f"{json.dumps(item)}\n" for item in content)
+        return {"status": status, "type": media_type, "text": text, "result": {"result": content}}
     if response.kind == "text":
         return {"status": status, "type": media_type, "text": "some text", "result": {"result": "some text"}}
     if response.kind == "binary":
         result = {"media_type": media_type, "size": len(EXAMPLE_FILE), "base64": EXAMPLE_FILE_BASE64}
         return {"status": status, "type": media_type, "base64": EXAMPLE_FILE_BASE64, "result": result}
     return {"status": status, "result": {"status": status}}
+
+
+def is_plain_object(type_: Type) -> bool:
+    """Return whether values of the type are always objects, or of any kind: then they are not wrapped."""
+    options = union_options(type_)
+    return all(is_object(option) for option in options) or any(isinstance(option, AnyType) for option in options)

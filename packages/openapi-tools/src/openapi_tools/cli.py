@@ -8,10 +8,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .budget import DEFAULT_BUDGET
 from .document import Document
-from .generator import API_MODULE, MODELS_MODULE, REPORT_PATH, Generated, generate
+from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
-from .project import FormatError, ProjectError, existing_tool_modules, format_files, write_files
+from .parameters import HEADER_NAME
+from .project import (
+    FormatError,
+    ProjectError,
+    existing_tool_modules,
+    format_files,
+    remove_files,
+    write_files,
+)
+from .second_run import Plan, plan, recorded_state
 from .selection import SelectionError
 
 PROGRAM = "openapi-tools"
@@ -19,7 +29,7 @@ PROGRAM = "openapi-tools"
 RECURSION_LIMIT = 5000
 """Schemas nest, and types are converted and written recursively; Python's default of 1000 is too low for them."""
 
-SHARED_MODULES = frozenset(("__init__", API_MODULE, MODELS_MODULE))
+SHARED_MODULES = frozenset(("__init__", MODELS_MODULE))
 """Modules of `tools` that are no tool modules: their names are never chosen for one."""
 
 
@@ -30,15 +40,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_utf8()
     project: Path = options.output.resolve()
     try:
-        existing = existing_tool_modules(project, options.package) - SHARED_MODULES
-        generated = generate(Document(options.spec), options.package, options.only, existing)
-        write_files(generated.files, project)
+        state = recorded_state(project)
+        of_earlier_run = {Path(path).stem for path in (state or {}).get("parts", {})}
+        existing = existing_tool_modules(project, options.package) - SHARED_MODULES - of_earlier_run
+        generated = generate(
+            Document(options.spec, options.root, dict(options.header)),
+            options.package,
+            options.only,
+            existing,
+            budget=options.budget,
+            strict=options.strict,
+            reads_only=options.reads_only,
+            base_url=options.base_url,
+        )
+        planned = plan(generated, project, state)
+        if not options.diff:
+            write_files(planned.files, project, replace=state is not None)
+            remove_files(planned.removed, project)
     except (DocumentError, SelectionError, ProjectError) as error:
         print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
         return 1
+    if options.diff:
+        print("\n".join(differences(planned, first=state is None)))
+        return 0
     if options.format:
         try:
-            format_files(generated.files, project)
+            format_files(planned.files, project)
         except FormatError as error:
             print(
                 f"{PROGRAM}: {options.spec}: the files are written, but not formatted. "
@@ -46,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 file=sys.stderr,
             )
             return 1
+    if state is not None:
+        print("\n".join(differences(planned)))
     print(summary(generated))
     return 0
 
@@ -61,19 +90,69 @@ def parser() -> argparse.ArgumentParser:
         "--package", required=True, metavar="NAME", help="import name of the project's package, below its folder src"
     )
     arguments.add_argument(
-        "--output", required=True, type=Path, metavar="PROJECT", help="root folder of the project; no file is replaced"
+        "--output",
+        required=True,
+        type=Path,
+        metavar="PROJECT",
+        help="root folder of the project; what its owner has written or changed stays",
     )
     arguments.add_argument(
         "--only",
         default="",
         metavar="SELECTION",
-        help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text "
-        "(default: all operations that are not deprecated)",
+        help="operationIds, tags, paths or 'METHOD /path', separated by commas or spaces, * for any text, "
+        "! for those to leave out (default: all operations that are not deprecated)",
+    )
+    arguments.add_argument(
+        "--diff", action="store_true", help="write nothing: say what a further run would change, and what breaks calls"
+    )
+    arguments.add_argument("--reads-only", action="store_true", help="only operations that change nothing, such as GET")
+    arguments.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=header,
+        metavar="'NAME: VALUE'",
+        help="header of the request for a document behind a login, sent to its server only; may be repeated",
+    )
+    arguments.add_argument(
+        "--base-url",
+        default="",
+        metavar="URL",
+        help="BASE_URL of the server, to compare it with the document's servers",
+    )
+    arguments.add_argument(
+        "--strict", action="store_true", help="make an answer that does not fit the document an error of the tool"
+    )
+    arguments.add_argument(
+        "--budget",
+        type=int,
+        default=DEFAULT_BUDGET,
+        metavar="TOKENS",
+        help="size of one tool's schemas; what is deeper is any object (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--root",
+        type=Path,
+        metavar="FOLDER",
+        help="folder that has all files that the document refers to (default: the folder of the document)",
     )
     arguments.add_argument(
         "--format", action="store_true", help="format the generated sources with the project's ruff (uv run ruff)"
     )
     return arguments
+
+
+def header(text: str) -> tuple[str, str]:
+    """Return name and value of a header that is written as `Name: value`.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not.
+    """
+    name, colon, value = text.partition(":")
+    if not colon or not HEADER_NAME.fullmatch(name.strip()) or not value.strip().isprintable():
+        raise argparse.ArgumentTypeError("write it as 'Name: value'")
+    return name.strip(), value.strip()
 
 
 def write_utf8() -> None:
@@ -83,10 +162,19 @@ def write_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
 
 
+def differences(planned: Plan, first: bool = False) -> list[str]:
+    """Return what a further run changes, and which files it writes and removes."""
+    lines = planned.lines or ([] if first else ["The operations are the same."])
+    lines = [*lines, *(f"write {path}" for path in sorted(planned.files))]
+    return [*lines, *(f"remove {path}" for path in planned.removed)]
+
+
 def summary(generated: Generated) -> str:
     """Return a few lines that say what was generated and how much was not."""
     modules = len({tool.module for tool in generated.tools})
     lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
+    lines.append(f"  {size_of(generated)}")
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
+    lines += [f"  {text}" for text in generated.report.texts("base url")]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
     return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
-from .loading import MAX_DEPTH, DocumentError, is_url, load
+from .loading import MAX_DEPTH, DocumentError, LimitError, fetch, is_url, parse
+from .swagger import to_openapi_3
+from .text import single_line
 
-MAX_FILES = 200
+MAX_FILES = 10_000
 """Files of one document."""
+
+MAX_TOTAL_BYTES = 512 * 1024 * 1024
+"""Of all its files."""
 
 MAX_REFERENCES = 50
 """References that lead to references, in a row."""
@@ -67,15 +73,25 @@ class Node(NamedTuple):
 class Document:
     """An OpenAPI document, whose further files are read when a reference leads to them."""
 
-    def __init__(self, location: str) -> None:
+    def __init__(self, location: str, root: str | Path | None = None, headers: Mapping[str, str] | None = None) -> None:
         """Read the document at `location`, a path or an http(s) URL.
 
+        Args:
+            location: The path or URL.
+            root: The folder that has all files of a document that is a file; its own folder by default.
+            headers: Headers of the requests for a document behind a login; they are sent to its server only.
+
         Raises:
-            DocumentError: It cannot be read, or is not an OpenAPI document of version 3.0 or 3.1.
+            DocumentError: It cannot be read, exceeds a limit, or is neither OpenAPI 3 nor Swagger 2.0.
         """
         self.location = location if is_url(location) else str(Path(location).expanduser().resolve())
+        self.folder = Path(self.location).parent if root is None else Path(root).expanduser().resolve()
+        self._headers = headers
+        self._bytes = 0
         self._files: dict[str, Any] = {}
         content = self._load(self.location)
+        if isinstance(content, dict) and re.fullmatch(r"2\.0(\.0)?", str(content.get("swagger", ""))):
+            content = self._files[self.location] = to_openapi_3(content)
         self.root = Node(content, "#", self.location)
         self.version = _openapi_version(content, location)
 
@@ -105,6 +121,7 @@ class Document:
 
         Raises:
             UnresolvedReferenceError: There is none, or it is in a file that must not be read.
+            LimitError: Its file exceeds a limit.
         """
         file, _, fragment = reference.partition("#")
         source, pointer = origin.source, "#"
@@ -112,6 +129,8 @@ class Document:
             source = self._source_of(file, reference, origin)
         try:
             value = self._load(source)
+        except LimitError:
+            raise
         except DocumentError as error:
             raise UnresolvedReferenceError(origin.pointer, str(error)) from None
         if source != self.location:
@@ -128,6 +147,25 @@ class Document:
             else:
                 raise UnresolvedReferenceError(origin.pointer, f"{reference!r} does not exist")
         return Node(value, pointer, source)
+
+    def media_types(self, node: Node) -> dict[str, Node]:
+        """Return the media types of a request or response body; one may be a reference (OpenAPI 3.2).
+
+        Raises:
+            UnresolvedReferenceError: A reference does not lead to a value.
+        """
+        return {name: self.resolve(media) for name, media in node.get("content").entries()}
+
+    @cached_property
+    def subtypes(self) -> dict[str, list[Node]]:
+        """The schemas of the components whose `allOf` refers to another one, by the pointer of that."""
+        found: dict[str, list[Node]] = {}
+        for _, node in self.root.get("components").get("schemas").entries():
+            for part in node.get("allOf").elements():
+                reference = part.mapping.get("$ref")
+                if isinstance(reference, str) and reference.startswith("#/"):
+                    found.setdefault(reference, []).append(node)
+        return found
 
     def with_absolute_references(self, value: Any, source: str, depth: int = 0) -> Any:
         """Return `value`, which is of the file `source`, with the full location of the file in every `$ref`."""
@@ -161,16 +199,20 @@ class Document:
         if is_url(source) and urlsplit(source)[:2] != urlsplit(self.location)[:2]:
             problem = f"{reference!r} is on another server than the document, which is not contacted"
             raise UnresolvedReferenceError(origin.pointer, problem)
-        if not is_url(source) and not Path(source).is_relative_to(Path(self.location).parent):
-            problem = f"{reference!r} is outside the document's folder. Bundle the document into one file first."
+        if not is_url(source) and not Path(source).is_relative_to(self.folder):
+            problem = f"{reference!r} is outside the folder {self.folder}. Name the folder of all files with --root."
             raise UnresolvedReferenceError(origin.pointer, problem)
         return source
 
     def _load(self, location: str) -> Any:
         if location not in self._files:
             if len(self._files) >= MAX_FILES:
-                raise DocumentError(f"{self.location} refers to more than {MAX_FILES} files")
-            self._files[location] = load(location)
+                raise LimitError(f"{self.location} refers to more than {MAX_FILES} files. Bundle it into one file.")
+            content = fetch(location, self._headers)
+            self._bytes += len(content)
+            if self._bytes > MAX_TOTAL_BYTES:
+                raise LimitError(f"{self.location} has more than {MAX_TOTAL_BYTES // 2**20} MiB in all its files")
+            self._files[location] = parse(content, location)
         return self._files[location]
 
 
@@ -194,11 +236,11 @@ def _openapi_version(content: Any, location: str) -> tuple[int, int]:
         raise DocumentError(f"{location} is not an OpenAPI document: it is not an object")
     if "swagger" in content:
         raise DocumentError(
-            f"{location} is Swagger {content['swagger']}. Convert it to OpenAPI 3 first (swagger2openapi)."
+            f"{location} is Swagger {single_line(str(content['swagger']), 20)}; version 2.0 and OpenAPI 3 are supported"
         )
     match = re.match(r"3\.(\d+)", str(content.get("openapi", "")))
     if not match:
-        raise DocumentError(f"{location}: /openapi is {content.get('openapi')!r}; versions 3.0 and 3.1 are supported")
+        raise DocumentError(f"{location}: /openapi is {content.get('openapi')!r}; versions 3.0 to 3.2 are supported")
     if not isinstance(content.get("paths", {}), dict):
         raise DocumentError(f"{location}: /paths is not an object")
     return 3, int(match[1])

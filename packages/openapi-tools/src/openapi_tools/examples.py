@@ -11,6 +11,7 @@ from .pattern_examples import matching_texts
 from .python_types import (
     AnyType,
     EnumType,
+    FileType,
     ListType,
     MapType,
     Model,
@@ -80,6 +81,8 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
             return _example_number(type_)
         case EnumType():
             return type_.values[0]
+        case FileType():
+            return {"base64": EXAMPLE_FILE_BASE64, "name": "a b.bin"}
         case ListType():
             length = _list_length(type_, depth)
             return [inner(type_.item)] * length
@@ -87,7 +90,7 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
             return {"key": inner(type_.value)}
         case Model():
             return {
-                prop.api_name: _example_files(prop.type) if prop.file_media_type else inner(prop.type)
+                prop.api_name: inner(prop.type)
                 for prop in type_.properties
                 if prop.required or (with_optional and depth < 2 and not _has_model(prop.type))
             }
@@ -114,11 +117,6 @@ def _list_length(type_: ListType, depth: int) -> int:
     if length > MAX_LIST:
         raise NoExampleError(f"a list of {length} items")
     return length
-
-
-def _example_files(type_: Type) -> str | list[str]:
-    is_list = any(isinstance(option, ListType) for option in union_options(type_))
-    return [EXAMPLE_FILE_BASE64] if is_list else EXAMPLE_FILE_BASE64
 
 
 def _has_model(type_: Type) -> bool:

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from .budget import DEFAULT_BUDGET, keep_within_budget
 from .cases import make_case
 from .document import Document
 from .examples import NoExampleError
-from .operations import Tool, find_operations
+from .operations import READING_METHODS, Tool, find_operations
 from .python_types import Type
 from .recursion import cut_large_recursive_groups
 from .report import Report, markdown_code
 from .selection import select_operations
+from .servers import problem_with_base_url
 from .source import models_module, module_title, reachable_models, tools_module
 from .text import MAX_TITLE, single_line
-from .tools import ToolReader, module_groups
+from .tools import ToolReader
 
 TESTS_PATH = "tests/test_openapi.py"
 CASES_PATH = "tests/openapi.json"
@@ -27,7 +29,6 @@ REPORT_PATH = "docs/openapi-report.md"
 PACKAGE_PLACEHOLDER = "my_server"
 """Name of the generated project's package in the files that every project gets."""
 
-API_MODULE = "_api"
 MODELS_MODULE = "_models"
 
 KEY_VARIABLE = "the variable that UPSTREAM_API_KEY_ENV names"
@@ -45,10 +46,20 @@ class Generated:
     tools: list[Tool]
     credential_settings: list[str]
     """What to set for the credentials, a line for each security scheme."""
+    tokens: dict[str, int]
+    """About how many tokens each tool takes in the list of tools, by the tool's name."""
 
 
 def generate(
-    document: Document, package: str, selection: str = "", existing_modules: frozenset[str] = frozenset()
+    document: Document,
+    package: str,
+    selection: str = "",
+    existing_modules: frozenset[str] = frozenset(),
+    *,
+    budget: int = DEFAULT_BUDGET,
+    strict: bool = False,
+    reads_only: bool = False,
+    base_url: str = "",
 ) -> Generated:
     """Return the files that give a project a tool for each selected operation.
 
@@ -57,26 +68,37 @@ def generate(
         package: The import name of the project's package.
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
+        budget: How many tokens the schemas of one tool may have.
+        strict: Whether an answer that does not fit the document is an error of the tool.
+        reads_only: Whether only operations become tools that change nothing, by their method.
+        base_url: The `BASE_URL` of the server, which is compared with the servers of the document.
 
     Raises:
         SelectionError: A pattern of the selection matches no operation.
     """
     report = Report()
     operations = find_operations(document, report)
+    if reads_only:
+        operations = [operation for operation in operations if operation.method in READING_METHODS]
     selected = select_operations(operations, selection, report)
     reader = ToolReader(document, report, existing_modules)
-    tools = reader.read_all(selected)
+    read = reader.read_all(selected)
+    tools = [tool for tool, _ in read]
+    for tool in tools:
+        tool.strict = strict
     cut_large_recursive_groups(reader.schemas.models, report)
+    sizes = keep_within_budget(tools, budget, report)
+    if problem := problem_with_base_url(document, base_url):
+        report.add("base url", "#/servers", problem)
     credential_settings = reader.security.advice(KEY_VARIABLE)
     title = single_line(document.root.get("info").mapping.get("title"), MAX_TITLE) or "the API"
 
     files: dict[str, str] = {}
     if tools:
         folder = f"src/{package}/tools"
-        group_by_module = dict(zip((tool.module for tool in tools), module_groups(selected), strict=True))
+        group_by_module = {tool.module: group for tool, group in read}
         used_models = reachable_models(_types_of(tools))
         models = [model for model in reader.schemas.models if model in used_models]
-        files[f"{folder}/{API_MODULE}.py"] = _project_file("api.py")
         if models:
             files[f"{folder}/{MODELS_MODULE}.py"] = models_module(models, title)
         for module, group in group_by_module.items():
@@ -84,9 +106,18 @@ def generate(
             files[f"{folder}/{module}.py"] = tools_module(module_tools, module_title(group, title))
         files[TESTS_PATH] = _project_file("tool_tests.py").replace(PACKAGE_PLACEHOLDER, package)
         files[CASES_PATH] = json.dumps(_cases(tools, report), indent=1) + "\n"
-    generated = Generated(files, report, len(operations), tools, credential_settings)
+    tokens = {tool.name: sizes.tokens(tool) for tool in tools}
+    generated = Generated(files, report, len(operations), tools, credential_settings, tokens)
     files[REPORT_PATH] = _report_page(document, title, generated)
     return generated
+
+
+def size_of(generated: Generated) -> str:
+    """Return the tokens of all tools and of the largest ones."""
+    tokens = sorted(((size, name) for name, size in generated.tokens.items()), reverse=True)
+    total = sum(size for size, _ in tokens)
+    largest = ", ".join(f"{name} {size:,}" for size, name in tokens[:3])
+    return f"about {total:,} tokens" + (f" (the largest: {largest})" if len(tokens) > 1 else "")
 
 
 def _types_of(tools: Sequence[Tool]) -> Iterator[Type]:
@@ -122,6 +153,8 @@ def _report_page(document: Document, title: str, generated: Generated) -> str:
         f"{markdown_code(title)}, version {markdown_code(version)}, OpenAPI 3.{document.version[1]}: "
         f"{generated.operation_count} operations, {len(generated.tools)} tools. The tools, their models and their "
         "tests are yours; updates do not change them.",
+        "",
+        f"A model reads the descriptions and schemas of all tools with every request: {size_of(generated)}.",
         "",
         "Parts of a document cannot be expressed in Python or sent by this server's client. They are listed here, each",
         "with its place in the document (a JSON pointer).",

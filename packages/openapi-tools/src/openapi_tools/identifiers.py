@@ -8,42 +8,31 @@ import keyword
 import re
 import unicodedata
 from collections.abc import Iterable
+from pathlib import PureWindowsPath
+
+import pydantic
+
+from .imports import IMPORTED_NAMES, MODELS_NAMES
 
 MAX_IDENTIFIER = 60
 """Characters. Hosts put a server's name before a tool's and accept 64 in all; the protocol allows 128."""
 
-PYTHON_NAMES = frozenset(keyword.kwlist) | frozenset(keyword.softkwlist) | frozenset(dir(builtins)) | {"self", "cls"}
+PYTHON_NAMES = frozenset(keyword.kwlist) | frozenset(keyword.softkwlist) | frozenset(dir(builtins))
+"""Names that Python has, which the linter lets nothing shadow (ruff A001 to A003)."""
 
-MODEL_ATTRIBUTES = frozenset(
-    """
-    construct copy dict fields from_orm json parse_file parse_obj parse_raw schema schema_json update_forward_refs
-    validate model_computed_fields model_config model_construct model_copy model_dump model_dump_json model_extra
-    model_fields model_fields_set model_json_schema model_parametrized_name model_post_init model_rebuild
-    model_validate model_validate_json model_validate_strings
-    """.split()
-)
-"""Attributes of pydantic's BaseModel, which a field of the same name would shadow."""
+LINTED_NAMES = frozenset(("self", "cls", "l", "O", "I", "timeout"))
+"""Names that rules of the linter reject: N804, N805, E741, and ASYNC109 for a parameter of an async function."""
 
-TOOL_MODULE_NAMES = frozenset(
-    """
-    ctx server register add call wire form deep in_json json_body text_body binary_body form_body multipart_body as_json
-    as_json_or_done as_text as_binary as_done models
-    """.split()
-)
-"""Names that the generated tool modules use; no tool and no argument may shadow them."""
+MODEL_ATTRIBUTES = frozenset((*dir(pydantic.BaseModel), *dir(type(pydantic.BaseModel)), *pydantic.BaseModel.__slots__))
+"""Attributes that a model has by its base and its metaclass, which a field of the same name would shadow."""
 
-RESERVED_MODULES = frozenset(
-    """
-    register register_modules importlib pkgutil production weather example con prn aux nul conin conout
-    com0 com1 com2 com3 com4 com5 com6 com7 com8 com9 lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9
-    """.split()
-)
-"""Names that a generated module cannot have: they are used in the `tools` package or are devices on Windows."""
+PROTECTED_PREFIXES = ("model_dump", "model_validate")
+"""Pydantic warns of fields whose names begin so (`ConfigDict.protected_namespaces`)."""
 
-RESERVED_TOOLS = frozenset(("health_check", "get_metrics", "get_weather", "get_resource"))
-"""Names of tools that a server of the template may have already."""
+RESERVED_NAMES = PYTHON_NAMES | LINTED_NAMES | IMPORTED_NAMES | MODEL_ATTRIBUTES
 
-RESERVED_CLASSES = ("Any", "Annotated", "Literal", "Field", "ApiModel")
+RESERVED_TOOLS = frozenset(("health_check", "get_metrics"))
+"""Names of tools that the production layer has or may get."""
 
 
 class Namespace:
@@ -69,24 +58,46 @@ class Namespace:
 def snake_case(text: str, fallback: str) -> str:
     """Return `text` as a name of a function, argument or module; `fallback` where no letter or digit is left.
 
-    The name has at most `MAX_IDENTIFIER` characters, is neither a keyword nor a builtin, and begins with a letter.
+    The name has at most `MAX_IDENTIFIER` characters, is not in `RESERVED_NAMES`, and begins with a letter.
     """
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", to_ascii(text))
-    name = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_") or fallback
+    name = split_words(text) or fallback
     if name[:1].isdigit():
         name = f"{fallback}_{name}"
-    name = shorten(name)
-    return f"{name}_" if name in PYTHON_NAMES else name
+    return unreserved(shorten(name))
+
+
+def split_words(text: str) -> str:
+    """Return the words of `text` in lower case, joined by underscores."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", to_ascii(text))
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 
 
 def pascal_case(text: str, fallback: str) -> str:
-    """Return `text` as the name of a class, with the same guarantees as `snake_case`."""
+    """Return `text` as the name of a class, which neither Python nor the module of models has already."""
     words = re.findall(r"[A-Za-z0-9]+", to_ascii(text))
     name = "".join(word[0].upper() + word[1:] for word in words) or fallback
     if not name[0].isalpha():
         name = fallback + name
     name = shorten(name)
-    return f"{name}_" if name in PYTHON_NAMES or name in RESERVED_CLASSES else name
+    return f"{name}Model" if name in PYTHON_NAMES | LINTED_NAMES or name in MODELS_NAMES else name
+
+
+def unreserved(name: str) -> str:
+    """Return `name`, with an underscore where Python, the linter or an import has it already."""
+    if name.startswith(PROTECTED_PREFIXES):
+        name = f"its_{name}"
+    return f"{name}_" if name in RESERVED_NAMES else name
+
+
+def function_name(name: str) -> str:
+    """Return the name of the function of the tool `name`; pytest and its linter take `test...` for a test."""
+    return unreserved(f"call_{name}" if name.startswith("test") else name)
+
+
+def module_name(text: str) -> str:
+    """Return `text` as the name of a module, which no system takes for a device."""
+    name = snake_case(text, "operations")
+    return f"{name}_" if PureWindowsPath(name).is_reserved() or name.startswith("test") else name
 
 
 def shorten(name: str) -> str:

@@ -7,9 +7,10 @@ import math
 import re
 import time
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -29,32 +30,27 @@ class DocumentError(Exception):
     """The document cannot be used; the message names it, the place and what to do."""
 
 
+class LimitError(DocumentError):
+    """The document exceeds a limit of the generator. It is rejected as a whole, rather than read in part."""
+
+
 def is_url(location: str) -> bool:
     return location.lower().startswith(("http://", "https://"))
 
 
-def load(location: str) -> Any:
-    """Return the value of the JSON or YAML document at a path or http(s) URL.
-
-    Raises:
-        DocumentError: It cannot be read, is too large, or is neither JSON nor YAML.
-    """
-    return parse(fetch(location), location)
-
-
-def fetch(location: str) -> bytes:
-    """Return the bytes at a path or http(s) URL.
+def fetch(location: str, headers: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes at a path or http(s) URL, requested with `headers`.
 
     Raises:
         DocumentError: They cannot be read, or are more than `MAX_BYTES`.
     """
     try:
-        content = _download(location) if is_url(location) else _read_file(location)
+        content = _download(location, headers or {}) if is_url(location) else _read_file(location)
     except (OSError, ValueError, HTTPException) as error:  # HTTPException: the server does not speak HTTP
         reason = getattr(error, "strerror", None) or getattr(error, "reason", None) or error
         raise DocumentError(f"{location} cannot be read: {reason}. Give the path or the URL of the document.") from None
     if len(content) > MAX_BYTES:
-        raise DocumentError(f"{location} has more than {MAX_BYTES // 2**20} MiB")
+        raise LimitError(f"{location} has more than {MAX_BYTES // 2**20} MiB")
     return content
 
 
@@ -63,8 +59,10 @@ def _read_file(path: str) -> bytes:
         return file.read(MAX_BYTES + 1)
 
 
-def _download(url: str) -> bytes:
+def _download(url: str, headers: Mapping[str, str]) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "openapi-tools", "Accept": "*/*"})  # noqa: S310 (http and https only)
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # credentials, which no other server may get
     content, deadline = b"", time.monotonic() + FETCH_SECONDS
     with urllib.request.urlopen(request, timeout=FETCH_SECONDS) as response:  # noqa: S310 (http and https only)
         while len(content) <= MAX_BYTES and (part := response.read1(2**20)):
@@ -94,7 +92,7 @@ def parse(content: bytes, location: str) -> Any:
                 if start == "[" or error.msg.startswith("Extra data"):
                     place = f"line {error.lineno}, column {error.colno}"
                     raise DocumentError(f"{location} is not valid JSON: {place}: {error.msg}") from None
-        return _to_json_value(yaml.load(text, Loader=_JsonLikeLoader))  # noqa: S506 (derived from the safe loader)
+        return _to_json_value(yaml.load(text, Loader=_CoreLoader), location)  # noqa: S506 (derived from the safe loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -108,21 +106,37 @@ def _reject_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a JSON number")
 
 
-class _JsonLikeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe loader without dates, and with only `true` and `false` as booleans."""
+class _CoreLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader with the types of YAML 1.2's core schema (section 10.3): 10:30 and 1_000 are texts, 0644 is 644.
+
+    Merge keys (`<<`) are those of YAML 1.1, which many documents use.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[Any]]] = {}
+
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        text = self.construct_scalar(node)
+        if text[:2] in ("0o", "0x"):
+            return int(text, 0)
+        if text.lower().lstrip("+-") in (".inf", ".nan"):
+            return math.inf
+        return float(text) if set(text.lower()) & {".", "e"} else int(text)
 
 
-_JsonLikeLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern if tag != "tag:yaml.org,2002:bool" else re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"))
-        for tag, pattern in resolvers
-        if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
+    ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", list("-+.")),
+    ("merge", r"<<", ["<"]),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), _first)
+    if _tag in ("int", "float"):
+        _CoreLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _CoreLoader.construct_number)
 
 
-def _to_json_value(value: Any) -> Any:
+def _to_json_value(value: Any, location: str) -> Any:
     """Return a YAML value as JSON has it: with text as keys, and finite.
 
     Raises:
@@ -135,7 +149,7 @@ def _to_json_value(value: Any) -> Any:
         nonlocal remaining
         remaining -= 1
         if remaining < 0 or depth > MAX_DEPTH:
-            raise ValueError("it is too large or nested too deep")
+            raise LimitError(f"{location}: it is too large or nested too deep")
         if isinstance(item, dict | list) and id(item) in converted:
             return converted[id(item)]
         if isinstance(item, dict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-BodyKind = Literal["json", "form", "multipart", "text", "binary"]
+BodyKind = Literal["json", "lines", "form", "multipart", "text", "binary"]
 
 TEXT_TYPES = frozenset(
     """
@@ -13,6 +13,9 @@ TEXT_TYPES = frozenset(
     """.split()
 )
 """Media types outside `text/` whose content is text."""
+
+
+JSON_LINES = frozenset(("jsonl", "x-jsonl", "ndjson", "x-ndjson", "x-jsonlines", "jsonlines", "json-seq"))
 
 
 def without_parameters(media_type: str) -> str:
@@ -32,6 +35,12 @@ def is_json(media_type: str) -> bool:
     return plain in ("application/json", "*/*", "text/json") or plain.endswith("+json")
 
 
+def is_json_lines(media_type: str) -> bool:
+    """Return whether the content is a sequence of JSON values, each on a line of its own."""
+    subtype = without_parameters(media_type).rpartition("/")[2]
+    return subtype in JSON_LINES or subtype.endswith("+json-seq")
+
+
 def is_text(media_type: str) -> bool:
     plain = without_parameters(media_type)
     return plain.startswith("text/") or plain.endswith(("+xml", "+yaml")) or plain in TEXT_TYPES
@@ -42,6 +51,8 @@ def body_kind(media_type: str) -> BodyKind:
     plain = without_parameters(media_type)
     if is_json(media_type):
         return "json"
+    if is_json_lines(media_type):
+        return "lines"
     if plain == "application/x-www-form-urlencoded":
         return "form"
     if plain.startswith("multipart/"):

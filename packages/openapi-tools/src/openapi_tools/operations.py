@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,8 +11,12 @@ from .document import Document, Node, UnresolvedReferenceError, as_list
 from .media_types import BodyKind
 from .python_types import Type
 from .report import Report
+from .text import is_unicode
 
-METHODS = ("get", "head", "options", "put", "delete", "post", "patch")
+METHODS = ("get", "head", "options", "query", "put", "delete", "post", "patch")
+
+READING_METHODS = ("GET", "HEAD", "OPTIONS", "QUERY")
+"""Methods that change nothing (RFC 9110, section 9.2.1)."""
 
 Location = Literal["path", "query", "header", "cookie"]
 
@@ -42,7 +47,9 @@ class Operation:
 @dataclass
 class Parameter:
     name: str
-    """The name of the tool's argument."""
+    """The name of the function's parameter."""
+    argument: str
+    """The name of the tool's argument: the API's, where a host accepts it."""
     api_name: str
     location: Location
     type: Type
@@ -53,6 +60,8 @@ class Parameter:
     allow_reserved: bool = False
     is_json: bool = False
     """Whether the value is sent as JSON, rather than in a style."""
+    placeholder: str = ""
+    """The name in the place of a path parameter."""
 
 
 @dataclass
@@ -63,18 +72,29 @@ class RequestBody:
     required: bool
     description: str
     property_styles: dict[str, str] = field(default_factory=dict)
-    """How the properties of a form are written: `form`, `flat` (not exploded), `deep` (deepObject) or `json`."""
+    """How the properties of a form are written: `form`, `flat`, `space` or `pipe` (these are not exploded), `deep`
+    (deepObject) or `json`."""
     files: dict[str, str] = field(default_factory=dict)
-    """The media types of the properties that are files, which the model gives in base64."""
+    """The media types of the properties that are files."""
+    part_types: dict[str, str] = field(default_factory=dict)
+    """The media types of other properties of a multipart body."""
     name: str = "body"
-    """The name of the tool's argument."""
+    """The name of the function's parameter, and of the tool's argument."""
+
+    @property
+    def argument(self) -> str:
+        return self.name
 
 
 @dataclass
 class Response:
-    kind: Literal["json", "text", "binary", "nothing"]
+    """What the document says of the answer to a request that succeeds."""
+
+    kind: Literal["json", "lines", "text", "binary", "nothing"]
+    """What is expected; what comes decides. `lines` are JSON values, each on a line of its own."""
     status: int
     type: Type
+    """Of the JSON value, or of each of the lines."""
     accept: str = ""
     """The Accept header, where the client's own will not do."""
     may_be_empty: bool = False
@@ -87,14 +107,18 @@ class Tool:
     pointer: str
     method: str
     path: str
-    """With `{argument}` in the place of each path parameter, and the rest quoted."""
+    """With `{placeholder}` in the place of each path parameter, and the rest quoted."""
     name: str
+    function: str
+    """The name of the function, which differs from the tool's where Python or the linter do not accept that."""
     module: str
     title: str
     description: str
     parameters: list[Parameter]
     body: RequestBody | None
     response: Response
+    strict: bool = False
+    """Whether an answer that does not fit the document is an error."""
 
     def parameters_in(self, location: Location) -> list[Parameter]:
         return [parameter for parameter in self.parameters if parameter.location == location]
@@ -106,13 +130,18 @@ def find_operations(document: Document, report: Report) -> list[Operation]:
     for path, entry in document.root.get("paths").entries():
         if path.startswith("x-"):
             continue
+        if not path.startswith("/") or path.startswith("//") or "\\" in path or not is_unicode(path):
+            text = "its path does not begin with one slash, or has characters that no path has"
+            report.add("skipped operation", entry.pointer, text)
+            continue
         try:
             path_item = document.resolve(entry)
         except UnresolvedReferenceError as error:
             report.add_unresolved("skipped operation", entry, error)
             continue
-        methods = [method for method in METHODS if isinstance(path_item.mapping.get(method), dict)]
-        operations += [Operation(path_item.child(method), path_item, method.upper(), path) for method in methods]
+        nodes = {method.upper(): path_item.get(method) for method in METHODS}
+        nodes |= additional_operations(path_item, report)
+        operations += [Operation(node, path_item, method, path) for method, node in nodes.items() if node.mapping]
         if "trace" in path_item.mapping:
             text = "TRACE returns the request with its credentials to the caller"
             report.add("skipped operation", f"{path_item.pointer}/trace", text)
@@ -126,7 +155,19 @@ def find_operations(document: Document, report: Report) -> list[Operation]:
     return sorted(operations, key=lambda operation: positions.get(operation.node.pointer, 0))
 
 
+def additional_operations(path_item: Node, report: Report) -> dict[str, Node]:
+    """Return the operations of a path item by methods beyond the usual ones (OpenAPI 3.2)."""
+    found: dict[str, Node] = {}
+    for method, node in path_item.get("additionalOperations").entries():
+        if re.fullmatch(r"[A-Za-z-]{1,40}", method) and method.lower() not in (*METHODS, "trace", "connect"):
+            found[method] = node
+        else:
+            report.add("skipped operation", node.pointer, "its method is not sent: it is fixed, or no token")
+    return found
+
+
 def _pointers_in_order(document: Document) -> Iterator[str]:
     """Yield the pointers of the operations as the document orders them, where path and operation are in one place."""
     for _, path_item in document.root.get("paths").entries():
         yield from (node.pointer for key, node in path_item.entries() if key in METHODS)
+        yield from (node.pointer for _, node in path_item.get("additionalOperations").entries())

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 from typing import cast
 from urllib.parse import quote
 
 from .document import Document, Node, UnresolvedReferenceError
-from .identifiers import MODEL_ATTRIBUTES, TOOL_MODULE_NAMES, Namespace, pascal_case, snake_case
+from .identifiers import Namespace, pascal_case, snake_case
+from .imports import CONTEXT
 from .media_types import is_json
 from .operations import Location, Operation, Parameter
 from .python_types import ListType, is_object, union_options
 from .report import Report
 from .schema_keywords import description_of
 from .schemas import SchemaConverter
-from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
+
+ARGUMENT_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+"""A name of an argument that every host accepts; some reject others, with all tools of the server."""
 
 HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}")
 """The name of a header or cookie, a token (RFC 9110, section 5.6.2)."""
@@ -62,10 +66,11 @@ class ParameterReader:
         self.credential_headers = credential_headers
 
     def read(self, operation: Operation, class_name: str) -> tuple[str, list[Parameter]]:
-        """Return the path with the arguments' names in its placeholders, and the parameters."""
+        """Return the path, quoted, and the parameters."""
         declared = self._declared(operation)
-        names = Namespace(TOOL_MODULE_NAMES | MODEL_ATTRIBUTES | {"self", "body"})
-        placeholders = dict.fromkeys(re.findall(r"\{([^{}]+)\}", operation.path.partition("#")[0]))
+        names, arguments = Namespace(), Namespace((CONTEXT,))
+        whole_path = without_declared_pairs(operation.path.partition("#")[0], declared)
+        placeholders = dict.fromkeys(re.findall(r"\{([^{}]+)\}", whole_path))
         for api_name in placeholders:
             if ("path", api_name) not in declared:
                 text = f"{single_line(api_name, 60)!r} of the path is not declared, so it is text"
@@ -78,10 +83,13 @@ class ParameterReader:
                 text = "it is a path parameter that the path does not contain: left out"
                 self.report.add("parameter", node.pointer, text)
             elif self._can_be_sent(location, api_name, node):
-                parameters.append(self._read_parameter(location, api_name, node, names, class_name))
-        return self._path(
-            operation, {each.api_name: each for each in parameters if each.location == "path"}
-        ), parameters
+                parameters.append(self._read_parameter(location, api_name, node, names, arguments, class_name))
+        in_path = {each.api_name: each for each in parameters if each.location == "path"}
+        placeholders_used = Namespace()
+        for each in in_path.values():
+            word = re.fullmatch(r"[A-Za-z0-9_]+", each.api_name)
+            each.placeholder = placeholders_used.claim(each.api_name if word else each.name)
+        return self._path(operation, whole_path, in_path), parameters
 
     def _declared(self, operation: Operation) -> dict[tuple[Location, str], Node]:
         """Return the parameters by location and name; the operation's own replace those of its path."""
@@ -94,6 +102,12 @@ class ParameterReader:
                     self.report.add_unresolved("reference", entry, error)
                     continue
                 location, api_name = node.mapping.get("in"), node.mapping.get("name")
+                if location == "querystring":  # the whole query, which a form's pairs can be (OpenAPI 3.2)
+                    location, form = "query", node.get("content").get("application/x-www-form-urlencoded")
+                    fields = {"in": "query", "name": api_name, "schema": form.mapping.get("schema", {"type": "object"})}
+                    node = node.with_value({**node.mapping, **fields, "content": None})
+                    if not form.mapping:
+                        self.report.add("parameter", entry.pointer, "a query that is no form: sent as one")
                 if location not in LOCATIONS or not isinstance(api_name, str) or not api_name:
                     self.report.add("parameter", entry.pointer, "it has no name or no valid location: left out")
                     continue
@@ -102,6 +116,10 @@ class ParameterReader:
 
     def _can_be_sent(self, location: Location, api_name: str, node: Node) -> bool:
         """Return whether the parameter can be sent, and report why not."""
+        if not is_unicode(api_name):
+            problem = "its name is not valid Unicode"
+            self.report.add("parameter", node.pointer, f"{problem}: left out")
+            return False
         if location in ("path", "query"):
             return True
         lower = api_name.lower()
@@ -121,11 +139,12 @@ class ParameterReader:
         return False
 
     def _read_parameter(
-        self, location: Location, api_name: str, node: Node, names: Namespace, class_name: str
+        self, location: Location, api_name: str, node: Node, names: Namespace, arguments: Namespace, class_name: str
     ) -> Parameter:
         mapping = node.mapping
-        name = snake_case(api_name, "parameter")
-        name = names.claim(name if names.is_free(name) else f"{name.rstrip('_')}_{location}")
+        argument = api_name if ARGUMENT_NAME.fullmatch(api_name) else snake_case(api_name, "parameter").rstrip("_")
+        argument = arguments.claim(argument if arguments.is_free(argument) else f"{argument}_{location}")
+        name = names.claim(snake_case(argument, "parameter"))
         style = str(mapping.get("style") or STYLES[location][0])
         explode = mapping.get("explode")
         place, sent_as_json = node.get("schema"), False
@@ -138,13 +157,19 @@ class ParameterReader:
         type_ = self.schemas.convert(place, f"{class_name}{pascal_case(api_name, 'Parameter')}", "request")
         schema = self.document.resolved_mapping(place)
         description = clean_text(mapping.get("description"), MAX_FIELD_DESCRIPTION) or schema.get("description", "")
+        about = {key: mapping[key] for key in ("deprecated", "example", "examples") if key in mapping}
+        description = description_of({**schema, **about, "description": description})
+        if argument != api_name:
+            self.report.add("name", node.pointer, f"the argument {argument} is sent as {single_line(api_name, 100)}")
+            description = f"{description}{' ' if description else ''}Sent as {single_line(api_name, 100)}."
         parameter = Parameter(
             name=name,
+            argument=argument,
             api_name=api_name,
             location=location,
             type=type_,
             required=mapping.get("required") is True or location == "path",
-            description=description_of({**schema, "description": description}),
+            description=description,
             style=style,
             explode=explode if isinstance(explode, bool) else style in ("form", "deepObject"),
             allow_reserved=mapping.get("allowReserved") is True,
@@ -166,27 +191,30 @@ class ParameterReader:
         has_parts = has_objects or any(isinstance(option, ListType) for option in options)
         if parameter.is_json or not has_parts:
             return
-        if location == "path" and (parameter.style != "simple" or parameter.explode):
-            text = f"style {parameter.style} of a list or object: its parts are separated by commas"
-            self.report.add("parameter", node.pointer, text)
-        elif location in ("header", "cookie") and parameter.explode and has_objects:
+        if location in ("header", "cookie") and parameter.explode and has_objects:
             text = "explode of an object: its parts are separated by commas"
             self.report.add("parameter", node.pointer, text)
 
-    def _path(self, operation: Operation, parameters: Mapping[str, Parameter]) -> str:
-        """Return the operation's path, quoted, with the arguments' names in its placeholders."""
-        path, hash_sign, _ = operation.path.partition("#")
-        if hash_sign:
+    def _path(self, operation: Operation, path: str, parameters: Mapping[str, Parameter]) -> str:
+        """Return the operation's path, quoted, with its placeholders."""
+        if "#" in operation.path:
             text = "the path has a fragment, which is not part of a request"
             self.report.add("parameter", operation.node.pointer, text)
         parts: list[str] = []
         for text, api_name in re.findall(r"([^{}]*)(?:\{([^{}]+)\}|[{}]|$)", path):
             parts.append(quote(text, safe=PATH_SAFE))
             if api_name in parameters:
-                parameter = parameters[api_name]
-                if parameter.style == "matrix":
-                    parts.append(f";{quote(parameter.api_name, safe='')}=")
-                elif parameter.style == "label":
-                    parts.append(".")
-                parts.append(f"{{{parameter.name}}}")
+                parts.append(f"{{{parameters[api_name].placeholder}}}")
         return "".join(parts)
+
+
+def without_declared_pairs(path: str, declared: Container[tuple[str, str]]) -> str:
+    """Return a path without the pairs `name={name}` of its query whose parameter is declared as one of the query."""
+    path, question_mark, query = path.partition("?")
+    pairs = [pair for pair in query.split("&") if pair]
+    kept = [
+        pair
+        for pair in pairs
+        if not (match := re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", pair)) or ("query", match[1]) not in declared
+    ]
+    return path + question_mark + "&".join(kept) if kept else path

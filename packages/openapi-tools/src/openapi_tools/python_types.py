@@ -44,7 +44,7 @@ class NullType(Type):
 class ScalarType(Type):
     """A string, number or boolean."""
 
-    kind: Literal["str", "int", "float", "bool"]
+    kind: Literal["str", "int", "Number", "bool"]
     constraints: Constraints = ()
     format: str = ""
 
@@ -56,6 +56,14 @@ class ScalarType(Type):
 
     def constraint(self, name: str, default: Any = None) -> Any:
         return dict(self.constraints).get(name, default)
+
+
+@dataclass(frozen=True)
+class FileType(Type):
+    """A file of a multipart body."""
+
+    def annotation(self, prefix: str = "", enclosing: tuple[Type, ...] = ()) -> str:
+        return "UploadFile"
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,7 @@ class UnionType(Type):
     options: tuple[Type, ...]
 
     def annotation(self, prefix: str = "", enclosing: tuple[Type, ...] = ()) -> str:
-        sources = dict.fromkeys(option.annotation(prefix, around) for option, around in _flatten(self, enclosing))
+        sources = dict.fromkeys(option.annotation(prefix, around) for option, around in flatten(self, enclosing))
         if "Any" in sources:
             return "Any"
         if "None" in sources:  # last, as is the custom
@@ -116,6 +124,8 @@ class NamedType(Type):
     target: Type | None = None
     is_recursive: bool = False
     """Whether the type contains itself, found out while its annotation is made."""
+    weight: int = 0
+    """As `weight_of` has found it, 0 before."""
 
     def annotation(self, prefix: str = "", enclosing: tuple[Type, ...] = ()) -> str:
         if self.target is None or self in enclosing:  # such as a list of itself, which only a class can express
@@ -160,18 +170,34 @@ class Model(Type):
 
 def union_options(type_: Type) -> list[Type]:
     """Return the options of a union, with those of unions inside it; another type is its own only option."""
-    return [option for option, _ in _flatten(type_, ())]
+    return [option for option, _ in flatten(type_, ())]
 
 
-def _flatten(type_: Type, enclosing: tuple[Type, ...]) -> Iterator[tuple[Type, tuple[Type, ...]]]:
+def flatten(type_: Type, enclosing: tuple[Type, ...]) -> Iterator[tuple[Type, tuple[Type, ...]]]:
     """Yield the options of a union, each with the named types that it is part of."""
     if isinstance(type_, UnionType):
         for option in type_.options:
-            yield from _flatten(option, enclosing)
+            yield from flatten(option, enclosing)
     elif isinstance(type_, NamedType) and isinstance(type_.target, UnionType | NamedType) and type_ not in enclosing:
-        yield from _flatten(type_.target, (*enclosing, type_))
+        yield from flatten(type_.target, (*enclosing, type_))
     else:
         yield type_, enclosing
+
+
+def weight_of(type_: Type) -> int:
+    """Return how many types the annotation of a type has; that of a type which is not known yet counts as one."""
+    if isinstance(type_, UnionType):
+        return sum(map(weight_of, type_.options))
+    if isinstance(type_, ListType):
+        return 1 + weight_of(type_.item)
+    if isinstance(type_, MapType):
+        return 1 + weight_of(type_.value)
+    if isinstance(type_, NamedType):
+        if not type_.weight:
+            type_.weight = 1  # where it contains itself
+            type_.weight = weight_of(type_.target) if type_.target is not None else 0
+        return max(type_.weight, 1)
+    return 1
 
 
 def union_of(options: Sequence[Type]) -> Type:

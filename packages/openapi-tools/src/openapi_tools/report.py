@@ -19,6 +19,7 @@ class Finding:
 
 KINDS: dict[str, str] = {
     "authentication": "Credentials, and what remains to be done about them",
+    "base url": "Where the tools send their requests",
     "skipped operation": "Operations without a tool",
     "deprecated": "Deprecated operations, which are left out; name one in the selection to include it",
     "name": "Names that had to change",
@@ -28,6 +29,7 @@ KINDS: dict[str, str] = {
     "response": "Responses that are returned in another form",
     "schema": "Rules of schemas that the models do not check; the API still does",
     "pattern": "Patterns that pydantic's regular expressions do not support; the API still checks them",
+    "size": "Tools whose schemas are too large; the deepest parts accept any value",
     "test": "Operations that the generated tests leave out",
     "reference": "References that cannot be resolved; any value is accepted in their place",
 }
@@ -55,6 +57,10 @@ class Report:
     def add_unresolved(self, kind: str, node: Node, error: UnresolvedReferenceError) -> None:
         """Add that the reference at `node` cannot be resolved."""
         self.add(kind, node.pointer, error.problem if error.pointer == node.pointer else str(error))
+
+    def texts(self, kind: str) -> list[str]:
+        """Return the texts of the findings of a kind."""
+        return [finding.text for finding in self.findings if finding.kind == kind]
 
     def counts(self) -> dict[str, int]:
         """Return the number of findings of each kind that has any, in the order of `KINDS`."""

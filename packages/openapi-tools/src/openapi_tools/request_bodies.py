@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from .document import Document, Node, UnresolvedReferenceError
-from .media_types import body_kind, is_json, is_media_type, without_parameters
+from .media_types import BodyKind, body_kind, is_json, is_media_type, without_parameters
 from .operations import Operation, RequestBody
-from .python_types import AnyType, MapType, Model, ScalarType, Type, is_object, union_options
+from .python_types import AnyType, FileType, ListType, MapType, Model, ScalarType, is_object, union_options
 from .report import Report
 from .schemas import SchemaConverter
 from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
 
-KIND_ORDER = ("json", "form", "multipart", "text", "binary")
+KIND_ORDER = ("json", "form", "multipart", "lines", "text", "binary")
 """Which of several media types is sent."""
 
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE")
@@ -34,27 +34,46 @@ class RequestBodyReader:
         except UnresolvedReferenceError as error:
             self.report.add_unresolved("request body", given, error)
             return None
-        offered = dict(node.get("content").entries())
+        try:
+            offered = self.document.media_types(node)
+        except UnresolvedReferenceError as error:
+            self.report.add_unresolved("request body", given, error)
+            return None
         if not offered:
             self.report.add("request body", node.pointer, "it has no media type: left out")
             return None
-        media_type = min(offered, key=lambda name: (KIND_ORDER.index(body_kind(name)), name != "application/json"))
-        kind, media = body_kind(media_type), offered[media_type]
+        kinds = {name: self._kind(name, media) for name, media in offered.items()}
+        media_type = min(offered, key=lambda name: (KIND_ORDER.index(kinds[name]), name != "application/json"))
+        kind, media = kinds[media_type], offered[media_type]
         if kind in ("json", "form", "multipart") and self._is_empty_object(node, media.get("schema")):
             return None
         self._report_alternatives(operation, node, media_type, [name for name in offered if name != media_type])
         body = RequestBody(
             kind=kind,
-            media_type=_content_type(media_type),
+            media_type=_content_type(media_type, kind),
             type=ScalarType("str"),
             required=node.mapping.get("required") is True,
             description=clean_text(node.mapping.get("description"), MAX_FIELD_DESCRIPTION),
         )
         if kind == "binary":
             body.description = f"{body.description} In base64.".strip()
+        elif kind == "lines":
+            item = media.get("itemSchema") if media.get("itemSchema").mapping else media.get("schema").get("items")
+            body.type = ListType(self.schemas.convert(item, f"{class_name}Item", "request"))
         elif kind != "text":
             self._read_schema(body, media, class_name)
         return body
+
+    def _kind(self, media_type: str, media: Node) -> BodyKind:
+        """Return how a body is written; for a range such as `*/*` its schema says it."""
+        if "*" not in media_type:
+            has_items = media.get("itemSchema").mapping or media.get("schema").get("items").mapping
+            kind = body_kind(media_type)
+            return "text" if kind == "lines" and not has_items else kind
+        schema = self.document.resolved_mapping(media.get("schema"))
+        if schema.get("format") == "binary" or schema.get("contentEncoding") or not schema:
+            return "binary"
+        return "text" if schema.get("type") == "string" else "json"
 
     def _report_alternatives(self, operation: Operation, node: Node, media_type: str, others: list[str]) -> None:
         if others:
@@ -76,7 +95,7 @@ class RequestBodyReader:
         if body.kind == "form":
             body.property_styles = self._property_styles(media)
         else:
-            body.files = self._files(media, body.type)
+            self._read_parts(body, media)
 
     def _is_empty_object(self, body: Node, schema_node: Node) -> bool:
         """Return whether an optional body has no properties; some tools write one for every operation."""
@@ -96,41 +115,42 @@ class RequestBodyReader:
             style, explode = encoding.mapping.get("style"), encoding.mapping.get("explode")
             if style == "deepObject":
                 styles[name] = "deep"
-            elif style in ("spaceDelimited", "pipeDelimited"):
-                text = f"{style} in a form: its parts are separated by commas"
-                self.report.add("request body", encoding.pointer, text)
-                styles[name] = "flat"
+            elif style in ("spaceDelimited", "pipeDelimited") and explode is not True:
+                styles[name] = "space" if style == "spaceDelimited" else "pipe"
             elif explode is False:
                 styles[name] = "flat"
-            elif style == "form":
+            elif style is not None:
                 styles[name] = "form"
             elif is_json(str(encoding.mapping.get("contentType", ""))):
                 styles[name] = "json"
         return styles
 
-    def _files(self, media: Node, type_: Type) -> dict[str, str]:
-        """Return the media types of the properties of a multipart body that are files."""
-        files = {
-            prop.api_name: prop.file_media_type
-            for model in union_options(type_)
-            if isinstance(model, Model)
-            for prop in model.properties
-            if prop.file_media_type
-        }
+    def _read_parts(self, body: RequestBody, media: Node) -> None:
+        """Read which parts of a multipart body are files, and the media types of all."""
+        for model in union_options(body.type):
+            for prop in model.properties if isinstance(model, Model) else ():
+                if prop.file_media_type:
+                    body.files[prop.api_name] = prop.file_media_type
+                    is_list = any(isinstance(option, ListType) for option in union_options(prop.type))
+                    prop.type = ListType(FileType()) if is_list else FileType()
         for name, encoding in media.get("encoding").entries():
             content_type = encoding.mapping.get("contentType")
             is_valid = isinstance(content_type, str) and is_media_type(content_type)
-            if name in files and is_valid:
-                files[name] = str(content_type)
-            elif content_type is not None and not is_valid:
+            if is_valid and name in body.files:
+                body.files[name] = str(content_type)
+            elif is_valid:
+                body.part_types[name] = str(content_type)
+            elif content_type is not None:
                 text = "its contentType is not one media type, so the client chooses it"
                 self.report.add("request body", encoding.pointer, text)
-        return files
+            for header, node in encoding.get("headers").entries():
+                text = f"the header {single_line(header, 60)} of a part is not sent"
+                self.report.add("request body", node.pointer, text)
 
 
-def _content_type(media_type: str) -> str:
+def _content_type(media_type: str, kind: BodyKind) -> str:
     """Return the Content-Type header for a media type of the document, which may be a range."""
-    kind, plain = body_kind(media_type), without_parameters(media_type)
+    plain = without_parameters(media_type)
     if "*" in media_type and kind == "json":
         return "application/json"
     if "*" in plain or not is_media_type(plain):

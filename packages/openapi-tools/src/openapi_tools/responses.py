@@ -1,13 +1,13 @@
-"""The responses of an operation, and what its tool returns of them."""
+"""The responses of an operation: the type that its tool publishes. What the tool returns follows what comes."""
 
 from __future__ import annotations
 
 import re
 
 from .document import Document, Node, UnresolvedReferenceError
-from .media_types import accept_header, is_json, is_media_type, is_text
+from .media_types import accept_header, is_json, is_json_lines, is_media_type, is_text
 from .operations import Operation, Response
-from .python_types import AnyType, ScalarType, Type, UnionType
+from .python_types import AnyType, ListType, ScalarType, Type, UnionType
 from .report import Report
 from .schemas import SchemaConverter
 from .text import single_line
@@ -22,35 +22,44 @@ class ResponseReader:
         self.schemas = schemas
 
     def read(self, operation: Operation, class_name: str) -> Response:
-        """Return what the operation's tool expects when the request succeeds."""
+        """Return what the document says of the answer when the request succeeds."""
         responses = operation.node.get("responses")
         successes = self._successes(responses)
-        if not successes:
-            return Response("nothing", 200, AnyType())
-        may_be_empty = False
-        texts: list[tuple[int, str]] = []
+        may_be_empty = operation.method == "HEAD"
+        lines = texts = ""
         json_types: dict[Type, tuple[int, str]] = {}
         """Status and media type, by type."""
+        status_of: dict[str, int] = {}
         for status, entry in sorted(successes, key=lambda item: item[0]):
             try:
                 node = self.document.resolve(entry)
+                content = self.document.media_types(node)
             except UnresolvedReferenceError as error:
                 self.report.add_unresolved("response", entry, error)
                 continue
-            content = dict(node.get("content").entries())
             if status in (204, 205) or operation.method == "HEAD" or not content:
                 may_be_empty = True
-            elif media_type := self._json_media_type(node, content):
-                suffix = "Answer" if len(successes) == 1 else f"Answer{status}"
+                continue
+            suffix = "Answer" if len(successes) == 1 else f"Answer{status}"
+            if media_type := self._json_media_type(node, content):
                 type_ = self.schemas.convert(content[media_type].get("schema"), f"{class_name}{suffix}", "response")
                 json_types.setdefault(type_, (status, media_type))
+            elif media_type := next((name for name in content if content[name].get("itemSchema").mapping), ""):
+                type_ = self.schemas.convert(content[media_type].get("itemSchema"), f"{class_name}Item", "response")
+                lines, status_of[media_type] = media_type, status
+                item_type = type_
             else:
-                texts.append((status, min(content, key=lambda name: (not is_text(name), name))))
+                media_type = min(content, key=lambda name: (not is_text(name), name))
+                texts, status_of[media_type] = texts or media_type, status
         if json_types:
-            return self._json_response(responses, json_types, texts, may_be_empty)
-        if texts:
-            return self._text_response(responses, *texts[0])
-        return Response("nothing", successes[0][0], AnyType())
+            status, media_type = next(iter(json_types.values()))
+            type_ = next(iter(json_types)) if len(json_types) == 1 else UnionType(tuple(json_types))
+            return Response("json", status, type_, accept_header(media_type), may_be_empty)
+        if lines and is_json_lines(lines):
+            return Response("lines", status_of[lines], ListType(item_type), accept_header(lines))
+        if lines or texts:
+            return self._text_response(responses, status_of[lines or texts], lines or texts)
+        return Response("nothing", successes[0][0] if successes else 200, AnyType())
 
     def _successes(self, responses: Node) -> list[tuple[int, Node]]:
         """Return the status and node of each response of success, and report where there is none."""
@@ -65,9 +74,9 @@ class ResponseReader:
         if "default" in others:
             return [(200, responses.get("default"))]
         if any(status.startswith("3") for status in others):
-            text = "it responds with a redirect, which is followed on the same origin only: the tool returns the status"
+            text = "it responds with a redirect, which is followed on the same origin only; what comes is returned"
         else:
-            text = "it has no response with a status 2xx: the tool returns the status"
+            text = "it has no response with a status 2xx; what comes is returned"
         self.report.add("response", responses.pointer, text)
         return []
 
@@ -82,21 +91,6 @@ class ResponseReader:
             text = f"requested as {chosen}, not as the other JSON media types"
             self.report.add("response", node.pointer, text)
         return chosen
-
-    def _json_response(
-        self,
-        responses: Node,
-        json_types: dict[Type, tuple[int, str]],
-        texts: list[tuple[int, str]],
-        may_be_empty: bool,
-    ) -> Response:
-        status, media_type = next(iter(json_types.values()))
-        for other_status, other in texts:
-            kind = "text" if is_text(other) else "binary"
-            text = f"{other_status} as {single_line(other, 60)} ({kind}) is treated as an error"
-            self.report.add("response", responses.pointer, text)
-        type_ = next(iter(json_types)) if len(json_types) == 1 else UnionType(tuple(json_types))
-        return Response("json", status, type_, accept_header(media_type), may_be_empty)
 
     def _text_response(self, responses: Node, status: int, media_type: str) -> Response:
         accept = accept_header(media_type) or ("" if is_media_type(media_type) else "*/*")

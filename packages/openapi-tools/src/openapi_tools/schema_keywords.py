@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import pydantic_core
-
 from .media_types import is_media_type
 from .python_types import Constraints
 from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
 
-MAX_PATTERN = 1000
+MAX_EXAMPLE = 60
+"""Characters of a default or an example in a description."""
 
 ANNOTATIONS = frozenset(
     """
@@ -107,8 +106,8 @@ def number_constraints(schema: Mapping[str, Any]) -> Constraints:
         elif is_number(bound):
             constraints[exclusive if exclusive_bound is True else inclusive] = bound
     step = schema.get("multipleOf")
-    if isinstance(step, int | float) and is_number(step) and step > 0:
-        constraints["multiple_of"] = step
+    if isinstance(step, int | float) and is_number(step) and step > 0 and step == int(step):
+        constraints["multiple_of"] = int(step)  # binary fractions have no exact multiples
     integers = "integer" in types_of(schema)
     return tuple(
         (name, int(value) if integers and value == int(value) else value) for name, value in constraints.items()
@@ -119,17 +118,6 @@ def length_constraints(schema: Mapping[str, Any], minimum: str, maximum: str) ->
     """Return the constraints on the length of a string or list, from these two keywords."""
     pairs: Constraints = (("min_length", schema.get(minimum)), ("max_length", schema.get(maximum)))
     return tuple((name, int(value)) for name, value in pairs if is_count(value))
-
-
-def is_supported_pattern(pattern: str) -> bool:
-    """Return whether pydantic's regular expressions, which lack look-around and back-references, support `pattern`."""
-    if len(pattern) > MAX_PATTERN:
-        return False
-    try:
-        pydantic_core.SchemaValidator(pydantic_core.core_schema.str_schema(pattern=pattern))
-    except pydantic_core.SchemaError:
-        return False
-    return True
 
 
 def is_count(value: Any) -> bool:
@@ -145,15 +133,37 @@ def is_number(value: Any) -> bool:
 
 
 def description_of(schema: Mapping[str, Any]) -> str:
-    """Return the description for the model: the document's, and the default, which the API itself applies."""
+    """Return the description for the model: the document's, the default, which the API itself applies, and an example.
+
+    Whether it is deprecated comes first.
+    """
+    parts = ["Deprecated."] if schema.get("deprecated") is True else []
     text = clean_text(schema.get("description") or schema.get("title"), MAX_FIELD_DESCRIPTION)
-    default = schema.get("default")
-    if default is None or not isinstance(default, str | int | float | bool):
-        return text
-    shown = single_line(str(default).lower() if isinstance(default, bool) else str(default), 60)
-    if not shown:
-        return text
-    return f"{text}{'' if not text or text.endswith('.') else '.'} Default: {shown}".strip()
+    additions = [("Default", schema.get("default")), ("Example", _example_of(schema))]
+    shown = [f"{label}: {plain}" for label, value in additions if (plain := _plain(value))]
+    if text:
+        parts.append(text if not shown or text[-1] in ".!?:" else f"{text}.")
+    return " ".join([*parts, "; ".join(shown)] if shown else parts)
+
+
+def _example_of(schema: Mapping[str, Any]) -> Any:
+    """Return the first example of a schema, parameter or media type, `None` where its values are enumerated."""
+    if "enum" in schema or "const" in schema or schema.get("type") == "boolean":
+        return None
+    if schema.get("example") is not None:
+        return schema["example"]
+    examples = schema.get("examples")
+    if isinstance(examples, Mapping):
+        examples = [example.get("value") for example in examples.values() if isinstance(example, Mapping)]
+    return examples[0] if isinstance(examples, list) and examples else None
+
+
+def _plain(value: Any) -> str:
+    """Return a text, number or boolean as it is shown in a description, "" for another value or a long text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = single_line(str(value), 200) if isinstance(value, str | int | float) else ""
+    return text if len(text) <= MAX_EXAMPLE else ""
 
 
 def format_of(schema: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from .document import Document, Node, UnresolvedReferenceError, as_list, unescape_pointer
 from .identifiers import MODEL_ATTRIBUTES, Namespace, pascal_case, snake_case
+from .imports import MODELS_NAMES
+from .patterns import translated_pattern
 from .python_types import (
     AnyType,
     Direction,
@@ -26,6 +28,7 @@ from .python_types import (
     ScalarType,
     Type,
     union_of,
+    weight_of,
     with_null,
 )
 from .report import Report
@@ -37,23 +40,24 @@ from .schema_keywords import (
     format_of,
     has_only_rules,
     is_model,
-    is_supported_pattern,
     length_constraints,
     number_constraints,
     types_of,
     unchecked_keywords,
 )
 from .schema_merging import merged_schema
-from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
+from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
 
-MAX_DEPTH = 60
+MAX_DEPTH = 20
+"""Levels of lists, maps and unions within each other; an object begins anew, since it becomes a class."""
+
+MAX_WEIGHT = 100
+"""Types that one annotation has: alternatives within alternatives multiply."""
+
 MAX_VARIANTS = 60
 MAX_ENUM_VALUES = 500
 
-MODULE_NAMES = ("Any", "Annotated", "Literal", "Field", "ConfigDict", "ApiModel")
-"""Names that the generated module of models imports."""
-
-SCALAR_KINDS: dict[type, Literal["str", "int", "float", "bool"]] = {str: "str", bool: "bool", int: "int"}
+SCALAR_KINDS: dict[type, Literal["str", "int", "bool"]] = {str: "str", bool: "bool", int: "int"}
 
 
 class SchemaConverter:
@@ -63,12 +67,17 @@ class SchemaConverter:
         self.document = document
         self.report = report
         self.models: list[Model] = []
-        self._class_names = Namespace(MODULE_NAMES, separator="")
+        self._class_names = Namespace(MODELS_NAMES, separator="")
+        self._discriminated: list[tuple[Model, str, str]] = []
+        """Variants with the property that a discriminator names, and its value there."""
         self._by_place: dict[tuple[str, str, Direction], Type] = {}
         """The types of named schemas, by file, pointer and direction."""
         self._by_content: dict[tuple[str, Direction], Model] = {}
         """The models of inline schemas: documents without references repeat the same schema many times."""
         self._depth = 0
+        self._is_adding = False
+        self._pending: list[tuple[Model, Node, str]] = []
+        """Classes whose properties are not converted yet, each with its schema and a name for those inside it."""
 
     def convert(self, node: Node, name: str, direction: Direction) -> Type:
         """Return the type of the schema at `node`; `name` is for its class, where the document gives it no name."""
@@ -78,9 +87,30 @@ class SchemaConverter:
             return AnyType()
         self._depth += 1
         try:
-            return self._convert(node, name, direction)
+            type_ = self._convert(node, name, direction)
         finally:
             self._depth -= 1
+        if weight_of(type_) > MAX_WEIGHT:
+            text = f"more than {MAX_WEIGHT} types within each other, so any value is accepted"
+            self.report.add("schema", node.pointer, text)
+            type_ = AnyType()
+        if self._depth == 0 and not self._is_adding:
+            self._add_pending_properties()
+        return type_
+
+    def _add_pending_properties(self) -> None:
+        """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
+        self._is_adding = True
+        try:
+            while self._pending:
+                self._add_properties(*self._pending.pop(0))
+        finally:
+            self._is_adding = False
+        for model, name, value in self._discriminated:
+            for prop in model.properties:
+                if prop.api_name == name and not isinstance(prop.type, EnumType) and value not in prop.description:
+                    prop.description = f"{prop.description} {value} in this kind.".strip()
+        self._discriminated.clear()
 
     def _convert(self, node: Node, name: str, direction: Direction) -> Type:
         schema = node.value
@@ -137,8 +167,21 @@ class SchemaConverter:
         model.is_named = True
         # Known before its properties are converted, since they may refer to it.
         placeholder.target = self._by_place[(target.source, target.pointer, direction)] = model
-        self._add_properties(model, merged, name)
-        return self._with_null_if_nullable(model, merged)
+        self._pending.append((model, merged, name))
+        return self._with_null_if_nullable(self._with_subtypes(model, target, merged, direction), merged)
+
+    def _with_subtypes(self, model: Model, target: Node, merged: Node, direction: Direction) -> Type:
+        """Return the union of a model with a discriminator and the schemas that extend it."""
+        discriminator = target.get("discriminator")
+        subtypes = self.document.subtypes.get(target.pointer, []) if target.source == self.document.location else []
+        if not isinstance(discriminator.mapping.get("propertyName"), str) or not subtypes:
+            return model
+        if len(subtypes) > MAX_VARIANTS:
+            text = f"more than {MAX_VARIANTS} schemas extend it: only what they have in common is described"
+            self.report.add("schema", target.pointer, text)
+            return model
+        types = [self._convert_target(subtype, model.name, direction) for subtype in subtypes]
+        return union_of([*types, model])
 
     # --- Merged schemas ------------------------------------------------------------------------------------------
 
@@ -182,7 +225,7 @@ class SchemaConverter:
             case "integer":
                 return ScalarType("int", number_constraints(schema) if strict else ())
             case "number":
-                return ScalarType("float", number_constraints(schema) if strict else ())
+                return ScalarType("Number", number_constraints(schema) if strict else ())
             case "string":
                 return ScalarType("str", self._string_constraints(node) if strict else (), format_of(schema))
             case "array":
@@ -198,8 +241,8 @@ class SchemaConverter:
         pattern = node.value.get("pattern")
         if not isinstance(pattern, str) or not pattern:
             return constraints
-        if is_supported_pattern(pattern):
-            return (*constraints, ("pattern", pattern))
+        if (translated := translated_pattern(pattern)) is not None:
+            return (*constraints, ("pattern", translated))
         self.report.add("pattern", f"{node.pointer}/pattern", "not checked")
         return constraints
 
@@ -222,7 +265,7 @@ class SchemaConverter:
             content = (json.dumps([schema, node.source], sort_keys=True), direction)
             if content not in self._by_content:
                 model = self._by_content[content] = self._new_model(node, name, direction)
-                self._add_properties(model, node, name)
+                self._pending.append((model, node, name))
             return self._by_content[content]
         extra = schema.get("additionalProperties")
         if isinstance(extra, dict) and extra:
@@ -265,10 +308,27 @@ class SchemaConverter:
                 options.append(AnyType())
             else:
                 options.append(self._convert_merged(merged, f"{name}{suffix}", direction, (*enclosing, content)))
+        self._read_discriminator(node, variants, options)
         return union_of(options) if options else AnyType()
 
+    def _read_discriminator(self, node: Node, variants: list[Node], options: list[Type]) -> None:
+        """Note which value of the discriminator's property is for which variant."""
+        discriminator = node.get("discriminator")
+        name = discriminator.mapping.get("propertyName")
+        mapping = discriminator.get("mapping").mapping
+        if not isinstance(name, str):
+            return
+        for variant, option in zip(variants, options, strict=False):
+            schema = str(variant.mapping.get("$ref", "")).rsplit("/", 1)[-1]
+            values = [value for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema]
+            if isinstance(option, Model) and schema:
+                shown = " or ".join(single_line(str(value), 60) for value in values or [schema])
+                self._discriminated.append((option, name, shown))
+
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
-        scalars = [value for value in values if isinstance(value, str | bool | int)]
+        if not all(is_unicode(value) for value in values if isinstance(value, str)):
+            self.report.add("schema", node.pointer, "a value that is not valid Unicode is left out of the enumeration")
+        scalars = [value for value in values if isinstance(value, str | bool | int) and is_unicode(value)]
         others = [value for value in values if value is not None and not isinstance(value, str | bool | int)]
         options: list[Type] = []
         if len(scalars) > MAX_ENUM_VALUES:
@@ -306,9 +366,13 @@ class SchemaConverter:
         required = {item for item in as_list(schema.get("required")) if isinstance(item, str)}
         places = dict(node.get("properties").entries())
         excluding_keyword = "readOnly" if model.direction == "request" else "writeOnly"
+        kinds = self._kinds(node)
         for api_name, place in places.items():
             about = {**self.document.resolved_mapping(place), **_without_reference(place.mapping)}
             if about.get(excluding_keyword) is True:
+                continue
+            if not is_unicode(api_name):
+                self.report.add("schema", place.pointer, "its name is not valid Unicode: left out")
                 continue
             class_name = f"{pascal_case(name, 'Model')}{pascal_case(api_name, 'Field')}"
             model.properties.append(
@@ -317,16 +381,32 @@ class SchemaConverter:
                     name=names.claim(snake_case(api_name, "field")),
                     api_name=api_name,
                     required=api_name in required,
-                    description=description_of(about),
+                    description=(description_of(about) + kinds.get(api_name, "")).strip(),
                     file_media_type=file_media_type(about) if model.direction == "request" else "",
                 )
             )
-        for api_name in sorted(required - set(schema.get("properties") or {})):
-            model.properties.append(Property(names.claim(snake_case(api_name, "field")), api_name, AnyType(), True))
+        undeclared = [api_name for api_name in sorted(required) if api_name not in places]
+        if undeclared:
+            listed = single_line(", ".join(undeclared), 100)
+            text = f"it requires what it does not declare, which is not checked: {listed}"
+            self.report.add("schema", node.pointer, text)
+        if model.direction == "request":
+            for api_name in filter(is_unicode, undeclared):
+                field_name = names.claim(snake_case(api_name, "field"))
+                model.properties.append(Property(field_name, api_name, AnyType(), required=False))
         extra = schema.get("additionalProperties")
         if isinstance(extra, dict) and extra and places:
             text = "additionalProperties beside properties: any value is accepted there"
             self.report.add("schema", node.pointer, text)
+
+    def _kinds(self, node: Node) -> dict[str, str]:
+        """Return what a discriminator says of the property with its name: which value is for which schema."""
+        discriminator = node.get("discriminator")
+        name, mapping = discriminator.mapping.get("propertyName"), discriminator.get("mapping").mapping
+        if not isinstance(name, str) or not mapping:
+            return {}
+        listed = ", ".join(f"{value} ({str(place).rsplit('/', 1)[-1]})" for value, place in [*mapping.items()][:40])
+        return {name: f" Says which kind it is: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:

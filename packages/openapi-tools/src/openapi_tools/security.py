@@ -78,7 +78,7 @@ class Security:
             self.report.add("authentication", node.pointer, text)
             return f"set {key}, and UPSTREAM_API_KEY_SCHEME={scheme}; what has to be computed is left to you"
         self.report.add("authentication", node.pointer, f"type {single_line(str(kind), 40)!r} is not supported")
-        return "not supported by the client; see docs/upstream.md"
+        return "not supported by the client; see docs/tools.md"
 
 
 def _api_key_settings(node: Node, key: str) -> str:

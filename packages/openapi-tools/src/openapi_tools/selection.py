@@ -24,7 +24,7 @@ def parse_selection(selection: str) -> list[str]:
     """Return the patterns of a selection, which are separated by commas or spaces; `GET /pets` is one pattern."""
     patterns: list[str] = []
     for word in re.split(r"[\s,]+", selection):
-        if patterns and patterns[-1].lower() in METHODS and word.startswith("/"):
+        if patterns and patterns[-1].lower().lstrip("!") in METHODS and word.startswith("/"):
             patterns[-1] = f"{patterns[-1].upper()} {word}"
         elif word:
             patterns.append(word)
@@ -32,7 +32,7 @@ def parse_selection(selection: str) -> list[str]:
 
 
 def select_operations(operations: Sequence[Operation], selection: str, report: Report) -> list[Operation]:
-    """Return the operations that a selection matches; an empty selection matches all.
+    """Return the operations that a selection matches; an empty selection matches all, and `!pattern` excludes.
 
     A deprecated operation is included only where a pattern without wildcards names it by more than its path or tag.
 
@@ -40,6 +40,13 @@ def select_operations(operations: Sequence[Operation], selection: str, report: R
         SelectionError: A pattern matches no operation.
     """
     patterns = parse_selection(selection)
+    excluding = [pattern.removeprefix("!") for pattern in patterns if pattern.startswith("!")]
+    patterns = [pattern for pattern in patterns if not pattern.startswith("!")]
+    for pattern in excluding:
+        remaining = [operation for operation in operations if _match(pattern, operation) is None]
+        if len(remaining) == len(operations):
+            raise SelectionError(_no_match_message(pattern, operations))
+        operations = remaining
     named_exactly: dict[int, bool] = {}
     """Whether a pattern without wildcards names the operation, by index of each selected operation."""
     for pattern in patterns:

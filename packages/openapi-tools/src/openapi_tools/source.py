@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 
+from .imports import LIBRARY_IMPORTS, MODELS_IMPORT, MODELS_NAMES, RUNTIME_MODULE, RUNTIME_NAMES
 from .operations import Parameter, RequestBody, Tool
 from .python_types import (
     EnumType,
@@ -24,47 +25,11 @@ TOOL_ANNOTATIONS = {
     "GET": "READ_ONLY",
     "HEAD": "READ_ONLY",
     "OPTIONS": "READ_ONLY",
+    "QUERY": "READ_ONLY",
     "PUT": "REPLACES",
     "DELETE": "REPLACES",
 }
-"""The annotations in `_api` of the tools of each method; of the other methods `CHANGES`."""
-
-LIBRARY_IMPORTS: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
-    (("typing", ("Annotated", "Any", "Literal")),),
-    (
-        ("mcp.server.mcpserver", ("Context", "MCPServer")),
-        ("pydantic", ("ConfigDict", "Field", "JsonValue", "TypeAdapter")),
-    ),
-)
-"""Names that the generated modules import, by module: the standard library's, then those of others."""
-
-API_NAMES = (
-    "CHANGES",
-    "READ_ONLY",
-    "REPLACES",
-    "ApiModel",
-    "Binary",
-    "Done",
-    "add",
-    "as_binary",
-    "as_done",
-    "as_json",
-    "as_json_or_done",
-    "as_text",
-    "binary_body",
-    "call",
-    "deep",
-    "form",
-    "form_body",
-    "in_json",
-    "json_body",
-    "multipart_body",
-    "text_body",
-    "wire",
-)
-"""Names that the generated modules import from `_api`, in the order of a sorted import."""
-
-MODELS_IMPORT = "from . import _models as models\n"
+"""The annotations in the run-time part of the tools of each method; of the other methods `CHANGES`."""
 
 MAX_NAMES_ON_LINE = 6
 
@@ -73,16 +38,15 @@ def models_module(models: Sequence[Model], api_title: str) -> str:
     """Return the source of `_models.py`."""
     head = docstring(f"Request and response models of {api_title}, generated from its OpenAPI document.", "")
     body = "\n\n".join(_class(model) for model in definition_order(models))
-    imports = _imports(body, ("ApiModel",))
+    imports = _imports(body, MODELS_NAMES)
     return f"{head}\nfrom __future__ import annotations\n\n{imports}\n\n{body}"
 
 
 def tools_module(tools: Sequence[Tool], title: str) -> str:
     """Return the source of a module with these tools."""
-    definitions = [part for tool in tools for part in (_type_adapter(tool), _function(tool)) if part]
-    body = "\n\n".join([*definitions, _register_function(tools)])
-    blank_line = "\n" if definitions[0].startswith("async def") else ""
-    return f"{docstring(title, '')}\n{_imports(body, API_NAMES, MODELS_IMPORT)}\n{blank_line}{body}"
+    body = "\n\n".join([*map(_function, tools), _register_function(tools)])
+    names = [name for section in LIBRARY_IMPORTS for _, library_names in section for name in library_names]
+    return f"{docstring(title, '')}\n{_imports(body, [*names, *RUNTIME_NAMES], MODELS_IMPORT)}\n\n{body}"
 
 
 def module_title(group: str, api_title: str) -> str:
@@ -138,57 +102,47 @@ def _class(model: Model) -> str:
 
 
 def _field(prop: Property) -> str:
-    arguments = []
-    if prop.api_name != prop.name:
-        arguments.append(f"alias={literal(prop.api_name)}")
-    if prop.description:
-        arguments.append(f"description={literal(prop.description)}")
-    return f"{prop.name}: {_annotated(prop.type, arguments, required=prop.required)}"
+    return f"{prop.name}: {_annotated(prop, prop.api_name, '')}"
 
 
-def _annotated(type_: Type, arguments: list[str], *, required: bool, prefix: str = "") -> str:
-    """Return the annotation with these arguments of `Field` and the type's constraints, and the default None."""
+def _field_arguments(alias: str, name: str, description: str) -> list[str]:
+    """Return the arguments of `Field` that say how the API calls a value and what it is."""
+    arguments = [f"alias={literal(alias)}"] if alias != name else []
+    return [*arguments, f"description={literal(description)}"] if description else arguments
+
+
+def _annotated(value: Property | Parameter | RequestBody, alias: str, prefix: str) -> str:
+    """Return the annotation of a field or parameter, and the default None where it may be absent."""
+    arguments = _field_arguments(alias, value.name, value.description)
+    type_ = value.type
     if isinstance(type_, ScalarType | ListType):
-        constraints = [f"{name}={literal(value)}" for name, value in type_.constraints]
+        constraints = [f"{name}={literal(constraint)}" for name, constraint in type_.constraints]
         if isinstance(type_, ScalarType) and type_.format:
             constraints.append(f'json_schema_extra={{"format": {grouped_literal(type_.format)}}}')
         base = type_.kind if isinstance(type_, ScalarType) else f"list[{type_.item.annotation(prefix)}]"
         arguments = [*arguments, *constraints]
     else:
         base = type_.annotation(prefix)
-    if not required and base != "Any" and not accepts_null(type_):
-        base += " | None"
+    if not value.required and base != "Any" and not accepts_null(type_):
+        base = f"Omittable[{base}]"
     annotation = f"Annotated[{base}, Field({', '.join(arguments)})]" if arguments else base
-    return annotation if required else f"{annotation} = None"
+    return annotation if value.required else f"{annotation} = None"
 
 
 # --- Tools -------------------------------------------------------------------------------------------------------
-
-
-def _type_adapter(tool: Tool) -> str:
-    """Return the constant that validates a response which is no model, "" where the tool needs none."""
-    if tool.response.kind != "json" or isinstance(tool.response.type, Model):
-        return ""
-    annotation = _result_annotation(tool.response.type)
-    return f"{_type_adapter_name(tool)}: TypeAdapter[{annotation}] = TypeAdapter({annotation})\n"
-
-
-def _type_adapter_name(tool: Tool) -> str:
-    return f"{tool.name.rstrip('_').upper()}_ANSWER"
 
 
 def _function(tool: Tool) -> str:
     arguments = ["ctx: Context", *_arguments(tool)]
     if len(arguments) > 1:
         arguments.insert(1, "*")
-    returns, reader = _result(tool)
     return (
-        f"async def {tool.name}(\n"
+        f"async def {tool.function}(\n"
         + "".join(f"    {argument},\n" for argument in arguments)
-        + f") -> {returns}:\n"
+        + f") -> Answer[{_answer_type(tool)}]:\n"
         + docstring(tool.description, "    ")
         + "    return await call(\n"
-        + "".join(f"        {argument},\n" for argument in _call_arguments(tool, reader))
+        + "".join(f"        {argument},\n" for argument in _call_arguments(tool))
         + "    )\n"
     )
 
@@ -200,41 +154,22 @@ def _arguments(tool: Tool) -> list[str]:
 
 
 def _argument(parameter: Parameter | RequestBody) -> str:
-    arguments = [f"description={literal(parameter.description)}"] if parameter.description else []
-    annotation = _annotated(parameter.type, arguments, required=parameter.required, prefix="models.")
-    return f"{parameter.name}: {annotation}"
+    return f"{parameter.name}: {_annotated(parameter, parameter.argument, 'models.')}"
 
 
-def _result(tool: Tool) -> tuple[str, str]:
-    """Return the annotation of the tool's result and the function that reads it from the response."""
+def _answer_type(tool: Tool) -> str:
     response = tool.response
-    if response.kind == "text":
-        return "str", "as_text"
-    if response.kind == "binary":
-        return "Binary", "as_binary"
-    if response.kind == "nothing":
-        return "Done", "as_done"
-    annotation = _result_annotation(response.type)
-    if isinstance(response.type, Model):
-        validate = f"models.{response.type.name}.model_validate"
-    else:
-        validate = f"{_type_adapter_name(tool)}.validate_python"
-    if response.may_be_empty:
-        return f"{annotation} | Done", f"as_json_or_done({validate})"
-    return annotation, f"as_json({validate})"
+    if response.kind in ("json", "lines"):
+        annotation = response.type.annotation("models.")
+        return f"{annotation} | Done" if response.may_be_empty and annotation != "Any" else annotation
+    return {"text": "str", "binary": "Binary", "nothing": "Done"}[response.kind]
 
 
-def _result_annotation(type_: Type) -> str:
-    """Return the annotation of a result; a tool that returns Any has no structured content (MCP SDK 2.3)."""
-    annotation = type_.annotation("models.")
-    return "JsonValue" if annotation == "Any" else annotation
-
-
-def _call_arguments(tool: Tool, reader: str) -> list[str]:
-    """Return the arguments of `_api.call`."""
-    arguments = ["ctx", reader, literal(tool.method), grouped_literal(tool.path)]
+def _call_arguments(tool: Tool) -> list[str]:
+    """Return the arguments of `call`."""
+    arguments = ["ctx", literal(tool.method), grouped_literal(tool.path)]
     if path := tool.parameters_in("path"):
-        values = ", ".join(f"{literal(parameter.name)}: wire({parameter.name})" for parameter in path)
+        values = ", ".join(f"{literal(parameter.placeholder)}: {_path_value(parameter)}" for parameter in path)
         arguments.append(f"path_params={{{values}}}")
     if query := tool.parameters_in("query"):
         arguments.append(f"query=[{', '.join(f'*{_query_pairs(parameter)}' for parameter in query)}]")
@@ -247,6 +182,18 @@ def _call_arguments(tool: Tool, reader: str) -> list[str]:
     if tool.response.accept:
         arguments.append(f"accept={literal(tool.response.accept)}")
     return arguments
+
+
+def _path_value(parameter: Parameter) -> str:
+    """Return the value of a path parameter in its style."""
+    options = ", explode=True" if parameter.explode and not _is_single_value(parameter.type) else ""
+    if parameter.is_json:
+        return f"to_json({parameter.name})"
+    if parameter.style == "label":
+        return f"label({parameter.name}{options})"
+    if parameter.style == "matrix":
+        return f"matrix({grouped_literal(parameter.api_name)}, {parameter.name}{options})"
+    return parameter.name if _is_single_value(parameter.type) else f"simple({parameter.name}{options})"
 
 
 def _by_api_name(parameters: Sequence[Parameter]) -> str:
@@ -285,7 +232,10 @@ def _body(body: RequestBody) -> str:
             return f"form_body({body.name}{styles})"
         case "multipart":
             files = f", {literal(body.files)}" if body.files else ""
-            return f"multipart_body({body.name}{files})"
+            types = f", types={literal(body.part_types)}" if body.part_types else ""
+            return f"multipart_body({body.name}{files}{types})"
+        case "lines":
+            return f"json_lines_body({body.name}, {literal(body.media_type)})"
     return f"{body.kind}_body({body.name}, {literal(body.media_type)})"
 
 
@@ -296,32 +246,33 @@ def _register_function(tools: Sequence[Tool]) -> str:
     ]
     for tool in tools:
         annotations = TOOL_ANNOTATIONS.get(tool.method, "CHANGES")
-        lines.append(f"    add(server, {tool.name}, {grouped_literal(tool.title)}, {annotations})\n")
+        name = f", name={literal(tool.name)}" if tool.name != tool.function else ""
+        strict = ", strict=True" if tool.strict else ""
+        lines.append(f"    add(server, {tool.function}, {grouped_literal(tool.title)}, {annotations}{name}{strict})\n")
     return "".join(lines)
 
 
 # --- Imports -----------------------------------------------------------------------------------------------------
 
 
-def _imports(body: str, api_names: Sequence[str], models_import: str = "") -> str:
+def _imports(body: str, allowed: Sequence[str], models_import: str = "") -> str:
     """Return the imports of the names that `body` uses, sorted as the linter wants them.
 
     Args:
         body: The source without its imports.
-        api_names: What the module may import from `_api`; a model's field may have the name of a function there.
+        allowed: What the module may import: a class of the models may have the name of something else.
         models_import: The import of the models, for a module that may use them.
     """
-    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)}
+    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} & {*allowed, "models"}
     sections = ["".join(_import(module, names, used) for module, names in section) for section in LIBRARY_IMPORTS]
-    own = models_import if "models" in used else ""
-    used_api_names = [name for name in api_names if name in used]
-    if len(used_api_names) > MAX_NAMES_ON_LINE:
-        own += "from ._api import (\n" + "".join(f"    {name},\n" for name in used_api_names) + ")\n"
-    elif used_api_names:
-        own += f"from ._api import {', '.join(used_api_names)}\n"
+    own = _import(RUNTIME_MODULE, [name for name in RUNTIME_NAMES if name in used], used)
+    if models_import and "models" in used:
+        own += models_import
     return "\n".join(section for section in [*sections, own] if section)
 
 
 def _import(module: str, names: Sequence[str], used: set[str]) -> str:
     used_names = [name for name in names if name in used]
+    if len(used_names) > MAX_NAMES_ON_LINE:
+        return f"from {module} import (\n" + "".join(f"    {name},\n" for name in used_names) + ")\n"
     return f"from {module} import {', '.join(used_names)}\n" if used_names else ""

@@ -37,6 +37,11 @@ def clean_text(text: object, limit: int) -> str:
     return whole[:limit].rsplit(None, 1)[0].rstrip(" ,;:.") + " ..."
 
 
+def is_unicode(value: object) -> bool:
+    """Return whether a value has no lone surrogate, which JSON can write and UTF-8 cannot."""
+    return not (isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value))
+
+
 def single_line(text: object, limit: int) -> str:
     """Return `clean_text` of `text` on one line."""
     return clean_text(" ".join(text[: 8 * limit].split()) if isinstance(text, str) else "", limit)
@@ -68,8 +73,6 @@ def grouped_literal(value: object) -> str:
 def docstring(text: str, indent: str) -> str:
     """Return the lines of a docstring with this text, which `clean_text` has returned."""
     lines = [part for line in text.split("\n") for part in _wrap_escaped(line, DOCSTRING_WIDTH - len(indent))]
-    if lines[-1].endswith('"') and not lines[-1].endswith('\\"'):
-        lines[-1] = lines[-1][:-1] + '\\"'
     if len(lines) == 1:
         return f'{indent}"""{lines[0]}"""\n'
     body = "\n".join(f"{indent}{line}" if line else "" for line in lines[1:])
@@ -109,7 +112,7 @@ def _wrap_escaped(line: str, width: int) -> list[str]:
     """Escape `line` for a docstring and wrap it at `width`; an escape sequence is never split."""
     lines: list[str] = []
     current = ""
-    quote = '\\"' if '""' in line else '"'
+    quote = '\\"' if '""' in line or line.endswith('"') else '"'
     for word in line.split(" "):
         pieces = [""]
         for char in word:

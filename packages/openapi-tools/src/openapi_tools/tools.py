@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from .document import Document, UnresolvedReferenceError, as_list
-from .identifiers import RESERVED_MODULES, RESERVED_TOOLS, TOOL_MODULE_NAMES, Namespace, pascal_case, snake_case
+from .identifiers import (
+    RESERVED_TOOLS,
+    Namespace,
+    function_name,
+    module_name,
+    pascal_case,
+    shorten,
+    snake_case,
+    split_words,
+)
+from .loading import LimitError
 from .operations import Operation, Parameter, Tool
 from .parameters import ParameterReader
 from .report import Report
@@ -37,24 +47,35 @@ class ToolReader:
         self.parameters = ParameterReader(document, report, self.schemas, self.security.headers)
         self.request_bodies = RequestBodyReader(document, report, self.schemas)
         self.responses = ResponseReader(document, report, self.schemas)
-        self._tool_names = Namespace(RESERVED_TOOLS | TOOL_MODULE_NAMES)
-        self._module_names = Namespace(RESERVED_MODULES | existing_modules)
+        self._tool_names = Namespace(RESERVED_TOOLS)
+        self._module_names = Namespace(existing_modules)
         self._module_of_group: dict[str, str] = {}
+        self._weak_ids: frozenset[str] = frozenset()
 
-    def read_all(self, operations: Sequence[Operation]) -> list[Tool]:
-        groups = module_groups(operations)
-        return [self.read(operation, group) for operation, group in zip(operations, groups, strict=True)]
+    def read_all(self, operations: Sequence[Operation]) -> list[tuple[Tool, str]]:
+        """Return the tools, each with the group of its module; an operation that cannot be read is reported."""
+        self._weak_ids = numbered_ids(operations)
+        tools: list[tuple[Tool, str]] = []
+        for operation, group in zip(operations, module_groups(operations), strict=True):
+            try:
+                tools.append((self.read(operation, group), group))
+            except LimitError:
+                raise
+            except Exception as error:  # one operation that no rule expected must not stop the others
+                text = f"it cannot be read: {type(error).__name__}: {single_line(str(error), 200)}"
+                self.report.add("skipped operation", operation.node.pointer, text)
+        return tools
 
     def read(self, operation: Operation, group: str) -> Tool:
         """Return the tool of an operation, in the module of its group."""
         name = self._claim_tool_name(operation)
         if group not in self._module_of_group:
-            self._module_of_group[group] = self._module_names.claim(snake_case(group, "operations"))
+            self._module_of_group[group] = self._module_names.claim(module_name(group))
         class_name = pascal_case(name, "Operation")
         path, parameters = self.parameters.read(operation, class_name)
         body = self.request_bodies.read(operation, class_name)
         if body is not None:
-            body.name = Namespace(parameter.name for parameter in parameters).claim("body")
+            body.name = free_body_name(parameters)
         self._report_own_servers(operation)
         self.security.read(operation.node)
         summary = single_line(operation.node.mapping.get("summary"), MAX_TITLE)
@@ -64,6 +85,7 @@ class ToolReader:
             method=operation.method,
             path=path,
             name=name,
+            function=function_name(name),
             module=self._module_of_group[group],
             title=title,
             description=self._description(operation, title, parameters),
@@ -73,7 +95,13 @@ class ToolReader:
         )
 
     def _claim_tool_name(self, operation: Operation) -> str:
-        wanted = snake_case(operation.id, "") or snake_case(f"{operation.method} {operation.path}", "operation")
+        by_path = plain_name(f"{operation.method} {operation.path}") or "operation"
+        wanted = plain_name(operation.id) or by_path
+        if operation.id in self._weak_ids:
+            summary = single_line(operation.node.mapping.get("summary"), MAX_TITLE)
+            tag = operation.tags[0] if operation.tags else ""
+            wanted = plain_name(f"{tag} {summary}") if summary else by_path
+            self.report.add("name", f"{operation.node.pointer}/operationId", f"{wanted}, since its id has but a number")
         name = self._tool_names.claim(wanted)
         if operation.id and name != wanted:
             text = f"{name}, since {wanted} is taken"
@@ -83,19 +111,18 @@ class ToolReader:
     def _description(self, operation: Operation, title: str, parameters: Sequence[Parameter]) -> str:
         text = clean_text(operation.node.mapping.get("description"), MAX_TOOL_DESCRIPTION) or title
         paragraphs = [f"Deprecated. {text}" if operation.deprecated else text]
+        sent = f"{operation.method} {single_line(operation.path, 200)}"
         if operation.method == "GET":
             paging = [
-                parameter.name
+                parameter.argument
                 for parameter in parameters
                 if parameter.location == "query" and snake_case(parameter.api_name, "x") in PAGING_PARAMETERS
             ]
             if paging:
                 paragraphs.append(f"The response may be one page of several, selected by {', '.join(paging)}.")
             if self._has_link_header(operation):
-                paragraphs.append(
-                    "The API names further pages in its Link header, which is not returned: request the next page."
-                )
-        return "\n\n".join(paragraphs)
+                paragraphs.append("The API names further pages in its Link header, which is part of the answer.")
+        return "\n\n".join([*paragraphs, sent])
 
     def _has_link_header(self, operation: Operation) -> bool:
         for status, response in operation.node.get("responses").entries():
@@ -121,6 +148,28 @@ class ToolReader:
         urls = ", ".join(str(server.get("url")) for server in as_list(own) if isinstance(server, dict))
         text = f"{operation.method} {single_line(operation.path, 100)}: {single_line(urls, 200)}"
         self.report.add("server", operation.node.pointer, text)
+
+
+def numbered_ids(operations: Sequence[Operation]) -> frozenset[str]:
+    """Return the operationIds that only a number tells apart, such as `delete`, `delete_1` and `delete_2`."""
+    by_stem: dict[str, list[str]] = {}
+    for operation in operations:
+        by_stem.setdefault(re.sub(r"_?\d+$", "", operation.id), []).append(operation.id)
+    return frozenset(
+        each for stem, ids in by_stem.items() if len(ids) > 1 and any(f"{stem}_" in own for own in ids) for each in ids
+    )
+
+
+def plain_name(text: str) -> str:
+    """Return `text` as the name of a tool, which no rule of Python restricts; "" where no letter or digit is left."""
+    words = split_words(text)
+    return shorten(f"x_{words}" if words[:1].isdigit() else words)
+
+
+def free_body_name(parameters: Sequence[Parameter]) -> str:
+    """Return the name of the argument that has the body, which no parameter has."""
+    taken = {name for parameter in parameters for name in (parameter.name, parameter.argument)}
+    return next(name for name in ("body", "request_body", *(f"body_{n}" for n in range(2, 999))) if name not in taken)
 
 
 def server_urls(servers: Any) -> list[str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from mcp.server.mcpserver import Context
 from starlette.requests import Request
+
+from .config import ConfigError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 
 STDIO = "stdio"
 """Id of the only caller of a server over stdio."""
@@ -61,3 +67,55 @@ def peer_caller(request: Request | None) -> Caller:
     if request is None:
         return caller_at(STDIO)
     return caller_at(request.client.host if request.client else UNKNOWN)
+
+
+@lru_cache(maxsize=4096)
+def parse_address(text: str) -> Address | None:
+    """Return the address in `text`, without a port or zone id, or `None` if it is not an address.
+
+    Some proxies add the port to X-Forwarded-For. A zone id is local to one machine, and would give one caller many ids.
+    """
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    # A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d.
+    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
+
+
+@lru_cache(maxsize=4096)
+def address_id(host: str) -> str:
+    """Return the caller id for an address: the address itself, but for a public IPv6 address its /64 network.
+
+    One subscriber usually has a /64, and could otherwise use any number of ids.
+    """
+    address = parse_address(host)
+    if address is None:
+        return UNKNOWN
+    if isinstance(address, IPv6Address) and address.is_global:
+        return str(IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
+def trusted_networks(trusted_proxies: Sequence[str]) -> tuple[Network, ...]:
+    """Return the networks of the addresses and CIDR blocks in TRUSTED_PROXIES.
+
+    Raises:
+        ConfigError: an entry is neither.
+    """
+    try:
+        return tuple(ip_network(entry, strict=False) for entry in trusted_proxies)
+    except ValueError as error:
+        raise ConfigError([f"TRUSTED_PROXIES: {error} (accepted: addresses and CIDR blocks)"]) from None
+
+
+@lru_cache(maxsize=4096)
+def is_within(host: str, blocks: tuple[Network, ...]) -> bool:
+    """Return whether the address in `host` belongs to one of `blocks`."""
+    address = parse_address(host)
+    return address is not None and any(address in block for block in blocks)

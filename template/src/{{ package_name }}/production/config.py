@@ -269,6 +269,9 @@ class ProductionConfig(EnvironmentSettings):
     session_mode: Literal["stateless", "stateful"] = "stateless"
     response_mode: Literal["json", "sse"] = "json"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
+    max_http_connections: int = Field(default=4096, ge=1, le=65_536)
+    max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
+    keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 
@@ -344,28 +347,6 @@ class ProductionConfig(EnvironmentSettings):
         return None if value is None else SecretStr(value)
 
 
-OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""OpenTelemetry's variables for the address of the trace collector, in order of precedence."""
-
-
-def exports_traces(config: ProductionConfig) -> bool:
-    """Return whether traces are exported: by the standard `OTEL_*` variables, else by `OTEL_EXPORTER_ENDPOINT`."""
-    environment = otel_environment()
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return False
-    exporters = environment.get("OTEL_TRACES_EXPORTER", "").lower()
-    if exporters:
-        return "otlp" in exporters
-    return config.telemetry_endpoint is not None or any(name in environment for name in OTLP_ENDPOINTS)
-
-
-def traces_endpoint(config: ProductionConfig) -> str:
-    """Return the URL of the trace collector; without any setting, the default of the OTLP specification."""
-    environment = otel_environment()
-    endpoint = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
-    return endpoint or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
-
-
 def without_credentials(url: str) -> str:
     """Return `url` without user, password, query and fragment, also where it is no valid URL."""
     scheme, separator, rest = url.partition("://")
@@ -378,11 +359,6 @@ def coloured(stream: TextIO | None) -> bool:
     """Return whether to write colours: to a terminal, unless NO_COLOR (no-color.org) or TERM=dumb is set."""
     allowed = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return allowed and stream is not None and stream.isatty()
-
-
-def otel_environment() -> Mapping[str, str]:
-    """Return the `OTEL_*` variables that are set and not empty: OpenTelemetry treats an empty variable as unset."""
-    return {name: value for name, value in os.environ.items() if name.startswith("OTEL_") and value}
 
 
 def variable(field_name: str) -> str:

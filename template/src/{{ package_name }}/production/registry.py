@@ -5,13 +5,14 @@ Features add to the registry in their `install(registry)`, before the server is 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx2
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from pydantic_settings import BaseSettings
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -23,6 +24,9 @@ from .observe.meter import Meter, NullMeter
 from .request import Middleware
 from .upstream.client import Upstream, UpstreamMiddleware
 from .upstream.errors import Verdict
+
+Server = MCPServer[Any]
+CallContext = Context[Any, Any]
 
 Callback = Callable[[], Awaitable[None]]
 """A startup or shutdown callback."""
@@ -37,7 +41,7 @@ class HealthPart:
 
     fields: Mapping[str, Any] = field(default_factory=dict)
     degraded: tuple[str, ...] = ()
-    """Why the server works with restrictions, one short text for each reason."""
+    """Why the server works with restrictions: a code for each reason, whose details are for the log only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,10 @@ class HealthParts:
     """By the purpose of the dependency, such as `traces`."""
     failing: frozenset[str] = frozenset()
     """The readiness checks that failed the last time."""
+    latest: asyncio.Task[list[str]] | None = None
+    """The latest run of the readiness checks, which returns the names of those that fail."""
+    latest_until: float = 0.0
+    """When that result is too old, on the event loop's clock."""
 
 
 @dataclass(slots=True)
@@ -187,3 +195,16 @@ class Registry:
     running: list[Runtime] = field(default_factory=list)
     """The state of the running server; each in-process test client adds another one."""
     started_at: float = field(default_factory=time.monotonic)
+
+
+def registry_of(where: Server | CallContext) -> Registry:
+    """Return the registry of a server, given as itself or by the context of one of its calls.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+    """
+    server = where.mcp_server if isinstance(where, Context) else where
+    registry = getattr(server, "registry", None)
+    if not isinstance(registry, Registry):
+        raise TypeError("this server has no production layer: make it with create_server()")
+    return registry

@@ -353,9 +353,7 @@ class ProductionServer(MCPServer[Runtime]):
         """
         registry = self.registry
         parts = registry.upstream
-        async with Upstream.open(
-            registry.config, registry.about, registry.meter, parts.middleware, parts.client_hooks
-        ) as client:
+        async with Upstream.open(registry.config, registry.about, parts.middleware, parts.client_hooks) as client:
             runtime = Runtime(registry, client)
             registry.running.append(runtime)
             started = False

@@ -433,7 +433,7 @@ class Process(Endpoint):
 
     Args:
         options: Options of the command.
-        tools: A function `module:register` in the place of the project's own tools.
+        tools: A function `path.py:register` in the place of the project's own tools.
         settings: Environment variables.
     """
 
@@ -487,11 +487,11 @@ class Process(Endpoint):
 
 _WITH_OTHER_TOOLS = f"""
 import sys
-from importlib import import_module
+from runpy import run_path
 from {PACKAGE} import __main__, server
 sys.modules["{PACKAGE}.options"] = None
-module, _, function = sys.argv.pop(1).partition(":")
-server.register = getattr(import_module(module), function)
+path, _, function = sys.argv.pop(1).rpartition(":")
+server.register = run_path(path)[function]
 sys.exit(__main__.main())
 """
 

@@ -10,7 +10,7 @@ import email.parser
 import email.policy
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.cookies import SimpleCookie
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -55,7 +55,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    do_GET = do_HEAD = do_OPTIONS = do_PUT = do_DELETE = do_POST = do_PATCH = respond  # noqa: N815
+    def __getattr__(self, name: str) -> Callable[[], None]:
+        if name.startswith("do_"):  # whatever the method
+            return self.respond
+        raise AttributeError(name)
 
     def log_message(self, *_: object) -> None:
         """Write no log."""
@@ -113,6 +116,8 @@ def parsed_body(kind: str, media_type: str, body: bytes) -> dict[str, Any]:
     content: Any
     if kind == "json":
         content = json.loads(body)
+    elif kind == "lines":
+        content = [json.loads(line.strip("\x1e")) for line in body.decode().splitlines()]
     elif kind == "form":
         content = [list(pair) for pair in parse_qsl(body.decode(), keep_blank_values=True)]
     elif kind == "multipart":
@@ -125,7 +130,10 @@ def parsed_body(kind: str, media_type: str, body: bytes) -> dict[str, Any]:
 
 
 def parsed_part(part: Any) -> list[Any]:
-    """Return name and content of a part: text, or the bytes of a file."""
+    """Return name and content of a part: a file with its name, or a text with its media type."""
     name = part.get_param("name", header="content-disposition")
     payload = part.get_payload(decode=True)
-    return [name, {"base64": base64.b64encode(payload).decode()} if part.get_filename() else payload.decode()]
+    if part.get_filename() is None:
+        return [name, payload.decode(), part.get_content_type()]
+    encoded = base64.b64encode(payload).decode()
+    return [name, {"base64": encoded, "name": part.get_filename(), "media_type": part.get_content_type()}]

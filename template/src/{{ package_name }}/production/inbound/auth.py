@@ -15,12 +15,16 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import ProductionConfig
+from ..observe.rejections import Reason, Rejections
 from ..registry import HealthPart, Registry
 from .guard import resolves_to_loopback
-from .http_limits import RejectionLog, http_error
+from .http_limits import http_error
 
 MAX_TOKEN_BYTES = 16_384
 """Longest token that is verified; a large JWT has a few thousand bytes."""
+
+REASONS: dict[int, Reason] = {401: "unauthenticated", 403: "forbidden", 503: "unavailable"}
+"""How `mcp_http_rejections_total` counts each status."""
 
 User = AuthenticatedUser
 Challenge = Callable[[Scope], str]
@@ -58,17 +62,18 @@ class BearerAuthentication:
     used only by the user who opened it.
     """
 
-    def __init__(self, app: ASGIApp, verify: Verifier, challenge: Challenge) -> None:
+    def __init__(self, registry: Registry, app: ASGIApp, verify: Verifier, challenge: Challenge) -> None:
         self._app = AuthContextMiddleware(app)
         self._verify = verify
         self._challenge = challenge
-        self._log_rejection = RejectionLog()
+        self._rejected = Rejections(registry.meter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             scope["user"] = await self._verify(bearer_token(scope))
         except AuthError as error:
-            self._log_rejection(error.reason, http_status=error.status, peer=(scope.get("client") or ("unknown",))[0])
+            peer = (scope.get("client") or ("unknown",))[0]
+            self._rejected(REASONS[error.status], error.reason, http_status=error.status, peer=peer)
             await self._reject(error, scope, send)
             return
         await self._app(scope, receive, send)
@@ -115,7 +120,7 @@ class Fingerprint:
 
 def require(registry: Registry, verify: Verifier, challenge: Challenge = lambda scope: "") -> None:
     """Require a token that `verify` accepts for the MCP endpoint."""
-    registry.http.authentication = lambda endpoint: BearerAuthentication(endpoint, verify, challenge)
+    registry.http.authentication = lambda endpoint: BearerAuthentication(registry, endpoint, verify, challenge)
 
 
 def require_loopback(registry: Registry, settings: str) -> None:

@@ -29,6 +29,7 @@ from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, User
 from .guard import host_header, resolves_to_loopback
+from .http_limits import header_of
 
 ALGORITHMS: Mapping[tuple[str, str | None], tuple[str, ...]] = {
     ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
@@ -256,7 +257,7 @@ class KeySet:
             raise ValueError(self._problem)
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart() if self._keys else HealthPart(degraded=("the keys of JWT_ISSUER cannot be fetched",))
+        return HealthPart() if self._keys else HealthPart(degraded=("issuer_keys",))
 
     async def get(self, kid: object) -> SigningKey:
         """Return the key with the id `kid`, or the only key if `kid` is None. An unknown id causes a fetch.
@@ -425,5 +426,7 @@ class ResourceMetadata:
         host = host_header(scope)
         if host is None:
             return None
-        secure = scope["scheme"] == "https" or (b"x-forwarded-proto", b"https") in scope["headers"]
+        # Each proxy may append its own: the first one is that of the client.
+        forwarded = (header_of(scope, b"x-forwarded-proto") or b"").partition(b",")[0].strip().lower()
+        secure = scope["scheme"] == "https" or forwarded == b"https"
         return f"{'https' if secure else 'http'}://{host}{ENDPOINT_PATH}"

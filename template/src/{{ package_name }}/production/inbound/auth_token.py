@@ -19,7 +19,8 @@ import structlog
 from mcp.server.auth.provider import AccessToken
 
 from ..config import ConfigError
-from ..registry import Registry
+from ..observe.meter import Gauge
+from ..registry import HealthPart, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, User
 from .identity import account_id
@@ -62,7 +63,11 @@ def install(registry: Registry) -> None:
         return
     try:
         if path is not None:
-            file = TokenFile(path)
+            stale = registry.meter.gauge(
+                "mcp_auth_tokens_stale", "1 while AUTH_TOKENS_FILE has changes that cannot be adopted."
+            )()
+            file = TokenFile(path, stale)
+            registry.health.parts.append(file.health)
             registry.on_startup.append(file.watch)
             registry.on_shutdown.append(file.unwatch)
             auth.require(registry, file.verify)
@@ -84,7 +89,10 @@ class TokenList:
 
     def __init__(self, entries: Iterable[str], unit: str) -> None:
         self._fingerprint = Fingerprint()
-        self._users: Users = self._parse(entries, unit)
+        users, problems = self._parse(entries, unit)
+        if problems or not users:
+            raise TokensError(problems or [f"contains no token (accepted: one name:token per {unit})"])
+        self._users: Users = users
 
     async def verify(self, token: bytes) -> User:
         user = self._users.get(self._fingerprint(token))
@@ -92,9 +100,10 @@ class TokenList:
             raise AuthError(401, "invalid_token", "The access token is not valid")
         return user
 
-    def _parse(self, entries: Iterable[str], unit: str) -> Users:
+    def _parse(self, entries: Iterable[str], unit: str) -> tuple[dict[bytes, User], list[str]]:
+        """Return the users of the valid entries, and what is wrong with the others."""
         users: dict[bytes, User] = {}
-        problems = []
+        problems: list[str] = []
         for number, text in enumerate(entries, 1):
             entry = text.strip()
             if not entry or entry.startswith("#"):
@@ -107,11 +116,7 @@ class TokenList:
                 users[key] = User(AccessToken(token="", client_id=name, scopes=[]))
             else:
                 problems.append(f"{unit} {number}: {problem}")
-        if problems:
-            raise TokensError(problems)
-        if not users:
-            raise TokensError([f"contains no token (accepted: one name:token per {unit})"])
-        return users
+        return users, problems
 
 
 def _problem(name: str, token: str) -> str | None:
@@ -132,14 +137,20 @@ def _problem(name: str, token: str) -> str | None:
 class TokenFile(TokenList):
     """The tokens in a file, which is read again every `CHECK_SECONDS` and on SIGHUP.
 
-    The last valid list stays in effect until there is a new valid one. Content is compared and not the modification
-    time, which does not show every change (a symbolic link that Kubernetes redirects, two writes within one tick).
+    What its valid lines say takes effect, removals too. A file without any, such as one that is being written, leaves
+    the tokens as they are. A new token in a last line without a line break is not adopted, since the rest of the line
+    may be missing. Until the whole file is in effect, the server is degraded and `mcp_auth_tokens_stale` is 1.
+
+    Content is compared and not the modification time, which does not show every change (a symbolic link that Kubernetes
+    redirects, two writes within one tick).
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stale: Gauge) -> None:
         self._path = path
-        self._text = self._read()
+        self._text: str | None = self._read()
         self._problem = ""
+        self._stale = stale
+        self._stale.set(0)
         self._cleanup = contextlib.ExitStack()
         super().__init__(self._text.splitlines(), "line")
 
@@ -158,21 +169,38 @@ class TokenFile(TokenList):
                 await asyncio.wait_for(wake.wait(), CHECK_SECONDS)
             wake.clear()
             try:
-                self._update(await asyncio.to_thread(self._read))  # in a thread: a network file system may block
+                text = await asyncio.to_thread(self._read)  # in a thread: a network file system may block
             except TokensError as error:
-                self._log_problem(str(error))
+                self._text = None
+                self._set_problem(str(error))
+                continue
+            if text != self._text:
+                self._text = text
+                self._adopt(text)
 
-    def _update(self, text: str) -> None:
-        if text != self._text:
-            self._users = self._parse(text.splitlines(), "line")
-            self._text = text
-            log.info("tokens reloaded", file=str(self._path), tokens=len(self._users))
-        self._problem = ""
+    def _adopt(self, text: str) -> None:
+        lines = text.splitlines()
+        unfinished = lines.pop() if lines and not text.endswith(("\n", "\r")) else ""
+        users, problems = self._parse(lines, "line")
+        last, invalid = self._parse([unfinished], "line")
+        if last.keys() <= self._users.keys() and not invalid:
+            users |= last
+        else:
+            problems.append(f"line {len(lines) + 1}: the line break at its end is missing, so it may be incomplete")
+        if users:
+            self._users = users
+            log.info("tokens reloaded", file=str(self._path), tokens=len(users))
+        self._set_problem("; ".join(problems) if users or problems else "contains no token")
 
-    def _log_problem(self, problem: str) -> None:
-        if problem != self._problem:  # once for each problem, not every second
-            self._problem = problem
-            log.error("cannot reload tokens; the previous tokens stay valid", file=str(self._path), problem=problem)
+    def _set_problem(self, problem: str) -> None:
+        if problem and problem != self._problem:  # once for each problem, not every second
+            log.error("cannot adopt all tokens of the file", file=str(self._path), problem=problem)
+        self._problem = problem
+        self._stale.set(1 if problem else 0)
+
+    async def health(self, caller_id: str) -> HealthPart:
+        """Report as degraded that the file is not in effect as it is."""
+        return HealthPart(degraded=("auth_tokens_file",) if self._problem else ())
 
     def _read(self) -> str:
         try:

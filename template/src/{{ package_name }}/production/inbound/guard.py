@@ -15,11 +15,15 @@ from typing import NamedTuple, TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import ConfigError, ProductionConfig
+from ..observe.rejections import Rejections
 from ..registry import Registry
-from .http_limits import RejectionLog, header_of, http_error
+from .http_limits import header_of, http_error
 
 MAX_HEADER_BYTES = 400
 """Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
+
+REPORTS = ("/health", "/metrics")
+"""Routes without a token that report on the server."""
 
 ANY_PORT = -1
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -40,7 +44,7 @@ class Origin(NamedTuple):
     port: int | None
 
 
-_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?)(?::([0-9]{1,5}|\*))?")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?\.?)(?::([0-9]{1,5}|\*))?")
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://(.+)")
 
 
@@ -73,12 +77,13 @@ class Guard:
     Browsers send Origin with every cross-origin request; a request without it does not come from another site's page.
     """
 
-    def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        config = registry.config
         self._app = app
         # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
-        self._log_rejection = RejectionLog()
+        self._rejected = Rejections(registry.meter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = origin = None
@@ -92,14 +97,13 @@ class Guard:
             elif name == b"origin":
                 origin = value if origin is None else b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-            self._log_rejection("host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
-            await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
+            await _reject_host(self._rejected, send, host)
             return
         if origin is None:
             await self._app(scope, receive, send)
             return
         if len(origin) > MAX_HEADER_BYTES or not self._origin_allowed(origin, host):
-            self._log_rejection("origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
+            self._rejected("origin", "origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
             await http_error(send, 403, f"Requests from origin {_quoted(origin)} are not allowed: see ALLOWED_ORIGINS.")
             return
         if scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method") is not None:
@@ -132,6 +136,23 @@ def host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
         return not allowed or _matches(host, allowed)
 
     return is_allowed
+
+
+def report_host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
+    """Return a function that returns whether a Host header is allowed for `/health` and `/metrics`.
+
+    They need no token: where they are protected by listening on loopback only, a web page must not read them through
+    DNS rebinding. Loopback names are always allowed, whatever ALLOWED_HOSTS has for a proxy in front.
+    """
+    if not resolves_to_loopback(config.host):
+        return lambda value: True
+    is_allowed = host_rule(config)
+
+    def is_loopback_or_allowed(value: bytes) -> bool:
+        host = _authority(value.decode("latin-1"))
+        return is_allowed(value) or (host is not None and host.port != ANY_PORT and _is_loopback_name(host.host))
+
+    return is_loopback_or_allowed
 
 
 def origin_rule(config: ProductionConfig) -> Callable[[bytes, bytes], bool]:
@@ -176,6 +197,29 @@ def resolves_to_loopback(host: str) -> bool:
     return all(_is_loopback(str(address[4][0])) for address in addresses)
 
 
+class ReportGuard:
+    """ASGI middleware that rejects `/health` and `/metrics` for a Host that `report_host_rule` does not allow (421)."""
+
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._app = app
+        self._host_allowed = report_host_rule(registry.config)
+        self._rejected = Rejections(registry.meter)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in REPORTS:
+            hosts = [value.rstrip(b" \t") for name, value in scope["headers"] if name == b"host"]
+            host = hosts[0] if len(hosts) == 1 else b""
+            if len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
+                await _reject_host(self._rejected, send, host)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _reject_host(rejected: Rejections, send: Send, host: bytes | None) -> None:
+    rejected("host", "host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
+    await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
+
+
 async def _answer_preflight(scope: Scope, send: Send, origin: bytes) -> None:
     # Any header is allowed: cookies are not used, and the protocol's own headers are an open set (Mcp-Param-*).
     requested = header_of(scope, b"access-control-request-headers")
@@ -206,9 +250,11 @@ def _with_cors_headers(origin: bytes, send: Send) -> Send:
 
 
 def host_header(scope: Scope) -> str | None:
-    """Return the Host header in lower case, or `None` if it is missing or malformed."""
-    text = (header_of(scope, b"host") or b"").decode("latin-1")
-    return text.lower() if _authority(text) else None
+    """Return the Host header in its shortest form, or `None` if it is missing or malformed."""
+    host = _authority((header_of(scope, b"host") or b"")[: MAX_HEADER_BYTES + 1].decode("latin-1"))
+    if host is None or host.port == ANY_PORT:
+        return None
+    return host.host if host.port is None else f"{host.host}:{host.port}"
 
 
 def _parse_entries(
@@ -234,6 +280,7 @@ def _authority(text: str) -> Authority | None:
             host = f"[{IPv6Address(host[1:-1])}]"
         except ValueError:
             return None
+    host = host.removesuffix(".")  # an absolute name (RFC 1034, section 3.1), of the same host
     if port is None:
         return Authority(host, None)
     number = ANY_PORT if port == "*" else int(port)

@@ -1,49 +1,56 @@
-"""Limits on the size and nesting of request bodies, and the HTTP errors sent before a request reaches the pipeline."""
+"""Limits on request bodies, and the HTTP errors sent before a request reaches the pipeline."""
 
 from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..config import ProductionConfig
+from ..observe.rejections import Reason, Rejections
+from ..registry import Registry
 
 MAX_JSON_DEPTH = 100
 """Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
-
-LOG_INTERVAL_SECONDS = 10.0
-"""Least time between two log lines about rejected requests, so that many requests do not flood the log."""
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-log = structlog.stdlib.get_logger(__name__)
-
 
 class InputLimits:
-    """ASGI middleware that rejects a body above MAX_REQUEST_BYTES (413) and JSON deeper than `MAX_JSON_DEPTH` (400).
+    """ASGI middleware for the body of a POST.
 
-    The SDK has the same size limit, but answers in plain text, which MCP clients do not show; it does not limit depth.
+    It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES (413), and JSON deeper than
+    `MAX_JSON_DEPTH` (400). The SDK does not limit depth, compares the media type with case, and answers in plain text,
+    which MCP clients do not show.
     """
 
-    def __init__(self, config: ProductionConfig, app: ASGIApp) -> None:
-        self._limit = config.max_request_bytes
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._limit = registry.config.max_request_bytes
+        self._rejected = Rejections(registry.meter)
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        declared = header_of(scope, b"content-length")
-        if declared is not None and declared.isdigit() and int(declared) > self._limit:
+        length = media_type = b""
+        headers = scope["headers"]
+        for index, (name, value) in enumerate(headers):
+            if name == b"content-length":
+                length = value.lstrip(b"0")
+            elif name == b"content-type" and not media_type:
+                media_type = value.partition(b";")[0].strip().lower()
+                headers[index] = (name, media_type)
+        if media_type != b"application/json":
+            await self._reject(send, 415, "media_type", "The Content-Type of a message must be application/json.")
+            return
+        # Compared as text first: a number of thousands of digits is none that Python converts.
+        if length.isdigit() and (len(length) > 18 or int(length) > self._limit):
             await self._too_large(send)
             return
         body = bytearray()
@@ -60,7 +67,7 @@ class InputLimits:
         # Counting brackets is cheap, and only a body with more than the limit can be nested too deeply.
         if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and deeper_than(MAX_JSON_DEPTH, body):
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
-            await http_error(send, 400, error, code=PARSE_ERROR)
+            await self._reject(send, 400, "body", error, PARSE_ERROR)
             return
         buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
@@ -70,7 +77,12 @@ class InputLimits:
         await self._app(scope, receive_buffered, send)
 
     async def _too_large(self, send: Send) -> None:
-        await http_error(send, 413, f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES).")
+        error = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
+        await self._reject(send, 413, "body", error)
+
+    async def _reject(self, send: Send, status: int, reason: Reason, text: str, code: int = INVALID_REQUEST) -> None:
+        self._rejected(reason, text, http_status=status)
+        await http_error(send, status, text, code=code)
 
 
 # Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.
@@ -86,31 +98,23 @@ def deeper_than(limit: int, body: bytes | bytearray) -> bool:
     return any(depth > limit for depth in accumulate(changes))
 
 
+def error_body(message: str, code: int = INVALID_REQUEST) -> bytes:
+    """Return the body of an HTTP error: a JSON-RPC error without id, which MCP clients show to their user."""
+    return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}).encode()
+
+
 async def http_error(
     send: Send, status: int, message: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST
 ) -> None:
-    """Send an HTTP error whose body is a JSON-RPC error without id, which MCP clients show to their user."""
-    error = {"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}
-    body = json.dumps(error).encode()
-    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    """Send an HTTP error with `error_body`."""
+    body = error_body(message, code)
+    fixed = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
-
-
-class RejectionLog:
-    """Logs rejected requests: at most one line per `LOG_INTERVAL_SECONDS`, with the number of lines left out before."""
-
-    def __init__(self) -> None:
-        self._held_back = 0
-        self._next_line = 0.0
-
-    def __call__(self, reason: str, **context: Any) -> None:
-        now = time.monotonic()
-        if now < self._next_line:
-            self._held_back += 1
-            return
-        log.warning("request rejected", reason=reason, held_back=self._held_back, **context)
-        self._held_back, self._next_line = 0, now + LOG_INTERVAL_SECONDS
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import ip_network
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from starlette.requests import Request
 
-from ..caller import STDIO, UNKNOWN, Caller, caller_at
-from ..config import ConfigError
+from ..caller import (
+    STDIO,
+    UNKNOWN,
+    Caller,
+    address_id,
+    caller_at,
+    is_within,
+    parse_address,
+    trusted_networks,
+)
 from ..registry import Registry
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+MAX_HOPS = 32
+"""Proxies of a request whose entry in X-Forwarded-For is read."""
+
+MAX_HOP_CHARACTERS = 64
+"""Longest entry of X-Forwarded-For that can be an address, with its port and blanks."""
 
 
 def install(registry: Registry) -> None:
@@ -24,10 +35,7 @@ def install(registry: Registry) -> None:
     Raises:
         ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
     """
-    try:
-        registry.identify = caller_identifier(registry.config.trusted_proxies)
-    except ValueError as error:
-        raise ConfigError([f"TRUSTED_PROXIES: {error} (accepted: addresses and CIDR blocks)"]) from None
+    registry.identify = caller_identifier(registry.config.trusted_proxies)
 
 
 def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | None], Caller]:
@@ -37,7 +45,7 @@ def caller_identifier(trusted_proxies: Sequence[str]) -> Callable[[Request | Non
     are not used, because the sender chooses them.
 
     Raises:
-        ValueError: an entry of `trusted_proxies` is neither an address nor a CIDR block.
+        ConfigError: an entry of `trusted_proxies` is neither an address nor a CIDR block.
     """
     address = peer_address(trusted_proxies)
 
@@ -71,59 +79,22 @@ def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
     X-Forwarded-For is read from the right, as long as the address to the right of an entry is a trusted proxy.
 
     Raises:
-        ValueError: an entry of `trusted_proxies` is neither an address nor a CIDR block; the message names it.
+        ConfigError: an entry of `trusted_proxies` is neither an address nor a CIDR block.
     """
-    trusted: list[Network] = [ip_network(entry, strict=False) for entry in trusted_proxies]
-
-    def is_trusted(host: str) -> bool:
-        address = parse_address(host)
-        return address is not None and any(address in network for network in trusted)
+    trusted = trusted_networks(trusted_proxies)
 
     def peer(request: Request) -> str:
         host = request.client.host if request.client else UNKNOWN
         if trusted:
-            forwarded = ",".join(request.headers.getlist("x-forwarded-for"))
-            while forwarded and is_trusted(host):
-                forwarded, _, hop = forwarded.rpartition(",")
-                if parse_address(hop) is None:
+            hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", MAX_HOPS)
+            while hops and is_within(host, trusted):
+                hop = hops.pop()
+                if len(hop) > MAX_HOP_CHARACTERS or parse_address(hop) is None:
                     break
                 host = hop
         return address_id(host)
 
     return peer
-
-
-@lru_cache(maxsize=4096)
-def parse_address(text: str) -> Address | None:
-    """Return the address in `text`, without a port or zone id, or `None` if it is not an address.
-
-    Some proxies add the port to X-Forwarded-For. A zone id is local to one machine, and would give one caller many ids.
-    """
-    text = text.strip()
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    # A dual-stack socket reports IPv4 peers as ::ffff:a.b.c.d.
-    return address.ipv4_mapped or address if isinstance(address, IPv6Address) else address
-
-
-@lru_cache(maxsize=4096)
-def address_id(host: str) -> str:
-    """Return the caller id for an address: the address itself, but for a public IPv6 address its /64 network.
-
-    One subscriber usually has a /64, and could otherwise use any number of ids.
-    """
-    address = parse_address(host)
-    if address is None:
-        return UNKNOWN
-    if isinstance(address, IPv6Address) and address.is_global:
-        return str(IPv6Network((int(address) >> 64 << 64, 64)))
-    return str(address)
 
 
 @lru_cache(maxsize=4096)

@@ -24,7 +24,6 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELICITATION_REQUIRED, CallToolResult
-from mcp_types.methods import is_input_required
 from pydantic import ValidationError
 
 from ..caller import current_caller
@@ -156,10 +155,10 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
                 request.fail("error", "Cancelled")
             raise
         return explain_failure(request, error)
-    if request.status == "success":
-        if is_input_required(result):
+    if request.status == "success" and isinstance(result, dict):
+        if result.get("resultType") == "input_required":
             request.status = "input_required"
-        elif isinstance(result, Mapping) and result.get("isError") is True:
+        elif result.get("isError") is True:
             request.fail("client_error", "ToolError")
     return result
 

@@ -3,7 +3,7 @@
 The first is for requests that run the owner's code, the second for every message.
 
 The algorithm is GCRA (generic cell rate algorithm, ITU-T I.371) in integers, so it is exact for every limit and window.
-It is not a library's because those measured scan all their keys or, by rounding, admit one call less than the limit.
+The libraries that were measured scan all their keys or, through rounding, admit one call too few.
 """
 
 from __future__ import annotations
@@ -153,9 +153,9 @@ class Buckets:
 
 
 class UsedStates:
-    """The states of `input_required` rounds that came back: the retry of a round takes no permit, but only once.
+    """The states of `input_required` rounds that clients have sent back: the retry of a round takes no permit, once.
 
-    A state that was not used may be invalid. Then the SDK, whose seal it lacks, rejects the request before it runs.
+    A state that was not used may be forged. The SDK, which seals states, rejects such a request before it runs.
     """
 
     def __init__(self) -> None:

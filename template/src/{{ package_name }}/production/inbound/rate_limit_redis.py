@@ -90,7 +90,7 @@ class ScriptCall(NamedTuple):
     The result is whether a permit was spent and the debt in ticks, or the reason why Redis did not reply.
     """
 
-    key: str
+    key: bytes
     cost: int
     result: asyncio.Future[tuple[bool, int] | str]
 
@@ -185,7 +185,9 @@ class SharedBuckets:
                 raise StoreDownError(self._outage)
             self._retry_at = now + RETRY_INTERVAL_SECONDS  # this call tries again; others fail without waiting for it
         loop = asyncio.get_running_loop()
-        call = ScriptCall(self._prefix + caller_id, cost, loop.create_future())
+        # Encoded here and always possible, because a failure while the batch is packed would fail its other calls too.
+        key = (self._prefix + caller_id).encode(errors="surrogatepass")
+        call = ScriptCall(key, cost, loop.create_future())
         self._queue.append(call)
         if self._sender is None:
             # In an empty context: the task sends the calls of all callers, so it belongs to no request's trace.
@@ -348,9 +350,9 @@ def install(registry: Registry) -> None:
     async def health(caller_id: str) -> HealthPart:
         try:
             return HealthPart(health_fields(quota, await shared.remaining(caller_id)))
-        except StoreDownError as error:
+        except StoreDownError:
             fields = health_fields(quota, local.remaining(caller_id)) if policy == "local" else {}
-            return HealthPart(fields, (f"rate limit store: {error} (policy {policy})",))
+            return HealthPart(fields, ("rate_limit_store",))
 
     registry.middleware["rate_limit"] = middleware
     limit_messages(registry)

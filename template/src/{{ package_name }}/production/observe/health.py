@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextvars import Context as ContextVariables
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -23,6 +24,11 @@ from ..request import is_own_failure
 
 CHECK_SECONDS = 2.0
 """Time limit of one readiness check."""
+
+SHARED_SECONDS = 1.0
+"""How long the result of the readiness checks is used again: anyone may request it, at any rate."""
+
+NO_STORE = {"cache-control": "no-store"}
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -49,18 +55,18 @@ class HealthReport(BaseModel):
 
 def install(registry: Registry) -> None:
     async def livez(request: Request) -> Response:
-        return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "alive"}, headers=NO_STORE)
 
     async def readyz(request: Request) -> Response:
         failing = await failing_checks(registry)
         if failing:
-            return JSONResponse({"status": "not ready", "failing": failing}, status_code=503)
-        return JSONResponse({"status": "ready"})
+            return JSONResponse({"status": "not ready", "failing": failing}, status_code=503, headers=NO_STORE)
+        return JSONResponse({"status": "ready"}, headers=NO_STORE)
 
     async def health(request: Request) -> Response:
         health_report = await report(registry, registry.identify(request).id)
         status = 503 if health_report.status == "unhealthy" else 200
-        return JSONResponse(health_report.model_dump(mode="json"), status_code=status)
+        return JSONResponse(health_report.model_dump(mode="json"), status_code=status, headers=NO_STORE)
 
     async def health_check(ctx: Context[Any, Any]) -> HealthReport:
         """Status, version, uptime, missing credentials and remaining rate limit of this server."""
@@ -78,9 +84,22 @@ def install(registry: Registry) -> None:
 
 
 async def failing_checks(registry: Registry) -> list[str]:
-    """Run the readiness checks and return the names of those that fail; while the server stops, `draining` alone."""
+    """Return the names of the readiness checks that fail; while the server stops, `draining` alone.
+
+    The checks run once at a time, and their result is used for `SHARED_SECONDS`.
+    """
     if registry.draining:
         return ["draining"]
+    health = registry.health
+    loop = asyncio.get_running_loop()
+    latest = health.latest
+    if latest is None or latest.get_loop() is not loop or (latest.done() and loop.time() >= health.latest_until):
+        # In an empty context: the run belongs to no request's trace.
+        latest = health.latest = loop.create_task(_run_checks(registry), context=ContextVariables())
+    return await asyncio.shield(latest)
+
+
+async def _run_checks(registry: Registry) -> list[str]:
     names = list(registry.health.checks)
     problems = await asyncio.gather(*(_problem(registry.health.checks[name]) for name in names))
     failing = {name: problem for name, problem in zip(names, problems, strict=True) if problem is not None}
@@ -90,6 +109,7 @@ async def failing_checks(registry: Registry) -> list[str]:
         if name in registry.health.failing and name not in failing:
             log.info("readiness check passes again", check=name)
     registry.health.failing = frozenset(failing)
+    registry.health.latest_until = asyncio.get_running_loop().time() + SHARED_SECONDS
     return list(failing)
 
 

@@ -26,11 +26,12 @@ from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
-from ..config import OTLP_ENDPOINTS, About, otel_environment, traces_endpoint, without_credentials
+from ..config import About, without_credentials
 from ..environment import require
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
+from .telemetry_settings import OTLP_ENDPOINTS, otel_environment, traces_endpoint
 
 FLUSH_SECONDS = 2.0
 """How long a stopping server waits for the export of the last spans."""
@@ -99,7 +100,8 @@ def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
         return []
     return [
         f"telemetry: this project exports {protocol}, not {requested}; "
-        f"change it with: uvx copier update --trust --data telemetry_protocol={requested}"
+        "change it with: uvx copier update --trust --defaults --vcs-ref=:current: "
+        f"--data telemetry_protocol={requested}"
     ]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..config import exports_traces, otel_environment
 from ..environment import require
 from ..registry import Registry
+from .telemetry_settings import exports_traces, otel_environment
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -6,6 +6,7 @@ so there `mcp-remote` connects to a URL. The output contains no secrets, but pla
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -42,6 +43,17 @@ HOSTS: Mapping[str, Host] = {
     "cursor": Host(".cursor/mcp.json", "mcpServers", lambda name: f"${{env:{name}}}", typed=False),
     "vscode": Host(".vscode/mcp.json", "servers", lambda name: f"${{input:{_input_id(name)}}}", typed=True),
 }
+
+
+def print_config(name: str, overrides: Mapping[str, Any]) -> list[str]:
+    """Print the configuration for a host to stdout, and return a message that names its file.
+
+    Raises:
+        ConfigError: the configuration is not valid, or the transport is HTTP and the port is 0.
+    """
+    document = build(name, ProductionConfig.load(**overrides), transport=overrides.get("transport", "stdio"))
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    return [f"put this into {HOSTS[name].file} (docs/hosts.md)"]
 
 
 def build(name: str, config: ProductionConfig, *, transport: str) -> dict[str, Any]:

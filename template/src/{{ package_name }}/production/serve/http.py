@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from mcp.server.transport_security import TransportSecuritySettings
-from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..inbound.guard import Guard
+from ..inbound.guard import Guard, ReportGuard
 from ..inbound.http_limits import InputLimits
 from ..sdk import ProductionServer
 from .drain import Streams
+from .listen import routing
 
 ENDPOINT = "/mcp"
 
@@ -31,12 +31,13 @@ def build(server: ProductionServer) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
-    limits = InputLimits(config, handler)
+    limits = InputLimits(registry, handler)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
-    endpoint = Guard(config, authentication)
+    endpoint = Guard(registry, authentication)
 
-    routes = Starlette(routes=registry.http.routes)
-    routes.router.lifespan_context = sdk.router.lifespan_context
+    starlette = routing(registry.http.routes)
+    starlette.router.lifespan_context = sdk.router.lifespan_context
+    routes = ReportGuard(registry, starlette)
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in (ENDPOINT, f"{ENDPOINT}/"):

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp
 
 from ..registry import Registry
 from ..sdk import ProductionServer
+from .connections import Connections, connection_limit, raise_descriptor_limit
 from .listen import uvicorn_config
 
 NOTICE_SECONDS = 1.0
@@ -44,7 +45,11 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, server: ProductionServer, application: ASGIApp) -> None:
         # The lifespan is entered in `serve`: uvicorn would log a failing start as a traceback.
-        super().__init__(uvicorn_config(application, proxy_headers=False))
+        config = server.registry.config
+        connections = Connections(
+            server.registry, "mcp", connection_limit(server.registry), config.max_http_connections_per_address
+        )
+        super().__init__(uvicorn_config(application, connections, timeout_keep_alive=config.keep_alive_seconds))
         self._server = server
         self._registry = server.registry
         self._drain = server.drain
@@ -90,8 +95,10 @@ def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.
     """Serve until a signal has drained the server. The process ends soon afterwards, see `exit_within`.
 
     Raises:
+        ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
         StartError: a startup callback failed.
     """
+    raise_descriptor_limit()
     http = HttpServer(server, application)
 
     async def serve() -> None:

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 from mcp.server.caching import CacheableMethod, CacheHint
 from mcp.server.extension import Extension
@@ -16,10 +16,10 @@ from mcp_types import Icon
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from ..access import Settings
 from ..config import (
     ANSWERS,
     ConfigError,
+    EnvironmentSettings,
     HttpUrl,
     ProductionConfig,
     StartError,
@@ -33,7 +33,7 @@ from ..config import (
     variables,
     without_secrets,
 )
-from ..registry import Registry
+from ..registry import CallContext, Registry, Server, registry_of
 from .tool_loader import PACKAGE, errors_explained
 
 MODULE = f"{PACKAGE.name}.options"
@@ -56,6 +56,25 @@ SECTION = "# --- Settings of options.py "
 
 SHOWN_CHARACTERS = 80
 """Characters of a setting's value in the report of `--check`."""
+
+
+class Settings(EnvironmentSettings):
+    """Base of the owner's own settings, which are the fields of a class `Settings` in `options.py`."""
+
+    @classmethod
+    def of(cls, where: Server | CallContext) -> Self:
+        """Return the settings of a server.
+
+        Args:
+            where: The server, or the context of a call.
+
+        Raises:
+            TypeError: the server was not made by `create_server`, or with settings of another class.
+        """
+        settings = registry_of(where).settings
+        if not isinstance(settings, cls):
+            raise TypeError(f"this server was made without {cls.__qualname__}: it is not the Settings of options.py")
+        return settings
 
 
 def install(registry: Registry) -> None:

@@ -1,24 +1,35 @@
-"""The log lines of a start, and the report of `--check`."""
+"""The log lines of a start, and `--check`: its report, and its probes of the server's dependencies."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
+import httpx2
 import structlog
 
 from ..caller import STDIO
 from ..config import ConfigError, coloured, secret_texts, without_secrets
 from ..observe.health import HealthReport, report
-from ..registry import Registry
+from ..registry import Probe, Registry
 from ..sdk import ProductionServer
-from . import probes, tool_loader
+from . import tool_loader
 from .http import ENDPOINT
 from .listen import base_url
-from .probes import ProbeResult
+
+PROBE_SECONDS = 5.0
+"""Time limit of each probe."""
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
+"""ANSI colour codes by the state of a row."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -59,10 +70,6 @@ def announce_when_started(registry: Registry, address: str) -> None:
     registry.on_startup.append(announce)
 
 
-COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
-"""ANSI colour codes by the state of a row."""
-
-
 class Row(NamedTuple):
     """A line of the report."""
 
@@ -79,7 +86,7 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     """
     registry = server.registry
     async with server.running():
-        results = await probes.run_all(registry)
+        results = await run_probes(registry)
         health = await report(registry, STDIO)
     missing = health.auth_config.get(registry.config.upstream_api_key_env) == "missing"
     ready = health.status != "unhealthy" and not missing and not any(result.problem for result in results.values())
@@ -142,3 +149,63 @@ def _with_colour(text: str, code: str | None) -> str:
 
 def _comma_separated(names: Iterable[str]) -> str:
     return ", ".join(names) or "none"
+
+
+class ProbeResult(NamedTuple):
+    """The outcome of a probe."""
+
+    target: str
+    problem: str | None
+    """Why the dependency is not reachable, or `None` if it is."""
+    milliseconds: int
+    status: int | None = None
+    """Status of the response, where the probe is an HTTP request."""
+
+
+async def run_probes(registry: Registry) -> dict[str, ProbeResult]:
+    """Run the probe of the upstream and those of the features concurrently, and return the outcomes by name."""
+    probes = {"upstream": Probe(registry.config.upstream_base_url, "http"), **registry.health.probes}
+    results = await asyncio.gather(*(_run(probe) for probe in probes.values()))
+    return dict(zip(probes, results, strict=True))
+
+
+async def _run(probe: Probe) -> ProbeResult:
+    problem: str | None = None
+    status: int | None = None
+    started = time.perf_counter()
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            if probe.check == "http":
+                status = await _reach_http(probe.target)
+                problem = f"answered {status}" if status >= 500 else None
+            elif probe.check == "tcp":
+                await _reach_tcp(probe.target)
+            else:
+                await probe.check()
+    except TimeoutError:
+        problem = f"no answer within {PROBE_SECONDS:g} s"
+    except Exception as error:
+        problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
+    return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000), status)
+
+
+async def _reach_http(url: str) -> int:
+    """Return the status of the response of `url` to a HEAD request without credentials.
+
+    Raises:
+        httpx2.HTTPError: it does not answer.
+    """
+    async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as client:
+        return (await client.head(url)).status_code
+
+
+async def _reach_tcp(url: str) -> None:
+    """Return if the host and port of `url` accept a TCP connection.
+
+    Raises:
+        OSError: they do not.
+    """
+    parts = urlsplit(url)
+    _, writer = await asyncio.open_connection(parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme, 0))
+    writer.close()
+    await writer.wait_closed()

@@ -16,10 +16,9 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import httpx2
 import structlog
 
-from ..access import CallContext, Server, registry_of
 from ..config import ProductionConfig
 from ..observe.meter import Meter
-from ..registry import Circuit, HealthPart, Registry
+from ..registry import CallContext, Circuit, HealthPart, Registry, Server, registry_of
 from .client import UpstreamCallNext, UpstreamRequest
 from .errors import UpstreamError, Verdict, leaves, seconds_text
 
@@ -176,14 +175,9 @@ class Circuits:
         return circuit
 
     async def health(self, caller_id: str) -> HealthPart:
-        """Report every circuit that is not closed as degraded; readiness is not affected."""
-        return HealthPart(
-            degraded=tuple(
-                f"circuit {name} is {circuit.state.replace('_', '-')}"
-                for name, circuit in self._circuits.items()
-                if circuit.state != "closed"
-            )
-        )
+        """Report as degraded that a circuit is not closed; which one is in the log and the metrics."""
+        states = {circuit.state for circuit in self._circuits.values()}
+        return HealthPart(degraded=tuple(f"circuit_{state}" for state in sorted(states - {"closed"})))
 
     def _transition_recorder(self, name: str) -> Callable[[State], None]:
         gauge = self._state(name)

@@ -15,7 +15,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
-from time import perf_counter
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -24,7 +23,6 @@ import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..config import About, ProductionConfig
-from ..observe.meter import Counter, Histogram, Meter
 from ..request import compose
 from .credentials import credentials_of
 from .errors import (
@@ -40,11 +38,8 @@ from .errors import (
     seconds_text,
 )
 
-ORDER = ("retry", "circuit_breaker")
+ORDER = ("retry", "circuit_breaker", "metrics")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
-
-LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
-"""Upper bounds in seconds."""
 
 MAX_REDIRECTS = 5
 MAX_CONNECTIONS = 100
@@ -54,6 +49,7 @@ MAX_HOSTS = 64
 """Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
 
 OTHER = "other"
+"""Label of everything beyond a bound."""
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "QUERY"})
 IDEMPOTENT = METHODS - {"POST", "PATCH"}
@@ -61,6 +57,9 @@ IDEMPOTENT = METHODS - {"POST", "PATCH"}
 
 TRANSIENT = frozenset({429, 500, 502, 503, 504})
 """Statuses after which another attempt may succeed."""
+
+MAX_ENCODINGS = 8
+"""How often a path may be percent-encoded."""
 
 MAX_RETRY_AFTER = 10**9
 """Upper bound of a Retry-After header in seconds."""
@@ -97,7 +96,6 @@ class Upstream:
         self,
         client: httpx2.AsyncClient,
         config: ProductionConfig,
-        meter: Meter,
         middleware: Mapping[str, UpstreamMiddleware],
     ) -> None:
         base = httpx2.URL(config.upstream_base_url)
@@ -110,7 +108,6 @@ class Upstream:
         self._total_seconds = config.request_timeout_seconds
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
-        self._metrics = UpstreamMetrics(meter)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -119,7 +116,6 @@ class Upstream:
         cls,
         config: ProductionConfig,
         about: About,
-        meter: Meter,
         middleware: Mapping[str, UpstreamMiddleware],
         client_hooks: Iterable[Callable[[httpx2.AsyncClient], None]] = (),
     ) -> AsyncIterator[Upstream]:
@@ -128,7 +124,6 @@ class Upstream:
         Args:
             config: Base URL, credentials, timeouts and size limit.
             about: Name and version for the User-Agent header.
-            meter: Declares the metrics of the attempts.
             middleware: Upstream middleware by the names in `ORDER`.
             client_hooks: Get the HTTP client before its first request.
 
@@ -146,7 +141,7 @@ class Upstream:
         ) as client:
             for hook in client_hooks:
                 hook(client)
-            yield cls(client, config, meter, middleware)
+            yield cls(client, config, middleware)
 
     async def get_json(
         self,
@@ -187,7 +182,8 @@ class Upstream:
             method: POST and PATCH are retried only if they were never sent, or with an `idempotency_key`.
             path: A path below `BASE_URL`, or an absolute http(s) URL. Text from a model belongs in `path_params`.
             params: Query parameters.
-            path_params: Values for each `{name}` in `path`. They are quoted, so that each stays one segment.
+            path_params: Values for each `{name}` in `path`, which is one segment, and for each `{name...}`, which is
+                one or more, separated by slashes. They are quoted.
             json: A body to encode as JSON.
             content: A body to send as it is.
             headers: Further headers; they override the configured credentials.
@@ -196,23 +192,25 @@ class Upstream:
         Raises:
             UpstreamStatusError: the response has a status of 400 or more.
             UpstreamError: any other failure to get a usable response.
-            ToolError: `path` is not a valid path or URL, or a value would change its segments.
+            ToolError: `path` is not a path or URL, a value would change its segments, or a text has a lone surrogate.
             KeyError: `path_params` lacks a `{name}`.
         """
         absolute = path.lower().startswith(("http://", "https://"))
-        target = _fill_path(path, path_params)
-        if not absolute:
-            target = f"{self._base_url}/{target.lstrip('/')}"
         try:
+            target = fill_path(path, path_params)
+            if not absolute:
+                target = f"{self._base_url}/{target.lstrip('/')}"
             http = self._client.build_request(
                 method, target, params=params, json=json, content=content, headers=headers
             )
+            if idempotency_key is not None:
+                http.headers["Idempotency-Key"] = idempotency_key
         except httpx2.InvalidURL:
             raise ToolError("the path or URL of the upstream is malformed") from None
+        except UnicodeEncodeError:
+            raise ToolError("the request to the upstream has a lone surrogate, or a header that is not ASCII") from None
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
-        if idempotency_key is not None:
-            http.headers["Idempotency-Key"] = idempotency_key
         if self._credentials and (not absolute or http.url.origin == self._base_origin):
             self._credentials.add_to(http)
         host = http.url.netloc.decode("ascii") if absolute else self._base_host
@@ -238,36 +236,24 @@ class Upstream:
         return host
 
     async def _attempt(self, request: UpstreamRequest) -> httpx2.Response:
-        """Send `request` once, within its timeout, and record the outcome.
+        """Send `request` once, within its timeout.
 
         Exceptions of httpx2 are replaced and not chained: they hold the request with its headers.
         """
         now = asyncio.get_running_loop().time()
         ends = min(now + self._attempt_seconds, request.deadline)
-        started = perf_counter()
-        outcome = "error"
         try:
             async with asyncio.timeout_at(ends):
                 response = await self._follow_redirects(request)
-            outcome = f"{response.status_code // 100}xx"
-            if response.status_code >= 400:
-                raise _status_error(request, response)
-            return response
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
             upstream_error = _transport_error(request, error, seconds)
             if isinstance(error, TimeoutError) and ends - now < min(self._attempt_seconds, self._total_seconds) / 2:
                 upstream_error.verdict = Verdict.NEUTRAL  # the deadline left too little time for a judgement
-            outcome = upstream_error.outcome
             raise upstream_error from None
-        except UpstreamResponseError as error:
-            outcome = error.outcome
-            raise
-        except asyncio.CancelledError:
-            outcome = "cancelled"
-            raise
-        finally:
-            self._metrics.record(request.host_label, request.http.method, outcome, perf_counter() - started)
+        if response.status_code >= 400:
+            raise _status_error(request, response)
+        return response
 
     async def _follow_redirects(self, request: UpstreamRequest) -> httpx2.Response:
         """Send `request`, follow redirects within its origin, and return the last response."""
@@ -303,64 +289,75 @@ class Upstream:
         return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
 
 
-class UpstreamMetrics:
-    """Metrics of the attempts."""
-
-    def __init__(self, meter: Meter) -> None:
-        self._requests = meter.counter(
-            "mcp_upstream_requests_total",
-            "Attempts to get a response from an upstream, by outcome.",
-            ("host", "method", "outcome"),
-        )
-        self._latency = meter.histogram(
-            "mcp_upstream_latency_seconds",
-            "Duration of attempts in seconds, including the response body.",
-            ("host",),
-            buckets=LATENCY_BUCKETS,
-        )
-        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
-
-    def record(self, host: str, method: str, outcome: str, seconds: float) -> None:
-        key = (host, method if method in METHODS else OTHER, outcome)
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = (self._requests(*key), self._latency(host))
-        children[0].inc()
-        children[1].observe(seconds)
-
-
 def _log_failed(error: UpstreamError) -> None:
     """Log a failed request: an outage at level WARNING, anything else, such as a 404, at INFO."""
     log_error = log.warning if error.verdict is Verdict.FAILURE else log.info
     log_error("upstream request failed", host=error.host, reason=error.problem, attempts=error.attempts)
 
 
-_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)(\.\.\.)?\}")
+_SEPARATOR = re.compile(r"[/\\]")
+_NOT_IN_SEGMENT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def _fill_path(path: str, values: Mapping[str, object] | None) -> str:
-    """Return `path` with its placeholders replaced by the quoted `values`, without dot segments.
+def fill_path(path: str, values: Mapping[str, object] | None) -> str:
+    """Return `path` with its placeholders replaced by the quoted `values`.
 
-    Dot segments are rejected, since servers and clients resolve their quoted form too (WHATWG URL, section 4.4).
+    Quoting alone does not keep a value in its segment: nginx, Starlette and WSGI servers decode `%2F` before they
+    route, a proxy in front of them may decode once more, and servers resolve the quoted form of dot segments too
+    (WHATWG URL, section 4.4). So path and values are judged by their decoded form.
 
     Raises:
-        ToolError: the path or a value is a dot segment, or a value is empty.
+        ToolError: the path has a dot segment, or a value is not exactly one segment, or for `{name...}` one or more.
     """
-    if "." in path or "%" in path:
-        for segment in re.split(r"[/\\]", path.partition("?")[0]):
-            if unquote(segment) in (".", ".."):
-                raise ToolError("the path of an upstream must not have . or .. as a segment")
+    fixed = path.partition("?")[0].partition("#")[0]
+    filled, query = fixed, path[len(fixed) :]
+    if values is not None:
+        filled = _PLACEHOLDER.sub(lambda match: quote(_path_value(match, values), safe="/"), fixed)
+        query = query and _PLACEHOLDER.sub(lambda match: quote(str(values[match[1]]), safe=""), query)
+    if "." in filled or "%" in filled:
+        segments = _SEPARATOR.split(_decoded(filled))
+        if any(map(_is_dots, segments)):
+            raise ToolError("the path of an upstream must not have . or .. as a segment")
+        if values is not None and "%" in filled:  # two values, each of them harmless, can together be an encoded slash
+            neutral = _PLACEHOLDER.sub(lambda match: re.sub(r"[^/]+", "x", str(values[match[1]])), fixed)
+            if len(segments) != len(_SEPARATOR.split(_decoded(neutral))):
+                raise ToolError("the values of a path must not make further segments")
+    return filled + query
 
-    if values is None:
-        return path
 
-    def quoted(match: re.Match[str]) -> str:
-        value = str(values[match[1]])
-        if value in ("", ".", ".."):
-            raise ToolError(f"{match[1]} must not be {value!r}")
-        return quote(value, safe="")
+def _path_value(placeholder: re.Match[str], values: Mapping[str, object]) -> str:
+    name, several = placeholder.groups()
+    value = str(values[name])
+    for segment in value.split("/") if several else [value]:
+        decoded = _decoded(segment)
+        if _NOT_IN_SEGMENT.search(decoded):
+            slash = "an encoded slash" if several else "a slash"
+            raise ToolError(f"{name} must not contain {slash}, a backslash, a control character or a lone surrogate")
+        if not decoded.partition(";")[0] or _is_dots(decoded):
+            raise ToolError(f"{name} must not be {segment[:100]!r}")
+    return value
 
-    return _PLACEHOLDER.sub(quoted, path)
+
+def _decoded(text: str) -> str:
+    """Return `text` without percent-encoding, however often it is encoded.
+
+    Raises:
+        ToolError: it is encoded more than `MAX_ENCODINGS` times, which takes quadratic time.
+    """
+    for _ in range(MAX_ENCODINGS + 1):
+        if "%" not in text:
+            return text
+        previous, text = text, unquote(text)
+        if text == previous:
+            return text
+    raise ToolError(f"a path must not be percent-encoded more than {MAX_ENCODINGS} times")
+
+
+def _is_dots(segment: str) -> bool:
+    """Return whether servers take a segment for `.` or `..`: Tomcat removes what follows `;`, Windows final dots."""
+    name = segment.partition(";")[0]
+    return "." in name and not name.strip(". ")
 
 
 def _transport_error(request: UpstreamRequest, error: TimeoutError | httpx2.HTTPError, seconds: float) -> UpstreamError:

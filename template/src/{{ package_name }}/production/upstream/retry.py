@@ -12,10 +12,9 @@ import httpx2
 import structlog
 from opentelemetry import trace
 
-from ..access import CallContext, Server, registry_of
 from ..config import ProductionConfig
 from ..observe.meter import Meter
-from ..registry import Registry
+from ..registry import CallContext, Registry, Server, registry_of
 from .client import UpstreamCallNext, UpstreamRequest
 from .errors import UpstreamError, leaves
 

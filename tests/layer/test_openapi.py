@@ -1,0 +1,424 @@
+"""Tools generated from an OpenAPI document: what they send, what they accept, and what the model gets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
+from weather_station.production.testing import Api
+
+Make = Callable[..., Tools]
+
+JSON = {"type": "object"}
+KEY = "key-of-the-server"
+REF = "#/components/schemas/"
+
+
+@pytest.fixture
+def rest() -> Iterator[Api]:
+    """The API: it answers every request with `{}`."""
+    with Api() as api:
+        yield api
+
+
+@pytest.fixture
+def make(rest: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
+    """`make(document)` returns its tools; the API answers `{}` to each of them."""
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    made: list[Tools] = []
+
+    def make(spec: Any, **options: Any) -> Tools:
+        tools = Tools(spec, tmp_path, rest, **options)
+        made.append(tools)
+        for tool in tools.generated.tools:
+            rest.on(tool.method, tool.path.partition("?")[0], json={})
+        return tools
+
+    yield make
+    for tools in made:
+        tools.forget()
+
+
+def text_of(result: Any) -> str:
+    return "\n".join(block.text for block in result.content if block.type == "text")
+
+
+# --- What is sent --------------------------------------------------------------------------------------------
+
+PAIR = {
+    "User": {
+        "type": "object",
+        "properties": {
+            "userName": {"type": "string"},
+            "groupList": {"type": "array", "items": {"$ref": f"{REF}Group"}},
+        },
+    },
+    "Group": {
+        "type": "object",
+        "properties": {
+            "groupName": {"type": "string"},
+            "userList": {"type": "array", "items": {"$ref": f"{REF}User"}},
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("first", ["User", "Group"])
+@pytest.mark.parametrize("second", ["User", "Group", None])
+async def test_two_schemas_that_refer_to_each_other(make: Make, first: str, second: str | None) -> None:
+    responses = answer({"$ref": REF + second}) if second else answer()
+    operations = {"post": operation("make", requestBody=body({"$ref": REF + first}), responses=responses)}
+    tools = make(document({"/x": operations}, schemas=PAIR))
+    one, other = ("groupList", "userList") if first == "User" else ("userList", "groupList")
+    values: list[Any] = [{}, {one: [{}]}, {one: [{other: [{}]}]}]
+    for sent in values:
+        assert (await tools.sent("make", {"body": sent})).json() == sent
+
+
+RING = {
+    "A": {"type": "object", "properties": {"bList": {"type": "array", "items": {"$ref": f"{REF}B"}}, "aName": {}}},
+    "B": {"type": "object", "properties": {"groupList": {"type": "array", "items": {"$ref": f"{REF}C"}}, "bName": {}}},
+    "C": {"type": "object", "properties": {"aList": {"type": "array", "items": {"$ref": f"{REF}A"}}, "cName": {}}},
+}
+
+
+@pytest.mark.parametrize("first", ["A", "B", "C"])
+async def test_what_is_not_set_is_not_sent_whatever_refers_to_what(make: Make, first: str) -> None:
+    tools = make(document({"/x": {"post": operation("make", requestBody=body({"$ref": REF + first}))}}, schemas=RING))
+    lists = {"A": "bList", "B": "groupList", "C": "aList"}
+    following = {"A": "B", "B": "C", "C": "A"}
+    value: dict[str, Any] = {}
+    name = {"A": "C", "B": "A", "C": "B"}[first]
+    for _ in range(4):
+        value = {lists[name]: [value]}
+        name = next(other for other in following if following[other] == name)
+    values: list[Any] = [{}, {lists[first]: [{}]}, {lists[first]: []}]
+    for sent in values:
+        assert (await tools.sent("make", {"body": sent})).json() == sent
+
+
+async def test_an_argument_has_the_name_of_the_api_and_an_unknown_one_is_rejected(make: Make, rest: Api) -> None:
+    names = ["filter", "id", "type", "dry-run", "page.size", "class", "self", "ctx", "body", "filter[age]", "camelCase"]
+    parameters = [parameter(name, {"type": "string"}) for name in names]
+    tools = make(document({"/items": {"delete": operation("purge", parameters=parameters)}}))
+    schema = (await tools.published())["purge"].input_schema
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) == {*names} - {"filter[age]", "ctx"} | {"filter_age", "ctx_query"}
+    arguments = {name: f"<{name}>" for name in schema["properties"]}
+    query = (await tools.sent("purge", arguments)).query
+    assert query == {name: f"<{name}>" for name in names} | {"filter[age]": "<filter_age>", "ctx": "<ctx_query>"}
+    del rest.requests[:]
+    for unknown in ("filter_", "Filter", "dry_run", "page_size", "x"):
+        result = await tools.call("purge", {unknown: "x"})
+        assert result.is_error
+        assert unknown in text_of(result)
+    assert rest.requests == []
+
+
+NUMBERS = (9007199254740993, 5, -0.5, 1e-7, 123456789012345678901234567890, 0, 1.5)
+
+
+async def test_numbers_are_sent_and_returned_as_json_has_them(make: Make, rest: Api) -> None:
+    schema = {"type": "number"}
+    limited = {"type": ["number", "null"], "minimum": -1}
+    parts = {"type": "object", "properties": {"n": schema, "some": {"type": "array", "items": limited}}}
+    parameters = [
+        parameter("n", schema, "path"),
+        parameter("q", schema),
+        parameter("l", {"type": "array", "items": schema}),
+    ]
+    tools = make(
+        document(
+            {
+                "/x/{n}": {
+                    "post": operation("make", parameters=parameters, requestBody=body(parts), responses=answer(parts))
+                }
+            }
+        )
+    )
+    for number in NUMBERS:
+        value = {"n": number, "some": [number, None]}
+        rest.on("POST", "/x/{n}", json=value)
+        sent = await tools.sent("make", {"n": number, "q": number, "l": [number], "body": value})
+        shown = json.dumps(number)
+        assert (sent.path, sent.target.partition("?")[2]) == (f"/x/{shown}", f"q={shown}&l={shown}")
+        assert sent.body == json.dumps(value, separators=(",", ":")).encode()
+        result = await tools.call("make", {"n": number, "body": value})
+        assert result.structured_content == value
+        assert text_of(result) == json.dumps(value, separators=(",", ":"))
+        assert [type(item) for item in result.structured_content.values()] == [type(number), list]
+
+
+async def test_absent_and_null_are_two_things(make: Make, rest: Api) -> None:
+    properties = {
+        "plain": {"type": "string"},
+        "nullable": {"type": ["string", "null"]},
+        "one": {"$ref": f"{REF}Own"},
+        "many": {"type": "array", "items": {"type": "string"}},
+        "either": {"oneOf": [{"type": "string"}, {"type": "integer"}]},
+    }
+    own = {"Own": {"type": "object", "properties": {"x": {"type": "integer"}}}}
+    schema = {"type": "object", "properties": properties}
+    tools = make(
+        document(
+            {"/x": {"post": operation("make", requestBody=body(schema), parameters=[parameter("q", JSON)])}},
+            schemas=own,
+        )
+    )
+    published = json.dumps((await tools.published())["make"].input_schema)
+    assert published.count('"null"') == 1
+    assert '"default"' not in published
+    assert '"title"' not in published
+    assert (await tools.sent("make", {"body": {}})).json() == {}
+    assert (await tools.sent("make", {"body": {"nullable": None}})).json() == {"nullable": None}
+    for name in ("plain", "one", "many", "either"):
+        result = await tools.call("make", {"body": {name: None}})
+        assert result.is_error, name
+        assert f"body.{name}" in text_of(result)
+    assert (await tools.call("make", {"body": {}, "q": None})).is_error
+
+
+async def test_a_text_that_is_json_stays_a_text(make: Make) -> None:
+    parameters = [parameter("q", {"type": "string"}), parameter("o", {"type": "object"}, content=None)]
+    del parameters[1]["content"]
+    tools = make(document({"/x": {"get": operation("find", parameters=parameters)}}))
+    for text in ("null", "[1]", '{"a": 1}', "true", "5"):
+        assert (await tools.sent("find", {"q": text})).query == {"q": text}
+    assert (await tools.sent("find", {"o": '{"a": 1}'})).query == {"a": "1"}
+
+
+EXPANSIONS = [
+    ("simple", False, "a b", "a%20b"),
+    ("simple", False, ["a", "b/c"], "a,b%2Fc"),
+    ("simple", True, ["a", "b"], "a,b"),
+    ("simple", False, {"k": "v", "n": "1"}, "k,v,n,1"),
+    ("simple", True, {"k": "v", "n": "1"}, "k=v,n=1"),
+    ("label", False, "a", ".a"),
+    ("label", False, ["a", "b"], ".a,b"),
+    ("label", True, ["a", "b"], ".a.b"),
+    ("label", True, {"k": "v", "n": "1"}, ".k=v.n=1"),
+    ("matrix", False, "a", ";p=a"),
+    ("matrix", False, ["a", "b"], ";p=a,b"),
+    ("matrix", True, ["a", "b"], ";p=a;p=b"),
+    ("matrix", False, {"k": "v", "n": "1"}, ";p=k,v,n,1"),
+    ("matrix", True, {"k": "v", "n": "1"}, ";k=v;n=1"),
+]
+
+
+@pytest.mark.parametrize(("style", "explode", "value", "expanded"), EXPANSIONS)
+async def test_a_path_parameter_is_expanded_in_its_style(
+    make: Make, style: str, explode: bool, value: Any, expanded: str
+) -> None:
+    kinds: dict[type, Any] = {str: {"type": "string"}, list: {"type": "array", "items": {"type": "string"}}, dict: JSON}
+    schema = kinds[type(value)]
+    given = parameter("p", schema, "path", style=style, explode=explode)
+    tools = make(document({"/x/{p}/y": {"get": operation("find", parameters=[given])}}))
+    assert (await tools.sent("find", {"p": value})).target == f"/x/{expanded}/y"
+
+
+@pytest.mark.parametrize("value", [[], [".."], ["a", ""]])
+async def test_a_list_in_a_path_stays_one_segment(make: Make, rest: Api, value: list[str]) -> None:
+    given = parameter("p", {"type": "array", "items": {"type": "string"}}, "path")
+    tools = make(document({"/x/{p}": {"get": operation("find", parameters=[given])}}))
+    result = await tools.call("find", {"p": value})
+    assert result.is_error
+    assert "p" in text_of(result)
+    assert rest.requests == []
+
+
+async def test_what_is_required_and_not_declared_prevents_no_call(make: Make, rest: Api) -> None:
+    schema = {"type": "object", "required": ["a", "ghost"], "properties": {"a": {}}, "additionalProperties": False}
+    tools = make(document({"/x": {"post": operation("make", requestBody=body(schema), responses=answer(schema))}}))
+    rest.on("POST", "/x", json={"a": 1})
+    assert (await tools.sent("make", {"body": {"a": 1}})).json() == {"a": 1}
+    assert (await tools.sent("make", {"body": {"a": 1, "ghost": 2}})).json() == {"a": 1, "ghost": 2}
+    assert any("ghost" in text for text in tools.findings("schema"))
+
+
+# --- What comes back -----------------------------------------------------------------------------------------
+
+ANSWERS: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
+    ({"200": {"description": "OK"}}, {"json": {"a": 1}}, {"a": 1}, '{"a":1}'),
+    ({"200": {"description": "OK"}}, {"text": "hi", "headers": {"Content-Type": "text/plain"}}, {"result": "hi"}, "hi"),
+    ({"200": {"description": "OK"}}, {"content": b"[1]"}, {"result": [1]}, "[1]"),
+    ({"204": {"description": "OK"}}, {"status": 204}, {"status": 204}, '{"status":204}'),
+    ({"404": {"description": "no 2xx"}}, {"json": [1, "a"]}, {"result": [1, "a"]}, '[1,"a"]'),
+    ({}, {"text": "<a/>", "headers": {"Content-Type": "application/xml"}}, {"result": "<a/>"}, "<a/>"),
+    (
+        answer(JSON, "*/*"),
+        {"text": "plain", "headers": {"Content-Type": "text/plain; charset=utf-8"}},
+        {"result": "plain"},
+        "plain",
+    ),
+    (
+        answer(JSON, "*/*"),
+        {"content": b"%PDF\xff", "headers": {"Content-Type": "application/pdf"}},
+        {"media_type": "application/pdf", "size": 5, "base64": "JVBERv8="},
+        '{"media_type":"application/pdf","size":5,"base64":"JVBERv8="}',
+    ),
+    (
+        answer({"type": "string"}),
+        {"json": "null"},
+        {"result": "null"},
+        "null",
+    ),
+    (
+        answer(JSON),
+        {"text": "not json", "headers": {"Content-Type": "application/json"}},
+        {"result": "not json"},
+        "not json",
+    ),
+    (answer(JSON), {"json": [1]}, {"result": [1]}, "[1]"),
+    (answer(JSON), {"json": None}, {"result": None}, "null"),
+    (answer(JSON), {"content": b""}, {"status": 200}, '{"status":200}'),
+    (
+        {"200": {"description": "x", "content": {"application/jsonl": {"itemSchema": {"type": "integer"}}}}},
+        {"text": "1\n2\n", "headers": {"Content-Type": "application/jsonl"}},
+        {"result": [1, 2]},
+        "[1,2]",
+    ),
+]
+
+
+@pytest.mark.parametrize(("responses", "comes", "structured", "text"), ANSWERS, ids=range(len(ANSWERS)))
+async def test_what_came_is_given(
+    make: Make, rest: Api, responses: dict[str, Any], comes: dict[str, Any], structured: Any, text: str
+) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses=responses)}}, version="3.2.0"))
+    rest.on("POST", "/x", **comes)
+    result = await tools.call("make")
+    assert not result.is_error, result.content
+    assert result.structured_content == structured
+    assert text_of(result) == text
+
+
+async def test_where_the_new_resource_and_the_next_page_are_is_given(make: Make, rest: Api) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses={"201": {"description": "OK"}})}}))
+    rest.on("POST", "/x", status=201, headers={"Location": "/x/42", "Link": '</x?page=2>; rel="next"'})
+    assert text_of(await tools.call("make")) == '{"status":201}\nLocation: /x/42\nLink: </x?page=2>; rel="next"'
+
+
+PET = {
+    "type": "object",
+    "required": ["id"],
+    "properties": {
+        "id": {"type": "integer"},
+        "kind": {"enum": ["cat", "dog"]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+    },
+}
+MISFITS: list[Any] = [{}, {"id": "seven"}, {"id": 1, "tags": None}, {"id": 1, "tags": [1]}, [], "text", None]
+
+
+@pytest.mark.parametrize("misfit", MISFITS, ids=repr)
+async def test_an_answer_that_does_not_fit_is_passed_on_and_reported(
+    make: Make, rest: Api, misfit: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}))
+    rest.on("POST", "/x", json=misfit)
+    result = await tools.call("make")
+    assert not result.is_error, result.content
+    assert result.structured_content == (misfit if isinstance(misfit, dict) else {"result": misfit})
+    assert "the API's answer does not fit its OpenAPI document" in capfd.readouterr().err
+
+
+async def test_an_answer_that_fits_is_not_reported(make: Make, rest: Api, capfd: pytest.CaptureFixture[str]) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}))
+    for fitting in ({"id": 1}, {"id": 1, "kind": "bird", "later": {}}, {"id": 1, "tags": ["a"]}):
+        rest.on("POST", "/x", json=fitting)
+        assert (await tools.call("make")).structured_content == fitting
+    assert "does not fit" not in capfd.readouterr().err
+
+
+async def test_a_strict_tool_rejects_an_answer_that_does_not_fit(make: Make, rest: Api) -> None:
+    tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}), strict=True)
+    schema = (await tools.published())["make"].output_schema
+    assert schema is not None
+    assert "anyOf" not in schema
+    rest.on("POST", "/x", json={"id": 1, "later": None}).then(200, json={"id": "seven"})
+    assert (await tools.call("make")).structured_content == {"id": 1, "later": None}
+    result = await tools.call("make")
+    assert result.is_error
+    assert "does not match its document: id: " in text_of(result)
+    assert "The request itself was carried out." in text_of(result)
+
+
+PROBLEM = {
+    "type": "about:blank",
+    "title": "Bad",
+    "detail": "age must be positive",
+    "errors": [{"field": "age", "message": "negative"}],
+}
+
+
+@pytest.mark.parametrize(
+    ("response", "included", "excluded"),
+    [
+        (
+            {"json": PROBLEM, "headers": {"Content-Type": "application/problem+json"}},
+            ["age must be positive", "negative"],
+            [],
+        ),
+        (
+            {"json": {"message": "no such pet", "trace_id": "abc", "token": "s3cr3t-s3cr3t"}},
+            ["no such pet"],
+            ["s3cr3t"],
+        ),
+        ({"json": {"error": {"code": 7, "message": "quota", "api_key": "s3cr3t"}}}, ["quota"], ["s3cr3t"]),
+        ({"json": {"reason": f"key {KEY} is unknown"}}, ["is unknown"], [KEY]),
+        ({"json": ["first problem", "second"]}, ["first problem", "second"], []),
+        ({"text": "date is in the past", "headers": {"Content-Type": "text/plain"}}, ["date is in the past"], []),
+        ({"text": "<html><b>nginx</b></html>", "headers": {"Content-Type": "text/html"}}, ["422"], ["nginx"]),
+        ({"json": {"message": "x" * 100_000}}, ["xxx ..."], ["x" * 2000]),
+        ({"json": {"message": "Bearer abcdefgh12345 is expired"}}, ["is expired"], ["abcdefgh"]),
+    ],
+    ids=range(9),
+)
+async def test_the_model_gets_the_error_of_the_api(
+    make: Make, rest: Api, response: dict[str, Any], included: list[str], excluded: list[str]
+) -> None:
+    tools = make(document({"/x": {"post": operation("make")}}))
+    rest.on("POST", "/x", status=422, **response)
+    result = await tools.call("make")
+    assert result.is_error
+    text = text_of(result)
+    assert "answered 422" in text
+    assert all(part in text for part in included), text
+    assert not any(part in text for part in excluded), text
+
+
+# --- Depth and names -----------------------------------------------------------------------------------------
+
+
+def nested(kind: str, depth: int) -> tuple[Any, Any]:
+    """Return a schema of `depth` levels, and a value."""
+    schema: Any = {"type": "string"}
+    value: Any = "x"
+    for level in range(depth):
+        name = f"level{level}"
+        if kind == "list":
+            schema, value = {"type": "array", "items": schema}, [value]
+        elif kind == "map":
+            schema, value = {"type": "object", "additionalProperties": schema}, {name: value}
+        else:
+            schema, value = {"type": "object", "properties": {name: schema}}, {name: value}
+    return schema, value
+
+
+@pytest.mark.parametrize("kind", ["list", "map", "object"])
+@pytest.mark.parametrize("depth", [30, 100])
+async def test_deeply_nested_schemas(make: Make, rest: Api, kind: str, depth: int) -> None:
+    schema, value = nested(kind, depth)
+    deep = operation(
+        "deep", requestBody=body({"type": "object", "properties": {"x": schema}}), responses=answer(schema)
+    )
+    tools = make(document({"/x": {"post": deep}}))
+    rest.on("POST", "/x", json=value)
+    assert (await tools.sent("deep", {"body": {"x": value}})).json() == {"x": value}
+    result = await tools.call("deep", {"body": {}})
+    assert result.structured_content == (value if isinstance(value, dict) else {"result": value})

@@ -1,0 +1,32 @@
+"""Every printed command of an update does what it says: no questions, and a new version only if it says so."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from .support import ROOT
+
+COMMAND = re.compile(r"copier update (--[^`\"\n]*)")
+BROKEN = re.compile(r"(?<= )\"\n\s+f?\"")
+"""Where a text of Python goes on in the next line."""
+
+PLACES = ("template", "hooks", "interview", "README.md", "tests/layer")
+
+
+def commands() -> list[tuple[str, str]]:
+    paths = [path for place in PLACES for path in [ROOT / place, *(ROOT / place).rglob("*")] if path.is_file()]
+    texts = {path: path.read_bytes() for path in paths if "__pycache__" not in path.parts}
+    return [
+        (str(path.relative_to(ROOT)), found)
+        for path, text in texts.items()
+        for found in COMMAND.findall(BROKEN.sub("", text.decode(errors="replace")))
+    ]
+
+
+@pytest.mark.parametrize(("path", "command"), commands())
+def test_a_printed_command_is_whole(path: str, command: str) -> None:
+    assert "--trust" in command, path
+    assert "--defaults" in command, path
+    assert ("--data" in command) == ("--vcs-ref=:current:" in command), path
