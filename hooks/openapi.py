@@ -55,7 +55,7 @@ def bring_run_time_part(project: Path, package: str) -> None:
         target.write_bytes(RUN_TIME_PART.read_bytes())
         print(
             f"openapi-tools: {target} is new. Updates repair it once the answer is recorded: "
-            "copier update --trust --data openapi_spec=<the document>",
+            "copier update --trust --defaults --vcs-ref=:current: --data openapi_spec=<the document>",
             file=sys.stderr,
         )
 

@@ -121,7 +121,7 @@ class Hook:
             # Not after an update: then the sources have the owner's edits, and may follow other rules.
             Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
             Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
-            Step("tools", self.find_old_tools, wanted=not copying, vital=False, shown=True),
+            Step("tools", self.renew_tools, wanted=not copying and self._has_old_tools(), vital=False, shown=True),
             Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
         return [step for step in found if step.wanted]
@@ -226,11 +226,13 @@ class Hook:
     def generate_tools(self) -> str:
         return self.execute(*self.generator_command())
 
-    def find_old_tools(self) -> str:
-        """Return what to do where the tools of an OpenAPI document are of version 0.1.0."""
-        tools = self.project / "src" / self.package / "tools"
-        if not (tools / "_api.py").exists() or not (tools.parent / "production" / "openapi.py").exists():
-            return ""
+    def _has_old_tools(self) -> bool:
+        """Whether the tools of an OpenAPI document are those of version 0.1.0."""
+        package = f"src/{self.package}"
+        return self._has(f"{package}/tools/_api.py") and self._has(f"{package}/production/openapi.py")
+
+    def renew_tools(self) -> str:
+        """Return how to generate the tools of an OpenAPI document once more."""
         answers = self.project / ".copier-answers.yml"
         text = answers.read_text("utf-8") if answers.exists() else ""
         spec = re.search(r"^openapi_spec: *(.+)$", text, re.MULTILINE)

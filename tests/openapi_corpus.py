@@ -31,7 +31,7 @@ from .support import ROOT, answers, copy_template, run, uv
 PACKAGE = "weather_station"
 GENERATOR = ROOT / "packages" / "openapi-tools" / "src"
 API = {"upstream_base_url": "https://api.example.com", "openapi_spec": "openapi.json"}
-GENERATED = ("tests/test_openapi.py", "tests/openapi.json", "docs/openapi-report.md")
+GENERATED = ("tests/test_openapi.py", "tests/openapi.json", "docs/openapi-report.md", "openapi-tools.json")
 CHECKS = {
     "lint": ("ruff", "check", "src", "tests"),
     "format": ("ruff", "format", "--check", "src", "tests"),

@@ -97,8 +97,9 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
 
-    always = {"HighErrorRate", "ClientErrorsHigh", "HighLatency", "ServerDown", "NotReady"}
-    default = always | {"CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
+    requests = {"HighErrorRate", "ClientErrorsHigh", "HighLatency"}
+    always = requests | {"ServerDown", "NotReady", "ConnectionLimitReached", "ManyRejections"}
+    default = always | {"TokensStale", "CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
     assert alerts("minimal") == set()
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default
@@ -345,7 +346,7 @@ def test_a_release_s_prometheus_finds_what_the_example_labels(
     file.write_text(text, "utf-8")
     made = list(yaml.safe_load_all(passes(tool("kubectl"), "kustomize", overlay, cwd=tmp_path)))
     read = [one for one in made if one["kind"] in ("ServiceMonitor", "PrometheusRule")]
-    assert len(read) == 6
+    assert len(read) == 1 + len(list((renderings["everything"].first / "ops/prometheus/rules").iterdir()))
     assert {one["metadata"]["labels"]["release"] for one in read} == {"kube-prometheus-stack"}
     (pods,) = [one for one in made if one["kind"] == "Deployment"]
     assert "release" not in pods["spec"]["selector"]["matchLabels"]
@@ -454,7 +455,7 @@ def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[
         for expression in asked:
             promql_parser.parse(expression)
             names = set(re.findall(r"(?<![\w:\"])((?:\w+:)?mcp_\w+(?::\w+)?|up)(?=[{\[) ]|$)", expression))
-            bare = {re.sub(r"_bucket$", "", name) for name in names if ":" not in name}
+            bare = {re.sub(r"_(bucket|count)$", "", name) for name in names if ":" not in name}
             assert bare <= known, expression
             assert {name for name in names if ":" in name} <= recorded, expression
 

@@ -184,7 +184,8 @@ def own(project: Path, *, starter: bool) -> None:
         (tools / "__init__.py").write_text(REGISTER, "utf-8")
 
     edit(project / "README.md", "# Weather Station", "# Stocks and Weather")
-    edit(project / "CHANGELOG.md", "## [Unreleased]", "## [Unreleased]\n\n### Fixed\n\n- Mine.")
+    if (project / "CHANGELOG.md").exists():
+        edit(project / "CHANGELOG.md", "## [Unreleased]", "## [Unreleased]\n\n### Fixed\n\n- Mine.")
     (project / "docker-compose.override.yml").write_text("services:\n  server:\n    mem_limit: 1g\n", "utf-8")
     (project / ".gitignore").write_text((project / ".gitignore").read_text("utf-8") + "notes/\n", "utf-8")
     if (project / "ops" / "prometheus").exists():
@@ -195,7 +196,7 @@ def own(project: Path, *, starter: bool) -> None:
     if (project / ".github").exists():
         edit(project / ".github/workflows/ci.yml", "name: Lint, types, tests", "name: Checks")
         (project / ".github/workflows/mine.yml").write_text("name: Mine\non: push\njobs: {}\n", "utf-8")
-    (project / ".dockerignore").unlink()
+    (project / ".dockerignore").unlink(missing_ok=True)
     commit(project)
 
 

@@ -27,6 +27,9 @@ Pair = list[str]
 HEADER_TEXT = "a b"
 """An example of a header or cookie, which can only be ASCII."""
 
+PATH_TEXT = "a b&c=é"
+"""An example of a value in a path, which stays one segment."""
+
 BINARY = "application/octet-stream"
 SEPARATORS = {"spaceDelimited": " ", "pipeDelimited": "|"}
 MAX_INTEGRAL_FLOAT = 2**53
@@ -67,7 +70,7 @@ def example_arguments(tool: Tool) -> dict[str, Any]:
     """Return valid arguments, the optional ones included."""
     arguments: dict[str, Any] = {}
     for parameter in tool.parameters:
-        text = HEADER_TEXT if parameter.location in ("header", "cookie") else EXAMPLE_TEXT
+        text = {"header": HEADER_TEXT, "cookie": HEADER_TEXT, "path": PATH_TEXT}.get(parameter.location, EXAMPLE_TEXT)
         arguments[parameter.argument] = example_value(parameter.type, text=text)
     if tool.body is not None:
         is_file = tool.body.kind == "binary"

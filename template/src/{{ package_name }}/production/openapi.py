@@ -36,7 +36,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema
 
-from .access import registry_of, upstream
+from . import upstream
+from .registry import registry_of
 from .sdk import ProductionServer
 from .upstream.errors import UpstreamStatusError
 
