@@ -89,8 +89,7 @@ def test_every_question_is_a_field_or_decides_files_only(model: Model) -> None:
 
 
 def test_every_setting_is_in_the_example_of_the_environment(model: Model) -> None:
-    """Switches are not: a feature that is not wanted is left out by its answer."""
-    settings = {name for field, name in model.variables.items() if not field.startswith("enable_")}
+    settings = set(model.variables.values())
     with_key = EVERYTHING | {"upstream_api_key_env": "API_KEY"}
     known = {name for auth in ("token", "jwt") for _, name in listed(with_key | {"auth": auth})}
     assert sorted(settings - known) == []

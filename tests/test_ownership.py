@@ -57,8 +57,8 @@ def test_an_update_leaves_out_the_users_files_and_nothing_else() -> None:
     assert left_out == {f"/{pattern}" for pattern in OWNERSHIP["user"]}
 
 
-def test_pyproject_alone_is_shared() -> None:
-    assert OWNERSHIP["shared"] == ["pyproject.toml"]
+def test_few_files_are_shared() -> None:
+    assert OWNERSHIP["shared"] == [".env.example", "pyproject.toml"]
 
 
 @pytest.fixture(scope="module")

@@ -157,9 +157,10 @@ def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: 
 
     def check(rendering: Rendering) -> Iterator[str]:
         modules = {name: path for name, path in python_modules(rendering).items() if not name.startswith("tests")}
-        tools = [name for name in modules if name.startswith(f"{package(rendering)}.tools.")]  # loaded at start
-        entries = (f"{package(rendering)}.__main__", f"{package(rendering)}.production.testing", package(rendering))
-        reached, pending = set[str](), [*entries, *tools]
+        name_of = package(rendering)
+        loaded = [name for name in modules if name.startswith((f"{name_of}.tools.", f"{name_of}.options"))]  # at start
+        entries = (f"{name_of}.__main__", f"{name_of}.production.testing", name_of)
+        reached, pending = set[str](), [*entries, *loaded]
         while pending:
             name = pending.pop()
             if name in reached or name not in modules:

@@ -17,6 +17,7 @@ OPTIONAL = (
     "serve.env_file",
     "serve.host_config",
     "serve.listeners",
+    "serve.options",
     "upstream.circuit_breaker",
     "upstream.credentials_client",
     "upstream.credentials_exchange",

@@ -88,8 +88,9 @@ def no_tools(server: ProductionServer) -> None:
 
 
 def replace_tools(register: Register = no_tools) -> None:
-    """Make `create_server` call `register` instead of loading the owner's tools, and forbid their import."""
+    """Make `create_server` call `register` instead of loading the owner's code, and forbid its import."""
     vars(server_module)["register"] = register
+    vars(sys)["modules"]["weather_station.options"] = None
     vars(sys)["modules"]["weather_station.tools"] = None
 
 

@@ -159,7 +159,7 @@ def test_check_reports_on_a_healthy_server(monkeypatch: pytest.MonkeyPatch, caps
     table = dict(rows)
     assert table["server"] == f"{about().name} {about().version}"
     assert table["transport"] == "http on 127.0.0.1:0"
-    assert table["upstream"].startswith(f"ok: {api.url} ")
+    assert table["upstream"].startswith(f"reached: {api.url} answered 404 ")
     assert "health_check" in table["tools"]
     assert table["status"] in ("healthy", "degraded")
 

@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from harness import config, has
-from stand_in import silent, stand_in
+from stand_in import silent
 from weather_station.__main__ import main
 from weather_station.production.config import about, without_credentials
 from weather_station.production.registry import Probe, Registry
 from weather_station.production.serve import startup
+from weather_station.production.testing import Api
 from weather_station.server import create_server
 
 Check = Callable[[str], tuple[int, str]]
@@ -34,11 +35,30 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     return run
 
 
-def test_an_upstream_that_responds_is_ok_whatever_its_status(check: Check) -> None:
-    with stand_in({}) as api:
-        status, line = check(api.url)
-    assert status == 0
-    assert re.fullmatch(rf"ok: {api.url} \(\d+ ms\)", line)
+@pytest.mark.parametrize(
+    ("status", "expected", "text"),
+    [
+        (200, 0, r"ok: {url} \(\d+ ms\)"),
+        (307, 0, r"ok: {url} \(\d+ ms\)"),
+        (401, 0, r"reached: {url} answered 401 \(\d+ ms\)"),
+        (404, 0, r"reached: {url} answered 404 \(\d+ ms\)"),
+        (503, 1, "failed: {url}: answered 503"),
+    ],
+)
+def test_an_upstream_that_responds_shows_its_status(check: Check, status: int, expected: int, text: str) -> None:
+    with Api() as api:
+        api.on("HEAD", "/", status=status)
+        found, line = check(api.url)
+    assert found == expected
+    assert re.fullmatch(text.format(url=api.url), line)
+
+
+def test_a_missing_key_of_the_upstream_fails_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPSTREAM_API_KEY_ENV", "WEATHER_KEY")
+    with Api() as api:
+        assert check(api.url)[0] == 1
+        monkeypatch.setenv("WEATHER_KEY", "key-of-the-api")
+        assert check(api.url)[0] == 0
 
 
 def test_an_unreachable_upstream_fails_the_check(check: Check) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from harness import config
+from weather_station.production.config import about
 from weather_station.production.observe.redaction import (
     KEY_PREFIXES,
     MAX_DEPTH,
@@ -22,6 +23,7 @@ from weather_station.production.observe.redaction import (
     configured_secrets,
     is_secret,
 )
+from weather_station.production.registry import Registry
 
 SEPARATORS = st.sampled_from(["", "-", "_", ".", " "])
 SECRET_KEYS = st.builds(
@@ -147,7 +149,8 @@ def test_a_long_text_that_resembles_json_web_tokens_is_redacted_to_its_end(piece
 def test_a_configured_key_is_recognized_without_the_line_break_of_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mounted file ends with a line break, which is not sent."""
     monkeypatch.setenv("KEY_OF_THE_API", "my-upstream-key\n")
-    found = configured_secrets(config(upstream_api_key_env="KEY_OF_THE_API"))
+    registry = Registry(config(upstream_api_key_env="KEY_OF_THE_API"), about())
+    found = configured_secrets(registry)
     assert Redactor(found).text("q_id=my-upstream-key&x=1") == "q_id=[redacted]&x=1"
 
 

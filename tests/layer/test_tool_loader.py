@@ -53,7 +53,8 @@ def start(directory: Path, modules: Mapping[str, str], **settings: str) -> subpr
     """Run `--check` in `directory` with these modules, by name, as the only tools."""
     copy_package(directory, {"__init__": FINDING, **modules})
     with stand_in({}) as api:
-        neutral = {"BASE_URL": api.url, "OTEL_SDK_DISABLED": "true"}  # the answers may name a collector
+        # OTEL_SDK_DISABLED: the answers may name a collector
+        neutral = {"BASE_URL": api.url, "LOG_FORMAT": "console", "OTEL_SDK_DISABLED": "true"}
         return subprocess.run(
             [sys.executable, "-m", "weather_station", "--check", "--transport", "stdio"],
             cwd=directory,

@@ -14,7 +14,9 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata, resources
+from datetime import UTC, datetime
+from importlib import import_module, metadata, resources
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 # Modules of the package are imported where they are needed: their imports take about a second, which --help and
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # For the time before the server handles signals: a process with PID 1 ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     gc.disable()  # the imports create no garbage, and collections take a tenth of their time
-    from .production.config import ConfigError, ProductionConfig, StartError
+    from .production.config import ConfigError, StartError
 
     try:
         overrides = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from .production import features
 
                 return _report(features.COMMANDS[name](value, overrides), 0)
-        return _run(ProductionConfig.load(**overrides), check=options.check)
+        return _run(_load(overrides), check=options.check)
     except ConfigError as error:
         return _report(error.problems, 2)
     except StartError as error:
@@ -74,6 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         gc.enable()
+
+
+def _load(overrides: dict[str, object]) -> ProductionConfig:
+    """Return the configuration; where it is not valid, the problems of the owner's settings are listed too."""
+    from .production.config import ConfigError, ProductionConfig
+
+    try:
+        return ProductionConfig.load(**overrides)
+    except ConfigError as error:
+        options = _options()
+        raise ConfigError([*error.problems, *(options.problems() if options else ())]) from None
+
+
+def _options() -> Any:
+    """Return the module that handles the owner's `options.py`; `None` where this project is without it."""
+    name = f"{__package__}.production.serve.options"
+    return import_module(name) if find_spec(name) else None
 
 
 def _run(config: ProductionConfig, *, check: bool) -> int:
@@ -139,10 +158,23 @@ def _check(server: ProductionServer) -> int:
 
 
 def _report(lines: Sequence[str], status: int) -> int:
-    """Write `lines` to stderr and return `status`."""
+    """Write `lines` to stderr, as JSON where LOG_FORMAT says so and they are problems, and return `status`."""
+    if status:
+        from .production.config import secret_texts, without_secrets
+
+        secrets = secret_texts()
+        lines = [without_secrets(line, secrets) for line in lines]
+    as_json = status and os.environ.get("LOG_FORMAT", "").strip().lower() == "json"
     for line in lines:
-        sys.stderr.write(f"{SLUG}: {line}\n")
+        sys.stderr.write(f"{_as_json(line) if as_json else f'{SLUG}: {line}'}\n")
     return status
+
+
+def _as_json(message: str) -> str:
+    """Return a line as the log has it in JSON."""
+    now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    fields = {"timestamp": now, "level": "error", "severity": "ERROR", "logger": __package__, "message": message}
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _port(text: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp
 
+from .production import environment
 from .production.config import ANSWERS, CHOSEN_AT_COPY, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
 from .production.inbound import guard
@@ -13,7 +14,7 @@ from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
 UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
-WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "options")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
@@ -29,11 +30,21 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     registry = Registry(config, about())
     enabled = _enabled_features(config)
     registry.features = tuple(name for name in enabled if name not in WITHOUT_SWITCH)
-    for name in enabled:
-        FEATURES[name](registry)
-    guard.install(registry)
-    health.install(registry)
-    server = ProductionServer(registry)
+    registry.notices += environment.notices()
+    problems = [*environment.problems(config), *_absent_features(config)]
+    features = [FEATURES[name] for name in enabled]
+    for install in (*features, guard.install, health.install):
+        try:
+            install(registry)
+        except ConfigError as error:
+            problems += error.problems
+        except Exception:
+            if not problems:  # else it follows from one of them, such as a directory that does not exist
+                raise
+    if problems:
+        raise ConfigError(problems)
+    with tool_loader.errors_explained():
+        server = ProductionServer(registry)
     for register_tools in registry.tools.register:
         register_tools(server)
     with tool_loader.errors_explained():
@@ -55,8 +66,17 @@ def create_app(server: ProductionServer) -> ASGIApp:
 
 def _enabled_features(config: ProductionConfig) -> list[str]:
     """Return the names of the features to install, in the order of `FEATURES`."""
+    off = {switch.removeprefix("enable_") for switch in SWITCHES if not getattr(config, switch)}
+    if config.auth == "none":
+        off |= {name for name in FEATURES if name.startswith("auth")}
+    if config.upstream_auth == "api_key":
+        off.add("upstream_auth")
+    return [name for name in FEATURES if name not in off]
+
+
+def _absent_features(config: ProductionConfig) -> list[str]:
+    """Return a line for each feature that the configuration needs and this project does not contain."""
     on = {switch.removeprefix("enable_") for switch in SWITCHES if getattr(config, switch)}
-    off = {switch.removeprefix("enable_") for switch in SWITCHES} - on
     problems = [
         f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
@@ -67,10 +87,4 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
         for field in sorted(CHOSEN_AT_COPY)
         if (value := getattr(config, field)) not in ("none", "memory", "api_key", ANSWERS["config"][field])
     ]
-    if problems:
-        raise ConfigError(problems)
-    if config.auth == "none":
-        off |= {name for name in FEATURES if name.startswith("auth")}
-    if config.upstream_auth == "api_key":
-        off.add("upstream_auth")
-    return [name for name in FEATURES if name not in off]
+    return problems

@@ -1,4 +1,4 @@
-"""The settings of the production layer, in one frozen object.
+"""Settings from environment variables: the base class of all of them, and those of the production layer.
 
 A value comes from the first of these that has it: the constructor, the environment, the template's answers
 (`answers.json` beside this module), the default below.
@@ -6,17 +6,31 @@ A value comes from the first of these that has it: the constructor, the environm
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from functools import cached_property, partial
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, TextIO, get_args, get_origin
-from urllib.parse import urlsplit
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TextIO, get_args, get_origin
+from urllib.parse import unquote, urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -90,6 +104,15 @@ def _http_url(value: str, *, with_query: bool = False) -> str:
     return value if with_query else value.rstrip("/")
 
 
+def _parsable(value: str) -> str:
+    """Reject what `urlsplit` raises for, which quotes a part of the value; whether it is a URL decides who uses it."""
+    try:
+        _ = urlsplit(value).port
+    except ValueError:
+        raise ValueError("must be a URL, or a text without the form of one") from None
+    return value
+
+
 def _at_least_field(name: str) -> Callable[[float, ValidationInfo], float]:
     """Return a validator that rejects values below that of the field `name`, which must be declared earlier."""
 
@@ -112,6 +135,8 @@ HTTP_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 UrlWithQuery = Annotated[str, AfterValidator(partial(_http_url, with_query=True))]
+UrlOrText = Annotated[str, AfterValidator(_parsable)]
+CommaSeparatedUrls = Annotated[tuple[UrlOrText, ...], NoDecode, BeforeValidator(_split_commas)]
 OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(_empty_is_none)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
@@ -121,25 +146,126 @@ CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", 
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
 
+MIN_VARIABLE = 8
+SIMILARITY = 0.87
+"""A variable of that many characters and that much like a setting's is a typing error of it, by `difflib`'s measure."""
+
+MAX_SECRET_BYTES = 1024 * 1024
+"""Size limit of a file with a secret."""
+
+MIN_SECRET = 4
+"""Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
+
+_unusable: ContextVar[list[str] | None] = ContextVar("unusable", default=None)
+"""Collects problems of `_Environment` while `EnvironmentSettings.load` runs; otherwise they are raised at once."""
+
+
 class _Environment(EnvSettingsSource):
-    """Environment variables, one for each field, without the fields in `CHOSEN_AT_COPY`."""
+    """One environment variable for each field; of a secret `X` also the file that `X_FILE` names."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        name = field.validation_alias if isinstance(field.validation_alias, str) else field_name
-        value = None if field_name in CHOSEN_AT_COPY else self.env_vars.get(name.lower())
-        return (value or "").strip() or None, name, False  # a Kubernetes secret often ends with a line break
+        name = variable_of(self.settings_cls, field_name)
+        if field_name in getattr(self.settings_cls, "not_from_environment", ()):
+            return None, name, False
+        value = (self.env_vars.get(name.lower()) or "").strip() or None  # a Kubernetes secret ends with a line break
+        if has_file_variable(self.settings_cls, field_name):
+            try:
+                value = read_secret(name, value, self.env_vars.get(f"{name}_FILE".lower()))
+            except ValueError as error:
+                self._unusable(str(error))
+                value = None
+        return value, name, False
+
+    def prepare_field_value(self, field_name: str, field: FieldInfo, value: Any, value_is_complex: bool) -> Any:
+        try:
+            return super().prepare_field_value(field_name, field, value, value_is_complex)
+        except ValueError:  # its text may contain the value
+            self._unusable(f'{variable_of(self.settings_cls, field_name)}: must be JSON, such as ["a", "b"] for a list')
+            return None
+
+    def _unusable(self, problem: str) -> None:
+        problems = _unusable.get()
+        if problems is None:
+            raise ConfigError([problem])
+        problems.append(problem)
 
 
-class ProductionConfig(BaseSettings):
+def read_secret(name: str, value: str | None, path: str | None) -> str | None:
+    """Return the secret in the variable `name`, whose value is `value`, or in the file that `<name>_FILE` names.
+
+    A line break at the end of the file is not part of the secret.
+
+    Raises:
+        ValueError: both variables are set, or the file is empty or cannot be read; the text names the variable.
+    """
+    if not path:
+        return value or None
+    if value:
+        raise ValueError(f"{name} and {name}_FILE are both set: use one of them")
+    try:
+        with Path(path).open("rb") as file:
+            content = file.read(MAX_SECRET_BYTES + 1)
+        text = content.decode("utf-8-sig").rstrip("\r\n")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ValueError(f"{name}_FILE: {path!r} cannot be read: {reason}") from None
+    if not text or len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"{name}_FILE: {path!r} is {'larger than 1 MiB' if text else 'empty'}")
+    return text
+
+
+class EnvironmentSettings(BaseSettings):
+    """Base of settings from environment variables. The variable of a field is its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_ignore_empty=True, validate_by_name=True, hide_input_in_errors=True
+    )
+    not_from_environment: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the environment cannot set."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, _Environment(settings_cls)
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Return the settings from the environment, with `overrides` taking precedence.
+
+        Raises:
+            ConfigError: a value is not valid; each line names the variable, the problem and the accepted values.
+        """
+        problems: list[str] = []
+        collecting = _unusable.set(problems)
+        settings = None
+        try:
+            settings = cls(**overrides)
+        except ValidationError as error:
+            named = {problem.partition(":")[0].partition(" ")[0].removesuffix("_FILE") for problem in problems}
+            lines = (_explain(cls, dict(detail)) for detail in error.errors())
+            problems += dict.fromkeys(line for line in lines if line.partition(":")[0] not in named)
+        finally:
+            _unusable.reset(collecting)
+        if settings is None or problems:
+            secrets = secret_texts()
+            raise ConfigError([without_secrets(problem, secrets) for problem in problems])
+        return settings
+
+
+class ProductionConfig(EnvironmentSettings):
     """Settings of the production layer, from keyword arguments, the environment and the template's answers.
 
     The environment variable of a field is its name in capitals, or its `validation_alias`. Durations are in seconds.
     `.env.example` describes every setting.
     """
 
-    model_config = SettingsConfigDict(
-        frozen=True, extra="forbid", env_ignore_empty=True, validate_by_name=True, hide_input_in_errors=True
-    )
+    not_from_environment = CHOSEN_AT_COPY
 
     transport: Literal["http", "stdio"] = Field(default="http", validation_alias="MCP_TRANSPORT")
     host: str = Field(default="127.0.0.1", min_length=1)
@@ -162,10 +288,10 @@ class ProductionConfig(BaseSettings):
     auth_tokens_file: Path | None = None
     auth_methods: CommaSeparated = ()
     enable_auth_tokens: bool = False
-    jwt_issuer: str | None = None
-    jwt_issuers: CommaSeparated = ()
+    jwt_issuer: UrlOrText | None = None
+    jwt_issuers: CommaSeparatedUrls = ()
     jwt_issuers_file: Path | None = None
-    jwt_audience: CommaSeparated = ()
+    jwt_audience: CommaSeparatedUrls = ()
     jwt_jwks_url: UrlWithQuery | None = None
     jwt_required_scopes: CommaSeparated = ()
     jwt_scope_claims: CommaSeparated = ("scope", "scp")
@@ -228,38 +354,30 @@ class ProductionConfig(BaseSettings):
 
     @classmethod
     def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        cls, settings_cls: type[BaseSettings], *sources: PydanticBaseSettingsSource, **named: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, _Environment(settings_cls), InitSettingsSource(settings_cls, ANSWERS["config"])
+        answers = InitSettingsSource(settings_cls, ANSWERS["config"])
+        return *super().settings_customise_sources(settings_cls, *sources, **named), answers
 
-    @classmethod
-    def load(cls, **overrides: Any) -> ProductionConfig:
-        """Return the configuration from the environment, with `overrides` (command-line options) taking precedence.
+    @model_validator(mode="after")
+    def _read_upstream_key(self) -> Self:
+        _ = self.upstream_api_key  # a file that cannot be read is a problem of the configuration
+        return self
 
-        Raises:
-            ConfigError: a value is not valid; each line names the variable, the problem and the accepted values.
-        """
-        try:
-            return cls(**overrides)
-        except ValidationError as error:
-            raise ConfigError([_explain(cls, dict(detail)) for detail in error.errors()]) from None
-
-    @property
+    @cached_property
     def upstream_api_key(self) -> SecretStr | None:
         """The API key in the environment variable that `upstream_api_key_env` names, or `None`."""
-        value = os.environ.get(self.upstream_api_key_env, "") if self.upstream_api_key_env else ""
-        return SecretStr(value) if value else None
+        name = self.upstream_api_key_env
+        value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE")) if name else None
+        return None if value is None else SecretStr(value)
 
 
 def without_credentials(url: str) -> str:
-    """Return `url` without user, password, query and fragment."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    """Return `url` without user, password, query and fragment, also where it is no valid URL."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    return scheme + separator + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
 def coloured(stream: TextIO | None) -> bool:
@@ -270,23 +388,116 @@ def coloured(stream: TextIO | None) -> bool:
 
 def variable(field_name: str) -> str:
     """Return the environment variable of a field of `ProductionConfig`."""
-    alias = ProductionConfig.model_fields[field_name].validation_alias
-    return alias if isinstance(alias, str) else field_name.upper()
+    return variable_of(ProductionConfig, field_name)
 
 
-def _explain(model: type[ProductionConfig], detail: dict[str, Any]) -> str:
+def variable_of(model: type[BaseSettings], field_name: str) -> str:
+    """Return the environment variable of a field: its `validation_alias`, else `env_prefix` and its name."""
+    alias = model.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else f"{model.model_config.get('env_prefix', '')}{field_name}".upper()
+
+
+def variables(model: type[BaseSettings]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by their environment variables."""
+    return {variable_of(model, name): field for name, field in model.model_fields.items()}
+
+
+def holds_secret(annotation: Any, seen: frozenset[Any] = frozenset()) -> bool:
+    """Return whether values of a type hint are or contain secrets: `SecretStr`, `SecretBytes` or `Secret[...]`."""
+    kind = get_origin(annotation) or annotation
+    if isinstance(kind, type):
+        if issubclass(kind, (SecretStr, SecretBytes, Secret)):
+            return True
+        if issubclass(kind, BaseModel) and kind not in seen:
+            return any(holds_secret(field.annotation, seen | {kind}) for field in kind.model_fields.values())
+    parts = (getattr(annotation, "__value__", None), *get_args(annotation))
+    return any(holds_secret(part, seen) for part in parts if part is not None and not isinstance(part, (str, int)))
+
+
+def has_file_variable(model: type[BaseSettings], field_name: str) -> bool:
+    """Return whether `X_FILE` may name a file with the secret `X`; not where another field is that variable."""
+    field = model.model_fields[field_name]
+    return holds_secret(field.annotation) and f"{variable_of(model, field_name)}_FILE" not in variables(model)
+
+
+def known_variables(models: Iterable[type[BaseSettings]]) -> set[str]:
+    """Return the environment variables of these models, with the `X_FILE` of their secrets."""
+    known: set[str] = set()
+    for model in models:
+        for field_name in model.model_fields:
+            name = variable_of(model, field_name)
+            known |= {name, f"{name}_FILE"} if has_file_variable(model, field_name) else {name}
+    return known
+
+
+def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield each variable of the environment that is probably a typing error, and the one in `known` that is meant."""
+    names = {name for name in known if len(name) >= MIN_VARIABLE}
+    unset = [name for name in names if not os.environ.get(name)]
+    for name in sorted(os.environ):
+        if len(name) >= MIN_VARIABLE and name.upper() not in names and not name.startswith("OTEL_"):
+            for meant in difflib.get_close_matches(name.upper(), unset, 1, SIMILARITY):
+                yield name, meant
+
+
+def secret_texts() -> list[str]:
+    """Return the secrets in the environment, the template's and the owner's, as `without_secrets` needs them."""
+    models: list[type[EnvironmentSettings]] = [EnvironmentSettings]
+    for model in models:
+        models += model.__subclasses__()
+    names = [name for model in models for name, field in variables(model).items() if holds_secret(field.annotation)]
+    names.append(os.environ.get("UPSTREAM_API_KEY_ENV") or ANSWERS["config"]["upstream_api_key_env"])
+    texts: set[str] = set()
+    for name in filter(None, names):
+        try:
+            value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE"))
+        except ValueError:
+            value = os.environ.get(name)
+        texts |= secret_forms(value or "", is_list=name == "AUTH_TOKENS")
+    return sorted((text for text in texts if len(text) >= MIN_SECRET), key=len, reverse=True)
+
+
+def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
+    """Return a secret as it may occur in texts: itself, the password of a URL, the tokens of a list of `name:token`."""
+    texts = {value.strip()}
+    if is_list:
+        texts |= {part.partition(":")[2].strip() for part in value.split(",")}
+    elif "://" in value:
+        user = value.partition("://")[2].rpartition("@")[0]
+        texts |= {user, user.partition(":")[2]}
+    return {form for text in texts for form in (text, unquote(text))}
+
+
+def without_secrets(text: str, secrets: Iterable[str]) -> str:
+    """Return `text` without `secrets`, which begin with the longest, and without the credentials of URLs."""
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    return re.sub(r"://[^\s/]+@", "://[redacted]@", text)
+
+
+def _explain(model: type[BaseSettings], detail: dict[str, Any]) -> str:
     """Return one line about one of pydantic's errors."""
-    by_variable = {variable(name).lower(): name for name in model.model_fields}
-    key = str(detail["loc"][0]) if detail["loc"] else ""
-    name = by_variable.get(key.lower(), key)
-    if name not in model.model_fields:
-        return f"{name or 'configuration'}: {detail['msg']}"
-    problem = str(detail["msg"]).removeprefix("Value error, ")
-    accepted = _accepted(model.model_fields[name])
-    return f"{variable(name)}: {problem}" + (f" ({accepted})" if accepted else "")
+    fields = variables(model)
+    by_key = {field_name.lower(): variable_of(model, field_name) for field_name in model.model_fields}
+    by_key |= {name.lower(): name for name in fields}
+    problem = " ".join(str(detail["msg"]).removeprefix("Value error, ").split())
+    if not detail["loc"]:
+        return problem
+    key, *rest = map(str, detail["loc"])
+    name = by_key.get(key.lower())
+    if name is None:
+        return f"{key}: {problem}"
+    field = fields[name]
+    if detail["type"] == "missing" and not rest:
+        described = f" ({field.description})" if field.description else ""
+        typed = next((typed for typed, meant in near_misses([name]) if meant == name), None)
+        return f"{name}: is required{described}" + (f"; {typed} is set: is it a typing error?" if typed else "")
+    items = "".join(f"item {index}: " for index in detail["loc"][1:] if isinstance(index, int))
+    accepted = accepted_values(field)
+    return f"{name}: {items}{problem}" + (f" ({accepted})" if accepted else "")
 
 
-def _accepted(field: FieldInfo) -> str:
+def accepted_values(field: FieldInfo) -> str:
     """Return the accepted values of a switch or a number, or nothing for other types."""
     if field.annotation is bool:
         return "accepted: true, false"
@@ -294,11 +505,15 @@ def _accepted(field: FieldInfo) -> str:
     bounds = {
         attribute: getattr(constraint, attribute)
         for constraint in itertools.chain(field.metadata, *(option.metadata for option in options))
-        for attribute in ("ge", "gt", "le")
+        for attribute in ("ge", "gt", "le", "lt")
         if getattr(constraint, attribute, None) is not None
     }
-    if "le" not in bounds:
-        return ""
+    words = {"ge": "from {}", "gt": "above {}", "le": "to {}", "lt": "below {}"}
     if "gt" in bounds:
-        return f"accepted: above {bounds['gt']}, at most {bounds['le']}"
-    return f"accepted: from {bounds['ge']} to {bounds['le']}"
+        words["le"] = "at most {}"
+    if "ge" not in bounds and "gt" not in bounds:
+        words["le"] = "up to {}"
+    texts = [words[name].format(bounds[name]) for name in ("ge", "gt", "le", "lt") if name in bounds]
+    if not texts:
+        return ""
+    return "accepted: " + (" " if {"ge", "le"} <= bounds.keys() else ", ").join(texts)

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx2
 from mcp.server.mcpserver import Context, MCPServer
+from pydantic_settings import BaseSettings
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
@@ -164,6 +165,10 @@ class Registry:
 
     config: ProductionConfig
     about: About
+    settings: BaseSettings | None = None
+    """The owner's own settings (`options.py`)."""
+    presentation: Mapping[str, Any] = field(default_factory=dict)
+    """The owner's arguments for `MCPServer`: instructions, icons, website, cache hints and extensions."""
     features: tuple[str, ...] = ()
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
@@ -183,6 +188,8 @@ class Registry:
     on_shutdown: list[Callback] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
+    check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
+    """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""
     running: list[Runtime] = field(default_factory=list)

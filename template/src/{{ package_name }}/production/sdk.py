@@ -82,6 +82,11 @@ class ProductionServer(MCPServer[Runtime]):
     """
 
     def __init__(self, registry: Registry) -> None:
+        # First: extensions add their tools in the constructor of the SDK.
+        self.registry = registry
+        self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
+        """The owner's function by method and target label."""
+        self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
         about = registry.about
         super().__init__(
             about.name,
@@ -90,12 +95,9 @@ class ProductionServer(MCPServer[Runtime]):
             version=about.version,
             log_level=registry.config.log_level,
             lifespan=lambda _: self.running(),
+            **registry.presentation,
         )
-        self.registry = registry
         self.drain = drain.install(registry)
-        self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
-        """The owner's function by method and target label."""
-        self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
         self.middleware[:] = [pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire), *others]

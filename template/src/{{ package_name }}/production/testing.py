@@ -14,6 +14,7 @@ variables of the server and of OpenTelemetry are removed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,9 +24,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property, partial
 from http.server import BaseHTTPRequestHandler
+from importlib import import_module
 from pathlib import Path
 from socketserver import ThreadingTCPServer
 from typing import Any, NoReturn, Self, TypedDict, Unpack
@@ -39,7 +41,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, CallToolResult
 
 from .caller import Caller, User, peer_caller
-from .config import ANSWERS, ConfigError, ProductionConfig, StartError, variable
+from .config import ANSWERS, ConfigError, ProductionConfig, StartError, known_variables
 from .sdk import ProductionServer
 
 PROJECT = Path(__file__).parents[3]
@@ -71,11 +73,20 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Set the environment before any test or tool is imported."""
     environment = pytest.MonkeyPatch()
     early_config.add_cleanup(environment.undo)
-    own = {variable(name) for name in ProductionConfig.model_fields} | {ANSWERS["config"]["upstream_api_key_env"]}
+    known = known_variables([ProductionConfig]) | {ANSWERS["config"]["upstream_api_key_env"]}
+    settings = DEFAULTS | read_settings(SETTINGS)
+    _replace_variables(environment, known, settings)
+    with contextlib.suppress(Exception):  # no options.py, or a mistake in it, which fails a test and not pytest
+        own = import_module(f"{PACKAGE}.options").Settings
+        _replace_variables(environment, known_variables([own]), settings)
+
+
+def _replace_variables(environment: pytest.MonkeyPatch, known: Set[str], settings: Mapping[str, str]) -> None:
+    """Remove the variables `known` and those of OpenTelemetry, then set `settings`."""
     for name in list(os.environ):
-        if name.upper() in own or name.startswith("OTEL_"):
+        if name.upper() in known or name.startswith("OTEL_"):
             environment.delenv(name)
-    for name, value in (DEFAULTS | read_settings(SETTINGS)).items():
+    for name, value in settings.items():
         environment.setenv(name, value)
 
 
@@ -482,6 +493,7 @@ _WITH_OTHER_TOOLS = f"""
 import sys
 from runpy import run_path
 from {PACKAGE} import __main__, server
+sys.modules["{PACKAGE}.options"] = None
 path, _, function = sys.argv.pop(1).rpartition(":")
 server.register = run_path(path)[function]
 sys.exit(__main__.main())
@@ -496,7 +508,9 @@ def create_server(tools: Tools | None = None, **settings: Any) -> ProductionServ
         neutral = {"transport": "http", "host": "127.0.0.1", "port": 0, "upstream_auth": "api_key"}  # no token endpoint
         config = ProductionConfig.load(**(neutral | settings))
         with pytest.MonkeyPatch.context() as replaced:
-            replaced.setattr(server, "register", tools or server.register)
+            if tools is not None:
+                replaced.setattr(server, "register", tools)
+                replaced.setitem(sys.modules, f"{PACKAGE}.options", None)
             return server.create_server(config)
     except (ConfigError, StartError) as error:
         pytest.fail(f"the server does not start: {error}\n{HINT}", pytrace=False)

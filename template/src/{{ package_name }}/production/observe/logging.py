@@ -60,7 +60,7 @@ def install(registry: Registry) -> None:
     config = registry.config
     console = config.log_format == "console" or (config.log_format == "auto" and os.isatty(2))
     writer = RecordWriter(
-        Redactor(configured_secrets(config)),
+        Redactor(configured_secrets(registry)),
         Console(colours=coloured(sys.stderr)) if console else as_json,
         STDERR.write,
     )

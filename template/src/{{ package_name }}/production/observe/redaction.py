@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from datetime import date, time
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, TypeGuard
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
-from ..config import ProductionConfig
+from ..config import secret_forms
+from ..registry import Registry
 
 REDACTED = "[redacted]"
 MAX_DEPTH = 8
@@ -87,16 +88,30 @@ def is_secret(key: str) -> bool:
     return normal == "auth" or any(word in normal for word in _NORMALISED)
 
 
-def configured_secrets(config: ProductionConfig) -> list[str]:
-    """Return the secrets of the configuration in the form in which they are sent."""
-    secrets = []
-    if config.auth_tokens is not None:
-        secrets += [entry.partition(":")[2] for entry in config.auth_tokens.get_secret_value().split(",")]
-    if config.redis_url is not None:
-        secrets.append(urlsplit(config.redis_url.get_secret_value()).password or "")
-    if config.upstream_api_key is not None:
-        secrets.append(config.upstream_api_key.get_secret_value())
-    return [secret.strip() for secret in secrets]  # a mounted file ends with a line break, which is not sent
+def configured_secrets(registry: Registry) -> list[str]:
+    """Return the secrets of the template's and the owner's settings in the form in which they are sent."""
+    secrets: set[str] = set()
+    for settings in (registry.config, registry.settings):
+        for name, value in settings or ():
+            for secret in _secret_values(value):
+                secrets |= secret_forms(secret, is_list=name == "auth_tokens")
+    if registry.config.upstream_api_key is not None:
+        secrets |= secret_forms(registry.config.upstream_api_key.get_secret_value())
+    return sorted(secrets)
+
+
+def _secret_values(value: object) -> Iterator[str]:
+    """Yield the secrets in a value of a setting, at any depth."""
+    if isinstance(value, (SecretStr, SecretBytes, Secret)):
+        secret = value.get_secret_value()
+        yield secret.decode(errors="replace") if isinstance(secret, bytes) else str(secret)
+    elif isinstance(value, BaseModel):
+        yield from _secret_values([each for _, each in value])
+    elif isinstance(value, Mapping):
+        yield from _secret_values(list(value.values()))
+    elif isinstance(value, (list, tuple, Set)):
+        for each in value:
+            yield from _secret_values(each)
 
 
 class Redactor:

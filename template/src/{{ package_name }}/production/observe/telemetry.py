@@ -26,7 +26,8 @@ from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
-from ..config import About, ConfigError, without_credentials
+from ..config import About, without_credentials
+from ..environment import require
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
 from .redaction import Redactor, configured_secrets, is_secret
@@ -65,19 +66,23 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     """
     environment = otel_environment()
     registry.notices += _notices(environment, protocol)
+    # The standard variables override the setting.
+    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
+
+    def build() -> None:
+        provider = TracerProvider(resource=_resource(registry.about), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(make_exporter(endpoint)))
+        provider.shutdown()
+
+    # A wrong variable is rejected now and not while the server starts.
+    require(build, "OpenTelemetry", sorted(environment))
     registry.middleware["telemetry"] = _trace
     provider = _process_provider(registry.about)
     if provider is None:
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
     queue = provider.queue
-    # The standard variables override the setting.
-    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
-    try:
-        make_exporter(endpoint).shutdown()  # rejects a wrong variable now and not while the server starts
-    except Exception as error:
-        raise ConfigError([f"OTEL_EXPORTER_OTLP_*: the exporter cannot be made: {error}"]) from error
-    redactor = Redactor(configured_secrets(registry.config))
+    redactor = Redactor(configured_secrets(registry))
     collector = traces_endpoint(registry.config)
     registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
     registry.upstream.client_hooks.append(_instrument)

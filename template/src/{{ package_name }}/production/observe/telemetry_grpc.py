@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ..environment import require
 from ..registry import Registry
-from .telemetry_settings import exports_traces
+from .telemetry_settings import exports_traces, otel_environment
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 def install(registry: Registry) -> None:
     # Imported here: OpenTelemetry's SDK and exporter take a third of the start, which is saved without an endpoint.
     if exports_traces(registry.config):
+        require(lambda: import_module(".telemetry", __package__), "OpenTelemetry", sorted(otel_environment()))
         from . import telemetry
 
         telemetry.install(registry, "grpc", exporter)

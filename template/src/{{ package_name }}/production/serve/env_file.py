@@ -9,6 +9,8 @@ import os
 import re
 import secrets
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ def init_env(_: bool, overrides: Mapping[str, Any]) -> list[str]:
     Raises:
         ConfigError: there is no `.env.example`, or the file cannot be written.
     """
-    return create(Path.cwd())
+    options = f"{__package__}.options"  # an optional module
+    described = import_module(options).write_example(Path.cwd()) if find_spec(options) else []
+    return [*described, *create(Path.cwd())]
 
 
 def create(directory: Path) -> list[str]:

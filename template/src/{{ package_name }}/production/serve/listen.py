@@ -53,6 +53,7 @@ def uvicorn_config(application: ASGIApp, connections: Connections, **options: An
         log_level=None,
         access_log=False,
         server_header=False,
+        workers=1,  # given, so that uvicorn does not read WEB_CONCURRENCY
         headers=[("x-content-type-options", "nosniff")],
         proxy_headers=False,
         **options,

@@ -15,7 +15,7 @@ import httpx2
 import structlog
 
 from ..caller import STDIO
-from ..config import ConfigError, coloured
+from ..config import ConfigError, coloured, secret_texts, without_secrets
 from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
 from ..sdk import ProductionServer
@@ -88,13 +88,16 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     async with server.running():
         results = await run_probes(registry)
         health = await report(registry, STDIO)
-    ready = health.status != "unhealthy" and not any(result.problem for result in results.values())
+    missing = health.auth_config.get(registry.config.upstream_api_key_env) == "missing"
+    ready = health.status != "unhealthy" and not missing and not any(result.problem for result in results.values())
     rows = [*_server_rows(server), *_probe_rows(results), *_warning_rows(server, health)]
     status = "degraded" if health.status == "healthy" and not ready else health.status
     rows.append(Row("status", status, "failed" if not ready else "ok" if status == "healthy" else "warning"))
     width = max(len(row.name) for row in rows)
     colours = COLOURS if coloured(sys.stdout) else {}
-    return [f"{row.name:<{width}}  {_with_colour(row.text, colours.get(row.state))}" for row in rows], ready
+    secrets = secret_texts()
+    texts = [_with_colour(without_secrets(row.text, secrets), colours.get(row.state)) for row in rows]
+    return [f"{row.name:<{width}}  {text}" for row, text in zip(rows, texts, strict=True)], ready
 
 
 def _server_rows(server: ProductionServer) -> Iterator[Row]:
@@ -105,25 +108,36 @@ def _server_rows(server: ProductionServer) -> Iterator[Row]:
     for name, address in registry.http.addresses.items():
         yield Row(name, address)
     yield Row("features", _comma_separated(sorted(registry.features)))
+    yield from (Row(name, text) for name, text in _owner_rows(registry) if name != "advice")
     yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
     yield Row("resources", _comma_separated(server.registered_resources()))
     yield Row("prompts", _comma_separated(server.registered_prompts()))
 
 
+def _owner_rows(registry: Registry) -> Iterator[tuple[str, str]]:
+    for get_rows in registry.check_rows:
+        yield from get_rows()
+
+
 def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
     for name, result in results.items():
-        if result.problem is None:
-            yield Row(name, f"ok: {result.target} ({result.milliseconds} ms)", "ok")
-        else:
+        if result.problem is not None:
             yield Row(name, f"failed: {result.target}: {result.problem}", "failed")
+        elif result.status is not None and result.status >= 400:  # usual for the base URL of an API
+            text = f"reached: {result.target} answered {result.status} ({result.milliseconds} ms)"
+            yield Row(name, text, "warning")
+        else:
+            yield Row(name, f"ok: {result.target} ({result.milliseconds} ms)", "ok")
 
 
 def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Row]:
     for variable, state in health.auth_config.items():
-        yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else "warning")
+        of_missing = "failed" if variable == server.registry.config.upstream_api_key_env else "warning"
+        yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else of_missing)
     for notice in server.registry.notices:
         yield Row("notice", notice, "warning")
-    for text in tool_loader.advice(server.registered_tools()):
+    advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
+    for text in (*advice, *tool_loader.advice(server.registered_tools())):
         yield Row("advice", text, "warning")
     for problem in health.problems:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")
@@ -144,6 +158,8 @@ class ProbeResult(NamedTuple):
     problem: str | None
     """Why the dependency is not reachable, or `None` if it is."""
     milliseconds: int
+    status: int | None = None
+    """Status of the response, where the probe is an HTTP request."""
 
 
 async def run_probes(registry: Registry) -> dict[str, ProbeResult]:
@@ -155,11 +171,13 @@ async def run_probes(registry: Registry) -> dict[str, ProbeResult]:
 
 async def _run(probe: Probe) -> ProbeResult:
     problem: str | None = None
+    status: int | None = None
     started = time.perf_counter()
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             if probe.check == "http":
-                await _reach_http(probe.target)
+                status = await _reach_http(probe.target)
+                problem = f"answered {status}" if status >= 500 else None
             elif probe.check == "tcp":
                 await _reach_tcp(probe.target)
             else:
@@ -168,17 +186,17 @@ async def _run(probe: Probe) -> ProbeResult:
         problem = f"no answer within {PROBE_SECONDS:g} s"
     except Exception as error:
         problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
-    return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000))
+    return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000), status)
 
 
-async def _reach_http(url: str) -> None:
-    """Return if `url` answers over HTTP, with any status.
+async def _reach_http(url: str) -> int:
+    """Return the status of the response of `url` to a HEAD request without credentials.
 
     Raises:
         httpx2.HTTPError: it does not answer.
     """
     async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as client:
-        await client.head(url)
+        return (await client.head(url)).status_code
 
 
 async def _reach_tcp(url: str) -> None:

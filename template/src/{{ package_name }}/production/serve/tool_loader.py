@@ -1,4 +1,4 @@
-"""Loading of the owner's tools, with problems reported in one line before the server starts.
+"""Loading of the owner's code, with problems reported in one line before the server starts.
 
 Each module of the tools package has a function `register(server)` that registers its tools.
 """
@@ -21,7 +21,7 @@ from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.tools import Tool
 from pydantic import TypeAdapter
 
-from ..config import StartError
+from ..config import ConfigError, StartError
 
 RESERVED = ("get_metrics", "health_check")
 """Names of the production layer's own tools, reserved even if the feature with the tool is off."""
@@ -77,19 +77,24 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
 
 
 @contextmanager
-def errors_explained() -> Iterator[None]:
+def errors_explained(redact: Callable[[str], str] = str) -> Iterator[None]:
     """Convert exceptions to a `StartError` with the file and line of the owner's code; log the traceback at DEBUG.
+
+    Args:
+        redact: Removes secrets from the text of the exception.
 
     Raises:
         StartError: the block raised an exception.
+        ConfigError: the block raised it.
     """
     try:
         yield
-    except StartError:
+    except (StartError, ConfigError):
         raise
     except Exception as error:
-        log.debug("cannot load the tools", exc_info=error)
-        raise StartError(f"{_owner_location(error)}{type(error).__name__}: {_one_line(error)}{_hint(error)}") from error
+        log.debug("cannot load the owner's code", exc_info=error)
+        text = redact(_one_line(error))
+        raise StartError(f"{_owner_location(error)}{type(error).__name__}: {text}{_hint(error)}") from error
 
 
 def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any] | None) -> str | None:
