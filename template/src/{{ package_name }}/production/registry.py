@@ -167,8 +167,8 @@ class Registry:
     about: About
     settings: BaseSettings | None = None
     """The owner's own settings (`options.py`)."""
-    presentation: Mapping[str, Any] = field(default_factory=dict)
-    """The owner's arguments for `MCPServer`: instructions, icons, website, cache hints and extensions."""
+    server_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for `MCPServer`: the owner's presentation (`options.py`), and those of features."""
     features: tuple[str, ...] = ()
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
