@@ -9,6 +9,8 @@ OPTIONAL = (
     "inbound.rate_limit",
     "inbound.rate_limit_redis",
     "inbound.replicas",
+    "inbound.replicas_redis",
+    "inbound.single_use",
     "observe.logging",
     "observe.metrics",
     "observe.metrics_tool",

@@ -22,12 +22,10 @@ from rounds import RESPONSES, ROUNDS, post, rounds
 from weather_station.production.config import about
 from weather_station.production.inbound import rate_limit
 from weather_station.production.inbound.rate_limit import (
-    MAX_STATES,
     MICROSECONDS,
     SWEEP_SIZE,
     Buckets,
     Quota,
-    UsedStates,
 )
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
@@ -219,14 +217,6 @@ def test_a_state_of_another_request_does_not_run(serve: Serve) -> None:
         state = {"requestState": question["requestState"]} | RESPONSES
         answer = post(server.url, "tools/call", ROUNDS["a tool without a state"][1] | state)
         assert answer["error"]["code"] == -32602
-
-
-async def test_remembered_states_are_bounded() -> None:
-    states = UsedStates()
-    for number in range(MAX_STATES + 100):
-        assert states.first_use(new_request(requestState=str(number)))
-    assert len(states._used) == MAX_STATES
-    assert not states.first_use(new_request(requestState=str(MAX_STATES)))
 
 
 def test_a_notification_beyond_the_limit_of_messages_is_dropped(serve: Serve) -> None:

@@ -322,6 +322,7 @@ class ProductionConfig(EnvironmentSettings):
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"
+    enable_redis: bool = False
     redis_url: SecretStr | None = None
 
     enable_telemetry: bool = True

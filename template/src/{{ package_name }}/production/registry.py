@@ -35,6 +35,10 @@ Check = Callable[[], Awaitable[None]]
 """A readiness check: returns if ready, else raises the reason."""
 
 
+FirstUse = Callable[[str, str, float], Awaitable[bool]]
+"""Gets a purpose, a key and its lifetime in seconds; returns whether the key is new there, and remembers it."""
+
+
 @dataclass(frozen=True, slots=True)
 class HealthPart:
     """A feature's contribution to the health report."""
@@ -176,6 +180,8 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    first_use: FirstUse = field(init=False)
+    """Set where `once` and rate limits need it."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)

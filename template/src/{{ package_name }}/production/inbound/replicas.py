@@ -37,8 +37,8 @@ def install(registry: Registry) -> None:
         arguments["request_state_security"] = RequestStateSecurity(keys=keys_of(config.request_state_keys))
     elif not one_process:
         registry.notices.append(
-            "REQUEST_STATE_KEYS is not set: the answer to a question of a tool is rejected by another replica and after "
-            "a restart; set the same random keys for all replicas"
+            "REQUEST_STATE_KEYS is not set: the answer to a question of a tool is rejected by another replica and "
+            "after a restart; set the same random keys for all replicas"
         )
     if not one_process:
         arguments["middleware"] = [_HonestCapabilities(registry)]
