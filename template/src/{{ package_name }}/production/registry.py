@@ -182,6 +182,8 @@ class Registry:
     """Middleware by the names in `inbound.pipeline.ORDER`."""
     first_use: FirstUse = field(init=False)
     """Set where `once` and rate limits need it."""
+    policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
+    """The fields of a policy that the server supports."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)
