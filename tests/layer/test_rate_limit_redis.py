@@ -248,7 +248,7 @@ def test_keys_have_the_name_of_the_server_and_expire(serve: Serve, store: Store)
     with store.client() as client, serve(redis_url=store.url, **limited(10)) as server:
         server.call("health_check")
         (key,) = client.keys()
-        assert key == f"{server.registry.about.name}:rate_limit:10/{DAY * MICROSECONDS}:127.0.0.1"
+        assert key == f"{{{server.registry.about.name}}}:rate_limit:10/{DAY * MICROSECONDS}:127.0.0.1"
         assert DAY / 20 < client.ttl(key) <= DAY / 10 + 1
 
 
