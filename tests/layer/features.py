@@ -2,9 +2,11 @@
 
 OPTIONAL = (
     "inbound.auth",
+    "inbound.auth_challenge",
     "inbound.auth_introspection",
     "inbound.auth_jwt",
     "inbound.auth_token",
+    "inbound.authorization",
     "inbound.concurrency",
     "inbound.identity",
     "inbound.rate_limit",
@@ -12,6 +14,7 @@ OPTIONAL = (
     "inbound.replicas",
     "inbound.replicas_redis",
     "inbound.single_use",
+    "inbound.tool_selection",
     "observe.logging",
     "observe.metrics",
     "observe.metrics_tool",

@@ -310,6 +310,16 @@ class ProductionConfig(EnvironmentSettings):
     introspection_client_secret: SecretStr | None = None
     introspection_cache_seconds: Seconds = 30.0
 
+    enable_authorization: bool = False
+    access_rules_file: Path | None = None
+    default_access: Literal["allow", "deny"] = "allow"
+    anonymous_scopes: CommaSeparated = ()
+
+    tools_allow: CommaSeparated = ()
+    tools_deny: CommaSeparated = ()
+    read_only: bool = False
+    health_tool: bool = True
+
     enable_logging: bool = True
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"

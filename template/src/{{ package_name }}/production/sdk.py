@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -46,7 +46,7 @@ from starlette.routing import Route
 from .caller import UNKNOWN
 from .config import UPDATE, ConfigError, StartError
 from .inbound import pipeline
-from .policy import ANSWERS, NO_POLICY, policy_of
+from .policy import ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
@@ -84,6 +84,7 @@ class ProductionServer(MCPServer[Runtime]):
     def __init__(self, registry: Registry) -> None:
         # First: extensions add their tools in the constructor of the SDK.
         self.registry = registry
+        registry.targets = self
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
         about = registry.about
@@ -113,6 +114,8 @@ class ProductionServer(MCPServer[Runtime]):
         existing = self._tool_manager.get_tool(tool)
         if problem := tool_loader.problem_with(fn, tool, existing.fn if existing else None):
             raise StartError(problem)
+        if self.registry.tools.is_hidden(tool, options.get("annotations")):
+            return
         try:
             super().add_tool(fn, tool, *args, **options)
         except Exception as error:
@@ -328,24 +331,37 @@ class ProductionServer(MCPServer[Runtime]):
     def _target_of(self, ctx: ServerRequestContext[Any, Any]) -> pipeline.Target:
         """Return method, target, target label and policy of a request, as `MCPRequest` has them."""
         method, params = ctx.method, ctx.params or {}
-        label = UNKNOWN
-        if method == TOOLS_CALL:
-            target = params.get("name")
-            if isinstance(target, str) and self._tool_manager.get_tool(target) is not None:
-                label = target
-        elif method == PROMPTS_GET:
-            target = params.get("name")
-            if isinstance(target, str) and self._prompt_manager.get_prompt(target) is not None:
-                label = target
-        elif method == RESOURCES_READ:
+        label = self.label(method, params)
+        if method == RESOURCES_READ:
             target = params.get("uri")
-            if isinstance(target, str):
-                label = self._resource_label(target)
+        elif method in (TOOLS_CALL, PROMPTS_GET):
+            target = params.get("name")
         else:
             served = method == "initialize" or self._lowlevel_server.get_request_handler(method) is not None
-            method, target, label = method if served else UNKNOWN, "", ""
+            method, target = method if served else UNKNOWN, ""
+        return method, str(target), label, self.policy(method, label)
+
+    def labels(self, method: str) -> Iterable[str]:
+        """Return the target labels of tools/call, resources/read or prompts/get."""
+        if method == TOOLS_CALL:
+            return [tool.name for tool in self.registered_tools()]
+        return self.registered_resources() if method == RESOURCES_READ else self.registered_prompts()
+
+    def policy(self, method: str, label: str) -> Policy:
+        """Return the policy of a target."""
         fn = self._functions.get((method, label))
-        return method, str(target), label, NO_POLICY if fn is None else policy_of(fn)
+        return NO_POLICY if fn is None else policy_of(fn)
+
+    def label(self, method: str, params: Mapping[str, Any]) -> str:
+        """Return the target label of a request."""
+        if method == RESOURCES_READ:
+            uri = params.get("uri")
+            return self._resource_label(uri) if isinstance(uri, str) else UNKNOWN
+        if method not in (TOOLS_CALL, PROMPTS_GET):
+            return ""
+        name = params.get("name")
+        find = self._tool_manager.get_tool if method == TOOLS_CALL else self._prompt_manager.get_prompt
+        return name if isinstance(name, str) and find(name) is not None else UNKNOWN
 
     def _resource_label(self, uri: str) -> str:
         """Return the URI of a registered resource, or the URI template that matches."""
@@ -378,6 +394,8 @@ class ProductionServer(MCPServer[Runtime]):
                 # Again, for decorators above the one that registers.
                 for (method, label), fn in self._functions.items():
                     self._keep(fn, method, label)
+                for check in registry.on_registered:
+                    check()
                 started = True
                 yield runtime
             finally:

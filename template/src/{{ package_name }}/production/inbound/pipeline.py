@@ -54,6 +54,7 @@ ORDER = (
     "errors",
     "reject_draining",
     "message_limit",
+    "authorization",
     "rate_limit",
     "concurrency",
     "timeout",

@@ -31,6 +31,8 @@ def build(server: ProductionServer) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
+    for wrap in registry.http.endpoint:
+        handler = wrap(handler)
     limits = InputLimits(registry, handler)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
     endpoint = Guard(registry, authentication)
