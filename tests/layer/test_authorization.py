@@ -267,6 +267,18 @@ def test_what_is_not_registered_is_unknown(guarded: Start, version: str) -> None
 
 
 @both_generations
+def test_a_tool_named_like_the_label_of_unknown_targets_stays_closed(serve: Serve, version: str) -> None:
+    async def done() -> str:
+        return "done"
+
+    def register_unknown(server: ProductionServer) -> None:
+        server.add_tool(policy(scopes=["admin"])(done), "unknown")
+
+    with serve(register_unknown) as server:
+        assert "done" not in str(send(server, version, "", "tools/call", {"name": "unknown"}))
+
+
+@both_generations
 def test_with_deny_only_what_has_a_rule_is_open(guarded: Start, version: str) -> None:
     with guarded(default_access="deny") as server:
         assert rejection(send(server, version, "admin", "tools/call", {"name": "bare"}))

@@ -332,6 +332,8 @@ class ProductionConfig(EnvironmentSettings):
     enable_rate_limiting: bool = True
     rate_limit_requests: int = Field(default=100, ge=1, le=1_000_000_000)
     rate_limit_window_seconds: int = Field(default=60, ge=1, le=86_400, validation_alias="RATE_LIMIT_WINDOW")
+    rate_limit_tiers: CommaSeparated = ()
+    rate_limit_key: Literal["caller", "tenant"] = "caller"
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"

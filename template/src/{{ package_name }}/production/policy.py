@@ -10,8 +10,11 @@ from typing import Any, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ANSWERS = {"concurrency": "profile=custom", "scopes": "enable_authorization=true"}
+ANSWERS = {"concurrency": "profile=custom", "cost": "enable_rate_limiting=true", "scopes": "enable_authorization=true"}
 """The answer that brings the feature of a field; fields without one need no feature."""
+
+MAX_COST = 100_000
+"""Greatest cost: with the longest window, its ticks still are a number that Redis's scripts represent exactly."""
 
 SCOPE = re.compile(r"[!#-\[\]-~]+")
 """The syntax of a scope (RFC 6749, section 3.3)."""
@@ -35,12 +38,15 @@ class Policy:
     """Seconds until a request is cancelled, instead of `tool_timeout_seconds`."""
     concurrency: int | None = None
     """Greatest number of requests that run at the same time in this process."""
+    cost: int | None = None
+    """Requests that one counts as in the rate limit, at most `MAX_COST`."""
     scopes: Sequence[str] | None = None
     """All scopes that a caller needs; with none in the list, every caller may."""
 
     def __post_init__(self) -> None:
         self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
         self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
+        self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
         self._check("scopes", "a list of scopes", list | tuple, are_scopes)
 
     def __call__(self, fn: Handler) -> Handler:

@@ -17,7 +17,6 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import (
-    ResourceNotFoundError,
     ToolError,
     UnexpectedResourceError,
     UnexpectedToolError,
@@ -210,13 +209,12 @@ class ProductionServer(MCPServer[Runtime]):
         request = _enter(context)
         if request is None:
             return await super().read_resource(uri, context)
+        if request.target_label == UNKNOWN:
+            pipeline.explain_unknown(request, "resource")
         try:
             return _with_state(await super().read_resource(uri, context))
         except BaseException as error:
-            cause = _raised(error)
-            if isinstance(cause, ResourceNotFoundError) and request.target_label == UNKNOWN:
-                pipeline.explain_unknown(request, "resource")
-            self._explain(request, "resource", cause)
+            self._explain(request, "resource", _raised(error))
             raise
 
     async def get_prompt(
