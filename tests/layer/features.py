@@ -14,6 +14,7 @@ OPTIONAL = (
     "observe.redaction",
     "observe.telemetry",
     "openapi",
+    "serve.background",
     "serve.env_file",
     "serve.host_config",
     "serve.listeners",
@@ -23,6 +24,7 @@ OPTIONAL = (
     "upstream.credentials_exchange",
     "upstream.credentials_keys",
     "upstream.credentials_obo",
+    "upstream.dependency",
     "upstream.retry",
 )
 """Each is tested by `test_<name>.py`."""

@@ -14,7 +14,7 @@ from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
 UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
-WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "options")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "lease", "listeners", "options")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
