@@ -15,6 +15,7 @@ OPTIONAL = (
     "observe.telemetry",
     "openapi",
     "serve.background",
+    "serve.console",
     "serve.env_file",
     "serve.host_config",
     "serve.listeners",
