@@ -58,7 +58,7 @@ class Leases:
 
 
 def install(registry: Registry) -> None:
-    if registry.config.redis_url is not None:
+    if registry.config.enable_redis and registry.config.redis_url is not None:
         leases = Leases(registry.config.redis_url.get_secret_value(), registry.about.name)
         registry.lease = leases.take
         registry.on_shutdown.append(leases.close)  # before those of the jobs, so that it runs after them
