@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from harness import HAS_LOGGING, copy_package, environment, wait_for
 from weather_station import server as server_module
 from weather_station.__main__ import SLUG, main
 from weather_station.production import on_startup
+from weather_station.production.config import ANSWERS
 from weather_station.production.sdk import ProductionServer
 
 
@@ -91,6 +93,22 @@ def test_a_server_that_does_not_start_is_explained(
     assert main(["--call", "greet"]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(SLUG)]
     assert line.endswith("failed with ConnectionError: no database")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "shown"), [(None, "<token>"), ("ann:secret-of-ann,bob:secret-of-bob", "secret-of-ann")]
+)
+def test_the_command_of_the_inspector(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tokens: str | None, shown: str
+) -> None:
+    if tokens is not None:
+        monkeypatch.setenv("AUTH_TOKENS", tokens)
+    assert main(["--inspect", "--port", "9000"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    address = ["--transport", "http", "--server-url", "http://127.0.0.1:9000/mcp"]
+    header = [] if ANSWERS["config"]["auth"] == "none" else ["--header", f"Authorization: Bearer {shown}"]
+    assert words == ["npx", "@modelcontextprotocol/inspector", *address, *header]
+    assert main(["--inspect", "--port", "0"]) == 2
 
 
 def test_a_change_starts_the_server_anew(tmp_path: Path) -> None:

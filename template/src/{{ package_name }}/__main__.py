@@ -54,6 +54,7 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "call a tool with the arguments of a JSON object and print its result",
     },
     "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
+    "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
 }
 """Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""
 

@@ -1,4 +1,7 @@
-"""Commands for the terminal while tools are written: one call (`--call`), and a restart on each change (`--dev`)."""
+"""Commands for the terminal while tools are written.
+
+`--call` makes one call, `--dev` restarts on each change, and `--inspect` prints the command of the MCP inspector.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import asyncio
 import difflib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,6 +25,7 @@ from mcp_types import CallToolResult, TextContent
 from ..config import ConfigError, ProductionConfig, StartError
 from ..sdk import ProductionServer
 from ..upstream.errors import leaves
+from .host_config import url
 
 PACKAGE = __package__.partition(".")[0]
 ROOT = Path(__file__).parents[2]
@@ -111,6 +116,24 @@ def dev(_: bool, overrides: Mapping[str, Any]) -> int:
             _say("a file has changed: starting anew")
     except KeyboardInterrupt:
         return 0
+
+
+def inspect(_: bool, overrides: Mapping[str, Any]) -> int:
+    """Print the command that opens the MCP inspector on this server over HTTP, with a token where there is one.
+
+    Its options are those of `@modelcontextprotocol/inspector` 2.12.
+
+    Raises:
+        ConfigError: the configuration is not valid, or the port is 0.
+    """
+    config = ProductionConfig.load(**overrides)
+    command = ["npx", "@modelcontextprotocol/inspector", "--transport", "http", "--server-url", url(config)]
+    if config.auth != "none":
+        tokens = config.auth_tokens.get_secret_value() if config.auth_tokens else ""
+        token = tokens.partition(",")[0].partition(":")[2].strip() or "<token>"
+        command += ["--header", f"Authorization: Bearer {token}"]
+    sys.stdout.write(f"{shlex.join(command)}\n")
+    return 0
 
 
 def _wait_for_change(process: subprocess.Popen[bytes], seen: Mapping[Path, int]) -> None:
