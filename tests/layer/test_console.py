@@ -61,7 +61,7 @@ def test_the_result_is_printed(capsys: pytest.CaptureFixture[str], arguments: li
         (["greet", '{"city": "Atlantis"}'], 1, "There is no Atlantis."),
         (["greet", "{}"], 1, "city"),
         (["gret", "{}"], 2, f"{SLUG}: --call: there is no tool gret: is greet meant?"),
-        (["xyz"], 2, f"{SLUG}: --call: there is no tool xyz: there are health_check"),
+        (["xyz"], 2, f"{SLUG}: --call: there is no tool xyz: there are "),
         (["greet", "{city: Lisbon}"], 2, "the arguments of the tool are not JSON (Expecting property name"),
         (["greet", '"Lisbon"'], 2, "the arguments of the tool must be a JSON object"),
         (["greet", "{city:", "Lisbon}"], 2, "the arguments of the tool are one JSON object; write them in quotes"),

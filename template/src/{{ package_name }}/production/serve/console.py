@@ -14,7 +14,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,8 @@ def call(value: Sequence[str], overrides: Mapping[str, Any]) -> int:
         ConfigError: the configuration is not valid, there is no such tool, or the arguments are no JSON object.
         StartError: the server cannot start.
     """
-    from ...server import create_server
-
+    # Not imported at the top: the server's features name this command.
+    create_server: Callable[[ProductionConfig], ProductionServer] = import_module(f"{PACKAGE}.server").create_server
     tool, arguments = value[0], _arguments(value[1:])
     server = create_server(ProductionConfig.load(**overrides))
     names = [registered.name for registered in server.registered_tools()]
