@@ -296,4 +296,4 @@ if has("observe.telemetry"):
     def method_and_target(name: str) -> str:
         """Return the name of the span of an example."""
         method = EXAMPLES[name][0]
-        return " ".join([method, *(target for field, target in TARGETS.get(name, {}).items() if field != "resource")])
+        return " ".join([method, *TARGETS.get(name, {}).values()])
