@@ -19,7 +19,7 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Completion, PaginatedRequestParams, TextContent
-from pydantic import AnyUrl, BaseModel, Field, RootModel
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel
 
 from harness import HEADERS, LEGACY, MODERN, Running, config, message, modern, rebuild_pipeline, running, text_of
 from stand_in import StandIn, respond
@@ -40,6 +40,12 @@ DETAIL = "row 17 of the customers"
 class Loose(BaseModel):
     value: Any
     number: float = 1.0
+
+
+class Constants(BaseModel):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
+    value: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +256,7 @@ NUMBERS: list[tuple[str, Any, str]] = [
     ("in_a_thread", math.nan, "NaN"),
     ("mapping", {"a": {"NaN": math.nan}}, "NaN at "),
     ("model", math.nan, "NaN at "),
+    ("untyped", Constants(value=math.nan), "NaN at value"),
     ("record", Record("x", [math.inf]), "Infinity at "),
     ("content", {"x": math.nan}, "NaN at "),
     ("static", math.nan, "NaN"),

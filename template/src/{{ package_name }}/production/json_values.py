@@ -103,7 +103,7 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
         return enumerate(value)
     if isinstance(value, BaseModel):
         # pydantic writes null, unless the model chose what it writes.
-        return () if "ser_json_inf_nan" in value.model_config else value
+        return () if value.model_config.get("ser_json_inf_nan") in ("null", "strings") else value
     if is_dataclass(value) and not isinstance(value, type):
         return ((field.name, getattr(value, field.name)) for field in fields(value))
     return ()
