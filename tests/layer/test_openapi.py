@@ -433,3 +433,13 @@ async def test_a_tool_has_the_policy_of_its_function(make: Make) -> None:
     policy(timeout=1e-9)(module.find)
     result = await tools.call("find")
     assert text_of(result) == "Tool find did not finish within 1e-09 seconds and was stopped."
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson"])
+async def test_a_number_that_json_lacks_is_an_error_that_names_it(make: Make, rest: Api, content_type: str) -> None:
+    tools = make(document({"/items": {"get": operation("find")}}))
+    for content, named in ((b'{"a": NaN}', "NaN at a"), (b"[1e999]", "Infinity at 0"), (b"-Infinity", "-Infinity")):
+        rest.on("GET", "/items", content=content, headers={"Content-Type": content_type})
+        result = await tools.call("find")
+        assert result.is_error
+        assert f" answered with {named}, which JSON does not have. " in text_of(result)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ import httpx2
 import structlog
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import AudioContent, CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from pydantic import (
     BaseModel,
@@ -37,8 +35,10 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from . import upstream
+from .inbound.results import ToolMetadata
 from .registry import registry_of
 from .sdk import ProductionServer
+from .upstream.client import parse_json
 from .upstream.errors import UpstreamStatusError
 
 T = TypeVar("T")
@@ -131,10 +131,10 @@ class Answer(Generic[T]):
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if re.search(r"(^|[/+.-])(jsonl|x?-?ndjson|jsonlines|json-seq)$", media_type):
             lines = [line.strip("\x1e \r\t") for line in response.text.split("\n")]
-            values = [_parsed(line) for line in lines if line]
+            values = [_parsed(response, line) for line in lines if line]
             return response.text if _INVALID in values else values
         if not media_type or re.search(r"[/+]json$", media_type):
-            value = _parsed(response.content)
+            value = _parsed(response)
             if value is not _INVALID:
                 return value
         if media_type.startswith("text/") or re.search(
@@ -153,19 +153,12 @@ class Answer(Generic[T]):
 _INVALID = object()
 
 
-def _parsed(content: bytes | str) -> Any:
+def _parsed(response: httpx2.Response, text: str | None = None) -> Any:
     """Return the value of JSON, or `_INVALID`."""
     try:
-        return json.loads(content, parse_constant=_finite, parse_float=_finite)
+        return parse_json(response, text)
     except (ValueError, RecursionError):
         return _INVALID
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
 
 
 # --- Registration --------------------------------------------------------------------------------------------
@@ -229,17 +222,7 @@ def add(
     model.model_rebuild(force=True)
     parameters |= {item.alias: parameter for parameter, item in model.model_fields.items() if item.alias}
     added.parameters = compact(model.model_json_schema(by_alias=True))
-    added.fn_metadata = _Metadata(arg_model=model, output_schema=schema)
-
-
-class _Metadata(FuncMetadata):
-    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Read texts as JSON only where they are not valid as they stand: some hosts send objects as texts."""
-        try:
-            self.arg_model.model_validate(data)
-        except ValidationError:
-            return super().pre_parse_json(data)
-        return data
+    added.fn_metadata = ToolMetadata(arg_model=model, output_schema=schema)
 
 
 class _LazyAdapter:

@@ -45,7 +45,8 @@ from starlette.routing import Route
 
 from .caller import UNKNOWN
 from .config import UPDATE, ConfigError, StartError
-from .inbound import pipeline
+from .inbound import pipeline, results
+from .json_values import valid_unicode
 from .policy import ANSWERS, NO_POLICY, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
@@ -63,6 +64,9 @@ from .upstream.client import Upstream
 
 SHUTDOWN_CALLBACK_SECONDS = 5.0
 """Time limit of one shutdown callback."""
+
+INVALID_RESULT = "Handler returned an invalid result"
+"""The SDK's message for a result that does not fit the protocol."""
 
 NO_STATE = ""
 """The state of an `input_required` round that the handler gave none."""
@@ -118,6 +122,10 @@ class ProductionServer(MCPServer[Runtime]):
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
+        added = self.registered_tools()[-1]
+        if problem := tool_loader.problem_with_arguments(fn, added):
+            raise StartError(problem)
+        added.fn_metadata = results.metadata_of(added, structured=options.get("structured_output") is not False)
         self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
@@ -128,7 +136,8 @@ class ProductionServer(MCPServer[Runtime]):
         Raises:
             StartError: the URI is taken, or the function cannot be a resource.
         """
-        return self._registering("resource", RESOURCES_READ, lambda fn: uri, super().resource(uri, **options))
+        add = super().resource(uri, **options)
+        return self._registering("resource", RESOURCES_READ, lambda fn: uri, add, results.resource_content)
 
     def prompt(self, name: str | None = None, *args: Any, **options: Any) -> Callable[[Handler], Handler]:
         """Return a decorator that registers a function as a prompt.
@@ -137,17 +146,22 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken, or the function cannot be a prompt.
         """
         add = super().prompt(name, *args, **options)
-        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add)
+        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add, valid_unicode)
 
     def _registering(
-        self, kind: str, method: str, name_of: Callable[[Handler], str], add: Callable[[Handler], Handler]
+        self,
+        kind: str,
+        method: str,
+        name_of: Callable[[Handler], str],
+        add: Callable[[Callable[..., Any]], object],
+        convert: Callable[[Any], Any],
     ) -> Callable[[Handler], Handler]:
         def decorator(fn: Handler) -> Handler:
             name = name_of(fn)
             if problem := tool_loader.problem_with_handler(fn, f"{kind} {name}", self._functions.get((method, name))):
                 raise StartError(problem)
             try:
-                add(fn)
+                add(results.converting(fn, convert))
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
@@ -278,8 +292,7 @@ class ProductionServer(MCPServer[Runtime]):
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
-        handler = self._functions.get((request.method, request.target_label))
-        if isinstance(error, ValidationError) and handler is not None and not tool_loader.ran(handler, error):
+        if isinstance(error, ValidationError) and not request.ran:
             pipeline.explain_arguments(request, kind, pipeline.problems_of(error))
         pipeline.explain_failure(request, error)
 
@@ -292,6 +305,10 @@ class ProductionServer(MCPServer[Runtime]):
             if self._accepts(ctx):
                 raise
             raise MCPError(INVALID_PARAMS, "Invalid request parameters", "") from None
+        except MCPError as error:
+            if error.error.message == INVALID_RESULT and isinstance(error.__context__, ValidationError):
+                raise TypeError(INVALID_RESULT) from error
+            raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
         return result

@@ -27,6 +27,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELIC
 from pydantic import ValidationError
 
 from ..caller import current_caller
+from ..json_values import NonFiniteNumberError, sendable
 from ..policy import Policy
 from ..registry import Registry
 from ..request import (
@@ -147,9 +148,15 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
     try:
         result = await call_next(request)
+        if isinstance(result, dict):
+            result = sendable(result)
     except MCPError as error:
         if request.status == "success":
             request.fail(*_judge(error))
+        try:
+            error.error.data = sendable(error.error.data)
+        except Exception as failure:
+            return explain_failure(request, failure)
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
@@ -193,6 +200,8 @@ def explain_failure(request: MCPRequest, error: BaseException) -> CallToolResult
 
 def status_of(error: Exception) -> Status:
     """Return whose fault an expected error is."""
+    if isinstance(error, NonFiniteNumberError):
+        return "error"
     if not isinstance(error, UpstreamError):
         return "client_error"
     status = error.status or 0

@@ -6,6 +6,7 @@ A request passes the middleware in `ORDER` and then makes one attempt over httpx
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -23,6 +24,7 @@ import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..config import About, ProductionConfig
+from ..json_values import non_finite
 from ..request import compose
 from .credentials import credentials_of
 from .errors import (
@@ -63,6 +65,9 @@ MAX_ENCODINGS = 8
 
 MAX_RETRY_AFTER = 10**9
 """Upper bound of a Retry-After header in seconds."""
+
+NON_FINITE = re.compile(rb"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+"""Found in every JSON text with a number that is not finite as a `float`."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -161,11 +166,13 @@ class Upstream:
         """
         response = await self.request("GET", path, params=params, path_params=path_params, headers=headers)
         try:
-            return response.json()
+            return parse_json(response)
         except (ValueError, RecursionError) as error:
             upstream_error = _json_error(response, error)
-            _log_failed(upstream_error)
-            raise upstream_error from None
+        except UpstreamResponseError as error:
+            upstream_error = error
+        _log_failed(upstream_error)
+        raise upstream_error from None
 
     async def request(
         self,
@@ -422,6 +429,23 @@ def _status_error(request: UpstreamRequest, response: httpx2.Response) -> Upstre
         may_retry=status in TRANSIENT and request.repeatable,
         verdict=Verdict.FAILURE if status >= 500 else Verdict.SUCCESS,
     )
+
+
+def parse_json(response: httpx2.Response, text: str | None = None) -> Any:
+    """Return the value of a body that is JSON, or of `text`, a part of it.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+        UpstreamResponseError: it has NaN or an infinity, or a number beyond the range of `float`.
+    """
+    value = response.json() if text is None else json.loads(text)
+    if NON_FINITE.search(response.content) and (found := non_finite(value)):
+        host = response.url.netloc.decode("ascii")
+        raise UpstreamResponseError(
+            f"{host} answered with {found}, which JSON does not have", host=host, verdict=Verdict.SUCCESS
+        )
+    return value
 
 
 def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponseError:
