@@ -27,7 +27,7 @@ from .support import (
     variants,
     wait_for,
 )
-from .workshop import replace_hook
+from .template_repository import replace_hook
 
 collect_ignore = ["layer"]
 """The tests of the production layer run in the environment of a project, with a configuration of their own."""

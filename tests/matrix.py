@@ -6,8 +6,8 @@
     python3 with_uv.py run python -m tests.matrix kinds --from 0.1.0
 
 With `--from`, a release or "previous commit", each project is made of that version, edited as owners do
-(`tests/updates.py`) and updated to the working tree; the checks run on the result. A project takes about a minute on
-two cores. `pytest -m release` runs all of these.
+(`tests/owner_projects.py`) and updated to the working tree; the checks run on the result. A project takes about a
+minute on two cores. `pytest -m release` runs all of these.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 from copier import run_copy
 
+from .owner_projects import ANSWER_SETS, NOW, ORIGINS, TemplateHistory, edit_as_owner
 from .support import (
     DEADLINE_SECONDS,
     DEFAULT,
@@ -48,7 +49,6 @@ from .support import (
     run,
     uv,
 )
-from .updates import NOW, ORIGINS, SETS, Line, own
 
 OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
 STRUCTURAL = (
@@ -261,7 +261,7 @@ def complete(data: Answers, names: Iterable[str]) -> Answers:
 
 
 MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
-    "kinds": lambda: dict(SETS),
+    "kinds": lambda: dict(ANSWER_SETS),
     "outbound": outbound,
     "structure": structure,
     "questions": all_questions,
@@ -273,10 +273,10 @@ def render(template: Path, data: Answers, path: Path) -> None:
     run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
 
 
-def update(line: Line, origin: str, data: Answers, path: Path) -> None:
+def update(line: TemplateHistory, origin: str, data: Answers, path: Path) -> None:
     """Render a project of an older version, edit it as owners do, and update it to the working tree."""
     line.copy(origin, path, data)
-    own(path, starter=True)
+    edit_as_owner(path, starter=True)
     line.update(path, NOW)
 
 
@@ -304,7 +304,7 @@ def prove_all(rows: Mapping[str, Answers], origin: str | None = None, jobs: int 
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as executor:
         make: Callable[[Answers, Path], None]
         if origin:
-            make = partial(update, Line(Path(folder)), origin)
+            make = partial(update, TemplateHistory(Path(folder)), origin)
         else:
             copy_template(Path(folder))
             make = partial(render, Path(folder))

@@ -50,9 +50,9 @@ def docker_compose() -> Path:
 def passes(*command: str | Path, cwd: Path, **environment: str) -> str:
     """Runs a command that has to succeed, and returns what it said."""
     done = run(*command, cwd=cwd, **environment)
-    said = f"{done.stdout}{done.stderr}"
-    assert done.returncode == 0, f"{Path(str(command[0])).name}: {said}"
-    return said
+    output = f"{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{Path(str(command[0])).name}: {output}"
+    return output
 
 
 def distinct(renderings: Sequence[Rendering], *paths: str) -> Iterator[Rendering]:

@@ -141,15 +141,15 @@ SAMPLES: dict[str, Sequence[Any]] = {
 """Answers of each type that an owner may have given; those which a question accepted have to stay accepted."""
 
 
-def refusals(then: Interview, now: Interview, told: Migrated) -> Iterator[str]:
+def refusals(then: Interview, now: Interview, migrated_tables: Migrated) -> Iterator[str]:
     """Yield a sentence for each answer that was accepted, and that Copier would replace by the default."""
     for name, question in then.config.items():
-        new = told.questions.get(name, name)
+        new = migrated_tables.questions.get(name, name)
         if name.startswith("_") or not is_question(question) or new is None or new not in now.config:
             continue
         for value in choices(question) or [*SAMPLES[question["type"]], then.defaults[name]]:
-            kept = told.answers.get(new, {}).get(value, value)
-            if then.accepts(name, value) and not now.accepts(new, kept) and new not in told.stricter:
+            kept = migrated_tables.answers.get(new, {}).get(value, value)
+            if then.accepts(name, value) and not now.accepts(new, kept) and new not in migrated_tables.stricter:
                 yield f"{new} does not accept {value!r} any more, and no migration says what becomes of it"
 
 
@@ -172,22 +172,26 @@ def migrated(folder: Path = ROOT / "hooks" / "migrations") -> Migrated:
 
 
 def losses(
-    paths_then: set[str], questions_then: set[str], paths_now: set[str], questions_now: set[str], told: Migrated
+    paths_then: set[str],
+    questions_then: set[str],
+    paths_now: set[str],
+    questions_now: set[str],
+    migrated_tables: Migrated,
 ) -> Iterator[str]:
     """Yield a sentence for each path and question that an owner would lose without a message."""
-    tables = told.tables
+    tables = migrated_tables.tables
     for path in sorted(paths_then - paths_now):
         if owners(path_in_a_project(path)) == ["user"]:
             continue
-        if not tables.knows(path):
+        if not tables.describes(path):
             yield f"template/{path} is gone, and no migration says where to"
         for target in tables.moved.get(path, ()):
-            if target not in paths_now and not tables.knows(target):
+            if target not in paths_now and not tables.describes(target):
                 yield f"template/{path} moved to {target}, which is not there"
     for name in sorted(questions_then - questions_now):
-        if name not in told.questions:
+        if name not in migrated_tables.questions:
             yield f"the question {name} is gone, and no migration says what becomes of its answer"
-        elif (new := told.questions[name]) and new not in questions_now:
+        elif (new := migrated_tables.questions[name]) and new not in questions_now:
             yield f"the question {name} became {new}, which is not asked"
 
 
@@ -198,9 +202,9 @@ def path_in_a_project(path: str) -> str:
 def losses_since(release: Release) -> list[str]:
     """What updates from a release to the working tree would lose."""
     now = plain([f"template/{path}" for path in files(ROOT / "template") if "__pycache__" not in path])
-    told = migrated()
+    migrated_tables = migrated()
     then = Interview(lambda path: git("show", f"{release.commit}:{path}"))
     return [
-        *losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), told),
-        *refusals(then, Interview(lambda path: (ROOT / path).read_text("utf-8")), told),
+        *losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), migrated_tables),
+        *refusals(then, Interview(lambda path: (ROOT / path).read_text("utf-8")), migrated_tables),
     ]

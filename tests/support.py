@@ -301,6 +301,6 @@ def files(project: Path) -> dict[str, bytes]:
     }
 
 
-def without_the_users(content: Mapping[str, bytes]) -> dict[str, bytes]:
+def without_user_owned(content: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return those files of a project that an update may change, hence not the user's."""
     return {path: text for path, text in content.items() if owners(path) != ["user"]}

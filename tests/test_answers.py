@@ -34,7 +34,7 @@ from .support import (
     variables,
 )
 from .support import copier as copier_command
-from .workshop import Workshop, recorded
+from .template_repository import TemplateRepository, recorded
 
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PACKAGE = re.compile(r"[a-z][a-z0-9_]*")
@@ -444,14 +444,14 @@ def test_recorded_answers_of_every_release_are_kept(small_template: Path, tmp_pa
     for release in releases():
         known = questions_of(release.commit)
         given = {name: answer for name, answer in OTHER_VALUES.items() if name in known}
-        workshop = Workshop.empty(tmp_path / release.version)
-        workshop.take(release.commit)
-        workshop.release(release.version)
-        project = workshop.copy(**given)
+        repository = TemplateRepository.empty(tmp_path / release.version)
+        repository.load_revision(release.commit)
+        repository.release(release.version)
+        project = repository.copy(**given)
         before = recorded(project)
-        workshop.take_the_working_tree()
-        workshop.release("90.0.0")
-        workshop.update(project)
+        repository.load_working_tree()
+        repository.release("90.0.0")
+        repository.update(project)
         after = recorded(project)
         assert {name: after.get(name) for name in known} == {name: before[name] for name in known}
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .live import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages
+from .live_servers import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages
 from .support import run, uv
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
@@ -73,11 +73,11 @@ def test_no_call_of_a_client_is_lost(
         python = [str(uv()), "run", "--quiet", "--no-project", *wanted, "python"]
     done = run(*python, IN_PROJECT / f"{script}.py", replicas.url, TOKEN, mode, str(CALLS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["answers"] == sorted(f"text {number}" for number in range(CALLS))
-    assert set(said["tools"]) >= TOOLS
-    assert said["health"]["status"] == "healthy"
-    assert said["version"] == version
+    output = json.loads(done.stdout)
+    assert output["answers"] == sorted(f"text {number}" for number in range(CALLS))
+    assert set(output["tools"]) >= TOOLS
+    assert output["health"]["status"] == "healthy"
+    assert output["version"] == version
     assert all(replicas.served[port] - before[port] > CALLS / 4 for port in before)
 
 

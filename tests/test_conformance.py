@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .live import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
+from .live_servers import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
 from .support import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]

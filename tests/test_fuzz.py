@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .live import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
+from .live_servers import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 

@@ -160,7 +160,7 @@ def test_an_update_that_conflicts_names_the_file(own_template: Path, tmp_path: P
     done = copier("update", "--trust", "--defaults", "--quiet", cwd=project)
     assert done.returncode == 0, done.stderr
     assert steps(done) == {"conflicts": "failed"}
-    assert "The update and your edits meet in:" in done.stderr
+    assert "The update conflicts with your edits in:" in done.stderr
     assert re.search(rf"^    {meter}$", done.stderr, re.MULTILINE)
     assert '"""Mine."""' in (project / meter).read_text("utf-8")
 

@@ -20,7 +20,7 @@ from urllib.parse import quote_plus, urlencode
 
 import pytest
 
-from .live import (
+from .live_servers import (
     IN_PROJECT,
     LOCAL,
     TOKEN,
@@ -34,7 +34,7 @@ from .live import (
     process,
     tool_call,
 )
-from .live import status as status_of
+from .live_servers import status as status_of
 from .support import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 import pytest
-from updating.imports import Here, Moves, rewrite
+from updating.imports import ModuleContext, Moves, rewrite
 
 MOVES = Moves(
     {
@@ -31,14 +31,14 @@ MOVES = Moves(
 RENAMED = Moves({"shop": "store"}, {})
 
 EXISTS = {"shop", "shop.tools", "shop.production", "shop.production.inbound", "shop.production.inbound.guard"}
-TOOL = Here("shop.tools", "shop.tools", EXISTS.__contains__)
-SCRIPT = Here("", "", EXISTS.__contains__)
+TOOL = ModuleContext("shop.tools", "shop.tools", EXISTS.__contains__)
+SCRIPT = ModuleContext("", "", EXISTS.__contains__)
 
 
-def rewritten(source: str, here: Here = TOOL, moves: Moves = MOVES) -> str:
+def rewritten(source: str, here: ModuleContext = TOOL, moves: Moves = MOVES) -> str:
     """The source after the rewriting, which has to leave nothing and to change nothing the second time."""
     result = rewrite(source.encode(), here, moves)
-    assert result.left == []
+    assert result.unresolved == []
     assert rewrite(result.content, here, moves) == result, "not the same the second time"
     compile(result.content, "tool.py", "exec")
     return result.content.decode()
@@ -189,7 +189,7 @@ def test_the_package_is_renamed(before: str, after: str) -> None:
 )
 def test_what_cannot_be_followed_stays_and_is_said(source: str, lines: list[int]) -> None:
     result = rewrite(source.encode(), TOOL, MOVES)
-    assert result.left == lines
+    assert result.unresolved == lines
     assert result.content.decode() == source
 
 
@@ -239,14 +239,14 @@ def test_strings_and_comments_are_left() -> None:
 
 def test_a_file_that_moved_means_its_former_neighbours() -> None:
     """Its own lines are the template's and right; those of the owner were written where it was before."""
-    here = Here("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
+    here = ModuleContext("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
     source = "from .client import UpstreamError\nfrom .config import ProductionConfig\nfrom .guard import Guard\n"
     after = "from .. import UpstreamError\nfrom ..config import ProductionConfig\nfrom .guard import Guard\n"
     assert rewritten(source, here) == after
 
 
 def test_a_test_beside_the_package_is_absolute() -> None:
-    here = Here("tests", "tests", EXISTS.__contains__)
+    here = ModuleContext("tests", "tests", EXISTS.__contains__)
     assert rewritten("from shop.production.guard import Guard", here) == (
         "from shop.production.inbound.guard import Guard"
     )

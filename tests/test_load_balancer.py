@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from .conftest import Renderings
-from .live import LOCAL, free_port, process, status
+from .live_servers import LOCAL, free_port, process, status
 from .matrix import Project
 from .ops import passes, tool
 from .support import wait_for

@@ -20,8 +20,8 @@ from .matrix import (
     structure,
     values_of,
 )
+from .owner_projects import ORIGINS
 from .support import DEFAULT, EVERYTHING, MINIMAL, NEEDS, Answers, evaluate, questions, render_text
-from .updates import ORIGINS
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from updating.merge import merge, merge_by_line, unix
+from updating.merge import merge, merge_by_line, with_lf
 
-from .structure import Place, places
+from .line_places import Place, places
 
 # --- Files of blocks that are nearly alike ---------------------------------------------------------------------
 
@@ -307,7 +307,7 @@ def test_any_bytes_are_merged(lines: list[bytes]) -> None:
     text = b"".join(lines)
     for path in KINDS:
         assert merge(path, text, b"first\n" + text, text) == (b"first\n" + text, 0)
-        assert b"first\n" in unix(merge(path, text, b"first\n" + text, text + b"last\n").content)
+        assert b"first\n" in with_lf(merge(path, text, b"first\n" + text, text + b"last\n").content)
 
 
 # --- Neighbouring lines of pyproject.toml --------------------------------------------------------------------------

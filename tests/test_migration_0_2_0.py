@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from updating.follow import moves_of
 from updating.git import File
-from updating.imports import Here, rewrite
+from updating.imports import ModuleContext, rewrite
+from updating.references import moves_of
 from updating.tables import PACKAGE, Tables
 from updating.trees import merge_trees
 
@@ -33,7 +33,7 @@ def test_every_module_of_the_production_layer_has_a_place(tables: Tables, commit
     known = paths_of(commit) | paths_of(LAST_FLAT)
     modules = [path for path in sorted(known) if re.fullmatch(rf"{re.escape(PRODUCTION)}/\w+\.py", path)]
     assert len(modules) > 25
-    assert [path for path in modules if not tables.knows(path)] == [f"{PRODUCTION}/{name}.py" for name in KEPT]
+    assert [path for path in modules if not tables.describes(path)] == [f"{PRODUCTION}/{name}.py" for name in KEPT]
 
 
 def test_every_entry_is_of_a_file_that_there_was(tables: Tables, commit: str) -> None:
@@ -66,7 +66,7 @@ def test_an_edit_of_every_file_arrives_or_is_named(tables: Tables) -> None:
     assert outcome.conflicts == {}
     assert outcome.removed == ["tests/production/test_guard.py"]
     assert "algorithms" in tables.reason("tests/production/test_guard.py")
-    assert not any(unplaced for _, _, unplaced in outcome.carried.values())
+    assert not any(unplaced for _, _, unplaced in outcome.split_files.values())
 
 
 def taught(commit: str) -> list[str]:
@@ -118,11 +118,11 @@ assert my_server.production.health.install
 
 def test_the_imports_that_the_pages_taught_are_rewritten(tables: Tables, commit: str) -> None:
     moves = moves_of(tables, [], "my_server", "my_server")
-    tool, test = (Here(name, name, lambda _: True) for name in ("my_server.tools", "tests"))
+    tool, test = (ModuleContext(name, name, lambda _: True) for name in ("my_server.tools", "tests"))
 
-    def rewritten(source: str, here: Here) -> str:
+    def rewritten(source: str, here: ModuleContext) -> str:
         result = rewrite(source.encode(), here, moves)
-        assert result.left == []
+        assert result.unresolved == []
         return result.content.decode()
 
     assert rewritten(TOOL, tool) == REWRITTEN_TOOL

@@ -132,8 +132,8 @@ def test_compose_accepts_its_file_alone_and_with_the_load_balancer(
 def test_only_the_load_balancer_s_own_network_is_believed(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
     project = with_env_file(renderings["everything"], tmp_path)
     for chosen, subnet in ({}, "172.31.250.0/24"), ({"BALANCER_SUBNET": "10.9.8.0/24"}, "10.9.8.0/24"):
-        said = passes(docker_compose(), *BALANCED, "config", "--format", "json", cwd=project, **COMPOSE, **chosen)
-        made = json.loads(said)
+        output = passes(docker_compose(), *BALANCED, "config", "--format", "json", cwd=project, **COMPOSE, **chosen)
+        made = json.loads(output)
         assert made["services"]["server"]["environment"]["TRUSTED_PROXIES"] == subnet
         assert made["networks"]["balancer"]["ipam"]["config"] == [{"subnet": subnet}]
         assert {name for name, one in made["services"].items() if "balancer" in one.get("networks", {})} == {
@@ -147,8 +147,8 @@ def test_the_page_s_list_of_files_keeps_an_override(renderings: Mapping[str, Ren
     project = with_env_file(renderings["default"], tmp_path)
     (project / "docker-compose.override.yml").write_text("services: {server: {environment: {MINE: here}}}\n", "utf-8")
     (listed,) = re.findall(r"`COMPOSE_FILE=(\S+)`", (project / "docs/deployment.md").read_text("utf-8"))
-    said = passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE, COMPOSE_FILE=listed)
-    services = json.loads(said)["services"]
+    output = passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE, COMPOSE_FILE=listed)
+    services = json.loads(output)["services"]
     assert services["server"]["environment"]["MINE"] == "here"
     assert "load-balancer" in services
 
@@ -265,8 +265,8 @@ def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering]
             built = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
             file = tmp_path / f"{number}-{Path(folder).name}.yml"
             file.write_text(built, "utf-8")
-            said = passes(tool("kubernetes-validate"), "--strict", file, cwd=tmp_path)
-            unknown = set(re.findall(r"schema for kind (\w+)", said))
+            output = passes(tool("kubernetes-validate"), "--strict", file, cwd=tmp_path)
+            unknown = set(re.findall(r"schema for kind (\w+)", output))
             assert unknown <= {"ServiceMonitor", "PrometheusRule"}
             pods = [one for one in yaml.safe_load_all(built) if one["kind"] == "Deployment"]
             assert len(pods) == 1

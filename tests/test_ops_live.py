@@ -28,7 +28,7 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .live import LOCAL, free_port, process
+from .live_servers import LOCAL, free_port, process
 from .ops import dashboards, expressions, filled, load, passes, rules, tool
 from .support import EVERYTHING, uv, wait_for
 

@@ -27,7 +27,7 @@ import pytest
 
 from . import tables
 from .conftest import Rendering
-from .live import free_port
+from .live_servers import free_port
 from .matrix import Project
 from .support import (
     DEADLINE_SECONDS,
@@ -147,17 +147,17 @@ def wait_until_it_serves(url: str, started: subprocess.Popen[str]) -> None:
 
 def run_in_order(shell: Shell, text: str) -> list[str]:
     """Runs the blocks that run; returns what each of them printed."""
-    said: list[str] = []
+    output: list[str] = []
     ahead = [block for block in blocks(text, "sh") if not block.mark.startswith("not run: ")]
     while ahead:
         block = ahead.pop(0)
         if block.mark != "serves":
-            said.append(shell.run(block.body))
+            output.append(shell.run(block.body))
             continue
         with shell.serving(block.body):
             while ahead and ahead[0].section == block.section:
-                said.append(shell.run(ahead.pop(0).body))
-    return said
+                output.append(shell.run(ahead.pop(0).body))
+    return output
 
 
 def clean(home: Path, port: int, **settings: str) -> dict[str, str]:
@@ -179,9 +179,9 @@ def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, checkout / name)
     text = README.read_text("utf-8")
     shell = Shell(checkout, clean(tmp_path / "home", port, MCP_TEMPLATE_STRICT="1"), port)
-    said = run_in_order(shell, text)
-    assert len(said) >= 3
-    call = next(found for found in said if found.startswith("{") and '"jsonrpc"' in found)
+    output = run_in_order(shell, text)
+    assert len(output) >= 3
+    call = next(found for found in output if found.startswith("{") and '"jsonrpc"' in found)
     assert json.loads(call)["result"]["structuredContent"]["status"] in ("healthy", "degraded")
     assert (tmp_path / "my-server" / "uv.lock").exists()
     assert "```sh\npython3 with_uv.py run pytest\n```" in text

@@ -14,7 +14,7 @@ from . import releases as under_test
 from .releases import Interview, Migrated, Release, commit_of, losses, losses_since, refusals, releases
 from .support import ROOT
 
-NOTHING = Migrated(Tables(), {})
+NO_MIGRATION = Migrated(Tables(), {})
 
 
 def test_every_release_is_a_commit_in_the_order_of_versions() -> None:
@@ -35,13 +35,13 @@ DOORMAN = "src/{{ package_name }}/production/doorman.py"
 
 
 @pytest.mark.parametrize(
-    ("now", "told", "lost"),
+    ("now", "migrated_tables", "lost"),
     [
-        (THEN | {"docs/new.md"}, NOTHING, []),
-        (THEN - {"src/{{ package_name }}/tools/weather.py"}, NOTHING, []),
-        (THEN - {"docs/guard.md"}, NOTHING, ["template/docs/guard.md is gone, and no migration says where to"]),
+        (THEN | {"docs/new.md"}, NO_MIGRATION, []),
+        (THEN - {"src/{{ package_name }}/tools/weather.py"}, NO_MIGRATION, []),
+        (THEN - {"docs/guard.md"}, NO_MIGRATION, ["template/docs/guard.md is gone, and no migration says where to"]),
         (THEN - {"docs/guard.md"}, Migrated(Tables([{"GONE": {"docs/guard.md": "See docs/auth.md."}}]), {}), []),
-        (THEN - {GUARD} | {DOORMAN}, NOTHING, [f"template/{GUARD} is gone, and no migration says where to"]),
+        (THEN - {GUARD} | {DOORMAN}, NO_MIGRATION, [f"template/{GUARD} is gone, and no migration says where to"]),
         (THEN - {GUARD} | {DOORMAN}, Migrated(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}), []),
         (
             THEN - {GUARD},
@@ -52,13 +52,13 @@ DOORMAN = "src/{{ package_name }}/production/doorman.py"
     ],
 )
 def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
-    now: set[str], told: Migrated, lost: list[str]
+    now: set[str], migrated_tables: Migrated, lost: list[str]
 ) -> None:
-    assert list(losses(THEN, set(), now, set(), told)) == lost
+    assert list(losses(THEN, set(), now, set(), migrated_tables)) == lost
 
 
 @pytest.mark.parametrize(
-    ("told", "lost"),
+    ("migrated_tables", "lost"),
     [
         ({}, ["the question log_level is gone, and no migration says what becomes of its answer"]),
         ({"log_level": "verbosity"}, []),
@@ -67,9 +67,12 @@ def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
     ],
 )
 def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
-    told: dict[str, str | None], lost: list[str]
+    migrated_tables: dict[str, str | None], lost: list[str]
 ) -> None:
-    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated(Tables(), told))) == lost
+    assert (
+        list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated(Tables(), migrated_tables)))
+        == lost
+    )
 
 
 QUESTIONS = """
@@ -85,10 +88,10 @@ THEN_ASKED = {
 
 
 @pytest.mark.parametrize(
-    ("now", "told", "lost"),
+    ("now", "migrated_tables", "lost"),
     [
-        ({}, NOTHING, []),
-        ({"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")}, NOTHING, ["version does not accept '1' any more"]),
+        ({}, NO_MIGRATION, []),
+        ({"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")}, NO_MIGRATION, ["version does not accept '1' any more"]),
         (
             {"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")},
             Migrated(Tables(), {}, {"version": {"1": "2"}}),
@@ -101,12 +104,12 @@ THEN_ASKED = {
         ),
         (
             {"copier.yml": QUESTIONS % ("'1', '2'", "1 < width")},
-            NOTHING,
+            NO_MIGRATION,
             ["width does not accept 1 any more"],
         ),
         (
             {"checks": "{% macro check(word) %}{% if '_' in word %}No.{% endif %}{% endmacro %}"},
-            NOTHING,
+            NO_MIGRATION,
             ["word", "word"],
         ),
         (
@@ -117,10 +120,10 @@ THEN_ASKED = {
     ],
 )
 def test_an_answer_that_is_not_accepted_any_more_is_a_loss_unless_a_migration_knows(
-    now: dict[str, str], told: Migrated, lost: list[str]
+    now: dict[str, str], migrated_tables: Migrated, lost: list[str]
 ) -> None:
     then, current = Interview(THEN_ASKED.__getitem__), Interview((THEN_ASKED | now).__getitem__)
-    found = list(refusals(then, current, told))
+    found = list(refusals(then, current, migrated_tables))
     assert len(found) == len(lost), found
     assert all(sentence.startswith(start) for sentence, start in zip(found, lost, strict=True)), found
 

@@ -36,9 +36,9 @@ from .support import (
     questions,
     run,
     variables,
-    without_the_users,
+    without_user_owned,
 )
-from .workshop import Workshop, commit, edit, git
+from .template_repository import TemplateRepository, commit, edit, git
 
 TEMPLATE = ROOT / "template"
 
@@ -299,7 +299,7 @@ def test_an_update_changes_an_answer_and_back(
 
     commit(project.update(**changed).path)
     fresh = copier.copy(tmp_path / "fresh", **base, **changed)
-    assert without_the_users(files(project.path)) == without_the_users(files(fresh.path))
+    assert without_user_owned(files(project.path)) == without_user_owned(files(fresh.path))
     assert (path in first) != (path in files(project.path))
 
     back = {name: evaluate(base)[name] for name in changed}
@@ -314,16 +314,18 @@ def test_a_file_leaves_when_a_release_changes_its_condition(
 ) -> None:
     """With the same answers: `_exclude` leaves out of the old version only what that version left out itself."""
     production = "template/src/{{ package_name }}/production"
-    workshop = Workshop.of(small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja")
-    project = workshop.copy(profile="minimal", enable_retries=True, include_docker=True)
+    repository = TemplateRepository.of(
+        small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja"
+    )
+    project = repository.copy(profile="minimal", enable_retries=True, include_docker=True)
     condition, path = {
         "a path": ("/Dockerfile: {{ ", "Dockerfile"),
         "a module": ("- [retries, upstream.retry, {{ ", "src/weather_station/production/upstream/retry.py"),
     }[operation]
     assert (project / path).exists()
-    edit(workshop.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
-    workshop.release("2.0.0")
-    workshop.update(project)
+    edit(repository.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
+    repository.release("2.0.0")
+    repository.update(project)
     assert not (project / path).exists()
 
 

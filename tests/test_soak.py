@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from .live import HEADERS, LOCAL, Project, Server, free_port, make_project, status, tool_call
+from .live_servers import HEADERS, LOCAL, Project, Server, free_port, make_project, status, tool_call
 from .support import wait_for
 
 pytestmark = [

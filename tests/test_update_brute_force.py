@@ -1,7 +1,7 @@
 """One edit at every line of every file that a version changes: none goes astray, and none is lost.
 
 The merge is called as in an update, on trees that Copier rendered; some hundred of the edits go through real updates.
-Where an edit belongs is known by parsers of each language (`structure.py`), which the merge does not use.
+Where an edit belongs is known by parsers of each language (`line_places.py`), which the merge does not use.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pytest
 from copier import run_copy
 from updating.merge import merge
 
+from .line_places import Place, places
+from .owner_projects import change_everything
 from .releases import releases
-from .structure import Place, places
 from .support import ANSWERS_FILE, DEFAULT, files, owners
-from .updates import change_everything
-from .workshop import Workshop, commit, update
+from .template_repository import TemplateRepository, commit, update
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ STRIDE = 25
 class Trees:
     """What the last release and two later versions make of the default answers."""
 
-    workshop: Workshop
+    repository: TemplateRepository
     versions: dict[str, dict[str, str]]
 
     def changed(self, version: str) -> Iterator[tuple[str, str, str]]:
@@ -50,21 +50,21 @@ class Trees:
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
     root = tmp_path_factory.mktemp("brute force")
-    workshop = Workshop.empty(root)
+    repository = TemplateRepository.empty(root)
     release = releases()[-1]
-    workshop.take(release.commit)
-    workshop.release(release.version)
-    workshop.take_the_working_tree()
-    workshop.release(NOW)
-    change_everything(workshop.template)
-    workshop.release(NEXT)
+    repository.load_revision(release.commit)
+    repository.release(release.version)
+    repository.load_working_tree()
+    repository.release(NOW)
+    change_everything(repository.template)
+    repository.release(NEXT)
     versions = {}
     for version in (release.version, NOW, NEXT):
         project = root / version
-        source = str(workshop.template)
+        source = str(repository.template)
         run_copy(source, project, data=DEFAULT, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
         versions[version] = {path: content.decode() for path, content in files(project).items()}
-    return Trees(workshop, versions)
+    return Trees(repository, versions)
 
 
 @dataclass
@@ -220,7 +220,7 @@ def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Call
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
 def test_hundreds_of_edits_through_a_real_update_are_as_the_merge_says(trees: Trees, tmp_path: Path, kind: str) -> None:
-    project = trees.workshop.copy(tmp_path / "project", revision=releases()[-1].version)
+    project = trees.repository.copy(tmp_path / "project", revision=releases()[-1].version)
     number, expected = 0, {}
     for path, old, new in trees.changed(NOW):
         lines = old.removesuffix("\n").split("\n")

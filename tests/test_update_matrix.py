@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from updating.update import Update
 
+from .owner_projects import ANSWER_SETS, NEXT, NOW, ORIGINS, TemplateHistory, edit_as_owner
 from .releases import migrated, questions_of, releases
 from .support import (
     ANSWERS_FILE,
@@ -25,17 +26,16 @@ from .support import (
     path_with_uv,
     run,
     uv,
-    without_the_users,
+    without_user_owned,
 )
-from .updates import NEXT, NOW, ORIGINS, SETS, Line, own
-from .workshop import Workshop, commit, edit, recorded
+from .template_repository import TemplateRepository, commit, edit, recorded
 
 pytestmark = pytest.mark.slow
 
 CASES = [
     pytest.param(origin, name, marks=[] if (origin, name) == (ORIGINS[0], "default") else pytest.mark.release)
     for origin in ORIGINS
-    for name in SETS
+    for name in ANSWER_SETS
 ]
 """Every origin with every set of answers; all but one run before a release."""
 
@@ -54,14 +54,14 @@ OTHERS = answers(
     python_version="3.12",
     include_kubernetes=True,
 )
-"""Answers that leave the files that `own` edits where they are; tests/test_migrations.py renames packages."""
+"""Answers that leave the files that `edit_as_owner` edits where they are; tests/test_migrations.py renames packages."""
 
 MARKER = re.compile(r"^(<<<<<<<|>>>>>>>|=======$)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    return Line(tmp_path_factory.mktemp("line"))
+def line(tmp_path_factory: pytest.TempPathFactory) -> TemplateHistory:
+    return TemplateHistory(tmp_path_factory.mktemp("line"))
 
 
 def lines_of(content: bytes | None) -> Counter[str]:
@@ -97,7 +97,9 @@ def conflicts(project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("origin", "name"), CASES)
-def test_an_unchanged_project_becomes_what_a_new_one_is(line: Line, tmp_path: Path, origin: str, name: str) -> None:
+def test_an_unchanged_project_becomes_what_a_new_one_is(
+    line: TemplateHistory, tmp_path: Path, origin: str, name: str
+) -> None:
     project = line.project(origin, name, tmp_path)
     before = files(project)
     line.update(project, NOW)
@@ -108,18 +110,18 @@ def test_an_unchanged_project_becomes_what_a_new_one_is(line: Line, tmp_path: Pa
     assert ("tests/production/smoke.py" in shim) == (b"production.smoke" in now["tests/test_tools.py"])
     for path in shim:
         del now[path]
-    assert without_the_users(now) == without_the_users(fresh)
+    assert without_user_owned(now) == without_user_owned(fresh)
     seeded = {path for path in before if owners(path) == ["user"]}
     assert {path: now.get(path) for path in seeded} == {path: before[path] for path in seeded}
 
 
 @pytest.mark.parametrize(("origin", "name"), CASES)
 def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
-    line: Line, tmp_path: Path, origin: str, name: str, figure: Callable[[str], None]
+    line: TemplateHistory, tmp_path: Path, origin: str, name: str, figure: Callable[[str], None]
 ) -> None:
     project = line.project(origin, name, tmp_path)
     base = files(project)
-    own(project, starter=name != "minimal")
+    edit_as_owner(project, starter=name != "minimal")
     mine = files(project)
     asked = recorded(project)
 
@@ -134,9 +136,9 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
     }
     assert (answers_now["enable_caching"], answers_now["_commit"]) == (True, NEXT)
     fresh = line.fresh(NEXT, project, tmp_path / "fresh")
-    deleted = [path for path in without_the_users(base) if path not in mine]
-    assert [path for path in without_the_users(fresh) if path not in now] == deleted
-    new = {path: lines_of(fresh[path]) - lines_of(base.get(path)) for path in without_the_users(fresh) if path in now}
+    deleted = [path for path in without_user_owned(base) if path not in mine]
+    assert [path for path in without_user_owned(fresh) if path not in now] == deleted
+    new = {path: lines_of(fresh[path]) - lines_of(base.get(path)) for path in without_user_owned(fresh) if path in now}
     assert [f"{path}: {line}" for path in new for line in new[path] - lines_of(now[path])] == []
     assert [path for path in new if not new[path] and not path.endswith("/answers.json")] == []
     pyproject = tomllib.loads(now["pyproject.toml"].decode())
@@ -150,16 +152,16 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
         commit(project)
         line.update(project, NEXT)
         assert files(project) == now, "a second update changes something"
-    if (origin, name) == ([*ORIGINS][-1], [*SETS][-1]):
-        figure(f"{len(line.seconds)} updates of {len(ORIGINS) * len(SETS)} projects: {sum(line.seconds):.0f} s")
+    if (origin, name) == ([*ORIGINS][-1], [*ANSWER_SETS][-1]):
+        figure(f"{len(line.seconds)} updates of {len(ORIGINS) * len(ANSWER_SETS)} projects: {sum(line.seconds):.0f} s")
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_other_answers_to_all_questions_lose_nothing_either(line: Line, tmp_path: Path, origin: str) -> None:
+def test_other_answers_to_all_questions_lose_nothing_either(line: TemplateHistory, tmp_path: Path, origin: str) -> None:
     project = line.project(origin, "default", tmp_path)
     base, known = files(project), questions_of(line.commits[origin])
-    own(project, starter=True)
+    edit_as_owner(project, starter=True)
     mine = files(project)
     line.update(project, NEXT, **{question: answer for question, answer in OTHERS.items() if question in known})
     assert conflicts(project) == []
@@ -169,17 +171,17 @@ def test_other_answers_to_all_questions_lose_nothing_either(line: Line, tmp_path
 
 @pytest.mark.release
 def test_with_the_whole_hook_the_owners_project_works_after_the_update(
-    line: Line, tmp_path: Path, figure: Callable[[str], None]
+    line: TemplateHistory, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """From the last release to the working tree, by the real command line; minimal has the fewest tests to run."""
     start = time.perf_counter()
-    template = Workshop(shutil.copytree(line.workshop.template, tmp_path / "template"), tmp_path)
+    template = TemplateRepository(shutil.copytree(line.repository.template, tmp_path / "template"), tmp_path)
     template.clear()
     copy_template(template.template)
     template.release("90.0.1")
     project = line.project(releases()[-1].version, "minimal", tmp_path)
-    own(project, starter=True)
-    edit(project / ANSWERS_FILE, str(line.workshop.template), str(template.template))
+    edit_as_owner(project, starter=True)
+    edit(project / ANSWERS_FILE, str(line.repository.template), str(template.template))
     commit(project)
 
     done = copier(

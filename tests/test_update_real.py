@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from .line_places import marked, places
 from .releases import releases
-from .structure import marked, places
-from .workshop import Workshop, commit, update
+from .template_repository import TemplateRepository, commit, update
 
 pytestmark = pytest.mark.slow
 
@@ -56,16 +56,16 @@ def opacities(project: Path) -> dict[str, int]:
 
 def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None:
     """On 0.1.0 they landed in the panel "Running calls", in the copy of the service, and in the copy of the job."""
-    workshop = Workshop.empty(tmp_path)
+    repository = TemplateRepository.empty(tmp_path)
     (release,) = (found for found in releases() if found.version == "0.1.0")
-    workshop.take(release.commit)
-    workshop.release(release.version)
-    workshop.take_the_working_tree()
-    double(workshop.template / "template" / f"{COMPOSE}.jinja", SERVICE)
-    double(workshop.template / "template" / f"{WORKFLOW}.jinja", JOB)
-    workshop.release("90.0.0")
+    repository.load_revision(release.commit)
+    repository.release(release.version)
+    repository.load_working_tree()
+    double(repository.template / "template" / f"{COMPOSE}.jinja", SERVICE)
+    double(repository.template / "template" / f"{WORKFLOW}.jinja", JOB)
+    repository.release("90.0.0")
 
-    project = workshop.copy(revision=release.version)
+    project = repository.copy(revision=release.version)
     text = (project / DASHBOARD).read_text("utf-8")
     at = text.rindex('"fillOpacity": 8', 0, text.index(f'"title": "{PANEL}"'))
     (project / DASHBOARD).write_text(text[:at] + '"fillOpacity": 77' + text[at + len('"fillOpacity": 8') :], "utf-8")

@@ -16,7 +16,7 @@ import pytest
 from .conftest import Rendering
 from .ops import ACTION, distinct, load, passes
 from .support import ROOT, run
-from .workshop import commit
+from .template_repository import commit
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="GitHub runs the steps with bash")
 
@@ -180,15 +180,15 @@ def test_a_closed_pull_request_stays_closed_until_the_next_release(repository: R
         ("fatal: could not read Username", 1, "::error::The update failed, for the reason above. A private template"),
     ],
 )
-def test_an_update_that_cannot_be_made_says_why(tmp_path: Path, said: str, status: int, line: str) -> None:
-    (tmp_path / "uvx").write_text(f"#!/bin/sh\necho '{said}'\nexit 1\n", "utf-8")
+def test_an_update_that_cannot_be_made_says_why(tmp_path: Path, output: str, status: int, line: str) -> None:
+    (tmp_path / "uvx").write_text(f"#!/bin/sh\necho '{output}'\nexit 1\n", "utf-8")
     (tmp_path / "uvx").chmod(0o755)
     jobs = load(WORKFLOW)["jobs"]
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     step = script(jobs["update"], "Update")
     done = run(*BASH, step, cwd=tmp_path, RUNNER_TEMP=str(tmp_path), PATH=path, READ_TOKEN="")
     assert done.returncode == status
-    assert said in done.stdout
+    assert output in done.stdout
     assert line in done.stdout
 
 

@@ -41,7 +41,7 @@ def replace_hook(template: Path, statement: str = "pass") -> None:
 
 
 @dataclass
-class Workshop:
+class TemplateRepository:
     """A template without its hook, in a repository of its own."""
 
     template: Path
@@ -57,36 +57,36 @@ class Workshop:
         return cls(template, root, hook)
 
     @classmethod
-    def of_the_working_tree(cls, root: Path, hook: str = "pass", version: str = "1.0.0") -> Self:
-        workshop = cls.empty(root, hook)
-        workshop.take_the_working_tree()
-        workshop.release(version)
-        return workshop
+    def from_working_tree(cls, root: Path, hook: str = "pass", version: str = "1.0.0") -> Self:
+        repository = cls.empty(root, hook)
+        repository.load_working_tree()
+        repository.release(version)
+        return repository
 
     @classmethod
     def of(cls, folder: Path, root: Path, *more: str) -> Self:
         """Make version 1.0.0 of a smaller template and of further files, given by their paths in the whole one."""
-        workshop = cls.empty(root)
-        shutil.copytree(folder, workshop.template, dirs_exist_ok=True)
+        repository = cls.empty(root)
+        shutil.copytree(folder, repository.template, dirs_exist_ok=True)
         for path in more:
-            (workshop.template / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, workshop.template / path)
-        replace_hook(workshop.template, workshop.hook)
-        workshop.release("1.0.0")
-        return workshop
+            (repository.template / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, repository.template / path)
+        replace_hook(repository.template, repository.hook)
+        repository.release("1.0.0")
+        return repository
 
     def clear(self) -> None:
         """Remove every file of the template."""
         if git("ls-files", cwd=self.template):
             git("rm", "-r", "--quiet", "--force", ".", cwd=self.template)
 
-    def take_the_working_tree(self) -> None:
+    def load_working_tree(self) -> None:
         """Replace the template by that of the working tree."""
         self.clear()
         copy_template(self.template)
         replace_hook(self.template, self.hook)
 
-    def take(self, revision: str) -> None:
+    def load_revision(self, revision: str) -> None:
         """Replace the template by that of a commit of this repository."""
         self.clear()
         there = git("ls-tree", "--name-only", revision, cwd=ROOT).splitlines()

@@ -18,7 +18,7 @@ from copier import run_copy
 
 from .releases import commit_of, previous_commit, questions_of, releases
 from .support import DEFAULT, EVERYTHING, MINIMAL, Answers, answers, files, run, uv
-from .workshop import Workshop, commit, edit, recorded, update
+from .template_repository import TemplateRepository, commit, edit, recorded, update
 
 NOW, NEXT = "90.0.0", "91.0.0"
 """What the working tree, and a version after it that changes every file, are tagged in these tests."""
@@ -39,38 +39,38 @@ MIXED = answers(
     python_version="3.12",
     include_kubernetes=True,
 )
-SETS = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING, "mixed": MIXED}
+ANSWER_SETS = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING, "mixed": MIXED}
 
 ORIGINS = [*(release.version for release in releases()), "previous commit"]
 
 
-class Line:
+class TemplateHistory:
     """The versions of the template in one repository, and each project of an origin, made once."""
 
     def __init__(self, root: Path) -> None:
-        self.workshop = Workshop.empty(root)
+        self.repository = TemplateRepository.empty(root)
         self.commits = {release.version: release.commit for release in releases()}
         self.commits["previous commit"] = previous_commit()
         self.revisions: dict[str, str] = {}
         for origin, commit_here in self.commits.items():
-            self.workshop.take(commit_of(commit_here))
-            self.revisions[origin] = self.workshop.release("" if origin == "previous commit" else origin)
-        self.workshop.take_the_working_tree()
-        self.workshop.release(NOW)
-        change_everything(self.workshop.template)
-        self.workshop.release(NEXT)
+            self.repository.load_revision(commit_of(commit_here))
+            self.revisions[origin] = self.repository.release("" if origin == "previous commit" else origin)
+        self.repository.load_working_tree()
+        self.repository.release(NOW)
+        change_everything(self.repository.template)
+        self.repository.release(NEXT)
         self.original = cache(self._original)
         self.seconds: list[float] = []
         """How long each update took."""
 
     def _original(self, origin: str, name: str) -> Path:
-        return self.copy(origin, f"{name} {origin}", SETS[name])
+        return self.copy(origin, f"{name} {origin}", ANSWER_SETS[name])
 
     def copy(self, origin: str, project: str | Path, data: Answers) -> Path:
         """A committed project of an origin, with those of the answers that it asked for."""
         known = questions_of(self.commits[origin])
         asked = {question: answer for question, answer in data.items() if question in known}
-        return self.workshop.copy(project, revision=self.revisions[origin], **asked)
+        return self.repository.copy(project, revision=self.revisions[origin], **asked)
 
     def project(self, origin: str, name: str, directory: Path) -> Path:
         """A project of an origin and a set of answers, for one test to change."""
@@ -84,7 +84,7 @@ class Line:
     def fresh(self, version: str, project: Path, directory: Path) -> dict[str, bytes]:
         """What a version makes of a project's recorded answers from nothing."""
         data = {name: value for name, value in recorded(project).items() if not name.startswith("_")}
-        source = str(self.workshop.template)
+        source = str(self.repository.template)
         run_copy(source, directory, data=data, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
         return files(directory)
 
@@ -146,7 +146,7 @@ def change_everything(template: Path) -> None:
 # --- What owners do ------------------------------------------------------------------------------------------
 
 
-def own(project: Path, *, starter: bool) -> None:
+def edit_as_owner(project: Path, *, starter: bool) -> None:
     """An owner's work of some months, committed; with or without the starter."""
     add = run(uv(), "add", "--frozen", "pyyaml>=6", "python-dateutil>=2.9", cwd=project)
     assert add.returncode == 0, add.stderr

@@ -12,7 +12,7 @@ from typing import Any
 from copier import run_copy, run_update
 
 from .support import ROOT
-from .workshop import commit, git
+from .template_repository import commit, git
 
 SETTINGS = """\
 _subdirectory: template
@@ -72,7 +72,7 @@ def migration_stages() -> str:
     return stages
 
 
-class Small:
+class SmallTemplate:
     """A template in a repository of its own, whose versions a test makes of a few files."""
 
     def __init__(self, root: Path) -> None:
