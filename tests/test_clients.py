@@ -62,7 +62,7 @@ def replicas(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ],
     ids=["python-sdk-2025-06-18", "python-sdk-1", "python-sdk-2-legacy", "python-sdk-2", "fastmcp"],
 )
-def test_no_call_of_a_client_is_lost(
+def test_every_client_gets_all_its_results(
     script: str, distributions: tuple[str, ...], mode: str, version: str | None, replicas: Replicas, tmp_path: Path
 ) -> None:
     """Every call gets its own answer, and both replicas have answered some."""

@@ -39,7 +39,7 @@ def project(suite: Path, template: Path, tmp_path_factory: pytest.TempPathFactor
         ("2025-11-25", "stateful", "sse", 80),
     ],
 )
-def test_it_conforms(
+def test_the_server_conforms_to_the_protocol(
     version: str,
     session_mode: str,
     response_mode: str,

@@ -201,7 +201,7 @@ def test_abused_headers(server: Server) -> None:
         assert send(server.port, request(body, {"authorization": value})).status == 401, value
 
 
-def test_paths_lead_nowhere_else(server: Server) -> None:
+def test_no_path_reaches_another_host(server: Server) -> None:
     targets = [
         *("/..", "/../../etc/passwd", "/mcp/../../etc/passwd", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/.env"),
         *(
@@ -221,7 +221,7 @@ def test_paths_lead_nowhere_else(server: Server) -> None:
             harmless(send(server.port, raw, 0.5 if stream else 10), raw)
 
 
-def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
+def test_slow_clients_do_not_delay_others(server: Server) -> None:
     body = json.dumps(tool_call("echo", {"text": "x"})).encode()
     whole = request(body)
     with contextlib.ExitStack() as open_connections:
@@ -235,7 +235,7 @@ def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
             assert time.monotonic() - began < 5
 
 
-def test_what_an_exception_says_stays_inside(server: Server) -> None:
+def test_the_text_of_an_exception_is_not_sent_to_clients(server: Server) -> None:
     code, text = post(server.port, tool_call("crash", {"secret": SECRET}))
     harmless(Answer(code, text), "crash")
     assert "unexpected error" in text

@@ -184,7 +184,7 @@ def test_a_token_for_another_audience_is_rejected(server: Server, provider: Prov
     assert (status, error["error"]["message"]) == (401, "The access token is for another audience.")
 
 
-def test_a_new_key_counts_without_a_restart(
+def test_a_new_key_takes_effect_without_a_restart(
     project: Project, provider: Provider, settings: dict[str, object], tmp_path: Path
 ) -> None:
     with contextlib.ExitStack() as running:

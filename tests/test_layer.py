@@ -108,7 +108,7 @@ def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Pro
 
 
 @pytest.mark.release
-def test_documents_made_by_chance(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
+def test_random_documents(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
     figure(f"documents made by chance: {prepared(OPENAPI).check_layer('test_openapi_serialisation.py')}")
 
 

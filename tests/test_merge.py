@@ -163,7 +163,7 @@ def test_every_line_keeps_its_place(path: str, case: Case) -> None:
 @pytest.mark.parametrize("path", KINDS)
 @settings(deadline=None, max_examples=20)
 @given(case=cases())
-def test_what_one_side_alone_changes_is_the_result(path: str, case: Case) -> None:
+def test_changes_of_one_side_only_are_the_result(path: str, case: Case) -> None:
     old, new = (KINDS[path](blocks).encode() for blocks in (case.old, case.new))
     assert merge(path, old, old, new) == (new, 0)
     assert merge(path, old, new, old) == (new, 0)
@@ -217,7 +217,7 @@ def test_a_block_that_the_owner_renames_gets_what_the_template_changes_in_it() -
     ],
     ids=["a replaced panel", "a service that went while another came", "a table that the owner removed"],
 )
-def test_what_has_no_place_any_more_is_a_conflict(path: str, old: str, new: str, edit: tuple[str, str]) -> None:
+def test_an_edit_of_a_removed_block_is_a_conflict(path: str, old: str, new: str, edit: tuple[str, str]) -> None:
     mine = old.replace(*edit)
     assert mine != old
     merged = merge(path, old.encode(), mine.encode(), new.encode())
@@ -241,7 +241,7 @@ def dos(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("base", [OLD, dos(OLD)])
 @pytest.mark.parametrize("theirs", [NEW, dos(NEW)])
-def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: bytes) -> None:
+def test_line_endings_do_not_conflict_and_stay_as_the_owner_has_them(base: bytes, theirs: bytes) -> None:
     assert merge("page.txt", base, MINE, theirs) == (BOTH, 0)
     assert merge("page.txt", base, dos(MINE), theirs) == (dos(BOTH), 0)
     assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
@@ -252,7 +252,7 @@ TOML = "[a]\none = 1\ntwo = 2\n\n[b]\none = 1\ntwo = 2\nthree = 3\n\n[c]\nfour =
 
 @pytest.mark.parametrize("table", ["a", "b", "c"])
 @pytest.mark.parametrize("how", ["header", "table", "another"])
-def test_a_line_of_the_template_goes_to_no_other_table_than_its_own(table: str, how: str) -> None:
+def test_a_line_of_the_template_stays_in_its_table(table: str, how: str) -> None:
     """Where the owner has removed that table, it is a conflict or left out."""
     theirs = TOML.replace(f"[{table}]\n", f"[{table}]\nfive = 5\n")
     start = TOML.index(f"[{table}]\n")
@@ -271,7 +271,7 @@ def test_a_few_lines_with_other_endings_are_no_conflict() -> None:
     assert merge("page.txt", OLD, mine, NEW) == (merged.replace(b"\n", b"\r\n"), 0)
 
 
-def test_a_single_ending_of_another_kind_is_the_owners_edit() -> None:
+def test_a_changed_ending_of_one_line_counts_as_an_edit() -> None:
     mine = OLD.replace(b"two\n", b"two\r\n")
     assert merge("page.txt", OLD, mine, NEW) == (mine.replace(b"five", b"5"), 0)
 
@@ -282,12 +282,12 @@ def test_any_encoding_is_merged(letter: bytes) -> None:
     assert merge("page.txt", old, mine, new) == (BOTH.replace(b"three", letter), 0)
 
 
-def test_a_line_that_ends_the_file_without_a_break() -> None:
+def test_a_last_line_without_a_line_break_is_merged() -> None:
     assert merge("page.txt", OLD, MINE.rstrip(), NEW.replace(b"5", b"five")).content == MINE.rstrip()
     assert merge("page.txt", OLD.rstrip(), MINE.rstrip(), OLD) == (MINE, 0)
 
 
-def test_what_is_no_text_stays_the_owners_and_is_a_conflict() -> None:
+def test_a_binary_file_that_both_sides_change_is_a_conflict() -> None:
     assert merge("logo.png", b"\0old", b"\0mine", b"\0new") == (b"\0mine", 1)
 
 
@@ -351,7 +351,7 @@ readme = "README.md"
 """
 
 
-def test_answers_beside_the_version_of_the_owner_do_not_conflict() -> None:
+def test_changed_answers_next_to_the_owners_version_do_not_conflict() -> None:
     mine = PYPROJECT.replace("0.1.0", "1.4.2").replace("readme", 'license = "MIT"\nreadme')
     theirs = PYPROJECT.replace('"shop"', '"store"').replace("A server", "Another")
     expected = mine.replace('"shop"', '"store"').replace("A server", "Another")

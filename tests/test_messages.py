@@ -25,7 +25,7 @@ PROGRAMS = [ROOT / "with_uv.py", *sorted((ROOT / "hooks").glob("*.py"))]
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> TemplateRepository:
-    return TemplateRepository.of(small_template, tmp_path_factory.mktemp("messages"))
+    return TemplateRepository.from_folder(small_template, tmp_path_factory.mktemp("messages"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def hook(project: Path, operation: str, **environment: str) -> CompletedProcess[
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.name))
-def test_a_python_too_old_can_read_the_program_far_enough_to_say_so(program: Path) -> None:
+def test_an_old_python_can_parse_the_program(program: Path) -> None:
     ast.parse(program.read_text("utf-8"), feature_version=(3, 8))
 
 
@@ -65,7 +65,7 @@ def test_a_python_too_old_can_read_the_program_far_enough_to_say_so(program: Pat
         ("hooks/post_generate.py", ["update"], (3, 9, 18), "post_generate.py: Python 3.10 or later is needed; this is"),
     ],
 )
-def test_a_python_too_old_is_named(
+def test_a_python_that_is_too_old_is_reported(
     tmp_path: Path, program: str, arguments: list[str], version: tuple[int, ...], line: str
 ) -> None:
     number = ".".join(map(str, version))
@@ -80,7 +80,7 @@ def test_a_python_too_old_is_named(
 
 
 @pytest.mark.slow
-def test_a_copier_too_old_says_which_is_needed(repository: TemplateRepository, tmp_path: Path) -> None:
+def test_a_copier_that_is_too_old_is_reported(repository: TemplateRepository, tmp_path: Path) -> None:
     code = (
         "import copier._template, packaging.version\n"
         "copier._template.copier_version = lambda: packaging.version.Version('9.18.2')\n"
@@ -173,7 +173,7 @@ def stand_in_for_uv(directory: Path, fails_on: str) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_a_server_that_an_update_broke_is_the_last_message(project: Path, tmp_path: Path) -> None:
+def test_a_broken_server_is_the_last_message_of_an_update(project: Path, tmp_path: Path) -> None:
     """Copier ends with status 0 in any case."""
     write(project, {"tests/test_smoke.py": ""})
     done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="run")))
@@ -215,7 +215,7 @@ def test_conflicts_are_the_last_message_with_their_files_and_two_ways_to_continu
     assert message.endswith(f"Or go back to your last commit: {GO_BACK}\n")
 
 
-def test_a_conflict_in_the_answers_themselves_is_one_too(project: Path) -> None:
+def test_a_conflict_in_answers_json_is_reported(project: Path) -> None:
     conflict(project, "src/weather_station/production/answers.json")
     done = hook(project, "update")
     assert "edits in:\n\n    src/weather_station/production/answers.json\n" in done.stderr
@@ -227,7 +227,7 @@ def test_copier_prints_nothing_after_an_update() -> None:
     assert "_message_after_update" not in interview()
 
 
-def test_the_message_before_an_update_names_all_that_is_the_users() -> None:
+def test_the_message_before_an_update_names_every_user_owned_file() -> None:
     message = interview()["_message_before_update"]
     paths = [pattern.removesuffix("**") for pattern in OWNERSHIP["user"]]
     assert [path for path in paths if path not in message] == []
@@ -239,7 +239,7 @@ def test_a_message_fits_a_wide_terminal(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_update_that_is_not_quiet_gets_to_its_end(repository: TemplateRepository) -> None:
+def test_an_update_without_quiet_completes(repository: TemplateRepository) -> None:
     """Copier renders the message before an update when no answer is known yet."""
     project = repository.copy("loud")
     done = copier("update", "--trust", "--defaults", cwd=project)
@@ -248,7 +248,7 @@ def test_an_update_that_is_not_quiet_gets_to_its_end(repository: TemplateReposit
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_what_the_user_has_set_for_another_project_does_not_reach_uv(project: Path, tmp_path: Path) -> None:
+def test_variables_of_another_project_are_not_passed_to_uv(project: Path, tmp_path: Path) -> None:
     program = tmp_path / "uv"
     program.write_text(f"#!{sys.executable}\nimport os\nprint(*os.environ)\nraise SystemExit(1)\n", "utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -291,7 +291,7 @@ def test_a_url_with_credentials_is_not_recorded(project: Path, url: str) -> None
 
 
 @pytest.mark.parametrize("url", ["https://host/t.git", "git@host:org/t.git", "ssh://git@host/t.git", "gh:org/t"])
-def test_a_url_without_credentials_says_nothing(project: Path, tmp_path: Path, url: str) -> None:
+def test_a_url_without_credentials_causes_no_message(project: Path, tmp_path: Path, url: str) -> None:
     edit_source(project, url)
     done = hook(project, "copy", UV=str(stand_in_for_uv(tmp_path, fails_on="")))
     assert "FAILED" not in done.stderr

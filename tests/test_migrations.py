@@ -222,7 +222,7 @@ def test_shared_files_are_merged_and_the_owners_are_not_touched(updated: Updated
     assert "README.md" not in status(updated.project)
 
 
-def test_each_edit_of_a_file_that_was_split_goes_where_its_surroundings_went(updated: Updated) -> None:
+def test_edits_of_a_split_file_are_placed_by_their_context(updated: Updated) -> None:
     errors, client = (updated.text(f"src/shop/production/upstream/{name}.py") for name in ("errors", "client"))
     assert errors == ERRORS.replace('"""A status."""', '"""A status."""\n\n    mine = 1').replace(
         'return "failed"', 'return "failed, and mine"'
@@ -233,7 +233,7 @@ def test_each_edit_of_a_file_that_was_split_goes_where_its_surroundings_went(upd
     )
 
 
-def test_edits_that_have_no_place_are_named_and_retrievable(updated: Updated) -> None:
+def test_edits_that_cannot_be_placed_are_reported_and_retrievable(updated: Updated) -> None:
     path = "src/shop/production/client.py"
     assert (
         f"split        {path} is src/shop/production/upstream/client.py and src/shop/production/upstream/errors.py"
@@ -251,7 +251,7 @@ def test_edits_that_have_no_place_are_named_and_retrievable(updated: Updated) ->
     assert git("show", f"HEAD:./{path}", cwd=updated.project).encode() == updated.before[path]
 
 
-def test_removed_files_are_named_where_they_were_edited(updated: Updated) -> None:
+def test_removed_files_are_reported_if_they_were_edited(updated: Updated) -> None:
     kept = "which you had edited; git still has it: git show HEAD:./"
     assert f"removed      docs/lifecycle.md, {kept}docs/lifecycle.md\n{' ' * 15}See docs/health.md." in updated.output
     test = "tests/production/test_guard.py"
@@ -261,7 +261,7 @@ def test_removed_files_are_named_where_they_were_edited(updated: Updated) -> Non
     assert updated.text("tests/production/smoke.py") == "SMOKE = 2\n"
 
 
-def test_deleted_files_stay_deleted_where_they_move_too(updated: Updated) -> None:
+def test_deleted_files_stay_deleted_when_they_move(updated: Updated) -> None:
     assert {path for path in status(updated.project) if "deleted" in path or "moved" in path} == set()
     assert "left out     docs/moved.md, since you had deleted docs/deleted.md, which it was" in updated.output
     assert updated.text("docs/plain-now.md") == "# Plain, and changed\n"
@@ -327,7 +327,7 @@ def test_a_second_run_and_a_second_update_change_nothing(updated: Updated, tmp_p
     assert "moved" not in output
 
 
-def test_what_nobody_had_edited_becomes_what_a_new_project_is(template: SmallTemplate, tmp_path: Path) -> None:
+def test_a_project_without_edits_equals_a_new_project_after_an_update(template: SmallTemplate, tmp_path: Path) -> None:
     project = template.copy("1.0.0", tmp_path / "project")
     output = update(project, "2.0.0").stderr
     assert "moved  " not in output
@@ -337,9 +337,7 @@ def test_what_nobody_had_edited_becomes_what_a_new_project_is(template: SmallTem
     assert {path: now[path] for path in now.keys() - users} == {path: fresh[path] for path in fresh.keys() - users}
 
 
-def test_edits_that_meet_the_templates_are_marked_and_listed(
-    template: SmallTemplate, original: Path, tmp_path: Path
-) -> None:
+def test_edits_that_conflict_are_marked_and_listed(template: SmallTemplate, original: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     edit(project / "docs/guard.md", "Third.", "The third of the owner.")
     commit(project)
@@ -375,7 +373,7 @@ def test_an_edited_file_whose_feature_is_switched_off_is_named(
     assert not (project / "docs/extra.md").exists()
 
 
-def test_a_commit_that_the_template_lacks_is_said(template: SmallTemplate, original: Path) -> None:
+def test_a_commit_that_the_template_lacks_is_reported(template: SmallTemplate, original: Path) -> None:
     program = template.template / "hooks" / "migrate.py"
     done = run(sys.executable, program, "after", template.template, "0.0.9", ".copier-answers.yml", cwd=original)
     assert done.returncode == 1
@@ -445,7 +443,7 @@ def renamed(template: SmallTemplate, original: Path, tmp_path_factory: pytest.Te
     return Updated(template, project, before, update(project, "2.0.0", "--data=package_name=store").stderr)
 
 
-def test_a_package_with_a_new_name_has_all_of_its_owners_work(renamed: Updated) -> None:
+def test_a_renamed_package_keeps_the_owners_work(renamed: Updated) -> None:
     assert renamed.text("src/store/tools/more.py") == "import store.database\nimport shops\n\nstore.database.run()\n"
     assert renamed.text("src/store/database/query.sql") == "select 'shop'\n"
     assert renamed.text("src/store/tools/mine.py") == (
@@ -461,14 +459,14 @@ def test_a_package_with_a_new_name_has_all_of_its_owners_work(renamed: Updated) 
     assert "renamed      src/shop is src/store now, with your files" in renamed.output
 
 
-def test_what_has_its_new_place_taken_stays_and_is_named(renamed: Updated) -> None:
+def test_a_file_whose_new_path_exists_stays_and_is_reported(renamed: Updated) -> None:
     assert renamed.text("src/store/tools/taken.py") == "TAKEN = 1\n"
     assert [path for path in files(renamed.project) if path.startswith("src/shop/")] == ["src/shop/tools/taken.py"]
     assert renamed.text("src/shop/tools/taken.py") == "from store.database import query\n"
     assert "left         src/shop: src/store has files of the same names" in renamed.output
 
 
-def test_what_else_has_the_old_name_is_listed(renamed: Updated) -> None:
+def test_other_lines_with_the_old_name_are_listed(renamed: Updated) -> None:
     for line in (
         "src/store/database/query.sql:1: select 'shop'",
         "tests/test_more.py:4: patch('shop.database.run')",
@@ -479,9 +477,7 @@ def test_what_else_has_the_old_name_is_listed(renamed: Updated) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--data=package_name=store"]], ids=["files moved", "package renamed"])
-def test_the_way_back_that_the_messages_name_ends_where_the_update_began(
-    original: Path, tmp_path: Path, options: list[str]
-) -> None:
+def test_the_documented_commands_undo_an_update(original: Path, tmp_path: Path, options: list[str]) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     before = files(project)
     for _ in range(2):  # Copier would refuse to begin again where something were left
@@ -492,7 +488,9 @@ def test_the_way_back_that_the_messages_name_ends_where_the_update_began(
         assert files(project) == before
 
 
-def test_in_a_folder_of_a_larger_repository_it_is_the_same(updated: Updated, original: Path, tmp_path: Path) -> None:
+def test_a_project_in_a_larger_repository_is_updated_the_same_way(
+    updated: Updated, original: Path, tmp_path: Path
+) -> None:
     project = tmp_path / "many" / "servers" / "shop"
     shutil.copytree(original, project, ignore=lambda _, names: {".git"} & set(names))
     git("init", "--quiet", cwd=tmp_path / "many")

@@ -226,7 +226,7 @@ def test_every_json_block_parses(renderings: Mapping[str, Rendering]) -> None:
         json.loads(body.replace("…", ""))
 
 
-def test_every_mark_has_its_reason() -> None:
+def test_every_code_block_that_is_not_run_has_a_reason() -> None:
     marks = {block.mark for block in blocks(README.read_text("utf-8"), "sh")}
     assert all(mark in ("", "serves") or re.fullmatch(r"not run: .{10,}", mark) for mark in marks), marks
 
@@ -265,10 +265,10 @@ def test_every_link_of_a_project_leads_somewhere(renderings: Mapping[str, Render
     assert list(broken_links(texts, there.__contains__)) == []
 
 
-def test_the_tables_are_those_of_what_they_repeat() -> None:
+def test_the_tables_are_up_to_date() -> None:
     """After a change: `uv run python -m tests.tables`."""
     text = README.read_text("utf-8")
-    assert tables.filled(text) == text
+    assert tables.with_tables(text) == text
 
 
 def test_the_tables_have_every_question_and_page() -> None:

@@ -56,7 +56,7 @@ def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return under_test.main(), capsys.readouterr().out
 
 
-def test_a_release_that_nothing_stands_in_the_way_of_gets_its_commands(
+def test_a_valid_release_gets_its_commands(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = git("rev-parse", "HEAD", cwd=repository).strip()
@@ -68,7 +68,7 @@ def test_a_release_that_nothing_stands_in_the_way_of_gets_its_commands(
 
 
 @pytest.mark.parametrize(("status", "line"), [(0, "git tag --annotate"), (1, "cannot be released: the tests fail")])
-def test_the_tests_decide_last(
+def test_the_tests_run_last(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, line: str
 ) -> None:
     monkeypatch.setattr(under_test, "tests_pass", lambda: status == 0)
@@ -76,7 +76,7 @@ def test_the_tests_decide_last(
     assert (found, line in text) == (status, True)
 
 
-def test_a_problem_ends_it_before_the_tests(
+def test_a_problem_is_reported_before_the_tests_run(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (repository / "notes.txt").write_text("not committed")
@@ -137,7 +137,7 @@ def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
     assert problem == "template/docs/tools.md is gone, and no migration says where to"
 
 
-def test_a_release_on_another_line_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_on_another_branch_is_reported(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("switch", "--quiet", "--create", "aside", "0.1.0", cwd=repository)
     commit(repository, "aside")
     aside = git("rev-parse", "HEAD", cwd=repository).strip()

@@ -158,7 +158,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
     return make_project(template, tmp_path_factory.mktemp("soak") / "project", "extra")
 
 
-def test_no_call_is_lost_whatever_fails(project: Project, tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_no_call_is_lost_during_failures(project: Project, tmp_path: Path, figure: Callable[[str], None]) -> None:
     redis, collector = free_port(), free_port()
     with contextlib.ExitStack() as running:
         start = running.enter_context

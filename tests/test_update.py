@@ -81,7 +81,9 @@ def test_an_answer_can_change_without_a_newer_version(repository: Recording) -> 
 
 
 @pytest.mark.release
-def test_each_feature_leaves_and_returns(repository: Recording, renderings: Mapping[str, Rendering]) -> None:
+def test_each_feature_can_be_switched_off_and_on_again(
+    repository: Recording, renderings: Mapping[str, Rendering]
+) -> None:
     """One after another: the update that switches the next one brings the last one back."""
     project = repository.copy()
     first, asked = files(project), recorded(project)
@@ -104,7 +106,7 @@ def test_each_feature_leaves_and_returns(repository: Recording, renderings: Mapp
 
 
 @pytest.mark.release
-def test_all_features_leave_and_return_together(repository: Recording) -> None:
+def test_all_features_can_be_switched_off_and_on_together(repository: Recording) -> None:
     project = repository.copy()
     first = files(project)
     off: Answers = dict.fromkeys(SWITCHES, False)
@@ -121,7 +123,7 @@ def recorded_default(name: str) -> bool:
     return name != "enable_metrics_tool"
 
 
-def test_git_takes_every_file_of_the_template(repository: Recording) -> None:
+def test_no_file_of_the_template_is_ignored_by_git(repository: Recording) -> None:
     """An ignore file under template/ would rule this repository too, and lose files on the way to the user."""
     there = {path for path in files(repository.template) if path != ".git"}
     assert set(git("ls-files", "-z", cwd=repository.template).split("\0")) - {""} == there

@@ -80,7 +80,7 @@ def test_a_url_with_credentials_that_is_recorded_is_named(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("was", [True, False])
-def test_answers_that_were_edited_by_hand_are_found_and_the_command_repairs_them(tmp_path: Path, was: bool) -> None:
+def test_manually_edited_answers_are_reported_and_the_printed_command_repairs_them(tmp_path: Path, was: bool) -> None:
     made = template(tmp_path / "template")
     project = made.copy("1.0.0", tmp_path / "project", extras=was)
     now = str(not was).lower()
@@ -105,7 +105,7 @@ def test_answers_that_were_edited_by_hand_are_found_and_the_command_repairs_them
     assert (project / "src/shop/production/mine.py").exists()
 
 
-def test_what_the_owner_deleted_or_added_is_no_edited_answer(tmp_path: Path) -> None:
+def test_files_that_the_owner_deleted_or_added_are_not_reported_as_edited_answers(tmp_path: Path) -> None:
     made = template(tmp_path / "template")
     project = made.copy("1.0.0", tmp_path / "project")
     (project / "src/shop/production/extra.py").unlink()
@@ -114,7 +114,7 @@ def test_what_the_owner_deleted_or_added_is_no_edited_answer(tmp_path: Path) -> 
     assert "does not match" not in update(project, "2.0.0").stderr
 
 
-def test_what_the_changelog_says_of_the_releases_in_between(tmp_path: Path) -> None:
+def test_the_changelog_sections_since_the_projects_version_are_shown(tmp_path: Path) -> None:
     made = SmallTemplate(tmp_path / "template")
     log = made.template / "CHANGELOG.md"
     part = "## [{0}] - date\n\n### Added\n\n- A.\n\n### What an update changes\n\n- By hand: {0}.\n\n"

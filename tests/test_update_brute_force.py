@@ -189,7 +189,7 @@ class OneFile:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_edit_of_a_sample_goes_astray(trees: Trees, kind: str) -> None:
+def test_no_edit_of_the_sample_files_is_misplaced(trees: Trees, kind: str) -> None:
     """Files that repeat themselves; all files in the release set."""
     count = Count()
     for path, old, new in trees.changed(NEXT):
@@ -202,7 +202,7 @@ def test_no_edit_of_a_sample_goes_astray(trees: Trees, kind: str) -> None:
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("version", [NOW, NEXT])
-def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Callable[[str], None]) -> None:
+def test_no_edit_is_misplaced(trees: Trees, version: str, kind: str, figure: Callable[[str], None]) -> None:
     count = Count()
     for path, old, new in trees.changed(version):
         OneFile(path, old, new, count).check(kind)
@@ -219,7 +219,7 @@ def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Call
 
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
-def test_hundreds_of_edits_through_a_real_update_are_as_the_merge_says(trees: Trees, tmp_path: Path, kind: str) -> None:
+def test_a_real_update_gives_the_same_results_as_the_merge(trees: Trees, tmp_path: Path, kind: str) -> None:
     project = trees.repository.copy(tmp_path / "project", revision=releases()[-1].version)
     number, expected = 0, {}
     for path, old, new in trees.changed(NOW):

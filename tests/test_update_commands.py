@@ -26,7 +26,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("path", "command"), commands())
-def test_a_printed_command_is_whole(path: str, command: str) -> None:
+def test_a_printed_update_command_has_all_its_options(path: str, command: str) -> None:
     assert "--trust" in command, path
     assert "--defaults" in command, path
     assert ("--data" in command) == ("--vcs-ref=:current:" in command), path

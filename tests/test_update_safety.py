@@ -63,7 +63,7 @@ def test_an_update_that_was_killed_and_committed_is_undone_by_the_command_it_nam
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_an_update_that_was_killed_is_undone_by_the_way_back(project: Path, stage: str) -> None:
+def test_an_update_that_was_killed_is_undone_by_the_printed_command(project: Path, stage: str) -> None:
     before = files(project)
     copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project, KILLED_IN=stage)
     shell(GO_BACK, project)
@@ -109,7 +109,9 @@ def test_a_file_that_git_does_not_show_and_that_the_new_version_brings_is_not_ov
     assert git(*saved.split(), cwd=project) == "# Mine\n"
 
 
-def test_the_way_back_leaves_the_rest_of_a_larger_repository_alone(template: SmallTemplate, tmp_path: Path) -> None:
+def test_undoing_an_update_leaves_the_rest_of_a_larger_repository_unchanged(
+    template: SmallTemplate, tmp_path: Path
+) -> None:
     root = tmp_path / "all"
     (root / "services").mkdir(parents=True)
     git("init", "--quiet", cwd=root)

@@ -85,7 +85,7 @@ def configure(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
         "status.showUntrackedFiles=no",
     ],
 )
-def test_settings_of_git(project: Path, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_works_with_any_git_settings(project: Path, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, *setting.split("="))
     if setting == "core.autocrlf=true":  # a checkout as on Windows
         shutil.rmtree(project / "docs")
@@ -102,7 +102,7 @@ def test_settings_of_git(project: Path, setting: str, monkeypatch: pytest.Monkey
     }
 
 
-def test_a_tracked_file_that_the_users_ignore_file_names(
+def test_a_tracked_file_in_the_global_ignore_file_is_updated(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ignored").write_text("AGENTS.md\ndocs/\n", "utf-8")
@@ -122,7 +122,7 @@ def test_line_endings_that_the_owner_has_committed_stay(project: Path) -> None:
     assert "conflict" not in output
 
 
-def test_a_page_behind_a_symbolic_link(project: Path) -> None:
+def test_a_file_behind_a_symbolic_link_is_updated(project: Path) -> None:
     (project / "docs").rename(project / "pages")
     (project / "docs").symlink_to("pages")
     commit(project)
@@ -151,7 +151,7 @@ def test_a_mode_that_the_owner_changed_stays(project: Path) -> None:
     assert [(project / path).stat().st_mode & 0o111 for path in ("docs/unedited.md", "docs/page.md")] == [0o111, 0o111]
 
 
-def test_a_file_of_the_owners_where_the_new_version_has_one(template: SmallTemplate, tmp_path: Path) -> None:
+def test_a_file_of_the_owner_at_the_path_of_a_new_file_is_a_conflict(template: SmallTemplate, tmp_path: Path) -> None:
     made = SmallTemplate(tmp_path / "more")
     made.release("1.0.0", OLD)
     made.release("2.0.0", {**NEW, "docs/mine.md": "# Theirs\n", "docs/same.md": "# Same\n"})
@@ -165,7 +165,7 @@ def test_a_file_of_the_owners_where_the_new_version_has_one(template: SmallTempl
     assert "docs/same.md" not in status(project)
 
 
-def test_files_that_the_new_version_leaves_to_the_owner_stay(tmp_path: Path) -> None:
+def test_files_that_become_user_owned_stay(tmp_path: Path) -> None:
     made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", OLD)
     edit(made.template / "copier.yml", "    /README.md\n", "    /README.md\n    /AGENTS.md\n    /docs/unedited.md\n")
@@ -179,7 +179,7 @@ def test_files_that_the_new_version_leaves_to_the_owner_stay(tmp_path: Path) -> 
     assert "removed" not in output
 
 
-def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
+def test_files_that_the_new_version_excludes_are_removed(tmp_path: Path) -> None:
     """Copier leaves those that the new settings exclude, edited or not."""
     made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", OLD)
@@ -220,25 +220,25 @@ def rejection(project: Path, version: str) -> str:
     return output
 
 
-def test_a_package_that_was_renamed_by_hand(project: Path) -> None:
+def test_a_package_that_was_renamed_by_hand_is_rejected(project: Path) -> None:
     (project / "src/shop").rename(project / "src/store")
     output = rejected(project)
     assert "src/shop is missing, the package that .copier-answers.yml records" in output
     assert "uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW" in output
 
 
-def test_a_package_that_is_not_recorded(project: Path) -> None:
+def test_a_package_that_is_not_recorded_is_rejected(project: Path) -> None:
     edit(project / ".copier-answers.yml", "package_name: shop\n", "")
     assert ".copier-answers.yml has no package_name" in rejected(project)
 
 
-def test_a_folder_where_the_template_has_a_file(project: Path) -> None:
+def test_a_folder_at_the_path_of_a_file_is_rejected(project: Path) -> None:
     (project / "AGENTS.md").unlink()
     write(project, {"AGENTS.md/mine.md": "Mine.\n"})
     assert "AGENTS.md is a folder, and the new version has a file of that name" in rejected(project)
 
 
-def test_a_link_that_leads_out_of_the_project(project: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_project_is_rejected(project: Path, tmp_path: Path) -> None:
     (project / "docs").rename(tmp_path / "docs")
     (project / "docs").symlink_to("../docs")
     assert "is behind a symbolic link to a place outside the project" in rejected(project)
@@ -318,7 +318,7 @@ def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:
     assert {path for path in later if (project / path).exists()} == {path for path in later if "grafana" not in path}
 
 
-def test_another_slug_is_followed_and_what_the_owner_has_to_change_is_named(tmp_path: Path) -> None:
+def test_a_changed_slug_is_applied_and_remaining_mentions_are_listed(tmp_path: Path) -> None:
     made = SmallTemplate(tmp_path / "template")
     config = made.template / "copier.yml"
     edit(config, "extras:\n", "project_slug:\n  type: str\n  default: my-shop\n\nextras:\n")

@@ -30,7 +30,7 @@ def script(job: dict[str, Any], name: str) -> str:
     return str(found)
 
 
-def test_an_update_travels_between_the_jobs_as_a_patch(tmp_path: Path) -> None:
+def test_an_update_is_passed_between_the_jobs_as_a_patch(tmp_path: Path) -> None:
     """The template's code runs without a secret; what it changed arrives whole where the secret is."""
     jobs = load(WORKFLOW)["jobs"]
     assert jobs["update"]["permissions"] == {"contents": "read"}
@@ -142,7 +142,7 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path, jobs["pull-request"])
 
 
-def test_the_pull_request_has_what_the_update_said_and_is_renewed(repository: Repository) -> None:
+def test_the_pull_request_has_the_output_of_the_update_and_is_renewed(repository: Repository) -> None:
     repository.run("one", "0.2.0", "two\n", "conflict     docs/page.md: in 1 place\n  smoke test   failed")
     (pull,) = repository.pulls
     assert pull["title"] == "Update from the template to 0.2.0"

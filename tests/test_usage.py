@@ -25,7 +25,7 @@ METER = f"{PRODUCTION}/observe/meter.py"
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> TemplateRepository:
     """Versions 1.0.0 and 2.0.0, a branch behind both called `next`, and HEAD, a commit beyond; each changes a line."""
-    made = TemplateRepository.of(
+    made = TemplateRepository.from_folder(
         small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/upstream/retry.py"
     )
     meter = made.template / METER
@@ -65,7 +65,7 @@ def first_words(project: Path) -> str:
     ("reference", "line"),
     [(None, "Two."), ("1.0.0", "The interface"), ("2.0.0", "Two."), ("next", "Next."), ("HEAD", "Beyond.")],
 )
-def test_a_tag_a_branch_or_head_of_a_url(
+def test_a_project_can_be_made_from_a_tag_a_branch_or_head(
     repository: TemplateRepository, tmp_path: Path, reference: str | None, line: str
 ) -> None:
     run_copy(
@@ -82,7 +82,7 @@ def test_a_tag_a_branch_or_head_of_a_url(
     assert re.fullmatch(r"[12]\.0\.0(-\d+-g[0-9a-f]+)?", described["_commit"])
 
 
-def test_a_project_of_a_url_follows_a_branch(repository: TemplateRepository, tmp_path: Path) -> None:
+def test_a_project_can_be_updated_along_a_branch(repository: TemplateRepository, tmp_path: Path) -> None:
     project = tmp_path / "weather-station"
     url = mirror(repository).as_uri()
     run_copy(url, project, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
@@ -120,7 +120,7 @@ def test_a_file_of_the_same_name_is_not_overwritten_unasked(repository: Template
 
 
 @pytest.mark.parametrize("name", ["with space", "Ünïcode 天气", "it's (100 %) & more"])
-def test_any_folder(repository: TemplateRepository, tmp_path: Path, name: str) -> None:
+def test_a_project_can_be_made_in_any_folder(repository: TemplateRepository, tmp_path: Path, name: str) -> None:
     parent = tmp_path / name
     parent.mkdir()
     template = TemplateRepository(Path(shutil.copytree(repository.template, parent / "template of mine")), parent)
@@ -182,7 +182,7 @@ def test_an_update_without_trust_is_refused_and_changes_nothing(project: Path, o
     assert files(project) == before
 
 
-def test_trust_by_settings_means_the_url_as_it_is_written(
+def test_trusted_urls_in_settings_are_compared_literally(
     repository: TemplateRepository, project: Path, tmp_path: Path
 ) -> None:
     settings = tmp_path / "settings.yml"
