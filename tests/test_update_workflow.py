@@ -1,4 +1,4 @@
-"""The weekly workflow of a project: what it brings, what it says, and what of the owner's it leaves alone."""
+"""The weekly workflow of a project: its pull request, its messages, and the owner's commits, which it keeps."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Repository:
     def branch(self) -> str:
         return passes("git", "show", "template-update:kept.txt", cwd=self.root / "origin")
 
-    def run(self, name: str, version: str, text: str, words: str = "Updated.") -> str:
+    def run(self, name: str, version: str, text: str, update_output: str = "Updated.") -> str:
         """Bring a patch into a fresh clone, as the workflow does."""
         clone, update = self.clone(name), self.root / f"{name}-runner" / "update"
         update.mkdir(parents=True)
@@ -129,7 +129,7 @@ class Repository:
         (update / "patch").write_text(passes("git", "diff", cwd=clone), "utf-8")
         passes("git", "checkout", "--quiet", ".", cwd=clone)
         (update / "version").write_text(f"{version}\n", "utf-8")
-        (update / "words").write_text(words, "utf-8")
+        (update / "output").write_text(update_output, "utf-8")
         runner = {"RUNNER_TEMP": str(update.parent), "STORE": str(self.root / "pulls"), "HAS_TOKEN": "true"}
         runner |= {"BASE": "main", "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         steps = [script(self.job, step) for step in ("Apply the patch", "Open a pull request")]
