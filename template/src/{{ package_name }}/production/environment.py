@@ -53,9 +53,8 @@ def require(build: Callable[[], object], library: str, names: Iterable[str]) -> 
     Raises:
         ConfigError: `build` fails because of variables that `library` reads.
     """
-    variables = rejected(build, names)
-    if variables:
-        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in variables])
+    if failing := rejected(build, names):
+        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in failing])
 
 
 def rejected(build: Callable[[], object], names: Iterable[str]) -> list[tuple[str, Exception]]:

@@ -62,6 +62,7 @@ def _complete(target: Path, filled: str) -> str:
     missing = {match[2]: match[0] for match in VARIABLE.finditer(filled) if not match[1] and match[2] not in known}
     if not missing:
         return f"{target} has every variable that needs a value, and was not changed"
+    separator = "\n" if existing and not existing.endswith("\n") else ""
     with target.open("a", encoding="utf-8") as file:
-        file.write("".join([existing and "\n" * (not existing.endswith("\n")), *(f"{line}\n" for line in missing.values())]))
+        file.write(separator + "".join(f"{line}\n" for line in missing.values()))
     return f"added {', '.join(missing)} to {target}"

@@ -1,6 +1,6 @@
 """Exceptions of the upstream client.
 
-Their texts are meant for the model: they name the upstream's host and state whether and when another attempt can help. They
+Their texts are for the model: they name the upstream's host, and state whether and when another attempt can help. They
 never contain the query of a URL, the value of a header or a body.
 """
 
