@@ -142,6 +142,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+"""The command that changes the answers given after it."""
+
 CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", "upstream_auth"))
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
