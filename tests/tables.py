@@ -53,15 +53,13 @@ def variable_rows() -> Iterator[str]:
     yield "|---|---|"
     sections: dict[str, dict[str, None]] = {}
     for credentials in choices(questions()["upstream_auth"]):
-        for section, name in environment_variables(
-            EVERYTHING | {"upstream_auth": credentials, "upstream_api_key_env": "API_KEY"}
-        ):
+        for section, name in listed(EVERYTHING | {"upstream_auth": credentials, "upstream_api_key_env": "API_KEY"}):
             sections.setdefault(section, {})[name] = None
     for section, names in sections.items():
         yield f"| {section} | {' '.join(f'`{name}`' for name in names)} |"
 
 
-def environment_variables(data: Answers) -> list[tuple[str, str]]:
+def listed(data: Answers) -> list[tuple[str, str]]:
     """Return section and name of each variable in the `.env.example` of a variant."""
     entries: list[tuple[str, str]] = []
     with tempfile.TemporaryDirectory() as name:

@@ -149,7 +149,7 @@ def _claim(claims: Mapping[str, Any], path: str | None) -> Any:
 
 
 def _texts(value: object, separator: str | None = " ") -> Iterable[str]:
-    """Return the strings of a claim: those of a list, or one string, split at `separator`, if given."""
+    """Return the texts of a claim: a list of texts, or one text, split at `separator` where there is one."""
     if isinstance(value, str):
         value = value.split(separator) if separator else [value]
     return [text for text in value if isinstance(text, str) and text] if isinstance(value, list) else []
@@ -159,7 +159,7 @@ def _text_claim(claims: Mapping[str, Any], *names: str) -> str | None:
     """Return the first of the claims `names` that is a non-empty string.
 
     Raises:
-        AuthError: the claim has a lone surrogate, so it cannot be a name.
+        AuthError: it cannot be encoded, so that it is no name.
     """
     text = next((value for name in names if isinstance(value := claims.get(name), str) and value), None)
     if text is not None and not text.isprintable():
