@@ -55,17 +55,17 @@ COMMON_FILES = {
 def settings() -> str:
     """Return the settings of a small template, with the real manifest's entry for the mark of an unfinished update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
-    found = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
-    assert found
-    return SETTINGS.replace("MARK", found[0])
+    match = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
+    assert match
+    return SETTINGS.replace("MARK", match[0])
 
 
 def migration_stages() -> str:
     """Return the update stages of the interview, without the final check of the project."""
     tasks = (ROOT / "interview" / "tasks.yml").read_text("utf-8")
-    found = re.search(r"^_migrations:\n(?:[ #-].*\n)+", tasks, re.MULTILINE)
-    assert found
-    stages, check, _ = found[0].partition(
+    match = re.search(r"^_migrations:\n(?:[ #-].*\n)+", tasks, re.MULTILINE)
+    assert match
+    stages, check, _ = match[0].partition(
         '  - command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/post'
     )
     assert check

@@ -95,8 +95,8 @@ def inspect(packages: Path, home: Path, *arguments: str) -> dict[str, Any]:
     settings = {"HOME": str(home), "PATH": f"{node(packages).parent}:/usr/bin:/bin"}
     done = run(node(packages), program, "--cli", *arguments, cwd=home, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def test_the_inspector_lists_and_calls_over_http(inspector: Path, replicas: Replicas, tmp_path: Path) -> None:

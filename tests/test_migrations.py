@@ -240,9 +240,9 @@ def test_edits_that_cannot_be_placed_are_reported_and_retrievable(updated: Updat
         in (updated.output)
     )
     assert "4 of your 6 edits are in them" in updated.output
-    mine = updated.before[path].decode().splitlines()
+    owner_lines = updated.before[path].decode().splitlines()
     for line in ("import mine", "value = json.dumps({'mine': 1})"):
-        number = next(n for n, text in enumerate(mine, start=1) if text.strip() == line)
+        number = next(n for n, text in enumerate(owner_lines, start=1) if text.strip() == line)
         assert f"{path}:{number}: {line}" in updated.output
     command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.output)
     assert command
@@ -333,8 +333,10 @@ def test_a_project_without_edits_equals_a_new_project_after_an_update(template: 
     assert "moved  " not in output
     fresh = files(template.copy("2.0.0", tmp_path / "fresh"))
     now = files(project)
-    users = {"README.md", "src/shop/tools/weather.py", "after"}
-    assert {path: now[path] for path in now.keys() - users} == {path: fresh[path] for path in fresh.keys() - users}
+    user_owned = {"README.md", "src/shop/tools/weather.py", "after"}
+    assert {path: now[path] for path in now.keys() - user_owned} == {
+        path: fresh[path] for path in fresh.keys() - user_owned
+    }
 
 
 def test_edits_that_conflict_are_marked_and_listed(template: SmallTemplate, original: Path, tmp_path: Path) -> None:

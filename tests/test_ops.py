@@ -235,9 +235,9 @@ def test_dockerfile_is_clean_whatever_the_description(each_rendering: Sequence[R
 
 def test_the_image_contains_only_files_of_the_wheel(renderings: Mapping[str, Rendering]) -> None:
     lines = renderings["default"].files[".dockerignore"].decode().splitlines()
-    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert kept == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
+    assert allowed == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
 
 
 def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:

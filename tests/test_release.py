@@ -72,8 +72,8 @@ def test_the_tests_run_last(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, line: str
 ) -> None:
     monkeypatch.setattr(under_test, "tests_pass", lambda: status == 0)
-    found, text = output(monkeypatch, capsys, "0.2.0")
-    assert (found, line in text) == (status, True)
+    exit_status, text = output(monkeypatch, capsys, "0.2.0")
+    assert (exit_status, line in text) == (status, True)
 
 
 def test_a_problem_is_reported_before_the_tests_run(

@@ -124,6 +124,6 @@ def recorded_default(name: str) -> bool:
 
 
 def test_no_file_of_the_template_is_ignored_by_git(repository: Recording) -> None:
-    """An ignore file under template/ would rule this repository too, and lose files on the way to the user."""
+    """An ignore file under template/ would also apply to this repository, and files would be missing in projects."""
     there = {path for path in files(repository.template) if path != ".git"}
     assert set(git("ls-files", "-z", cwd=repository.template).split("\0")) - {""} == there

@@ -1,4 +1,4 @@
-"""Histories that nobody has thought of: what an owner does, updates, interruptions, and what git hides, in any order.
+"""Generated histories of projects: edits, updates, interruptions and hidden files, in any order.
 
 What a project has to be is known without the merge: each edit is made again, by the name of its block, in what the new
 version is without it.
@@ -70,7 +70,7 @@ STEPS = st.builds(
 
 @dataclass
 class Expected:
-    """What the project has to have, whatever the version."""
+    """The expected state of the project, independent of the version."""
 
     edits: set[tuple[str, str]] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
@@ -101,7 +101,7 @@ def edit(project: Path, path: str, block: str) -> None:
 
 
 def interrupted(project: Path, version: str, killed: str) -> None:
-    """An update that is killed, and the way back that the owner is told."""
+    """Kill an update, and undo it with the command that is printed."""
     stage, *then = killed.split(", ")
     copier("update", "--trust", "--defaults", f"--vcs-ref={version}", cwd=project, KILLED_IN=stage)
     if not then:
@@ -115,7 +115,7 @@ def interrupted(project: Path, version: str, killed: str) -> None:
     shell(command, project)
 
 
-def live(template: SmallTemplate, root: Path, steps: Sequence[Step]) -> None:
+def run_history(template: SmallTemplate, root: Path, steps: Sequence[Step]) -> None:
     project, expected = template.copy("1.0.0", root / "project"), Expected()
     for version, step in zip([*VERSIONS][1:], steps, strict=False):
         for path, block in step.edits:
@@ -145,15 +145,15 @@ def test_a_history_keeps_every_edit_in_its_block(template: SmallTemplate, tmp_pa
     """One that has everything; generated ones are in the release set."""
     first = Step([(path, "b7") for path in MIDDLE], ["AGENTS.md"], ("module.py", "b2"), "x.rej", "after, committed")
     second = Step([("page.md", "b1")], [], None, "src/another/production/answers.json", "after")
-    live(template, tmp_path, [first, second])
+    run_history(template, tmp_path, [first, second])
 
 
 @pytest.mark.release
 def test_any_history_keeps_every_edit_in_its_block(template: SmallTemplate) -> None:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(STEPS, min_size=2, max_size=2))
-    def lived(steps: list[Step]) -> None:
+    def check_history(steps: list[Step]) -> None:
         with tempfile.TemporaryDirectory(prefix="history.") as root:
-            live(template, Path(root), steps)
+            run_history(template, Path(root), steps)
 
-    lived()
+    check_history()

@@ -1,4 +1,4 @@
-"""Updates that end early, and files that git does not show as changed: nothing is lost, and there is a way back."""
+"""Interrupted updates, and files that git does not show as changed: nothing is lost, and an update can be undone."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ def test_edits_that_git_does_not_show_are_merged_and_saved(
     else:
         git("update-index", f"--{how}", "AGENTS.md", cwd=project)
     edit(path, "Second.", "Second, and of this machine only.")
-    mine = path.read_text("utf-8")
+    edited = path.read_text("utf-8")
     output = update(project, "2.0.0").stderr
-    assert path.read_text("utf-8") == mine.replace("Third.", "The third.")
+    assert path.read_text("utf-8") == edited.replace("Third.", "The third.")
     (commit_saved,) = re.findall(r"AGENTS.md, of which git shows no change; its former content: git (show \S+)", output)
-    assert git(*commit_saved.split(), cwd=project) == mine
+    assert git(*commit_saved.split(), cwd=project) == edited
 
 
 def test_a_file_that_git_does_not_show_and_that_the_new_version_brings_is_not_overwritten(

@@ -1,4 +1,4 @@
-"""Updates of projects on machines and in repositories that are not as plain as most."""
+"""Updates with unusual git settings, links, line endings, and repositories."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
         assert (project / path).read_text("utf-8") == with_edit(path, (fresh / path).read_text("utf-8")), path
 
 
-# --- What the owner does without, and calls otherwise --------------------------------------------------------------
+# --- Deleted folders and changed names --------------------------------------------------------------------------
 
 
 def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:

@@ -26,12 +26,12 @@ BASH = ("bash", "-eo", "pipefail", "-c")
 
 
 def script(job: dict[str, Any], name: str) -> str:
-    (found,) = [step["run"] for step in job["steps"] if step.get("name") == name]
-    return str(found)
+    (command,) = [step["run"] for step in job["steps"] if step.get("name") == name]
+    return str(command)
 
 
 def test_an_update_is_passed_between_the_jobs_as_a_patch(tmp_path: Path) -> None:
-    """The template's code runs without a secret; what it changed arrives whole where the secret is."""
+    """The template's code runs without a secret; what it changed arrives complete in the job with the secret."""
     jobs = load(WORKFLOW)["jobs"]
     assert jobs["update"]["permissions"] == {"contents": "read"}
     assert set(re.findall(r"secrets\.\w+", json.dumps(jobs["update"]))) == {"secrets.TEMPLATE_READ_TOKEN"}
@@ -174,7 +174,7 @@ def test_a_closed_pull_request_stays_closed_until_the_next_release(repository: R
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "line"),
+    ("output", "status", "line"),
     [
         ("Downgrades are not supported.", 0, "::notice::This project comes from a commit after the latest release."),
         ("fatal: could not read Username", 1, "::error::The update failed, for the reason above. A private template"),

@@ -132,8 +132,8 @@ def test_a_project_can_be_made_in_any_folder(repository: TemplateRepository, tmp
 
 def test_a_folder_of_a_larger_repository(repository: TemplateRepository, tmp_path: Path) -> None:
     """Copied into it, updated there, with the owner's edits kept, and nothing beside it touched."""
-    whole = tmp_path / "many"
-    project = whole / "servers" / "weather"
+    repository_root = tmp_path / "many"
+    project = repository_root / "servers" / "weather"
     run_copy(
         str(repository.template),
         project,
@@ -143,16 +143,16 @@ def test_a_folder_of_a_larger_repository(repository: TemplateRepository, tmp_pat
         skip_tasks=True,
         quiet=True,
     )
-    (whole / "README.md").write_text("Of all.\n")
-    (whole / "pyproject.toml").write_text("[tool.all]\n")
+    (repository_root / "README.md").write_text("Of all.\n")
+    (repository_root / "pyproject.toml").write_text("[tool.all]\n")
     edit(project / "pyproject.toml", 'version = "0.1.0"', 'version = "1.0.0"')
-    git("init", "--quiet", cwd=whole)
-    commit(whole)
-    beside = {path: content for path, content in files(whole).items() if not path.startswith("servers/")}
+    git("init", "--quiet", cwd=repository_root)
+    commit(repository_root)
+    beside = {path: content for path, content in files(repository_root).items() if not path.startswith("servers/")}
 
     update(project, "2.0.0", enable_retries=False)
 
-    now = files(whole)
+    now = files(repository_root)
     assert first_words(project).startswith("Two")
     assert 'version = "1.0.0"' in now["servers/weather/pyproject.toml"].decode()
     assert "servers/weather/src/weather_station/production/upstream/retry.py" not in now

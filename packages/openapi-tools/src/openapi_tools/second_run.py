@@ -114,15 +114,15 @@ def _is_same(path: Path, text: str) -> bool:
 def with_needed_models(new: str, current: str, needed: set[str]) -> str:
     """Return the new module of models with those of the current one that kept tools refer to, and that these do."""
     try:
-        parts, kept = split(new), split(current)
+        parts, merged = split(new), split(current)
     except SyntaxError:
         return new
-    missing = [name for name in needed if name in kept and name not in parts]
+    missing = [name for name in needed if name in merged and name not in parts]
     while missing:
         name = missing.pop()
-        parts[name] = kept[name]
-        words = dict.fromkeys(re.findall(r"\w+", kept[name]))
-        missing += [word for word in words if word in kept and word not in parts]
+        parts[name] = merged[name]
+        words = dict.fromkeys(re.findall(r"\w+", merged[name]))
+        missing += [word for word in words if word in merged and word not in parts]
     return joined(parts) if parts else new
 
 
@@ -144,14 +144,14 @@ def _plan_whole(
 def _plan_cases(result: Plan, path: str, new: str | None, text: str, recorded: Mapping[str, str]) -> None:
     new_cases = {case["tool"]: case for case in json.loads(new or "[]")}
     current = {case["tool"]: case for case in json.loads(text)}
-    kept = _merged(
+    merged = _merged(
         result,
         path,
         recorded,
         {name: _json(case) for name, case in current.items()},
         {name: _json(case) for name, case in new_cases.items()},
     )
-    cases = [json.loads(case) for case in kept.values()]
+    cases = [json.loads(case) for case in merged.values()]
     result.files[path] = json.dumps(cases, indent=1) + "\n"
 
 
@@ -174,10 +174,10 @@ def _plan_module(
         else:
             result.files[path] = str(new)
         return
-    kept = _merged(result, path, recorded, _comparable(current), _comparable(new_parts))
-    functions = {name: text for name, text in kept.items() if "/" not in name and name != HEAD}
+    merged = _merged(result, path, recorded, _comparable(current), _comparable(new_parts))
+    functions = {name: text for name, text in merged.items() if "/" not in name and name != HEAD}
     if REGISTER in current or REGISTER in new_parts:
-        statements = {name.removeprefix("register/"): text for name, text in kept.items() if "/" in name}
+        statements = {name.removeprefix("register/"): text for name, text in merged.items() if "/" in name}
         functions[REGISTER] = with_registrations(current.get(REGISTER) or new_parts[REGISTER], statements)
     own = [name for name in functions if name != REGISTER]
     if not own and not new_parts:
