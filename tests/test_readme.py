@@ -260,9 +260,9 @@ def test_every_link_of_the_repository_leads_somewhere() -> None:
 def test_every_link_of_a_project_leads_somewhere(renderings: Mapping[str, Rendering], variant: str) -> None:
     rendered = renderings[variant].files
     texts = {path: content.decode() for path, content in rendered.items() if path.endswith(".md")}
-    read_end = set(rendered) | {str(parent) for path in rendered for parent in Path(path).parents}
+    existing = set(rendered) | {str(parent) for path in rendered for parent in Path(path).parents}
     assert {"README.md", "docs/tools.md"} <= texts.keys()
-    assert list(broken_links(texts, read_end.__contains__)) == []
+    assert list(broken_links(texts, existing.__contains__)) == []
 
 
 def test_the_tables_are_up_to_date() -> None:
