@@ -14,7 +14,7 @@ SCHEMA_KEYWORDS = (
     "type", "format", "items", "default", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
     "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "enum", "multipleOf",
 )  # fmt: skip
-"""What a parameter of version 2 says of its value, beside its place."""
+"""Keywords of a version 2 parameter that describe its value."""
 
 PLACES = {
     "#/definitions/": "#/components/schemas/",
