@@ -264,9 +264,7 @@ class Update:
             mentions = updater.mentions(re.compile(rf"(?<![\w-]){re.escape(slug)}(?![\w-])"))
             places += [place for place in mentions if not place[0].endswith(".py")]
         if lines := list(updater.with_text(places)):
-            print_state(
-                "by hand", "These lines refer to something that was removed or renamed, and were not changed:", *lines
-            )
+            print_state("by hand", "These lines contain old names, and were not changed:", *lines)
 
     def report(self, outcome: Outcome, old: dict[str, File]) -> None:
         """Print which edited files were moved, split, removed or left out."""
