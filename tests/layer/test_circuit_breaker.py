@@ -474,7 +474,7 @@ async def test_only_the_named_exceptions_are_failures() -> None:
     ],
     ids=["a named one", "an upstream that is down", "others", "an upstream that works", "nested"],
 )
-async def test_a_group_is_the_worst_that_one_of_its_exceptions_says(errors: list[Exception], opens: bool) -> None:
+async def test_the_worst_exception_of_a_group_decides_the_verdict(errors: list[Exception], opens: bool) -> None:
     guard = circuit_breaker(create_server(config(**SETTINGS)), "database", failures=ConnectionError)
     for _ in range(3):
         with pytest.raises(ExceptionGroup):

@@ -1,8 +1,8 @@
 """Run-time part of the tools that were generated from an OpenAPI document: arguments, requests, answers and errors.
 
-The generated modules in `tools/` import everything that they need from here. A tool returns an `Answer`. What the model
-gets of it follows the content type that came: JSON, text, a file in base64, or only the status. An answer that does not
-fit the document is passed on and reported to the operator (log, `mcp_openapi_mismatches_total`), or is an error where
+The generated modules in `tools/` import everything that they need from here. A tool returns an `Answer`. The model gets
+it by its content type: JSON, text, a file in base64, or only the status. An answer that does not match the document is
+passed on and reported to the operator (log, `mcp_openapi_mismatches_total`), or is an error where
 the tool was registered with `strict=True`.
 """
 
@@ -182,7 +182,7 @@ def add(
         server: A server made by `create_server`.
         tool: A function whose `Answer` has the type that is published.
         title: The tool's title.
-        annotations: What the tool does.
+        annotations: The tool's annotations (read-only, destructive, idempotent, open world).
         name: The tool's name, where it is not the function's.
         strict: Whether an answer that does not fit its type is an error.
 
@@ -247,7 +247,7 @@ class _LazyAdapter:
 
 
 def compact(schema: Any) -> Any:
-    """Return a JSON schema without what says nothing: titles, `default: null`, and `additionalProperties: true`."""
+    """Return a JSON schema without redundant members: titles, `default: null`, and `additionalProperties: true`."""
     if isinstance(schema, list):
         return [compact(item) for item in schema]
     if not isinstance(schema, dict):
@@ -287,7 +287,7 @@ def _output_schema(adapter: _LazyAdapter, strict: bool) -> tuple[dict[str, Any] 
 
 
 def _is_object(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
-    """Return whether a schema allows nothing but objects."""
+    """Return whether a schema allows objects only."""
     if "$ref" in schema:
         return _is_object(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
     if "anyOf" in schema:
@@ -296,7 +296,7 @@ def _is_object(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> boo
 
 
 def _result(answer: Answer[Any], is_wrapped: bool) -> CallToolResult:
-    """Return what the model gets of an answer."""
+    """Return the result for the model."""
     content, response = answer.content, answer.response
     value = content.model_dump() if isinstance(content, BaseModel) else content
     blocks: list[ContentBlock] = []
@@ -543,7 +543,7 @@ def binary_body(value: str | None, media_type: str) -> Body | None:
     """Return a body that the model gives in base64.
 
     Raises:
-        ToolError: it is not base64.
+        ToolError: the text is not base64.
     """
     return None if value is None else Body(_from_base64("body", value), media_type)
 
@@ -648,8 +648,8 @@ def _explain(error: UpstreamStatusError, ctx: Context) -> None:
         is_html = "html" in error.response.headers.get("Content-Type", "") or content.lstrip()[:1] == "<"
         text = "" if is_html else " ".join(content.split())
     else:
-        useful = _useful(content, depth=0)
-        text = to_json(useful) if useful else ""
+        details = _error_details(content, depth=0)
+        text = to_json(details) if details else ""
     key = registry_of(ctx).config.upstream_api_key
     if key is not None and len(key.get_secret_value()) > 3:
         text = text.replace(key.get_secret_value(), "[redacted]")
@@ -663,19 +663,19 @@ def _explain(error: UpstreamStatusError, ctx: Context) -> None:
         error.advice = "Correct the arguments before trying again."
 
 
-def _useful(value: Any, depth: int) -> Any:
-    """Return the part of an error's body that says what is wrong; the whole where no name is known."""
+def _error_details(value: Any, depth: int) -> Any:
+    """Return the members of an error's body that describe the error; all of it if none is known."""
     if depth > 6:
         return None
     if isinstance(value, list):
-        return [_useful(item, depth + 1) for item in value[:20]]
+        return [_error_details(item, depth + 1) for item in value[:20]]
     if not isinstance(value, dict):
         return value
     known = {name: item for name, item in value.items() if ERROR_KEYS.match(name)} or value
     return {
         name: "[redacted]"
         if SECRET_KEYS.search(name) and not isinstance(item, dict | list)
-        else _useful(item, depth + 1)
+        else _error_details(item, depth + 1)
         for name, item in known.items()
         if item not in (None, "", [], {})
     }

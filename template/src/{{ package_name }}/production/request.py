@@ -108,8 +108,8 @@ def give_error(request: MCPRequest, code: int, text: str, **meta: Any) -> CallTo
 def is_own_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
     """Return whether code in `task` failed with `error`, which may be any `BaseException`.
 
-    It did not where the task was cancelled, or its coroutine is closed. A `CancelledError` that the code caused itself
-    is a failure: then nobody has cancelled `task`.
+    False if the task was cancelled, or its coroutine is closed. A `CancelledError` that the code itself caused is a
+    failure, since `task` was not cancelled.
     """
     if isinstance(error, asyncio.CancelledError):
         return task is None or task.cancelling() == 0

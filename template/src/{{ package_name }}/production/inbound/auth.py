@@ -1,7 +1,7 @@
 """Bearer token authentication of the MCP endpoint (RFC 6750; RFC 9728 for the challenge).
 
 Each method of authentication provides a verifier, which returns the user of a token or raises `AuthError`. A server can
-have several at once: the first one that knows a token decides about it.
+have several at once: the first one that recognises a token decides.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class AuthError(Exception):
 
 
 class UnknownTokenError(AuthError):
-    """The token is none of this method: another one may know it."""
+    """The token is not of this method, but may be of another one."""
 
     def __init__(self, reason: str = "The access token is not valid") -> None:
         super().__init__(401, "invalid_token", reason)
@@ -68,7 +68,7 @@ class Verifier(Protocol):
             scope: The request, without its user.
 
         Raises:
-            UnknownTokenError: the token is none of this method.
+            UnknownTokenError: the token is not of this method.
             AuthError: the token is not valid, or lacks a required scope.
         """
         ...
@@ -203,12 +203,12 @@ class Fingerprint:
 
 def methods(registry: Registry) -> Methods:
     """Return the methods of authentication of a server; the first use creates them."""
-    found = registry.http.authentication
-    if not isinstance(found, Methods):
-        registry.http.authentication = found = Methods(registry)
-        registry.http.start_checks.append(found.problems)
-        registry.health.parts.append(found.health)
-    return found
+    configured = registry.http.authentication
+    if not isinstance(configured, Methods):
+        registry.http.authentication = configured = Methods(registry)
+        registry.http.start_checks.append(configured.problems)
+        registry.health.parts.append(configured.health)
+    return configured
 
 
 def require_tls(registry: Registry, setting: str, url: str, danger: str) -> None:

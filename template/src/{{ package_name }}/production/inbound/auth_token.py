@@ -176,9 +176,9 @@ def _attribute_problem(attributes: Sequence[str]) -> str | None:
 class TokenFile(TokenList):
     """The tokens in a file, which is read again every `CHECK_SECONDS` and on SIGHUP.
 
-    What its valid lines say takes effect, removals too. A file without any, such as one that is being written, leaves
-    the tokens as they are. What is new in a last line without a line break is not adopted, since the rest of the line
-    may be missing. Until the whole file is in effect, the server is degraded and `mcp_auth_tokens_stale` is 1.
+    Its valid lines take effect, removals included. A file without valid lines, such as one that is being written,
+    changes nothing. New content of a last line without a line break is ignored, since the rest of the line may be
+    missing. Until the whole file is in effect, the server is degraded and `mcp_auth_tokens_stale` is 1.
 
     Content is compared and not the modification time, which does not show every change (a symbolic link that Kubernetes
     redirects, two writes within one tick).
@@ -238,7 +238,7 @@ class TokenFile(TokenList):
         self._stale.set(1 if problem else 0)
 
     async def health(self, caller_id: str) -> HealthPart:
-        """Report as degraded that the file is not in effect as it is."""
+        """Report `degraded` while the file is not completely in effect."""
         return HealthPart(degraded=("auth_tokens_file",) if self._problem else ())
 
     def _read(self) -> str:
@@ -255,7 +255,7 @@ class TokenFile(TokenList):
 
 
 def _on_sighup(callback: Callable[[], None]) -> Callable[[], object]:
-    """Call `callback` on SIGHUP, and return a function that ends this.
+    """Call `callback` on SIGHUP, and return a function that removes this handler.
 
     Does nothing where SIGHUP does not exist, has another handler, or cannot be handled (outside the main thread).
     """

@@ -65,7 +65,7 @@ def install(registry: Registry) -> None:
         STDERR.write,
     )
     plain_logging.use(StdlibHandler(writer), [writer.process_event], config.log_level)
-    _log_what_python_prints()
+    _log_warnings_and_uncaught_exceptions()
     registry.middleware["logging"] = log_calls(writer, arguments=config.log_arguments)
     registry.on_shutdown.append(_flush)
 
@@ -106,7 +106,7 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
 
 
 class RecordWriter:
-    """Redacts log records and writes each as one line. Whatever a record contains, it raises nothing."""
+    """Redacts log records and writes each as one line. Never raises an exception."""
 
     def __init__(self, redactor: Redactor, to_line: Format, output: Callable[[bytes], object]) -> None:
         self.redactor = redactor
@@ -213,7 +213,7 @@ async def _flush() -> None:
         await asyncio.to_thread(STDERR.flush, FLUSH_SECONDS)
 
 
-def _log_what_python_prints() -> None:
+def _log_warnings_and_uncaught_exceptions() -> None:
     """Log warnings and uncaught exceptions, unless another hook than Python's own is set."""
     logging.captureWarnings(True)
     if sys.excepthook is sys.__excepthook__:

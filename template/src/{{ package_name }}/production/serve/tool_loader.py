@@ -68,7 +68,7 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
     """Call a function that registers tools.
 
     Raises:
-        StartError: it is asynchronous, so that the call would register nothing.
+        StartError: the function is asynchronous, so that the call would register nothing.
     """
     result = register(server)
     if inspect.isawaitable(result):
@@ -86,7 +86,7 @@ def errors_explained(redact: Callable[[str], str] = str) -> Iterator[None]:
 
     Raises:
         StartError: the block raised an exception.
-        ConfigError: the block raised it.
+        ConfigError: the block raised a `ConfigError`.
     """
     try:
         yield
