@@ -79,7 +79,7 @@ def test_json_deeper_than_the_limit_gets_400_and_json_at_the_limit_200(serve: Se
     def nested(depth: int) -> bytes:
         return call_body(version, "[" * depth + "]" * depth)
 
-    with serve(add_length) as server:
+    with serve(add_length, max_json_values=10_000_000) as server:
 
         def post(body: bytes) -> httpx2.Response:
             response: httpx2.Response = server.client.post(server.url, content=body, headers=call_headers(version))

@@ -46,6 +46,7 @@ from starlette.routing import Route
 from .caller import UNKNOWN
 from .config import ConfigError, StartError
 from .inbound import pipeline
+from .inbound.arguments import problems_with
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
@@ -189,8 +190,11 @@ class ProductionServer(MCPServer[Runtime]):
         request = _enter(context)
         if request is None:
             return await super().call_tool(name, arguments, context)
-        if self._tool_manager.get_tool(name) is None:
+        tool = self._tool_manager.get_tool(name)
+        if tool is None:
             return pipeline.explain_unknown(request, "tool")
+        if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
+            return pipeline.explain_arguments(request, "tool", problems)
         try:
             return _with_state(await super().call_tool(name, arguments, context))
         except BaseException as error:

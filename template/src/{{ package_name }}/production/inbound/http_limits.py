@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,13 +24,14 @@ Headers = Sequence[tuple[bytes, bytes]]
 class InputLimits:
     """ASGI middleware for the body of a POST.
 
-    It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES (413), and JSON deeper than
-    `MAX_JSON_DEPTH` (400). The SDK does not limit depth, compares the media type with case, and answers in plain text,
-    which MCP clients do not show.
+    It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES or MAX_JSON_VALUES (413), and JSON
+    deeper than `MAX_JSON_DEPTH` (400). The SDK limits neither depth nor values, compares the media type with case, and
+    answers in plain text, which MCP clients do not show.
     """
 
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         self._limit = registry.config.max_request_bytes
+        self._max_values = registry.config.max_json_values
         self._rejected = Rejections(registry.meter)
         self._app = app
 
@@ -64,8 +65,11 @@ class InputLimits:
             if len(body) > self._limit:
                 await self._too_large(send)
                 return
-        # Counting brackets is cheap, and only a body with more than the limit can be nested too deeply.
-        if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and deeper_than(MAX_JSON_DEPTH, body):
+        if more_values_than(self._max_values, body):
+            error = f"The message has more than {self._max_values} JSON values and member names (MAX_JSON_VALUES)."
+            await self._reject(send, 413, "body", error)
+            return
+        if deeper_than(MAX_JSON_DEPTH, body):
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
             await self._reject(send, 400, "body", error, PARSE_ERROR)
             return
@@ -87,13 +91,29 @@ class InputLimits:
 
 # Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_VALUE = re.compile(rb'[\s,:\]}]*+("[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{]|[^\s,:\[\]{}"]++|\Z)', re.DOTALL)
 _DEPTH_CHANGES = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # 1 and, as a signed byte, -1
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
 
+def more_values_than(limit: int, body: bytes | bytearray) -> bool:
+    """Return whether the JSON text `body` has more than `limit` values and names of members.
+
+    It is counted before a parser or a model sees them: a model collects an error for each value. The time depends on
+    the limit and, for what is between the values, on the length.
+    """
+    if len(body) <= limit:
+        return False
+    value = next(islice(_VALUE.finditer(body), limit, None), None)
+    return value is not None and bool(value[1])
+
+
 def deeper_than(limit: int, body: bytes | bytearray) -> bool:
     """Return whether the arrays and objects of the JSON text `body` are nested deeper than `limit`."""
-    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
+    opening = body.count(b"[") + body.count(b"{")
+    if opening <= limit:  # counting is cheap
+        return False
+    brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)[: 2 * opening]  # more are not well-formed
     changes = memoryview(brackets.translate(_DEPTH_CHANGES)).cast("b")
     return any(depth > limit for depth in accumulate(changes))
 
