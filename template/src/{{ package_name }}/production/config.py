@@ -329,6 +329,7 @@ class ProductionConfig(EnvironmentSettings):
     upstream_api_key_header: str = Field(default="Authorization", pattern=HTTP_NAME)
     upstream_api_key_scheme: str = Field(default="Bearer", pattern=HTTP_NAME)
     upstream_api_key_query: str = ""
+    max_connections: int = Field(default=100, ge=1, le=10_000)
     upstream_allowed_hosts: CommaSeparated = ()
     upstream_auth: Literal["api_key", "per_caller", "client_credentials", "token_exchange", "entra_obo"] = "api_key"
     upstream_keys_file: Path | None = None

@@ -91,11 +91,11 @@ class MetricsExport(Protocol):
 class Circuit(Protocol):
     """One circuit of the circuit breaker."""
 
-    def admit(self) -> int:
+    def admit(self, caller: str = "") -> int:
         """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
         ...
 
-    def record(self, generation: int, verdict: Verdict) -> None: ...
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
 
 
 @dataclass(slots=True)
