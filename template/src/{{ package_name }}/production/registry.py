@@ -104,6 +104,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)

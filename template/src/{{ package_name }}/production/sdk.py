@@ -24,6 +24,7 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.runner import ServerRunner
+from mcp.shared._callable_inspection import is_async_callable
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
@@ -47,6 +48,7 @@ from .caller import UNKNOWN
 from .config import ConfigError, StartError
 from .inbound import pipeline
 from .inbound.arguments import problems_with
+from .inbound.threads import Threads
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
@@ -88,6 +90,7 @@ class ProductionServer(MCPServer[Runtime]):
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
         self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._threads = Threads(registry)
         about = registry.about
         super().__init__(
             about.name,
@@ -120,6 +123,9 @@ class ProductionServer(MCPServer[Runtime]):
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
+        registered = self._tool_manager.get_tool(tool)
+        if registered is not None and not registered.is_async:
+            registered.fn, registered.is_async = self._threads.wrap(registered.fn), True
         self._functions[TOOLS_CALL, tool] = fn
         for on_added in self.registry.tools.on_added:
             on_added(tool)
@@ -153,10 +159,22 @@ class ProductionServer(MCPServer[Runtime]):
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
+            self._bound_threads(kind, name)
             self._functions[method, name] = fn
             return fn
 
         return decorator
+
+    def _bound_threads(self, kind: str, name: str) -> None:
+        """Run the resource or prompt in a thread of `_threads` if its function is not async."""
+        resources = self._resource_manager
+        registered: Any = (
+            self._prompt_manager.get_prompt(name)
+            if kind == "prompt"
+            else resources._resources.get(name) or resources._templates.get(name)
+        )
+        if not is_async_callable(registered.fn):
+            registered.fn = self._threads.wrap(registered.fn)
 
     def custom_route(
         self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True
@@ -310,6 +328,10 @@ class ProductionServer(MCPServer[Runtime]):
                 on_session_end(time.perf_counter() - started)
 
         connection.exit_stack.callback(report)
+
+    def has_session(self, session_id: str) -> bool:
+        """Return whether a session over HTTP is open."""
+        return session_id in self.session_manager._server_instances
 
     def _to_wire(self, ctx: ServerRequestContext[Any, Any], result: CallToolResult) -> Result:
         runner = ServerRunner(self._lowlevel_server, ctx.session._connection, ctx.lifespan_context)

@@ -31,9 +31,9 @@ def problems_with(metadata: FuncMetadata, arguments: Mapping[str, Any], max_valu
         max_values: Greatest number of JSON values and member names in a string that is parsed as JSON.
     """
     for name, value in arguments.items():
-        if isinstance(value, str) and len(value) > MAX_WEIGHT and not _is_text(metadata, name):
-            if problem := _problem_with_json(value, max_values):
-                return f"{name}: {problem}"
+        is_long = isinstance(value, str) and len(value) > MAX_WEIGHT
+        if is_long and not _is_text(metadata, name) and (problem := _problem_with_json(value, max_values)):
+            return f"{name}: {problem}"
     if _weight(arguments) <= MAX_WEIGHT:
         return None
     try:

@@ -11,9 +11,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observe.rejections import Reason, Rejections
 from ..registry import Registry
+from ..request import LISTEN
 
 MAX_JSON_DEPTH = 100
 """Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
+
+LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
+"""Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+
+IS_VALID = "mcp.credentials_are_valid"
+"""Key of a request's scope: an async function that returns whether its credentials are still valid."""
+
+MAX_LISTEN_BYTES = 65_536
+MAX_LISTEN_VALUES = 1000
+"""Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
@@ -32,13 +43,17 @@ class InputLimits:
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         self._limit = registry.config.max_request_bytes
         self._max_values = registry.config.max_json_values
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
+        limit, max_values, settings = self._limit, self._max_values, ("MAX_REQUEST_BYTES", "MAX_JSON_VALUES")
+        if LISTEN_HEADER in scope["headers"]:
+            limit, max_values = min(limit, MAX_LISTEN_BYTES), min(max_values, MAX_LISTEN_VALUES)
+            settings = ("a subscription", "a subscription")
         length = media_type = b""
         headers = scope["headers"]
         for index, (name, value) in enumerate(headers):
@@ -48,11 +63,12 @@ class InputLimits:
                 media_type = value.partition(b";")[0].strip().lower()
                 headers[index] = (name, media_type)
         if media_type != b"application/json":
-            await self._reject(send, 415, "media_type", "The Content-Type of a message must be application/json.")
+            error = "The Content-Type of a message must be application/json."
+            await self._reject(scope, send, 415, "media_type", error)
             return
         # Compared as text first: a number of thousands of digits is none that Python converts.
-        if length.isdigit() and (len(length) > 18 or int(length) > self._limit):
-            await self._too_large(send)
+        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+            await self._too_large(scope, send, limit, settings[0])
             return
         body = bytearray()
         more = True
@@ -62,16 +78,16 @@ class InputLimits:
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
-            if len(body) > self._limit:
-                await self._too_large(send)
+            if len(body) > limit:
+                await self._too_large(scope, send, limit, settings[0])
                 return
-        if more_values_than(self._max_values, body):
-            error = f"The message has more than {self._max_values} JSON values and member names (MAX_JSON_VALUES)."
-            await self._reject(send, 413, "body", error)
+        if more_values_than(max_values, body):
+            error = f"The message has more than {max_values} JSON values and member names ({settings[1]})."
+            await self._reject(scope, send, 413, "body", error)
             return
         if deeper_than(MAX_JSON_DEPTH, body):
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
-            await self._reject(send, 400, "body", error, PARSE_ERROR)
+            await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
         buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
@@ -80,12 +96,14 @@ class InputLimits:
 
         await self._app(scope, receive_buffered, send)
 
-    async def _too_large(self, send: Send) -> None:
-        error = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
-        await self._reject(send, 413, "body", error)
+    async def _too_large(self, scope: Scope, send: Send, limit: int, setting: str) -> None:
+        error = f"The request body is larger than {limit} bytes ({setting})."
+        await self._reject(scope, send, 413, "body", error)
 
-    async def _reject(self, send: Send, status: int, reason: Reason, text: str, code: int = INVALID_REQUEST) -> None:
-        self._rejected(reason, text, http_status=status)
+    async def _reject(
+        self, scope: Scope, send: Send, status: int, reason: Reason, text: str, code: int = INVALID_REQUEST
+    ) -> None:
+        self._rejected(reason, text, scope, http_status=status)
         await http_error(send, status, text, code=code)
 
 
