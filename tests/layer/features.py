@@ -8,6 +8,7 @@ OPTIONAL = (
     "inbound.identity",
     "inbound.rate_limit",
     "inbound.rate_limit_redis",
+    "observe.access_log",
     "observe.logging",
     "observe.metrics",
     "observe.metrics_tool",

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness import Serve, has, wait_for
-
-if not has("observe.access_log"):
-    pytest.skip("no logging", allow_module_level=True)
+from harness import Serve, wait_for
 
 
 @pytest.mark.parametrize(
