@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 HOST = "127.0.0.1"
 MODERN = "2026-07-28"
@@ -26,9 +26,11 @@ class Attacker:
     def __init__(self, port: int, token: str) -> None:
         self.port = port
         self.token = token
+        self.held: list[Writer] = []
+        """Connections that stay open."""
 
     @contextlib.asynccontextmanager
-    async def connected(self):  # type: ignore[no-untyped-def]
+    async def connected(self) -> AsyncIterator[tuple[asyncio.StreamReader, Writer]]:
         reader, writer = await asyncio.open_connection(HOST, self.port)
         try:
             yield reader, writer
@@ -102,8 +104,6 @@ class Attacker:
                 await reader.read(PIECE)
             if len(self.held) > 2000:
                 await asyncio.sleep(1)
-
-    held: list[Writer] = []
 
     async def bodies(self) -> None:
         """Bodies of 4 MiB that never end."""

@@ -5,6 +5,7 @@ OPTIONAL = (
     "inbound.auth_introspection",
     "inbound.auth_jwt",
     "inbound.auth_token",
+    "inbound.concurrency",
     "inbound.identity",
     "inbound.rate_limit",
     "inbound.rate_limit_redis",

@@ -33,6 +33,7 @@ from harness import (
 from weather_station.production.caller import caller
 from weather_station.production.config import ANSWERS, ConfigError
 from weather_station.production.inbound import auth_token
+from weather_station.production.observe import throttle
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import drain
 from weather_station.server import create_server
@@ -365,7 +366,7 @@ def test_sighup_reloads_the_file_and_does_not_end_the_process(tmp_path: Path) ->
 
 
 def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "LOG_INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(throttle, "LOG_INTERVAL_SECONDS", 3600.0)
     with serve(auth_tokens=f"alice:{ALICE}") as server, capture_logs() as log:
         for number in range(300):
             assert status(server, f"{number:064d}") == 401

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -45,14 +45,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .caller import UNKNOWN
-from .config import ConfigError, StartError
+from .config import UPDATE, ConfigError, StartError
 from .inbound import pipeline
 from .inbound.arguments import problems_with
 from .inbound.threads import Threads
+from .policy import ANSWERS, NO_POLICY, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
-    NO_POLICY,
     PROMPTS_GET,
     RESOURCES_READ,
     TOOLS_CALL,
@@ -89,7 +89,6 @@ class ProductionServer(MCPServer[Runtime]):
         self.registry = registry
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
-        self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._threads = Threads(registry)
         about = registry.about
         super().__init__(
@@ -115,8 +114,7 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken or not allowed, or the function cannot be a tool.
         """
         tool = name or str(getattr(fn, "__name__", ""))
-        existing = self._tool_manager.get_tool(tool)
-        if problem := tool_loader.problem_with(fn, tool, existing.fn if existing else None):
+        if problem := tool_loader.problem_with(fn, tool, self._functions.get((TOOLS_CALL, tool))):
             raise StartError(problem)
         try:
             super().add_tool(fn, tool, *args, **options)
@@ -126,7 +124,7 @@ class ProductionServer(MCPServer[Runtime]):
         registered = self._tool_manager.get_tool(tool)
         if registered is not None and not registered.is_async:
             registered.fn, registered.is_async = self._threads.wrap(registered.fn), True
-        self._functions[TOOLS_CALL, tool] = fn
+        self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
 
@@ -160,7 +158,7 @@ class ProductionServer(MCPServer[Runtime]):
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
             self._bound_threads(kind, name)
-            self._functions[method, name] = fn
+            self._keep(fn, method, name)
             return fn
 
         return decorator
@@ -280,9 +278,24 @@ class ProductionServer(MCPServer[Runtime]):
                 return CompleteResult(completion=completion or Completion(values=[]))
 
             self._lowlevel_server.add_request_handler(COMPLETE, CompleteRequestParams, handler)
+            self._keep(complete, COMPLETE, "")
             return complete
 
         return decorator
+
+    def _keep(self, fn: Callable[..., Any], method: str, label: str) -> None:
+        """Remember the function of a target.
+
+        Raises:
+            StartError: its policy has a field that the server does not support.
+        """
+        self._functions[method, label] = fn
+        for field in policy_of(fn).set_fields():
+            if field not in self.registry.policy_fields:
+                raise StartError(
+                    f"{tool_loader.location(fn)}: policy({field}=...): this project has no {field} feature. "
+                    f"Add it with: {UPDATE} {ANSWERS[field]}"
+                )
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
@@ -355,8 +368,9 @@ class ProductionServer(MCPServer[Runtime]):
                 label = self._resource_label(target)
         else:
             served = method == "initialize" or self._lowlevel_server.get_request_handler(method) is not None
-            return method if served else UNKNOWN, "", "", NO_POLICY
-        return method, str(target), label, self._policies.get((method, label), NO_POLICY)
+            method, target, label = method if served else UNKNOWN, "", ""
+        fn = self._functions.get((method, label))
+        return method, str(target), label, NO_POLICY if fn is None else policy_of(fn)
 
     def _resource_label(self, uri: str) -> str:
         """Return the URI of a registered resource, or the URI template that matches."""
@@ -375,7 +389,7 @@ class ProductionServer(MCPServer[Runtime]):
 
         Raises:
             ConfigError: a callback rejects the configuration.
-            StartError: a startup callback failed.
+            StartError: a startup callback failed, or a policy has a field that the server does not support.
         """
         registry = self.registry
         parts = registry.upstream
@@ -386,6 +400,9 @@ class ProductionServer(MCPServer[Runtime]):
             try:
                 for startup in registry.on_startup:
                     await _run_startup(startup)
+                # Again, for decorators above the one that registers.
+                for (method, label), fn in self._functions.items():
+                    self._keep(fn, method, label)
                 started = True
                 yield runtime
             finally:

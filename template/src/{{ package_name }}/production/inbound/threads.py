@@ -10,7 +10,7 @@ import asyncio
 import math
 import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Literal
 
 import anyio
@@ -39,6 +39,7 @@ class Threads:
         waits.
         """
 
+        @wraps(function)
         async def run(*args: Any, **kwargs: Any) -> Any:
             if self._stuck >= self._limit:
                 return self._reject()
