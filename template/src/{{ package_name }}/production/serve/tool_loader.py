@@ -172,7 +172,7 @@ def ran(fn: Callable[..., Any], error: BaseException) -> bool:
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
     """Yield possible improvements of registered tools, one line each."""
     for tool in tools:
-        if not inspect.iscoroutinefunction(inspect.unwrap(tool.fn)):
+        if not _is_async(inspect.unwrap(tool.fn)):
             yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
         if not tool.description.strip():
             yield f"{tool.name} has no docstring: the model gets no description of it"
