@@ -61,6 +61,7 @@ class CallerLimits:
         self._max_requests = config.max_requests_per_caller
         self._max_streams = config.max_streams_per_caller
         self._max_sessions = config.max_sessions_per_caller
+        self._max_request_bytes = config.max_request_bytes
         self._max_body_bytes = MAX_BODIES * config.max_request_bytes
         self._rejected = Rejections(registry.meter, registry.identify)
         self._held: dict[str, Held] = {}
@@ -83,7 +84,8 @@ class CallerLimits:
             size = len(message.get("body", b""))
             body_bytes += size
             held.body_bytes += size
-            if held.body_bytes > self._max_body_bytes and message.get("more_body", False) and not rejected:
+            too_much = held.body_bytes > self._max_body_bytes and message.get("more_body", False)
+            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # else it is rejected by itself
                 rejected = True
                 limit = f"{MAX_BODIES} times MAX_REQUEST_BYTES"
                 await self._reject(scope, send, f"The request bodies of this caller together exceed {limit}.")
