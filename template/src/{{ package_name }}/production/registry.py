@@ -95,11 +95,11 @@ class MetricsExport(Protocol):
 class Circuit(Protocol):
     """One circuit of the circuit breaker."""
 
-    def admit(self) -> int:
+    def admit(self, caller: str = "") -> int:
         """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
         ...
 
-    def record(self, generation: int, verdict: Verdict) -> None: ...
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -108,6 +108,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)

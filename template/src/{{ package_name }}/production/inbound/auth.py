@@ -19,7 +19,7 @@ from ..caller import User
 from ..observe.rejections import Reason, Rejections
 from ..registry import HealthPart, Registry
 from .guard import resolves_to_loopback
-from .http_limits import http_error
+from .http_limits import IS_VALID, http_error
 
 MAX_TOKEN_BYTES = 16_384
 """Longest token that is verified; a large JWT has a few thousand bytes."""
@@ -141,16 +141,28 @@ class BearerAuthentication:
         self._app = AuthContextMiddleware(app)
         self._verifiers = verifiers
         self._challenge = challenge
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            scope["user"] = await self._verified(bearer_token(scope), scope)
+            token = bearer_token(scope)
+            user = scope["user"] = await self._verified(token, scope)
         except AuthError as error:
-            peer = (scope.get("client") or ("unknown",))[0]
-            self._rejected(REASONS[error.status], error.reason, http_status=error.status, peer=peer)
+            self._rejected(REASONS[error.status], error.reason, scope, http_status=error.status)
             await self._reject(error, scope, send)
             return
+
+        async def is_valid() -> bool:
+            """Return whether the token is still valid, for a stream that is open; while this is unknown, it is."""
+            try:
+                return (await self._verified(token, scope)).caller.id == user.caller.id
+            except AuthError as error:
+                if error.status not in (401, 403):
+                    return True
+                self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
+                return False
+
+        scope[IS_VALID] = is_valid
         await self._app(scope, receive, send)
 
     async def _verified(self, token: bytes, scope: Scope) -> User:

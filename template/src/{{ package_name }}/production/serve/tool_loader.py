@@ -180,7 +180,7 @@ def own_name(fn: Callable[..., Any]) -> str:
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
     """Yield possible improvements of registered tools, one line each."""
     for tool in tools:
-        if not tool.is_async:
+        if not _is_async(inspect.unwrap(tool.fn)):
             yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
         if not tool.description.strip():
             yield f"{tool.name} has no docstring: the model gets no description of it"
