@@ -142,6 +142,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+"""The command that changes the answers given after it."""
+
 CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", "upstream_auth"))
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
@@ -152,6 +155,9 @@ SIMILARITY = 0.87
 
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
+
+SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS")
+"""Variables with several secrets, each of which may stand alone in a text."""
 
 MIN_SECRET = 4
 """Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
@@ -283,6 +289,8 @@ class ProductionConfig(EnvironmentSettings):
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
 
+    request_state_keys: SecretStr | None = None
+
     auth: Literal["token", "jwt", "none"] = "token"
     auth_tokens: SecretStr | None = None
     auth_tokens_file: Path | None = None
@@ -317,6 +325,7 @@ class ProductionConfig(EnvironmentSettings):
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"
+    enable_redis: bool = False
     redis_url: SecretStr | None = None
 
     enable_telemetry: bool = True
@@ -435,9 +444,13 @@ def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
     names = {name for name in known if len(name) >= MIN_VARIABLE}
     unset = [name for name in names if not os.environ.get(name)]
     for name in sorted(os.environ):
-        if len(name) >= MIN_VARIABLE and name.upper() not in names and not name.startswith("OTEL_"):
-            for meant in difflib.get_close_matches(name.upper(), unset, 1, SIMILARITY):
-                yield name, meant
+        written = name.upper()
+        if len(name) < MIN_VARIABLE or written in names or name.startswith("OTEL_"):
+            continue
+        # Comparing with all of them takes a millisecond for each variable of the environment.
+        similar = [other for other in unset if other[:3] == written[:3] or other[-3:] == written[-3:]]
+        for meant in difflib.get_close_matches(written, similar, 1, SIMILARITY):
+            yield name, meant
 
 
 def secret_texts() -> list[str]:
@@ -453,15 +466,16 @@ def secret_texts() -> list[str]:
             value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE"))
         except ValueError:
             value = os.environ.get(name)
-        texts |= secret_forms(value or "", is_list=name == "AUTH_TOKENS")
+        texts |= secret_forms(value or "", is_list=name in SECRET_LISTS)
     return sorted((text for text in texts if len(text) >= MIN_SECRET), key=len, reverse=True)
 
 
 def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
-    """Return a secret as it may occur in texts: itself, the password of a URL, the tokens of a list of `name:token`."""
+    """Return a secret as it may occur in texts: itself, the password of a URL, the items of a list, without names."""
     texts = {value.strip()}
     if is_list:
-        texts |= {part.partition(":")[2].strip() for part in value.split(",")}
+        items = [item.strip() for item in re.split(r"[,\r\n]", value)]
+        texts |= {*items, *(item.partition(":")[2].strip() for item in items)}
     elif "://" in value:
         user = value.partition("://")[2].rpartition("@")[0]
         texts |= {user, user.partition(":")[2]}

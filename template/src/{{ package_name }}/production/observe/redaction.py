@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
-from ..config import secret_forms
+from ..config import SECRET_LISTS, secret_forms
 from ..registry import MAX_LEARNED, LearnedSecrets, Registry
 
 REDACTED = "[redacted]"
@@ -142,7 +142,7 @@ def configured_secrets(registry: Registry) -> list[str]:
     for settings in (registry.config, registry.settings):
         for name, value in settings or ():
             for secret in _secret_values(value):
-                secrets |= secret_forms(secret, is_list=name == "auth_tokens")
+                secrets |= secret_forms(secret, is_list=name.upper() in SECRET_LISTS)
     if registry.config.upstream_api_key is not None:
         key = registry.config.upstream_api_key.get_secret_value().strip()
         secrets |= secret_forms(key) | {b64encode(key.encode()).decode()}  # as a key of the scheme Basic is sent
