@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
 from harness import (
     DEADLINE_SECONDS,
+    HAS_LOGGING,
     HAS_METRICS,
     HEADERS,
     INITIALIZE,
@@ -37,6 +39,8 @@ from weather_station.production.observe import throttle
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import drain
 from weather_station.server import create_server
+
+log = structlog.stdlib.get_logger(__name__)
 
 ALICE, BOB = (hashlib.sha256(name).hexdigest() for name in (b"alice", b"bob"))
 
@@ -81,6 +85,21 @@ def test_each_token_stands_for_its_user_and_no_other_text_is_accepted(serve: Ser
         for wrong in (ALICE[:-1], ALICE + "0", ALICE.upper(), BOB[::-1], f"alice:{ALICE}", "alice"):
             assert status(server, wrong) == 401
         assert server.post(server.request("who")).status_code == 401
+
+
+@pytest.mark.skipif(not HAS_LOGGING, reason="plain logs are not redacted")
+def test_the_tokens_of_a_file_are_never_logged(
+    serve: Serve, capfd: pytest.CaptureFixture[str], tmp_path: Path, quick: None
+) -> None:
+    write(tmp_path / "tokens", ALICE)
+    with serve(auth_tokens_file=tmp_path / "tokens") as server:
+        write(tmp_path / "tokens", ALICE, BOB)
+        wait_for(lambda: status(server, BOB) == 200)
+        log.warning(f"the callers came with {ALICE} and x{BOB}x")
+    output = capfd.readouterr().err
+    assert "the callers came" in output
+    assert ALICE not in output
+    assert BOB not in output
 
 
 def test_a_user_may_have_an_old_and_a_new_token(serve: Serve) -> None:

@@ -23,7 +23,7 @@ from starlette.types import Scope
 from ..caller import Caller, User
 from ..config import ConfigError
 from ..observe.meter import Gauge
-from ..registry import HealthPart, Registry
+from ..registry import HealthPart, LearnedSecrets, Registry
 from . import auth
 from .auth import Fingerprint, UnknownTokenError
 from .identity import account_id
@@ -74,7 +74,7 @@ def install(registry: Registry) -> None:
             stale = registry.meter.gauge(
                 "mcp_auth_tokens_stale", "1 while AUTH_TOKENS_FILE has changes that cannot be adopted."
             )()
-            tokens = TokenFile(path, stale, kind)
+            tokens = TokenFile(path, stale, registry.secrets, kind)
             registry.health.parts.append(tokens.health)
             registry.on_startup.append(tokens.watch)
             registry.on_shutdown.append(tokens.unwatch)
@@ -184,9 +184,11 @@ class TokenFile(TokenList):
     redirects, two writes within one tick).
     """
 
-    def __init__(self, path: Path, stale: Gauge, kind: str = "") -> None:
+    def __init__(self, path: Path, stale: Gauge, secrets: LearnedSecrets, kind: str = "") -> None:
         self._path = path
-        self._text: str | None = self._read()
+        self._secrets = secrets
+        self._text: str | None = None
+        self._text = self._read()
         self._problem = ""
         self._stale = stale
         self._stale.set(0)
@@ -247,11 +249,15 @@ class TokenFile(TokenList):
                 content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
                 raise TokensError([f"{self._path} is larger than {MAX_FILE_BYTES} bytes"])
-            return content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
         except OSError as error:
             raise TokensError([f"{self._path} cannot be read: {error.strerror}"]) from None
         except UnicodeDecodeError:
             raise TokensError([f"{self._path} is not UTF-8 text"]) from None
+        if text != self._text:
+            tokens = [line.partition(":")[2].split() for line in text.splitlines()]
+            self._secrets.add(*(token[0] for token in tokens if token))
+        return text
 
 
 def _on_sighup(callback: Callable[[], None]) -> Callable[[], object]:

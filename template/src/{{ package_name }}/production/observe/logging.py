@@ -66,7 +66,7 @@ def install(registry: Registry) -> None:
     config = registry.config
     console = config.log_format == "console" or (config.log_format == "auto" and os.isatty(2))
     writer = RecordWriter(
-        Redactor(configured_secrets(registry)),
+        Redactor(configured_secrets(registry), registry.secrets),
         Console(colours=coloured(sys.stderr)) if console else as_json,
         STDERR.write,
     )
@@ -191,9 +191,11 @@ class RecordWriter:
         self._output(bounded(line, self._to_line))
 
     def _redacted_trace(self, text: str) -> str:
-        # Redacted before each cut: half of a secret would not be recognised.
-        text = _without_middle(self.redactor.without_configured(text), 8 * MAX_EXCEPTION)
-        return _without_middle(self.redactor.text(text), MAX_EXCEPTION)
+        if len(text) <= MAX_EXCEPTION:
+            return self.redactor.text(text)
+        half = MAX_EXCEPTION // 2
+        left_out = f"... ({len(text) - MAX_EXCEPTION} characters)"
+        return "\n".join((self.redactor.beginning(text, half), left_out, self.redactor.end(text, half)))
 
 
 class StdlibHandler(plain_logging.RootHandler):
@@ -221,13 +223,6 @@ def _exception_info(exc_info: object) -> ExcInfo | None:
         return type(exc_info), exc_info, exc_info.__traceback__
     info = exc_info if isinstance(exc_info, tuple) else sys.exc_info() if exc_info else (None,)
     return info if isinstance(info[0], type) else None
-
-
-def _without_middle(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... ({len(text) - limit} characters)\n{text[-half:]}"
 
 
 async def _flush() -> None:

@@ -82,7 +82,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
     queue = provider.queue
-    redactor = Redactor(configured_secrets(registry))
+    redactor = Redactor(configured_secrets(registry), registry.secrets)
     collector = traces_endpoint(registry.config)
     registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
     registry.upstream.client_hooks.append(_instrument)

@@ -81,6 +81,7 @@ class SourcedCredentials:
 
     def __init__(self, registry: Registry, source: Source) -> None:
         self._source = source
+        self._secrets = registry.secrets
         self._kept: dict[Hashable, tuple[Credentials, float]] = {}
         """Credentials and, on the monotonic clock, until when they are kept."""
         self._running: dict[Hashable, asyncio.Task[Credentials | None]] = {}
@@ -156,6 +157,7 @@ class SourcedCredentials:
         self._outcomes["rejected" if obtained is None else "obtained"].inc()
         if obtained is None:
             return None
+        self._secrets.add(obtained.credentials.value.rpartition(" ")[2])
         if obtained.seconds > 0:
             self._kept.pop(key, None)
             if len(self._kept) >= MAX_CACHED:
