@@ -125,8 +125,8 @@ def test_with_git_the_project_says_to_commit_it(repository: TemplateRepository, 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [("--trust",), ("--trust", "-q"), ("-T",)])
 def test_a_copy_says_what_to_do_next(tmp_path: Path, options: tuple[str, ...]) -> None:
-    workshop = Workshop.of_the_working_tree(tmp_path / "workshop", "print(sys.argv[-1], file=sys.stderr)")
-    done = copier("copy", *options, "--defaults", str(workshop.template), "weather-station", cwd=tmp_path)
+    repository = TemplateRepository.from_working_tree(tmp_path / "source", "print(sys.argv[-1], file=sys.stderr)")
+    done = copier("copy", *options, "--defaults", str(repository.template), "weather-station", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert ("--skip-tasks" in done.stderr) is ("-T" in options)
     assert done.stderr.count("is in weather-station.") == 1

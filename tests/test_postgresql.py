@@ -22,7 +22,7 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .live import LOCAL, accepts, free_port, process, status
+from .live_servers import LOCAL, accepts, free_port, process, status
 from .ops import passes, tool
 from .support import ROOT, uv, wait_for
 
