@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from .attacker import KINDS
-from .live import LOCAL, TOKEN, Project, make_project, status
+from .live_servers import LOCAL, TOKEN, Project, make_project, status
 from .support import ROOT
 
 pytestmark = [
