@@ -33,7 +33,8 @@ from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, w
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import auth_jwt
-from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
+from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS
+from weather_station.production.inbound.issuer_keys import MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import startup
