@@ -208,7 +208,11 @@ def test_of_simultaneous_uses_of_a_refresh_token_none_survives(server: Running) 
     tokens = tokens_of(server)
 
     async def both() -> list[httpx2.Response]:
-        form = {"grant_type": "refresh_token", "refresh_token": tokens["refresh_token"], "client_id": tokens["client_id"]}
+        form = {
+            "grant_type": "refresh_token",
+            "refresh_token": tokens["refresh_token"],
+            "client_id": tokens["client_id"],
+        }
         async with httpx2.AsyncClient(trust_env=False) as client:
             return await asyncio.gather(*(client.post(f"{server.base}/token", data=form) for _ in range(4)))
 
@@ -307,7 +311,11 @@ def test_scopes_tier_and_tenant_come_from_claims(start: Start, idp: Provider) ->
         ({"ALLOWED_GROUPS": "staff"}, {"groups": ["staff", "other"]}, True),
         ({"ALLOWED_GROUPS": "staff"}, {"groups": ["other"]}, False),
         ({"ALLOWED_GROUPS": "staff"}, {}, False),
-        ({"ALLOWED_GROUPS": "staff", "GROUPS_CLAIM": "realm_access.roles"}, {"realm_access": {"roles": ["staff"]}}, True),
+        (
+            {"ALLOWED_GROUPS": "staff", "GROUPS_CLAIM": "realm_access.roles"},
+            {"realm_access": {"roles": ["staff"]}},
+            True,
+        ),
         ({"ALLOWED_USERS": "alice"}, {}, True),
         ({"ALLOWED_USERS": "A@example.com"}, {"email": "a@example.com", "email_verified": "true"}, True),
         ({"ALLOWED_USERS": "bob"}, {}, False),
@@ -523,9 +531,7 @@ def test_a_flood_of_sign_ins_is_stopped(start: Start, idp: Provider, monkeypatch
         assert answers == [302, 302, 302, 429, 429]
 
 
-def test_an_address_that_keeps_failing_is_stopped(
-    start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_address_that_keeps_failing_is_stopped(start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth_oauth_pages, "LIMITS", auth_oauth_pages.LIMITS | {"failures": (3, 600)})
     with start(idp) as server:
         client_id = register(server)

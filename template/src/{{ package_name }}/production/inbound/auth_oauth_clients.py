@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -61,8 +61,12 @@ FORBIDDEN_SCHEMES = (
 )
 """Schemes by which a browser would run or open something in place of a client."""
 
-EMBEDDING_NETWORKS = tuple(IPv6Network(block) for block in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32"))
-"""Networks whose addresses stand for an IPv4 address: NAT64, 6to4 and Teredo."""
+REFUSED_NETWORKS = tuple(
+    ip_network(block)
+    for block in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "192.0.0.0/24", "168.63.129.16/32")
+)
+"""Networks that count as public and lead inside: NAT64, 6to4 and Teredo stand for an IPv4 address, and two are those of
+the metadata services of Oracle and Azure."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
@@ -216,17 +220,12 @@ def is_document_url(client_id: str) -> bool:
 
 
 def is_public(address: str) -> bool:
-    """Return whether an address belongs to the public internet, and so does the IPv4 address that it may stand for."""
+    """Return whether an address belongs to the public internet, and stands for no other one."""
     parsed = ip_address(address.partition("%")[0])
     if isinstance(parsed, IPv6Address):
-        if any(parsed in network for network in EMBEDDING_NETWORKS):
-            return False
         parsed = parsed.ipv4_mapped or parsed
-    return parsed.is_global and not parsed.is_multicast and not _is_reserved(parsed)
-
-
-def _is_reserved(address: IPv4Address | IPv6Address) -> bool:
-    return address.is_reserved or address.is_unspecified or address.is_loopback or address.is_link_local
+    refused = any(parsed in network for network in REFUSED_NETWORKS)
+    return parsed.is_global and not (refused or parsed.is_multicast or parsed.is_reserved)
 
 
 class PublicNetwork(httpcore2.AsyncNetworkBackend):

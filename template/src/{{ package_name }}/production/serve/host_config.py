@@ -115,6 +115,8 @@ def _vscode_input(variable: str) -> dict[str, Any]:
 
 
 def _url(config: ProductionConfig) -> str:
+    if config.public_url is not None:
+        return f"{config.public_url}{ENDPOINT}"
     if config.port == 0:
         raise ConfigError(["PORT: 0 lets the system choose a port, which the host cannot know; set one with --port"])
     address = LOCAL_ADDRESSES.get(config.host, f"[{config.host}]" if ":" in config.host else config.host)
