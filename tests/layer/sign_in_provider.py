@@ -1,4 +1,4 @@
-"""An identity provider on a real socket that answers as a given one documents it, and a browser that signs in with it."""
+"""An identity provider on a real socket that answers as a given one documents it, and a browser that signs in there."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from harness import Running, asgi_server
 PUBLIC = "https://mcp.example.com/weather"
 """The server's public URL: a proxy takes away the path."""
 
-CLIENT_ID, CLIENT_SECRET = "our client", "our secret:/"  # noqa: S105 (of a stand-in)
+CLIENT_ID, CLIENT_SECRET = "our client", "our secret:/"
 CALLBACK = "http://127.0.0.1:7777/callback"
 VERIFIER = "v" * 64
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).decode().rstrip("=")
@@ -155,7 +155,7 @@ class Provider:
         return jwt.encode(claims, self.key, "ES256", headers={"kid": self.kid})
 
     def logout_token(self, **more: Any) -> str:
-        events = {"http://schemas.openid.net/event/backchannel-logout": {}}
+        events: dict[str, Any] = {"http://schemas.openid.net/event/backchannel-logout": {}}
         return self._signed(more.pop("nonce", None), **{"events": events} | more)
 
     def _github_user(self, request: Request) -> Response:

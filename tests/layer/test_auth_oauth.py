@@ -514,7 +514,7 @@ def test_the_consent_page_names_client_and_target_and_cannot_be_framed(server: R
 
 
 def test_a_flood_of_registrations_is_stopped(start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth_oauth_pages, "LIMITS", auth_oauth_pages.LIMITS | {"registrations": (3, 3600)})
+    monkeypatch.setattr(auth_oauth_pages, "LIMITS", {**auth_oauth_pages.LIMITS} | {"registrations": (3, 3600)})
     metadata = {"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
     with start(idp) as server:
         answers = [server.client.post(f"{server.base}/register", json=metadata).status_code for _ in range(5)]
@@ -524,7 +524,7 @@ def test_a_flood_of_registrations_is_stopped(start: Start, idp: Provider, monkey
 
 
 def test_a_flood_of_sign_ins_is_stopped(start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth_oauth_pages, "LIMITS", auth_oauth_pages.LIMITS | {"requests": (3, 600)})
+    monkeypatch.setattr(auth_oauth_pages, "LIMITS", {**auth_oauth_pages.LIMITS} | {"requests": (3, 600)})
     with start(idp) as server:
         client_id = register(server)
         answers = [Browser(server).authorize(client_id).status_code for _ in range(5)]
@@ -532,7 +532,7 @@ def test_a_flood_of_sign_ins_is_stopped(start: Start, idp: Provider, monkeypatch
 
 
 def test_an_address_that_keeps_failing_is_stopped(start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth_oauth_pages, "LIMITS", auth_oauth_pages.LIMITS | {"failures": (3, 600)})
+    monkeypatch.setattr(auth_oauth_pages, "LIMITS", {**auth_oauth_pages.LIMITS} | {"failures": (3, 600)})
     with start(idp) as server:
         client_id = register(server)
         answers = [redeem(server, client_id, "guessed").status_code for _ in range(6)]

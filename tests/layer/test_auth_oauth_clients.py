@@ -27,6 +27,7 @@ from pydantic import AnyUrl
 from harness import DEADLINE_SECONDS
 from weather_station.production.inbound import auth_oauth_clients
 from weather_station.production.inbound.auth_oauth_clients import (
+    ASSERTION_METHOD,
     MAX_DOCUMENT_BYTES,
     ClientError,
     Documents,
@@ -185,7 +186,7 @@ async def test_a_failure_is_kept_for_a_moment(site: Site, documents: Documents) 
 async def test_a_client_proves_itself_with_a_key_of_its_document(site: Site, documents: Documents) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     entry = json.loads(ECAlgorithm.to_jwk(key.public_key())) | {"kid": "one", "alg": "ES256", "use": "sig"}
-    site.serve(token_endpoint_auth_method="private_key_jwt", jwks={"keys": [entry]})
+    site.serve(token_endpoint_auth_method=ASSERTION_METHOD, jwks={"keys": [entry]})
     keys = await documents.keys(site.url)
     right = {"iss": site.url, "sub": site.url, "aud": "https://mcp.example.com", "jti": "1", "exp": time.time() + 60}
 

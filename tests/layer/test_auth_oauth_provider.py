@@ -66,7 +66,10 @@ def test_an_email_of_entra_counts_with_the_claim_for_it_only(start: Start, verif
 
 
 def test_entra_leaves_out_groups_when_they_are_many(start: Start) -> None:
-    overage = {"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://graph.example"}}}
+    overage: dict[str, Any] = {
+        "_claim_names": {"groups": "src1"},
+        "_claim_sources": {"src1": {"endpoint": "https://graph.example"}},
+    }
     with signing_in(start, entra("/v2.0", **overage), ALLOWED_GROUPS="staff") as (_, server):
         answer = Browser(server).sign_in(register(server))
         assert "too many" in answer["error_description"]
