@@ -91,7 +91,7 @@ def test_every_question_is_a_field_or_decides_files_only(model: Model) -> None:
 def test_every_setting_is_in_the_example_of_the_environment(model: Model) -> None:
     settings = set(model.variables.values())
     with_key = EVERYTHING | {"upstream_api_key_env": "API_KEY"}
-    known = {name for auth in ("token", "jwt") for _, name in listed(with_key | {"auth": auth})}
+    known = {name for auth in ("token", "jwt", "oauth") for _, name in listed(with_key | {"auth": auth})}
     assert sorted(settings - known) == []
 
 

@@ -104,6 +104,8 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default
     assert alerts("everything") == default | {"RateLimitStoreDown"}
+    sign_in = {"SignInFails", "StolenRefreshToken", "RegistrationFlood"}
+    assert alerts("default-auth-oauth") == default - {"TokensStale"} | sign_in
 
 
 def with_env_file(rendering: Rendering, directory: Path) -> Path:
@@ -212,6 +214,7 @@ def test_services_follow_the_answers() -> None:
     assert services("default-enable_metrics-False") == {"server", "jaeger"}
     assert services("default-enable_telemetry-False") == {"server"} | watching
     assert services("everything") == {"server", "jaeger", "redis"} | watching
+    assert services("default-auth-oauth") == {"server", "jaeger", "redis"} | watching
 
 
 def test_compose_file_is_to_the_schema_and_to_a_security_linter(each_rendering: Sequence[Rendering]) -> None:
@@ -323,6 +326,10 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
     [
         ({}, ["AUTH_TOKENS"]),
         ({"auth": "jwt", "rate_limit_backend": "redis"}, ["JWT_ISSUER", "JWT_AUDIENCE", "REDIS_URL"]),
+        (
+            {"auth": "oauth"},
+            ["PUBLIC_URL", "OAUTH_ISSUER", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_KEYS", "REDIS_URL"],
+        ),
         ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["API_KEY"]),
         ({"auth": "none"}, []),
     ],

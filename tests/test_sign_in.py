@@ -100,7 +100,7 @@ class World:
             str(self.provider_port),
             "first",
         )
-        command = [node(self.packages), *script, f"{self.url}/oauth/callback"]
+        command: list[str | Path] = [node(self.packages), *script, f"{self.url}/oauth/callback"]
         with (
             self.project.redis(self.directory / "redis.log", self.redis_port),
             process(command, log, cwd=self.directory),

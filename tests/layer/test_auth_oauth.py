@@ -12,7 +12,7 @@ import httpx2
 import pytest
 from mcp.server.mcpserver import Context
 
-from harness import Running, config, running
+from harness import PROJECT, Running, config, running
 from sign_in_provider import (
     CALLBACK,
     CLIENT_ID,
@@ -26,8 +26,9 @@ from sign_in_provider import (
     query_of,
 )
 from weather_station.production.caller import caller
-from weather_station.production.config import ConfigError
+from weather_station.production.config import ConfigError, variables
 from weather_station.production.inbound import auth_oauth_pages, auth_oauth_server
+from weather_station.production.inbound.auth_oauth_settings import OAuthSettings
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import startup
 from weather_station.server import create_server
@@ -603,6 +604,11 @@ def test_settings_that_cannot_work_stop_the_start(
         create_server(config(**{"public_url": PUBLIC} | given))
     assert problem in str(raised.value)
     assert CLIENT_SECRET not in str(raised.value)
+
+
+def test_every_setting_is_in_the_example_of_the_environment() -> None:
+    example = (PROJECT / ".env.example").read_text("utf-8")
+    assert [name for name in variables(OAuthSettings) if f"{name}=" not in example] == []
 
 
 def test_a_server_in_memory_does_not_start_in_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
