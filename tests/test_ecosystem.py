@@ -130,7 +130,7 @@ def test_the_dev_container_is_of_the_chosen_python(each_rendering: Sequence[Rend
 
 
 @pytest.mark.slow
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: Path) -> None:
     """Seen from outside the package, as a type checker does only with `py.typed`."""
     consumer = tmp_path / "consumer.py"

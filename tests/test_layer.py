@@ -37,7 +37,16 @@ CREDENTIALS = {
 """A project has one kind of credentials for the upstream; what all kinds share is tested in the first."""
 
 SELECTIONS: dict[str, tuple[str, ...]] = {
-    "minimal": (),
+    "minimal": (
+        "test_cli.py",
+        "test_config.py",
+        "test_health.py",
+        "test_imports.py",
+        "test_pipeline.py",
+        "test_plain_logging.py",
+        "test_statuses.py",
+        "test_tool_loader.py",
+    ),
     "everything": (),
     "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
@@ -45,7 +54,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-WHOLE = ("default", TOKENS, *outbound_pairs())
+WHOLE = ("minimal", "default", TOKENS, *outbound_pairs())
 """Projects in which all tests run that depend on the project."""
 
 
@@ -107,12 +116,12 @@ def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], na
     assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
 
 
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_the_tests_of_the_sign_in_are_typed(prepared: Callable[[str], Project]) -> None:
     assert_typed(prepared(SIGN_IN), *LAYER.glob("*auth_oauth*.py"))
 
 
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Project]) -> None:
     assert_typed(prepared(OPENAPI), *LAYER.glob("*openapi*.py"))
 

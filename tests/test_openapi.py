@@ -104,8 +104,10 @@ def test_copier_makes_a_project_with_a_tool_for_each_operation(project: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.acceptance
-@pytest.mark.parametrize("name", ["modern", "hostile"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("modern", marks=pytest.mark.acceptance), pytest.param("hostile", marks=pytest.mark.release)],
+)
 def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: str) -> None:
     remove_tools(project)
     completed = run_hook_program(DOCUMENTS / f"{name}.yaml", project)
@@ -206,7 +208,7 @@ def test_a_second_run_keeps_what_the_owner_has_changed(project: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_a_document_that_cannot_be_used_leaves_a_project_that_works(project: Path) -> None:
     remove_tools(project)
     broken = project.parent / "broken.yaml"

@@ -41,7 +41,7 @@ def make(
     scope="module",
     params=[
         *VARIANTS,
-        pytest.param(TOKENS, marks=pytest.mark.acceptance),
+        pytest.param(TOKENS, marks=pytest.mark.release),
         *(pytest.param(name, marks=pytest.mark.release) for name in outbound_pairs()),
     ],
 )

@@ -103,6 +103,7 @@ def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mappin
     assert files(project) == first
 
 
+@pytest.mark.release
 def test_all_features_leave_and_return_together(workshop: Recording) -> None:
     project = workshop.copy()
     first = files(project)

@@ -167,7 +167,7 @@ def test_other_answers_to_all_questions_lose_nothing_either(line: Line, tmp_path
     assert recorded(project)["project_description"] == OTHERS["project_description"]
 
 
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_with_the_whole_hook_the_owners_project_works_after_the_update(
     line: Line, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:

@@ -30,11 +30,11 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_settings_from_outside() -> Iterator[None]:
-    """Keep the machine's environment out of the tests, its proxies included."""
+    """Keep the machine's environment out of the tests, its proxies and certificates included."""
     own = {variable(name) for name in ProductionConfig.model_fields}
     with pytest.MonkeyPatch.context() as environment:
         for name in os.environ:
-            if name.upper() in own or name.startswith("OTEL_") or name.lower().endswith("_proxy"):
+            if name.upper() in own or name.startswith(("OTEL_", "SSL_")) or name.lower().endswith("_proxy"):
                 environment.delenv(name)
         for name, value in ENVIRONMENT.items():
             environment.setenv(name, value)

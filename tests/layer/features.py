@@ -9,6 +9,7 @@ OPTIONAL = (
     "inbound.auth_oauth_provider",
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
+    "inbound.concurrency",
     "inbound.identity",
     "inbound.rate_limit",
     "inbound.rate_limit_redis",

@@ -180,10 +180,15 @@ def test_no_part_of_a_password_is_shown(
         assert part not in shown
 
 
-@pytest.mark.parametrize("name", ["JWT_ISSUER", "JWT_AUDIENCE"])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [("JWT_ISSUER", "JWT_ISSUER"), ("JWT_ISSUERS", "JWT_ISSUERS: item 0"), ("JWT_AUDIENCE", "JWT_AUDIENCE: item 0")],
+)
 @pytest.mark.parametrize("value", ["http://[x", "https://h:99999", "https://h:x"])
-def test_a_url_of_the_issuer_that_cannot_be_parsed(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_a_url_of_the_issuer_that_cannot_be_parsed(
+    monkeypatch: pytest.MonkeyPatch, name: str, place: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError) as caught:
         ProductionConfig.load()
-    assert caught.value.problems == [f"{name}: must be a URL, or a text without the form of one"]
+    assert caught.value.problems == [f"{place}: must be a URL, or a text without the form of one"]

@@ -152,7 +152,8 @@ def test_a_missing_key_of_the_upstream_is_reported_by_its_variable(
 ) -> None:
     with serve(upstream_api_key_env="WEATHER_KEY") as server:
         assert server.get("/health").json()["auth_config"]["WEATHER_KEY"] == "missing"
-        monkeypatch.setenv("WEATHER_KEY", "hunter2")
+    monkeypatch.setenv("WEATHER_KEY", "hunter2")
+    with serve(upstream_api_key_env="WEATHER_KEY") as server:
         response = server.get("/health")
     assert response.json()["auth_config"]["WEATHER_KEY"] == "configured"
     assert "hunter2" not in response.text

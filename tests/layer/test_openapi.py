@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
+from weather_station.production import policy
 from weather_station.production.testing import Api
 
 Make = Callable[..., Tools]
@@ -422,3 +424,12 @@ async def test_deeply_nested_schemas(make: Make, rest: Api, kind: str, depth: in
     assert (await tools.sent("deep", {"body": {"x": value}})).json() == {"x": value}
     result = await tools.call("deep", {"body": {}})
     assert result.structured_content == (value if isinstance(value, dict) else {"result": value})
+
+
+async def test_a_tool_has_the_policy_of_its_function(make: Make) -> None:
+    tools = make(document({"/items": {"get": operation("find")}}))
+    (generated,) = tools.generated.tools
+    module = importlib.import_module(f"weather_station.{tools.package}.{generated.module}")
+    policy(timeout=1e-9)(module.find)
+    result = await tools.call("find")
+    assert text_of(result) == "Tool find did not finish within 1e-09 seconds and was stopped."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from .production import environment
-from .production.config import ANSWERS, CHOSEN_AT_COPY, ConfigError, ProductionConfig, about
+from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
 from .production.inbound import guard
 from .production.observe import health, plain_logging
@@ -13,8 +13,7 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
-UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
-WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "options")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "options", "concurrency")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 

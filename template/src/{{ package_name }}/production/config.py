@@ -142,6 +142,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+"""The command that changes the answers given after it."""
+
 CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", "upstream_auth"))
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
@@ -436,9 +439,13 @@ def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
     names = {name for name in known if len(name) >= MIN_VARIABLE}
     unset = [name for name in names if not os.environ.get(name)]
     for name in sorted(os.environ):
-        if len(name) >= MIN_VARIABLE and name.upper() not in names and not name.startswith("OTEL_"):
-            for meant in difflib.get_close_matches(name.upper(), unset, 1, SIMILARITY):
-                yield name, meant
+        written = name.upper()
+        if len(name) < MIN_VARIABLE or written in names or name.startswith("OTEL_"):
+            continue
+        # Comparing with all of them takes a millisecond for each variable of the environment.
+        similar = [other for other in unset if other[:3] == written[:3] or other[-3:] == written[-3:]]
+        for meant in difflib.get_close_matches(written, similar, 1, SIMILARITY):
+            yield name, meant
 
 
 def secret_texts() -> list[str]:

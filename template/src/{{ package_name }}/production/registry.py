@@ -176,6 +176,8 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
+    """The fields of a policy that the server supports."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)

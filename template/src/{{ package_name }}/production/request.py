@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from mcp.server.context import CallNext as SDKCallNext
@@ -16,6 +15,7 @@ from mcp_types import CallToolResult, TextContent
 
 from .caller import Caller
 from .config import StartError
+from .policy import Policy
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -32,9 +32,6 @@ LISTEN = "subscriptions/listen"
 
 REJECTED = -32000
 """JSON-RPC code of a rejected request other than tools/call: implementation-defined (JSON-RPC 2.0, section 5.1)."""
-
-
-NO_POLICY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -56,8 +53,8 @@ class MCPRequest:
     """The task that handles the request."""
     call_sdk: SDKCallNext
     """Continues in the SDK, which validates the parameters, runs the handler and builds the result."""
-    policy: Mapping[str, Any]
-    """The fields of the target's `policy(...)`."""
+    policy: Policy
+    """The policy of the target."""
     status: Status = "success"
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""

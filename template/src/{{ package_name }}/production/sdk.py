@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -44,12 +44,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .caller import UNKNOWN
-from .config import ConfigError, StartError
+from .config import UPDATE, ConfigError, StartError
 from .inbound import pipeline
+from .policy import ANSWERS, NO_POLICY, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
-    NO_POLICY,
     PROMPTS_GET,
     RESOURCES_READ,
     TOOLS_CALL,
@@ -86,7 +86,6 @@ class ProductionServer(MCPServer[Runtime]):
         self.registry = registry
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
-        self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
         about = registry.about
         super().__init__(
             about.name,
@@ -119,7 +118,7 @@ class ProductionServer(MCPServer[Runtime]):
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
-        self._functions[TOOLS_CALL, tool] = fn
+        self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
 
@@ -152,7 +151,7 @@ class ProductionServer(MCPServer[Runtime]):
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
-            self._functions[method, name] = fn
+            self._keep(fn, method, name)
             return fn
 
         return decorator
@@ -258,9 +257,24 @@ class ProductionServer(MCPServer[Runtime]):
                 return CompleteResult(completion=completion or Completion(values=[]))
 
             self._lowlevel_server.add_request_handler(COMPLETE, CompleteRequestParams, handler)
+            self._keep(complete, COMPLETE, "")
             return complete
 
         return decorator
+
+    def _keep(self, fn: Callable[..., Any], method: str, label: str) -> None:
+        """Remember the function of a target.
+
+        Raises:
+            StartError: its policy has a field that the server does not support.
+        """
+        self._functions[method, label] = fn
+        for field in policy_of(fn).set_fields():
+            if field not in self.registry.policy_fields:
+                raise StartError(
+                    f"{tool_loader.location(fn)}: policy({field}=...): this project has no {field} feature. "
+                    f"Add it with: {UPDATE} {ANSWERS[field]}"
+                )
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
@@ -329,8 +343,9 @@ class ProductionServer(MCPServer[Runtime]):
                 label = self._resource_label(target)
         else:
             served = method == "initialize" or self._lowlevel_server.get_request_handler(method) is not None
-            return method if served else UNKNOWN, "", "", NO_POLICY
-        return method, str(target), label, self._policies.get((method, label), NO_POLICY)
+            method, target, label = method if served else UNKNOWN, "", ""
+        fn = self._functions.get((method, label))
+        return method, str(target), label, NO_POLICY if fn is None else policy_of(fn)
 
     def _resource_label(self, uri: str) -> str:
         """Return the URI of a registered resource, or the URI template that matches."""
@@ -349,7 +364,7 @@ class ProductionServer(MCPServer[Runtime]):
 
         Raises:
             ConfigError: a callback rejects the configuration.
-            StartError: a startup callback failed.
+            StartError: a startup callback failed, or a policy has a field that the server does not support.
         """
         registry = self.registry
         parts = registry.upstream
@@ -360,6 +375,9 @@ class ProductionServer(MCPServer[Runtime]):
             try:
                 for startup in registry.on_startup:
                     await _run_startup(startup)
+                # Again, for decorators above the one that registers.
+                for (method, label), fn in self._functions.items():
+                    self._keep(fn, method, label)
                 started = True
                 yield runtime
             finally:

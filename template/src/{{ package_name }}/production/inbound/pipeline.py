@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -27,6 +27,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELIC
 from pydantic import ValidationError
 
 from ..caller import current_caller
+from ..policy import Policy
 from ..registry import Registry
 from ..request import (
     LISTEN,
@@ -54,6 +55,7 @@ ORDER = (
     "reject_draining",
     "message_limit",
     "rate_limit",
+    "concurrency",
     "timeout",
 )
 """The middleware's names, outermost first."""
@@ -74,7 +76,7 @@ HANDLERS = {
 MAX_TARGET = 200
 """Characters of a name or URI of the client's that an error text repeats."""
 
-Target = tuple[str, str, str, Mapping[str, Any]]
+Target = tuple[str, str, str, Policy]
 """`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""
 
 log = structlog.stdlib.get_logger(__name__)
@@ -251,7 +253,7 @@ def timeout(seconds: float) -> Middleware:
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         if request.method == LISTEN:
             return await call_next(request)
-        limit: float = request.policy.get("timeout", seconds)
+        limit = request.policy.timeout or seconds
         try:
             async with asyncio.timeout(limit) as scope:
                 return await call_next(request)

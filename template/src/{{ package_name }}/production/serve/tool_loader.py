@@ -73,7 +73,7 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise StartError(f"{_location(register)}: register is async, but nothing awaits it; make it a plain def")
+        raise StartError(f"{location(register)}: register is async, but nothing awaits it; make it a plain def")
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any]
     Args:
         existing: The function that is already registered under this name.
     """
-    tool = f"{_location(fn)}: tool {name}"
+    tool = f"{location(fn)}: tool {name}"
     is_production = PRODUCTION in Path(str(getattr(_code(fn), "co_filename", ""))).parents
     if not is_production and name in RESERVED:
         return f"{tool}: the name is reserved for a tool of the production layer; choose another one"
@@ -127,9 +127,9 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
         what: Its kind and name.
         existing: The function that is already registered under this name.
     """
-    handler = f"{_location(fn)}: {what}"
+    handler = f"{location(fn)}: {what}"
     if existing is not None:
-        return f"{handler}: {_location(existing)} has the same name; rename one of them"
+        return f"{handler}: {location(existing)} has the same name; rename one of them"
     inner = inspect.unwrap(fn)
     if inspect.iscoroutinefunction(inner) and not _is_async(fn):
         return (
@@ -143,7 +143,7 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
 
 def problem_with_callback(fn: Callable[..., Any], what: str) -> str | None:
     """Return why `fn` cannot be awaited, in one line, or `None` if it can; `what` is its purpose."""
-    return None if _is_async(fn) else f"{_location(fn)}: {what}: it must be async def"
+    return None if _is_async(fn) else f"{location(fn)}: {what}: it must be async def"
 
 
 def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
@@ -151,11 +151,11 @@ def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
     for parameter in _parameters(fn):
         if not _has_schema(parameter.annotation):
             return (
-                f"{_location(fn)}: {what}: parameter {parameter.name} is of type "
+                f"{location(fn)}: {what}: parameter {parameter.name} is of type "
                 f"{inspect.formatannotation(parameter.annotation)}, which has no JSON schema; "
                 f"use str, int, float, bool, list, dict, Literal, an Enum, a dataclass or a pydantic model"
             )
-    return f"{_location(fn)}: {what}: {_one_line(error)}"
+    return f"{location(fn)}: {what}: {_one_line(error)}"
 
 
 def own_name(fn: Callable[..., Any]) -> str:
@@ -185,7 +185,7 @@ def dotted_name(fn: Callable[..., Any]) -> str:
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
 
 
-def _location(fn: Callable[..., Any]) -> str:
+def location(fn: Callable[..., Any]) -> str:
     """Return `file:line` of a function, or its dotted name if it is not written in Python."""
     code = _code(fn)
     return dotted_name(fn) if code is None else f"{_display_path(code.co_filename)}:{code.co_firstlineno}"
