@@ -5,14 +5,17 @@ A server is stopped and started between each two steps of a browser, so that wha
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
+import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
@@ -147,6 +150,13 @@ def form(world: World, path: str, **fields: str) -> int:
         return connection.getresponse().status
 
 
+def register(world: World, **metadata: Any) -> str:
+    with contextlib.closing(HTTPConnection(LOCAL, world.port, timeout=30)) as connection:
+        body = json.dumps({"token_endpoint_auth_method": "none"} | metadata)
+        connection.request("POST", "/register", body, {"content-type": "application/json"})
+        return str(json.loads(connection.getresponse().read())["client_id"])
+
+
 def test_a_client_registers_and_its_user_reaches_the_upstream(world: World) -> None:
     with world.serving() as server:
         report = report_of(world.client("alice", "", ""), server)
@@ -197,6 +207,35 @@ def test_another_replica_goes_on_at_each_step(world: World) -> None:
         client.communicate(timeout=60)
         assert step["who"]["id"] == "carol"
         assert sum(url.startswith(world.url) for url in steps) == 4
+
+
+@pytest.mark.release
+def test_chromium_signs_in_without_a_script(world: World, figure: Callable[[str], None]) -> None:
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert chromium, "Chromium is missing: apt-get install chromium"
+    verifier = "v" * 64
+    digest = hashlib.sha256(verifier.encode()).digest()
+    with world.serving() as server:
+        client = register(world, client_name="Claude", redirect_uris=["http://127.0.0.1:1/callback"])
+        query = {
+            "response_type": "code",
+            "client_id": client,
+            "redirect_uri": "http://127.0.0.1:1/callback",
+            "state": "the state",
+            "code_challenge": base64.urlsafe_b64encode(digest).decode().rstrip("="),
+            "code_challenge_method": "S256",
+        }
+        url = f"{world.url}/authorize?{urlencode(query)}"
+        picture = world.directory / "consent.png"
+        script = IN_PROJECT / "browser_sign_in.py"
+        done = run(world.project.python, script, chromium, url, "dave", picture, cwd=world.directory)
+        assert done.returncode == 0, done.stderr + server.log()
+        answer = parse_qs(urlsplit(json.loads(done.stdout)).query)
+        assert (answer["state"], answer["iss"]) == (["the state"], [world.url])
+        fields = {"grant_type": "authorization_code", "code": answer["code"][0], "client_id": client}
+        fields |= {"redirect_uri": query["redirect_uri"], "code_verifier": verifier}
+        assert form(world, "/token", **fields) == 200
+    figure(f"Chromium signs in without a script; its picture of the consent page has {picture.stat().st_size} bytes")
 
 
 def test_check_proves_the_sign_in(world: World) -> None:
