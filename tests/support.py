@@ -208,7 +208,7 @@ def _alternatives(name: str, question: Mapping[str, Any], base: Answers) -> Iter
         if base is DEFAULT:
             yield "other", OTHER_VALUES[name]
         return
-    default = render_text(str(question["default"]), {"profile": "production"} | base)
+    default = str(evaluate(base)[name])
     for value in choices(question) or (False, True):
         if str(value) != default:
             yield "".join(letter if letter.isalnum() else "_" for letter in str(value)), value

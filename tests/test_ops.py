@@ -324,14 +324,26 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
 @pytest.mark.parametrize(
     ("answers", "variables"),
     [
-        ({}, ["AUTH_TOKENS"]),
-        ({"auth": "jwt", "rate_limit_backend": "redis"}, ["JWT_ISSUER", "JWT_AUDIENCE", "REDIS_URL"]),
+        ({}, ["AUTH_TOKENS", "REQUEST_STATE_KEYS"]),
+        (
+            {"auth": "jwt", "rate_limit_backend": "redis"},
+            ["JWT_ISSUER", "JWT_AUDIENCE", "REQUEST_STATE_KEYS", "REDIS_URL"],
+        ),
         (
             {"auth": "oauth"},
-            ["PUBLIC_URL", "OAUTH_ISSUER", "OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_KEYS", "REDIS_URL"],
+            [
+                "PUBLIC_URL",
+                "OAUTH_ISSUER",
+                "OAUTH_CLIENT_ID",
+                "OAUTH_CLIENT_SECRET",
+                "OAUTH_KEYS",
+                "REQUEST_STATE_KEYS",
+                "REDIS_URL",
+            ],
         ),
-        ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["API_KEY"]),
-        ({"auth": "none"}, []),
+        ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["REQUEST_STATE_KEYS", "API_KEY"]),
+        ({"auth": "none"}, ["REQUEST_STATE_KEYS"]),
+        ({"auth": "none", "profile": "minimal"}, []),
     ],
 )
 def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:

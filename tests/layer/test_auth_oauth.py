@@ -587,7 +587,7 @@ def test_a_refresh_token_is_no_access_token(server: Running) -> None:
         ({}, {"public_url": None}, "PUBLIC_URL: must be set"),
         ({"ISSUER": "http://login.example.com"}, {}, "OAUTH_ISSUER: must be an https:// URL"),
         ({}, {"public_url": "http://mcp.example.com"}, "PUBLIC_URL: must be an https:// URL"),
-        ({"KEYS": "short"}, {}, "OAUTH_KEYS: needs different keys of at least 32 characters"),
+        ({"KEYS": "short"}, {}, "OAUTH_KEYS: needs different random keys of at least 32 bytes"),
         ({"PROVIDER": "google", "ISSUER": ""}, {}, "OAUTH_ALLOWED_DOMAINS: everyone can have an account"),
         ({"PROVIDER": "github", "ISSUER": ""}, {}, "OAUTH_ALLOWED_DOMAINS: everyone can have an account"),
         ({"PROVIDER": "entra", "ISSUER": "https://login.microsoftonline.com/common/v2.0"}, {}, "OAUTH_ALLOWED_DOMAINS"),

@@ -12,7 +12,7 @@ from mcp import Client, MCPError
 from structlog.testing import capture_logs
 
 from clocks import Clock
-from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Serve
+from harness import HAS_METRICS, HEADERS, INITIALIZE, LEGACY, MODERN, Serve
 from raw_http import error_of, exchange
 from weather_station.production.inbound.http_limits import MAX_JSON_DEPTH, deeper_than
 from weather_station.production.observe import rejections
@@ -197,3 +197,47 @@ def test_another_media_type_gets_415_as_a_json_rpc_error(media_type: str, serve:
         assert response.status_code == 415
         assert "application/json" in error_of(response)
         assert server.metrics().value("mcp_http_rejections_total", reason="media_type") == (1 if HAS_METRICS else None)
+
+
+IDS = {
+    "1.0": False,
+    "1e0": False,
+    "-0.5": False,
+    "1e400": False,
+    "null": False,
+    "true": False,
+    "false": False,
+    "[1]": False,
+    "[]": False,
+    "{}": False,
+    '{"id":1}': False,
+    "9" * 5000: False,
+    "9" * 30: True,
+    "-5": True,
+    "0": True,
+    '""': True,
+    '"1.0"': True,
+    '"\\u00e4"': True,
+}
+"""By the id's text in JSON: whether it is a string or an integer."""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("session_mode", ["stateless", "stateful"])
+def test_a_request_is_never_taken_for_a_notification_because_of_its_id(
+    serve: Serve, version: str, session_mode: str
+) -> None:
+    with serve(add_length, session_mode=session_mode) as server:
+        headers = call_headers(version)
+        if (version, session_mode) == (LEGACY, "stateful"):
+            headers["mcp-session-id"] = server.post(INITIALIZE).headers["mcp-session-id"]
+        for text, usable in IDS.items():
+            for name in ('"id"', '"\\u0069d"'):
+                body = call_body(version, "[]").replace(b'"id":1', f"{name}:{text}".encode())
+                response = server.client.post(server.url, content=body, headers=headers)
+                assert response.status_code == (200 if usable else 400), (text[:20], response.text)
+                answer = json.loads(response.text.rpartition("data: ")[2])
+                assert ("result" in answer) == usable
+                assert answer["id"] == (json.loads(text) if usable else None)
+        notification = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "id": 1}}
+        assert server.client.post(server.url, json=notification, headers=headers).status_code == 202

@@ -156,6 +156,9 @@ SIMILARITY = 0.87
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
 
+SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS")
+"""Variables with several secrets, each of which may stand alone in a text."""
+
 MIN_SECRET = 4
 """Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
 
@@ -287,6 +290,8 @@ class ProductionConfig(EnvironmentSettings):
     trusted_proxies: CommaSeparated = ()
     public_url: OptionalHttpUrl = None
 
+    request_state_keys: SecretStr | None = None
+
     auth: Literal["token", "jwt", "oauth", "none"] = "token"
     auth_tokens: SecretStr | None = None
     auth_tokens_file: Path | None = None
@@ -321,6 +326,7 @@ class ProductionConfig(EnvironmentSettings):
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"
+    enable_redis: bool = False
     redis_url: SecretStr | None = None
 
     enable_telemetry: bool = True
@@ -461,15 +467,16 @@ def secret_texts() -> list[str]:
             value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE"))
         except ValueError:
             value = os.environ.get(name)
-        texts |= secret_forms(value or "", is_list=name == "AUTH_TOKENS")
+        texts |= secret_forms(value or "", is_list=name in SECRET_LISTS)
     return sorted((text for text in texts if len(text) >= MIN_SECRET), key=len, reverse=True)
 
 
 def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
-    """Return a secret as it may occur in texts: itself, the password of a URL, the tokens of a list of `name:token`."""
+    """Return a secret as it may occur in texts: itself, the password of a URL, the items of a list, without names."""
     texts = {value.strip()}
     if is_list:
-        texts |= {part.partition(":")[2].strip() for part in value.split(",")}
+        items = [item.strip() for item in re.split(r"[,\r\n]", value)]
+        texts |= {*items, *(item.partition(":")[2].strip() for item in items)}
     elif "://" in value:
         user = value.partition("://")[2].rpartition("@")[0]
         texts |= {user, user.partition(":")[2]}

@@ -35,6 +35,10 @@ Check = Callable[[], Awaitable[None]]
 """A readiness check: returns if ready, else raises the reason."""
 
 
+FirstUse = Callable[[str, str, float], Awaitable[bool]]
+"""Gets a purpose, a key and its lifetime in seconds; returns whether the key is new there, and remembers it."""
+
+
 @dataclass(frozen=True, slots=True)
 class HealthPart:
     """A feature's contribution to the health report."""
@@ -167,8 +171,8 @@ class Registry:
     about: About
     settings: BaseSettings | None = None
     """The owner's own settings (`options.py`)."""
-    presentation: Mapping[str, Any] = field(default_factory=dict)
-    """The owner's arguments for `MCPServer`: instructions, icons, website, cache hints and extensions."""
+    server_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for `MCPServer`: the owner's presentation (`options.py`), and those of features."""
     features: tuple[str, ...] = ()
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
@@ -176,6 +180,8 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    first_use: FirstUse = field(init=False)
+    """Set where `once` and rate limits need it."""
     policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
     """The fields of a policy that the server supports."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True

@@ -94,7 +94,7 @@ class ProductionServer(MCPServer[Runtime]):
             version=about.version,
             log_level=registry.config.log_level,
             lifespan=lambda _: self.running(),
-            **registry.presentation,
+            **registry.server_arguments,
         )
         self.drain = drain.install(registry)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -19,8 +20,8 @@ from ..config import (
 )
 from .guard import resolves_to_loopback
 
-MIN_KEY_CHARACTERS = 32
-"""Characters that a key of OAUTH_KEYS needs."""
+MIN_KEY_BYTES = 32
+"""Length that a key of OAUTH_KEYS needs."""
 
 ANYONE = "*"
 """Entry of OAUTH_ALLOWED_USERS that admits everyone who can sign in with the provider."""
@@ -120,15 +121,17 @@ class OAuthSettings(EnvironmentSettings):
 
 
 def key_ring(value: SecretStr | None) -> tuple[str, ...]:
-    """Return the keys of a ring, separated by commas: the first one seals, all of them open.
+    """Return the keys of a ring, separated by commas or line breaks: the first one seals, all of them open.
 
     Raises:
-        ConfigError: a key is too short, or occurs twice.
+        ConfigError: there is none, a key is too short, or one is there twice.
     """
-    keys = [key for part in (value.get_secret_value() if value else "").split(",") if (key := part.strip())]
-    if any(len(key) < MIN_KEY_CHARACTERS for key in keys) or len({*keys}) < len(keys):
-        problem = f"OAUTH_KEYS: needs different keys of at least {MIN_KEY_CHARACTERS} characters, comma-separated"
-        raise ConfigError([f"{problem} (make one with: openssl rand -hex 32)"])
+    if value is None:
+        return ()
+    keys = [key for part in re.split(r"[,\r\n]", value.get_secret_value()) if (key := part.strip())]
+    if not keys or any(len(key.encode()) < MIN_KEY_BYTES for key in keys) or len({*keys}) < len(keys):
+        problem = f"OAUTH_KEYS: needs different random keys of at least {MIN_KEY_BYTES} bytes, separated by commas"
+        raise ConfigError([f"{problem} (openssl rand -hex 32 makes one)"])
     return tuple(keys)
 
 

@@ -15,8 +15,13 @@ from ..registry import Registry
 MAX_JSON_DEPTH = 100
 """Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
 
+UNUSABLE_ID = "The id of a request must be a string or an integer."
+
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
+
+MAX_ID_DIGITS = 100
+"""Digits of a number of which more are not read."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -25,8 +30,8 @@ class InputLimits:
     """ASGI middleware for the body of a POST.
 
     It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES (413), and JSON deeper than
-    `MAX_JSON_DEPTH` (400). The SDK does not limit depth, compares the media type with case, and answers in plain text,
-    which MCP clients do not show.
+    `MAX_JSON_DEPTH` or a request with an unusable id (400). The SDK does not limit depth, compares the media type with
+    case, answers in plain text, which MCP clients do not show, and takes such a request for a notification.
     """
 
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
@@ -74,7 +79,17 @@ class InputLimits:
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
 
-        await self._app(scope, receive_buffered, send)
+        lost = False
+
+        async def send_response(message: Message) -> None:
+            nonlocal lost
+            if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
+                lost = True
+                await self._reject(send, 400, "body", UNUSABLE_ID)
+            elif not lost:
+                await send(message)
+
+        await self._app(scope, receive_buffered, send_response)
 
     async def _too_large(self, send: Send) -> None:
         error = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
@@ -96,6 +111,27 @@ def deeper_than(limit: int, body: bytes | bytearray) -> bool:
     brackets = _STRING.sub(b"", body).translate(None, _NOT_BRACKETS)
     changes = memoryview(brackets.translate(_DEPTH_CHANGES)).cast("b")
     return any(depth > limit for depth in accumulate(changes))
+
+
+def ids_of_requests(text: bytes | bytearray) -> list[str | int | None]:
+    """Return the ids of the requests in JSON text, a message or a batch of them; `None` for an id of another type.
+
+    It reads what the SDK does not, such as half of a surrogate pair. Nothing is returned for a text that is not JSON.
+    """
+    try:
+        # A number of thousands of digits is none that Python converts, and no id.
+        decoded = json.loads(text.decode(errors="replace"), parse_int=lambda digits: int(digits[:MAX_ID_DIGITS]))
+    except (ValueError, RecursionError):
+        return []
+    messages = decoded if isinstance(decoded, list) else [decoded]
+    ids = [item["id"] for item in messages if isinstance(item, dict) and "method" in item and "id" in item]
+    return [request_id if _is_id(request_id) else None for request_id in ids]
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, str):
+        return "\ufffd" not in value  # it replaces bytes that are not UTF-8
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10 ** (MAX_ID_DIGITS - 1)
 
 
 def error_body(message: str, code: int = INVALID_REQUEST) -> bytes:

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
-from ..config import secret_forms
+from ..config import SECRET_LISTS, secret_forms
 from ..registry import Registry
 
 REDACTED = "[redacted]"
@@ -94,7 +94,7 @@ def configured_secrets(registry: Registry) -> list[str]:
     for settings in (registry.config, registry.settings):
         for name, value in settings or ():
             for secret in _secret_values(value):
-                secrets |= secret_forms(secret, is_list=name == "auth_tokens")
+                secrets |= secret_forms(secret, is_list=name.upper() in SECRET_LISTS)
     if registry.config.upstream_api_key is not None:
         secrets |= secret_forms(registry.config.upstream_api_key.get_secret_value())
     return sorted(secrets)

@@ -85,7 +85,7 @@ def install(registry: Registry) -> None:
         ConfigError: a setting is not valid.
     """
     module = load()
-    registry.presentation = dict(_presentation(module))
+    registry.server_arguments = dict(_presentation(module))
     registry.check_rows.append(lambda: (("setting", text) for text in rows(registry)))
     registry.check_rows.append(lambda: (("advice", text) for text in advice(registry)))
     own = settings_class(module)
@@ -154,7 +154,7 @@ def rows(registry: Registry) -> Iterator[str]:
 
 def advice(registry: Registry) -> Iterator[str]:
     """Yield possible improvements, one line each."""
-    length = len(registry.presentation.get("instructions", ""))
+    length = len(registry.server_arguments.get("instructions", ""))
     if length > MAX_INSTRUCTIONS:
         yield f"INSTRUCTIONS have {length} characters: Claude Code cuts them after {MAX_INSTRUCTIONS}"
     example = Path(".env.example")
