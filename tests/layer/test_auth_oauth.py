@@ -27,7 +27,7 @@ from sign_in_provider import (
 )
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, variables
-from weather_station.production.inbound import auth_oauth_pages, auth_oauth_server
+from weather_station.production.inbound import auth_oauth_pages, auth_oauth_server, auth_oauth_store
 from weather_station.production.inbound.auth_oauth_settings import OAuthSettings
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import startup
@@ -230,6 +230,37 @@ def test_a_revoked_token_ends_the_session(server: Running, which: str) -> None:
     assert response.status_code == 200
     assert status(server, tokens["access_token"]) == 401
     assert refresh(server, tokens).json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+@pytest.mark.parametrize("right", [True, False])
+def test_a_client_with_a_secret_must_present_it(server: Running, method: str, right: bool) -> None:
+    metadata = {"redirect_uris": [CALLBACK], "token_endpoint_auth_method": method}
+    client = server.client.post(f"{server.base}/register", json=metadata).json()
+    client_id, secret = client["client_id"], client["client_secret"] if right else "guessed"
+    form = {"grant_type": "authorization_code", "redirect_uri": CALLBACK, "code_verifier": VERIFIER}
+    form["code"] = Browser(server).sign_in(client_id)["code"]
+    basic = httpx2.BasicAuth(client_id, secret) if method == "client_secret_basic" else None
+    form |= {} if basic else {"client_id": client_id, "client_secret": secret}
+    response = server.client.post(f"{server.base}/token", data=form, auth=basic or httpx2.USE_CLIENT_DEFAULT)
+    assert response.status_code == (200 if right else 401)
+
+
+def test_many_addresses_do_not_fill_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth_oauth_store, "MAX_RECORDS_OF_A_KIND", 3)
+
+    async def fill() -> None:
+        store = auth_oauth_store.MemoryStore()
+        for number in range(9):
+            assert await store.count(f"count:{number}", 60) == 1
+            if number < 3:
+                await store.put(f"request:{number}", b"", 60)
+        with pytest.raises(auth_oauth_store.StoreUnavailableError):
+            await store.put("request:9", b"", 60)
+        await store.put("request:0", b"again", 0)
+        await store.put("request:9", b"", 60)
+
+    asyncio.run(fill())
 
 
 def test_a_client_cannot_revoke_the_tokens_of_another(server: Running) -> None:

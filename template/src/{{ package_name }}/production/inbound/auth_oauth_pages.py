@@ -34,7 +34,13 @@ from starlette.types import ASGIApp
 from ..observe.meter import Counter
 from ..observe.rejections import Rejections
 from .auth_oauth_provider import SignInError
-from .auth_oauth_server import REQUEST_SECONDS, Authenticator, AuthorizationServer, current_browser
+from .auth_oauth_server import (
+    REQUEST_SECONDS,
+    Authenticator,
+    AuthorizationServer,
+    current_browser,
+    with_client_id,
+)
 from .auth_oauth_store import Record, StoreUnavailableError, digest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -118,10 +124,9 @@ class Pages:
         # Browsers accept a cookie of this name only for this host and over https; over http it is one of a test.
         self._cookie = "__Host-oauth" if self._secure else "oauth"
         self._authorization = AuthorizationHandler(server)
-        self._token = TokenHandler(server, Authenticator(server))
-        options = ClientRegistrationOptions(enabled=True)
-        self._registration = RegistrationHandler(server, options)
         self._authenticator = Authenticator(server)
+        self._token = TokenHandler(server, self._authenticator)
+        self._registration = RegistrationHandler(server, ClientRegistrationOptions(enabled=True))
 
     def routes(self) -> list[Route]:
         metadata = MetadataHandler(self._metadata()).handle
@@ -342,6 +347,7 @@ class Pages:
     async def _issue(self, request: Request) -> Response:
         if await self._exceeded(request, "failures", count=False):
             return self._limited()
+        request = await with_client_id(request)
         form = await request.form()
         resource = form.get("resource")
         if resource is not None and str(resource).rstrip("/") != self._server.resource:
@@ -362,6 +368,7 @@ class Pages:
 
     async def _revoke(self, request: Request) -> Response:
         """Revoke a token (RFC 7009). The SDK's handler demands a client_secret of public clients."""
+        request = await with_client_id(request)
         try:
             client = await self._authenticator.authenticate_request(request)
         except AuthenticationError as error:

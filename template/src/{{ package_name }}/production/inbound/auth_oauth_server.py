@@ -5,11 +5,13 @@ The SDK's handlers parse and check the requests (`mcp.server.auth.handlers`); th
 
 from __future__ import annotations
 
+import base64
 import secrets
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote, urlencode
 
 import structlog
 from mcp.server.auth.middleware.client_auth import AuthenticationError, ClientAuthenticator
@@ -26,7 +28,7 @@ from mcp.server.auth.provider import (
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from pydantic import AnyUrl
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Message, Scope
 
 from ..caller import Caller, User
 from ..observe.meter import Counter
@@ -415,3 +417,22 @@ class Authenticator(ClientAuthenticator):
         if not await server.records.store.add(used, b"1", 2 * MAX_ASSERTION_SECONDS):
             raise AuthenticationError("The client_assertion was used before")
         return client
+
+
+async def with_client_id(request: Request) -> Request:
+    """Return a request with the client_id of its Authorization header in the form, where the SDK looks for it."""
+    form = await request.form()
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic" or "client_id" in form:
+        return request
+    try:
+        client_id = unquote(base64.b64decode(credentials).decode().partition(":")[0])
+    except ValueError:
+        return request
+    fields = [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
+    body = urlencode([*fields, ("client_id", client_id)]).encode()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, receive)
