@@ -10,9 +10,12 @@ import contextlib
 import hashlib
 import json
 import shutil
+import ssl
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -207,6 +210,44 @@ def test_another_replica_goes_on_at_each_step(world: World) -> None:
         client.communicate(timeout=60)
         assert step["who"]["id"] == "carol"
         assert sum(url.startswith(world.url) for url in steps) == 4
+
+
+@contextlib.contextmanager
+def document_site(certificate: Path) -> Iterator[str]:
+    """Serve a document about a client, and yield its URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            document = {"client_id": url, "redirect_uris": ["http://127.0.0.1:1/callback"]}
+            body = json.dumps(document).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer((LOCAL, 0), Handler) as server:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"https://{LOCAL}:{server.server_address[1]}/client.json"
+        yield url
+        server.shutdown()
+
+
+def test_the_client_of_the_typescript_sdk_registers_or_has_a_document(world: World, certificate: Path) -> None:
+    client = npm_packages("inspector", "@modelcontextprotocol/inspector@2.12.0", "node@22")
+    command = (node(client), IN_PROJECT / "client_sign_in.mjs", client / "node_modules", f"{world.url}/mcp", "erin")
+    with world.serving() as server, document_site(certificate) as document:
+        for arguments in ((), (document,)):
+            done = run(*command, *arguments, cwd=world.directory)
+            assert done.returncode == 0, done.stderr + server.log()
+            report = json.loads(done.stdout)
+            assert (report["who"]["id"], report["who"]["client"]) == ("erin", report["client"])
+            assert (report["client"] == document) is bool(arguments)
 
 
 @pytest.mark.release
