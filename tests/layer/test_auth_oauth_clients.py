@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpcore2
+import httpx2
 import jwt
 import pytest
 from cryptography import x509
@@ -24,10 +25,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from pydantic import AnyUrl
 
-from harness import DEADLINE_SECONDS
+from harness import DEADLINE_SECONDS, Running
+from sign_in_provider import PUBLIC, VERIFIER, Browser, provider
+from test_auth_oauth import Start, start
 from weather_station.production.inbound import auth_oauth_clients
 from weather_station.production.inbound.auth_oauth_clients import (
     ASSERTION_METHOD,
+    ASSERTION_TYPE,
     MAX_DOCUMENT_BYTES,
     ClientError,
     Documents,
@@ -38,6 +42,8 @@ from weather_station.production.inbound.auth_oauth_clients import (
     is_public,
     redirect_problem,
 )
+
+__all__ = ["start"]
 
 CALLBACK = "http://127.0.0.1/callback"
 
@@ -200,6 +206,33 @@ async def test_a_client_proves_itself_with_a_key_of_its_document(site: Site, doc
     for wrong in ({"iss": "x"}, {"sub": "x"}, {"aud": "x"}, {"exp": 1}, {"exp": time.time() + 86_400}, {"key": other}):
         with pytest.raises(ClientError):
             claims(**wrong)
+
+
+def test_an_assertion_is_used_once(site: Site, start: Start) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    entry = json.loads(ECAlgorithm.to_jwk(key.public_key())) | {"kid": "one", "alg": "ES256", "use": "sig"}
+    site.serve(token_endpoint_auth_method=ASSERTION_METHOD, jwks_uri=site.url.replace("client", "keys"))
+    site.answers["/keys.json"] = (200, {}, json.dumps({"keys": [entry]}).encode())
+
+    def redeem(server: Running, **changed: str) -> httpx2.Response:
+        claims = {"iss": site.url, "sub": site.url, "aud": PUBLIC, "jti": "once", "exp": time.time() + 60} | changed
+        form = {
+            "grant_type": "authorization_code",
+            "code": Browser(server).sign_in(site.url, redirect_uri="http://127.0.0.1:5/callback")["code"],
+            "client_id": site.url,
+            "redirect_uri": "http://127.0.0.1:5/callback",
+            "code_verifier": VERIFIER,
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": jwt.encode(claims, key, "ES256", headers={"kid": "one"}),
+        }
+        return server.client.post(f"{server.base}/token", data=form)
+
+    with provider() as idp, start(idp) as server:
+        assert redeem(server, sub="another").status_code == 401
+        assert redeem(server).status_code == 200
+        again = redeem(server)
+        assert (again.status_code, again.json()["error_description"]) == (401, "The client_assertion was used before")
+        assert redeem(server, jti="another").status_code == 200
 
 
 # --- The network ------------------------------------------------------------------------------------------------
