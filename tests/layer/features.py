@@ -16,6 +16,7 @@ OPTIONAL = (
     "inbound.replicas",
     "inbound.replicas_redis",
     "inbound.single_use",
+    "observe.access_log",
     "observe.logging",
     "observe.metrics",
     "observe.metrics_tool",

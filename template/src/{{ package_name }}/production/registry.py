@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -95,11 +96,11 @@ class MetricsExport(Protocol):
 class Circuit(Protocol):
     """One circuit of the circuit breaker."""
 
-    def admit(self) -> int:
+    def admit(self, caller: str = "") -> int:
         """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
         ...
 
-    def record(self, generation: int, verdict: Verdict) -> None: ...
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -108,6 +109,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -163,6 +166,25 @@ class Runtime:
     upstream: Upstream
 
 
+MAX_LEARNED = 16_384
+"""Greatest number of secrets that are learned; the oldest are forgotten."""
+
+
+class LearnedSecrets:
+    """Secrets that are no settings, such as the tokens of a file and those obtained for the upstream."""
+
+    def __init__(self) -> None:
+        self.latest: deque[str] = deque(maxlen=MAX_LEARNED)
+        self.count = 0
+        """How many were added, the forgotten ones too."""
+
+    def add(self, *secrets: str) -> None:
+        """Redact `secrets` from now on."""
+        for secret in secrets:
+            self.latest.append(secret)
+            self.count += 1
+
+
 @dataclass(slots=True)
 class Registry:
     """One server's registrations."""
@@ -198,6 +220,7 @@ class Registry:
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""
     running: list[Runtime] = field(default_factory=list)
