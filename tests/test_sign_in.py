@@ -22,7 +22,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from .live import (
+from .live_servers import (
     IN_PROJECT,
     LOCAL,
     TOKEN,
@@ -36,7 +36,7 @@ from .live import (
     process,
     tool_call,
 )
-from .live import status as status_of
+from .live_servers import status as status_of
 from .support import run, wait_for
 from .test_identity_provider import ORDERS, Orders, claims, orders
 

@@ -60,7 +60,10 @@ def install(registry: Registry) -> None:
         return
     methods.report(OAUTH_CLIENT_ID=settings.client_id, OAUTH_CLIENT_SECRET=settings.client_secret)
     issuer = config.public_url
-    provider = IdentityProvider(settings, f"{issuer}/oauth/callback")
+    provider = IdentityProvider(settings, f"{issuer}/oauth/callback", registry.secrets.add)
+    ring = key_ring(settings.keys)
+    for secret in (settings.client_secret.get_secret_value() if settings.client_secret else "", *ring):
+        registry.secrets.add(secret)
     store = _store(registry, settings)
     meter = registry.meter
     tokens = meter.counter("mcp_oauth_tokens_total", "Tokens and sessions, by what happened to them.", ("outcome",))
@@ -74,7 +77,7 @@ def install(registry: Registry) -> None:
     server = AuthorizationServer(
         settings,
         provider,
-        Records(store, KeyRing(key_ring(settings.keys))),
+        Records(store, KeyRing(ring)),
         documents,
         issuer=issuer,
         resource=f"{issuer}/mcp",
@@ -88,7 +91,8 @@ def install(registry: Registry) -> None:
     def peer(request: Request) -> str:
         return address(request)
 
-    pages = Pages(server, registry.about.title, peer, Rejections(meter), sign_ins, clients)
+    rejected = Rejections(meter, registry.identify)
+    pages = Pages(server, registry.about.title, peer, rejected, sign_ins, clients)
     registry.http.routes += pages.routes()
     methods.challenge = lambda scope: pages.challenge
     registry.on_startup.append(provider.open)

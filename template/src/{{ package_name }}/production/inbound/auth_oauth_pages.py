@@ -217,7 +217,7 @@ class Pages:
     async def _authorize(self, request: Request) -> Response:
         """Check the request, as the SDK does, and send the browser to the consent page."""
         if await self._exceeded(request, "requests"):
-            return self._limited(as_page=True)
+            return self._limited(request, as_page=True)
         browser = request.cookies.get(self._cookie) or secrets.token_urlsafe(32)
         token = current_browser.set(digest(browser))
         try:
@@ -305,7 +305,7 @@ class Pages:
     async def _callback(self, request: Request) -> Response:
         """Take the user back from the identity provider, and send the browser to the client with a code."""
         if await self._exceeded(request, "failures", count=False):
-            return self._limited(as_page=True)
+            return self._limited(request, as_page=True)
         query, browser = request.query_params, request.cookies.get(self._cookie, "")
         record = await self._server.records.take(f"login:{digest(query.get('state', ''))}")
         if record is None or record["browser"] != digest(browser):
@@ -346,7 +346,7 @@ class Pages:
 
     async def _issue(self, request: Request) -> Response:
         if await self._exceeded(request, "failures", count=False):
-            return self._limited()
+            return self._limited(request)
         request = await with_client_id(request)
         form = await request.form()
         resource = form.get("resource")
@@ -360,7 +360,7 @@ class Pages:
     async def _register(self, request: Request) -> Response:
         if await self._exceeded(request, "registrations"):
             self._clients("limited").inc()
-            return self._limited()
+            return self._limited(request)
         response = await self._registration.handle(request)
         self._clients("registered" if response.status_code == 201 else "rejected").inc()
         response.headers["cache-control"] = "no-store"
@@ -399,8 +399,8 @@ class Pages:
         log.warning("a sign-in failed", outcome=outcome, peer=self._address(request), path=request.url.path, **context)
         await self._exceeded(request, "failures")
 
-    def _limited(self, *, as_page: bool = False) -> Response:
-        self._rejected("limited", "too many sign-ins from one address", http_status=429)
+    def _limited(self, request: Request, *, as_page: bool = False) -> Response:
+        self._rejected("limited", "too many sign-ins from one address", request.scope, http_status=429)
         if as_page:
             return self._page("Too many attempts", "<p>Try again in a few minutes.</p>", 429)
         return JSONResponse({"error": "temporarily_unavailable"}, 429, headers={"retry-after": "600"})

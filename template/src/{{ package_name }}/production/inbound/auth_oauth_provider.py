@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
@@ -91,10 +91,12 @@ class IdentityProvider:
     Args:
         settings: The settings of the sign-in.
         redirect_uri: The address to which the provider sends users back.
+        learn: Gets each token of the provider, to keep it out of logs.
     """
 
-    def __init__(self, settings: OAuthSettings, redirect_uri: str) -> None:
+    def __init__(self, settings: OAuthSettings, redirect_uri: str, learn: Callable[[str], object]) -> None:
         self.settings = settings
+        self._learn = learn
         self.redirect_uri = redirect_uri
         self.issuer = settings.issuer_url
         self._client_id = settings.client_id
@@ -429,6 +431,8 @@ class IdentityProvider:
         tokens: dict[str, Any] = {"access_token": token}
         if isinstance(document.get("refresh_token"), str):
             tokens["refresh_token"] = document["refresh_token"]
+        for value in tokens.values():
+            self._learn(value)
         if isinstance(seconds := document.get("expires_in"), int | float):
             tokens["expires"] = time.time() + seconds
         id_token = document.get("id_token")
