@@ -304,9 +304,9 @@ def test_an_outage_of_the_provider_does_not_end_sessions(server: Running, idp: P
     assert refresh(server, tokens).status_code == 200
 
 
-def test_the_provider_may_rotate_its_keys(start: Start, idp: Provider, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_provider_may_rotate_its_keys(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("weather_station.production.inbound.issuer_keys.MIN_FETCH_INTERVAL_SECONDS", 0)
-    with start(idp) as server:
+    with provider() as idp, start(idp) as server:
         tokens_of(server)
         idp.rotate("second")
         assert status(server, tokens_of(server)["access_token"]) == 200
