@@ -15,12 +15,14 @@ from clocks import Clock
 from harness import HAS_METRICS, HEADERS, INITIALIZE, LEGACY, MODERN, Serve
 from raw_http import error_of, exchange
 from weather_station.production.inbound.http_limits import MAX_JSON_DEPTH, deeper_than
-from weather_station.production.observe import rejections
+from weather_station.production.observe import throttle
 from weather_station.production.observe.meter import NullMeter
-from weather_station.production.observe.rejections import LOG_INTERVAL_SECONDS, Rejections
+from weather_station.production.observe.rejections import Rejections
+from weather_station.production.observe.throttle import LOG_INTERVAL_SECONDS
 from weather_station.production.sdk import ProductionServer
 
 VERSIONS = (LEGACY, MODERN)
+SCOPE = {"type": "http", "client": ("192.0.2.1", 1), "headers": []}
 
 
 def add_length(server: ProductionServer) -> None:
@@ -79,7 +81,7 @@ def test_json_deeper_than_the_limit_gets_400_and_json_at_the_limit_200(serve: Se
     def nested(depth: int) -> bytes:
         return call_body(version, "[" * depth + "]" * depth)
 
-    with serve(add_length) as server:
+    with serve(add_length, max_json_values=10_000_000) as server:
 
         def post(body: bytes) -> httpx2.Response:
             response: httpx2.Response = server.client.post(server.url, content=body, headers=call_headers(version))
@@ -148,15 +150,15 @@ def test_the_depth_of_a_long_body_is_found_whatever_is_in_it(piece: bytes) -> No
 
 def test_a_flood_of_rejections_is_one_log_entry_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(rejections, "time", clock)
+    monkeypatch.setattr(throttle, "time", clock)
     rejected = Rejections(NullMeter())
     with capture_logs() as log:
         for _ in range(1000):
-            rejected("host", "host is not allowed")
-        assert [entry["held_back"] for entry in log] == [0]
+            rejected("host", "host is not allowed", SCOPE)
+        assert [entry["suppressed"] for entry in log] == [0]
         clock.now += LOG_INTERVAL_SECONDS
-        rejected("host", "host is not allowed")
-    assert [entry["held_back"] for entry in log] == [0, 999]
+        rejected("host", "host is not allowed", SCOPE)
+    assert [entry["suppressed"] for entry in log] == [0, 999]
 
 
 def test_whitespace_around_a_header_value_is_ignored(serve: Serve) -> None:

@@ -279,19 +279,25 @@ class ProductionConfig(EnvironmentSettings):
     session_mode: Literal["stateless", "stateful"] = "stateless"
     response_mode: Literal["json", "sse"] = "json"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
+    max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)
     max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
+    max_requests_per_caller: int = Field(default=1024, ge=1, le=65_536)
+    max_streams_per_caller: int = Field(default=64, ge=1, le=65_536)
+    max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
+    max_tool_threads: int = Field(default=40, ge=1, le=10_000)
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 
     allowed_hosts: CommaSeparated = ()
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
+    public_url: OptionalHttpUrl = None
 
     request_state_keys: SecretStr | None = None
 
-    auth: Literal["token", "jwt", "none"] = "token"
+    auth: Literal["token", "jwt", "oauth", "none"] = "token"
     auth_tokens: SecretStr | None = None
     auth_tokens_file: Path | None = None
     auth_methods: CommaSeparated = ()
@@ -324,6 +330,7 @@ class ProductionConfig(EnvironmentSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
     log_arguments: bool = False
+    log_access_sampling: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
 
     enable_metrics: bool = True
     metrics_port: Port | None = None
@@ -349,6 +356,7 @@ class ProductionConfig(EnvironmentSettings):
     upstream_api_key_header: str = Field(default="Authorization", pattern=HTTP_NAME)
     upstream_api_key_scheme: str = Field(default="Bearer", pattern=HTTP_NAME)
     upstream_api_key_query: str = ""
+    max_connections: int = Field(default=100, ge=1, le=10_000)
     upstream_allowed_hosts: CommaSeparated = ()
     upstream_auth: Literal["api_key", "per_caller", "client_credentials", "token_exchange", "entra_obo"] = "api_key"
     upstream_keys_file: Path | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -97,11 +98,24 @@ class MetricsExport(Protocol):
 class Circuit(Protocol):
     """One circuit of the circuit breaker."""
 
-    def admit(self) -> int:
+    def admit(self, caller: str = "") -> int:
         """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
         ...
 
-    def record(self, generation: int, verdict: Verdict) -> None: ...
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
+
+
+class Retry(Protocol):
+    """Repeats an attempt as the settings say: `upstream.retry.Retries.run`."""
+
+    def __call__(
+        self,
+        attempt: Callable[[], Awaitable[Any]],
+        name: str,
+        may_retry: Callable[[BaseException], bool],
+        deadline: float,
+        /,
+    ) -> Awaitable[Any]: ...
 
 
 class Targets(Protocol):
@@ -128,6 +142,8 @@ class HttpParts:
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -145,6 +161,10 @@ class UpstreamParts:
     """Each gets the HTTP client before its first request."""
     circuit: Callable[[str], Circuit] | None = None
     """Returns the circuit of a name; `None` without circuit breakers."""
+    retry: Retry | None = None
+    """Repeats attempts; `None` without retries."""
+    dependencies: dict[str, object] = field(default_factory=dict)
+    """Dependencies beside the upstream API, by name."""
 
 
 @dataclass(slots=True)
@@ -153,6 +173,8 @@ class HealthParts:
 
     checks: dict[str, Check] = field(default_factory=dict)
     """Readiness checks by name."""
+    degrading: set[str] = field(default_factory=set)
+    """The checks whose failure makes the server degraded, but not unready."""
     parts: list[Callable[[str], Awaitable[HealthPart]]] = field(default_factory=list)
     """Each gets the id of the caller that requests the report."""
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -183,6 +205,25 @@ class Runtime:
 
     registry: Registry
     upstream: Upstream
+
+
+MAX_LEARNED = 16_384
+"""Greatest number of secrets that are learned; the oldest are forgotten."""
+
+
+class LearnedSecrets:
+    """Secrets that are no settings, such as the tokens of a file and those obtained for the upstream."""
+
+    def __init__(self) -> None:
+        self.latest: deque[str] = deque(maxlen=MAX_LEARNED)
+        self.count = 0
+        """How many were added, the forgotten ones too."""
+
+    def add(self, *secrets: str) -> None:
+        """Redact `secrets` from now on."""
+        for secret in secrets:
+            self.latest.append(secret)
+            self.count += 1
 
 
 @dataclass(slots=True)
@@ -220,10 +261,15 @@ class Registry:
     """Each gets the duration in seconds of every session that has ended."""
     on_startup: list[Callback] = field(default_factory=list)
     on_shutdown: list[Callback] = field(default_factory=list)
+    lease: Callable[[str, float], Awaitable[bool | None]] | None = None
+    """Takes the lease of a name for some seconds; `None` where replicas share no Redis."""
+    jobs: set[str] = field(default_factory=set)
+    """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""
     running: list[Runtime] = field(default_factory=list)

@@ -23,6 +23,7 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.runner import ServerRunner
+from mcp.shared._callable_inspection import is_async_callable
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
@@ -44,7 +45,10 @@ from starlette.routing import Route
 
 from .caller import UNKNOWN
 from .config import UPDATE, ConfigError, StartError
-from .inbound import pipeline
+from .inbound import pipeline, results
+from .inbound.arguments import problems_with
+from .inbound.threads import Threads
+from .json_values import valid_unicode
 from .policy import ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
@@ -62,6 +66,9 @@ from .upstream.client import Upstream
 
 SHUTDOWN_CALLBACK_SECONDS = 5.0
 """Time limit of one shutdown callback."""
+
+INVALID_RESULT = "Handler returned an invalid result"
+"""The SDK's message for a result that does not fit the protocol."""
 
 NO_STATE = ""
 """The state of an `input_required` round that the handler gave none."""
@@ -86,6 +93,7 @@ class ProductionServer(MCPServer[Runtime]):
         registry.targets = self
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
+        self._threads = Threads(registry)
         about = registry.about
         super().__init__(
             about.name,
@@ -110,8 +118,7 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken or not allowed, or the function cannot be a tool.
         """
         tool = name or str(getattr(fn, "__name__", ""))
-        existing = self._tool_manager.get_tool(tool)
-        if problem := tool_loader.problem_with(fn, tool, existing.fn if existing else None):
+        if problem := tool_loader.problem_with(fn, tool, self._functions.get((TOOLS_CALL, tool))):
             raise StartError(problem)
         if self.registry.tools.is_hidden(tool, options.get("annotations")):
             return
@@ -120,6 +127,12 @@ class ProductionServer(MCPServer[Runtime]):
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
+        added = self.registered_tools()[-1]
+        if problem := tool_loader.problem_with_arguments(fn, added):
+            raise StartError(problem)
+        added.fn_metadata = results.metadata_of(added, structured=options.get("structured_output") is not False)
+        if not added.is_async:
+            added.fn, added.is_async = self._threads.wrap(added.fn), True
         self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
@@ -130,7 +143,8 @@ class ProductionServer(MCPServer[Runtime]):
         Raises:
             StartError: the URI is taken, or the function cannot be a resource.
         """
-        return self._registering("resource", RESOURCES_READ, lambda fn: uri, super().resource(uri, **options))
+        add = super().resource(uri, **options)
+        return self._registering("resource", RESOURCES_READ, lambda fn: uri, add, results.resource_content)
 
     def prompt(self, name: str | None = None, *args: Any, **options: Any) -> Callable[[Handler], Handler]:
         """Return a decorator that registers a function as a prompt.
@@ -139,24 +153,41 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken, or the function cannot be a prompt.
         """
         add = super().prompt(name, *args, **options)
-        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add)
+        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add, valid_unicode)
 
     def _registering(
-        self, kind: str, method: str, name_of: Callable[[Handler], str], add: Callable[[Handler], Handler]
+        self,
+        kind: str,
+        method: str,
+        name_of: Callable[[Handler], str],
+        add: Callable[[Callable[..., Any]], object],
+        convert: Callable[[Any], Any],
     ) -> Callable[[Handler], Handler]:
         def decorator(fn: Handler) -> Handler:
             name = name_of(fn)
             if problem := tool_loader.problem_with_handler(fn, f"{kind} {name}", self._functions.get((method, name))):
                 raise StartError(problem)
             try:
-                add(fn)
+                add(results.converting(fn, convert))
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
+            self._bound_threads(kind, name)
             self._keep(fn, method, name)
             return fn
 
         return decorator
+
+    def _bound_threads(self, kind: str, name: str) -> None:
+        """Run the resource or prompt in a thread of `_threads` if its function is not async."""
+        resources = self._resource_manager
+        registered: Any = (
+            self._prompt_manager.get_prompt(name)
+            if kind == "prompt"
+            else resources._resources.get(name) or resources._templates.get(name)
+        )
+        if not is_async_callable(registered.fn):
+            registered.fn = self._threads.wrap(registered.fn)
 
     def custom_route(
         self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True
@@ -190,8 +221,11 @@ class ProductionServer(MCPServer[Runtime]):
         request = _enter(context)
         if request is None:
             return await super().call_tool(name, arguments, context)
-        if self._tool_manager.get_tool(name) is None:
+        tool = self._tool_manager.get_tool(name)
+        if tool is None:
             return pipeline.explain_unknown(request, "tool")
+        if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
+            return pipeline.explain_arguments(request, "tool", problems)
         try:
             return _with_state(await super().call_tool(name, arguments, context))
         except BaseException as error:
@@ -279,8 +313,7 @@ class ProductionServer(MCPServer[Runtime]):
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
-        handler = self._functions.get((request.method, request.target_label))
-        if isinstance(error, ValidationError) and handler is not None and not tool_loader.ran(handler, error):
+        if isinstance(error, ValidationError) and not request.ran:
             pipeline.explain_arguments(request, kind, pipeline.problems_of(error))
         pipeline.explain_failure(request, error)
 
@@ -293,6 +326,10 @@ class ProductionServer(MCPServer[Runtime]):
             if self._accepts(ctx):
                 raise
             raise MCPError(INVALID_PARAMS, "Invalid request parameters", "") from None
+        except MCPError as error:
+            if error.error.message == INVALID_RESULT and isinstance(error.__context__, ValidationError):
+                raise TypeError(INVALID_RESULT) from error
+            raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
         return result
@@ -321,6 +358,10 @@ class ProductionServer(MCPServer[Runtime]):
                 on_session_end(time.perf_counter() - started)
 
         connection.exit_stack.callback(report)
+
+    def has_session(self, session_id: str) -> bool:
+        """Return whether a session over HTTP is open."""
+        return session_id in self.session_manager._server_instances
 
     def _to_wire(self, ctx: ServerRequestContext[Any, Any], result: CallToolResult) -> Result:
         runner = ServerRunner(self._lowlevel_server, ctx.session._connection, ctx.lifespan_context)
@@ -443,7 +484,7 @@ async def _run_startup(callback: Callback) -> None:
     task = asyncio.current_task()
     try:
         await callback()
-    except (ConfigError, KeyboardInterrupt):
+    except (ConfigError, StartError, KeyboardInterrupt):
         raise
     except BaseException as error:
         if not is_own_failure(error, task):

@@ -11,7 +11,7 @@ import json
 from mcp.shared.exceptions import MCPError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..caller import UNKNOWN, User
+from ..caller import User
 from ..observe.rejections import Rejections
 from ..registry import Registry
 from . import auth
@@ -33,7 +33,7 @@ class ScopeChallenge:
         self._app = app
         self._access = access
         self._methods = auth.methods(registry)
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         user = scope.get("user")
@@ -45,8 +45,7 @@ class ScopeChallenge:
         needed = scopes_needed(self._access, body.get("body", b""))
         if missing := self._access.missing(user.caller, needed):
             reason = "The access token lacks a scope of the operation"
-            peer = (scope.get("client") or (UNKNOWN,))[0]
-            self._rejected("forbidden", reason, http_status=403, peer=peer, missing_scopes=missing)
+            self._rejected("forbidden", reason, scope, http_status=403, missing_scopes=missing)
             error = AuthError(403, "insufficient_scope", reason, scopes=needed)
             await auth.send_error(error, self._methods.challenge(scope), send)
             return

@@ -22,6 +22,7 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import TypeAdapter
 
 from ..config import ConfigError, StartError
+from ..inbound.results import BARE, CONTENT
 
 RESERVED = ("get_metrics", "health_check")
 """Names of the production layer's own tools, reserved even if the feature with the tool is off."""
@@ -67,7 +68,7 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
     """Call a function that registers tools.
 
     Raises:
-        StartError: it is asynchronous, so that the call would register nothing.
+        StartError: the function is asynchronous, so that the call would register nothing.
     """
     result = register(server)
     if inspect.isawaitable(result):
@@ -85,7 +86,7 @@ def errors_explained(redact: Callable[[str], str] = str) -> Iterator[None]:
 
     Raises:
         StartError: the block raised an exception.
-        ConfigError: the block raised it.
+        ConfigError: the block raised a `ConfigError`.
     """
     try:
         yield
@@ -141,6 +142,19 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
     return None
 
 
+def problem_with_arguments(fn: Callable[..., Any], tool: Tool) -> str | None:
+    """Return which parameter the SDK and pydantic could not make an argument, in one line, or `None`."""
+    fields = dict(tool.fn_metadata.arg_model.model_fields)
+    fields |= {field.alias: field for field in tool.fn_metadata.arg_model.model_fields.values() if field.alias}
+    for parameter in _parameters(fn):
+        if parameter.name == tool.context_kwarg or parameter.name in tool.resolved_params:
+            continue
+        field = fields.get(parameter.name)
+        if field is None or (parameter.default is parameter.empty and not field.is_required()):
+            return f"{location(fn)}: tool {tool.name}: no parameter can be called {parameter.name}; rename it"
+    return None
+
+
 def problem_with_callback(fn: Callable[..., Any], what: str) -> str | None:
     """Return why `fn` cannot be awaited, in one line, or `None` if it can; `what` is its purpose."""
     return None if _is_async(fn) else f"{location(fn)}: {what}: it must be async def"
@@ -163,21 +177,19 @@ def own_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", ""))
 
 
-def ran(fn: Callable[..., Any], error: BaseException) -> bool:
-    """Return whether `error` was raised while `fn` ran, and not by the check of its arguments."""
-    code = getattr(_callable(fn), "__code__", None)
-    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
     """Yield possible improvements of registered tools, one line each."""
     for tool in tools:
-        if not tool.is_async:
+        if not _is_async(inspect.unwrap(tool.fn)):
             yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
         if not tool.description.strip():
             yield f"{tool.name} has no docstring: the model gets no description of it"
-        if inspect.signature(tool.fn).return_annotation is inspect.Signature.empty:
+        returned = inspect.signature(tool.fn, eval_str=True).return_annotation
+        if returned is inspect.Signature.empty:
             yield f"{tool.name} has no return type: its results are text only, without an output schema"
+        elif tool.output_schema is None and _is_undescribed(returned):
+            name = inspect.formatannotation(returned)
+            yield f"{tool.name} returns {name}, which has no JSON schema: its results are text only"
 
 
 def dotted_name(fn: Callable[..., Any]) -> str:
@@ -218,6 +230,13 @@ def _has_schema(annotation: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def _is_undescribed(returned: Any) -> bool:
+    """Return whether a return type says nothing of the results."""
+    if returned in BARE:
+        return True
+    return isinstance(returned, type) and not issubclass(returned, CONTENT) and not _has_schema(returned)
 
 
 def _owner_location(error: Exception) -> str:

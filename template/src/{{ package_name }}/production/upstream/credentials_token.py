@@ -12,9 +12,9 @@ from urllib.parse import quote_plus, urlsplit
 
 import httpx2
 import structlog
-from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.middleware.auth_context import auth_context_var
 
-from ..caller import Caller
+from ..caller import Caller, User
 from ..config import ConfigError, ProductionConfig, without_credentials
 from ..registry import Probe, Registry
 from .credentials import Credentials
@@ -22,7 +22,7 @@ from .credentials_source import NoSource, Obtained, install_source
 from .errors import RETRY_LATER, UpstreamError, Verdict
 
 SKEW_SECONDS = 30.0
-"""Time before its end at which a token is not used any more; half of the lifetime for a token that lives shortly."""
+"""Seconds before its expiry from which a token is not used; at most half of its lifetime."""
 
 TIMEOUT_SECONDS = 10.0
 MAX_RESPONSE_BYTES = 256 * 1024
@@ -125,16 +125,17 @@ class TokenEndpoint:
             self._circuit.record(generation, verdict)
 
     def _callers_token(self) -> str:
-        access_token = get_access_token()
-        if access_token is None or not access_token.token:
+        user = auth_context_var.get()
+        token = user.subject_token if isinstance(user, User) else ""
+        if not token:
             raise UpstreamError("This caller has no access token that can be exchanged", host=self._host)
-        return access_token.token
+        return token
 
     async def _request(self, form: dict[str, str]) -> Obtained:
         """Send the form and return the token of the response.
 
         Raises:
-            UpstreamError: there is none.
+            UpstreamError: the response has no usable token.
         """
         auth = None
         if self._basic:  # RFC 6749, section 2.3.1
@@ -188,7 +189,7 @@ class TokenEndpoint:
 
 
 def _lifetime(expires_in: object) -> float:
-    """Return for how many seconds to keep a token; not at all if the response does not say how long it lives."""
+    """Return how many seconds to keep a token; 0 if the response has no lifetime."""
     try:
         seconds = float(expires_in) if isinstance(expires_in, (int, float, str)) else 0.0
     except (ValueError, OverflowError):
