@@ -48,6 +48,8 @@ class Policy:
         self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
         self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
         self._check("scopes", "a list of scopes", list | tuple, are_scopes)
+        if self.scopes is not None:
+            object.__setattr__(self, "scopes", tuple(self.scopes))
 
     def __call__(self, fn: Handler) -> Handler:
         values = {name: getattr(self, name) for name in self.set_fields()}

@@ -6,9 +6,8 @@ where it also answers callers with a static token, which cannot get further scop
 
 from __future__ import annotations
 
-import json
-
 from mcp.shared.exceptions import MCPError
+from pydantic_core import from_json
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..caller import User
@@ -60,8 +59,8 @@ class ScopeChallenge:
 def scopes_needed(access: Access, body: bytes) -> frozenset[str]:
     """Return all scopes of the request in a body; none where it is no request, or one that scopes do not open."""
     try:
-        message = json.loads(body)
-    except (ValueError, RecursionError):
+        message = from_json(body)
+    except ValueError:
         return frozenset()
     if not isinstance(message, dict) or "id" not in message:
         return frozenset()

@@ -8,7 +8,7 @@ Whatever cannot be matched to a registered target is rejected.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from mcp_types.methods import SPEC_CLIENT_METHODS
 
 from ..caller import UNKNOWN, Caller
 from ..config import ConfigError, StartError
-from ..policy import are_scopes
+from ..policy import Policy, are_scopes
 from ..registry import Registry
 from ..request import COMPLETE, LISTEN, PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result, reject
 
@@ -99,13 +99,17 @@ class Access:
             "mcp_authorization_rejections_total", "Requests rejected because the caller may not.", ("reason",)
         )
         self._rejections = {reason: rejections(reason) for reason in ("AccessDenied", "InsufficientScope")}
+        self._targets: dict[tuple[str, str, Sequence[str] | None], Need] = {}
         self._of_rules: dict[tuple[str, str], Scopes | None] = {}
         self._implied = lru_cache(MAX_SCOPE_SETS)(lambda scopes: implied(scopes, rules.hierarchy))
 
     async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
         if request.target_label == UNKNOWN != request.target:  # a tool may have that name
             return await call_next(request)  # answered as unknown, which takes a permit of the rate limit
-        need = self.need(request.method, request.params)
+        if request.method in KINDS:
+            need = self._target(request.method, request.target_label, request.policy)
+        else:
+            need = self.need(request.method, request.params)
         if need.scopes is None:
             return self._reject(request, "AccessDenied", f"{need.subject} is not open to any caller.")
         if missing := self.missing(request.caller, need.scopes):
@@ -155,10 +159,10 @@ class Access:
     def need(self, method: str, params: Mapping[str, Any]) -> Need:
         """Return what a request needs; its parameters are not validated yet."""
         targets = self._registry.targets
-        ruled = self._ruled(METHODS, method)
         if method in KINDS:
             label = targets.label(method, params)
-            return Need(f"{KINDS[method].capitalize()} {label}", _all(ruled, self.scopes_of(method, label)))
+            return self._target(method, label, targets.policy(method, label))
+        ruled = self._ruled(METHODS, method)
         if method == COMPLETE:
             own = targets.policy(COMPLETE, "").scopes
             return Need("This completion", _all(ruled, frozenset(own or ()), self._completed(params)))
@@ -173,7 +177,18 @@ class Access:
 
     def missing(self, caller: Caller, scopes: Scopes) -> list[str]:
         """Return those of `scopes` that the caller lacks."""
-        return sorted(scopes - self._scopes(caller)) if scopes else []
+        if not scopes or scopes <= (granted := self._scopes(caller)):
+            return []
+        return sorted(scopes - granted)
+
+    def _target(self, method: str, label: str, policy: Policy) -> Need:
+        """Return what a request for a tool, resource or prompt needs."""
+        key = (method, label, policy.scopes)
+        need = self._targets.get(key)
+        if need is None:
+            scopes = _all(self._ruled(METHODS, method), self.scopes_of(method, label))
+            need = self._targets[key] = Need(f"{KINDS[method].capitalize()} {label}", scopes)
+        return need
 
     def _shown(self, request: MCPRequest, scopes: Scopes, result: Result) -> Result:
         """Return a result without the items that the caller may not use; callers share no cache of what needs a scope.
