@@ -1,4 +1,4 @@
-"""Writes the tables of README.md that repeat other files.
+"""Writes the tables of docs/reference.md that repeat other files.
 
     uv run python -m tests.tables
 
@@ -18,9 +18,9 @@ from copier import run_copy
 
 from .support import EVERYTHING, ROOT, Answers, choices, questions
 
-README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
-"""Pages that belong to no feature; the README links them elsewhere."""
+"""Pages that belong to no feature; the reference links them elsewhere."""
 
 
 def features() -> Iterator[str]:
@@ -29,7 +29,7 @@ def features() -> Iterator[str]:
     for page in sorted((ROOT / "template" / "docs").iterdir()):
         if page.name not in OPERATIONS:
             title, text = page.read_text("utf-8").split("\n", 1)
-            yield f"| [{title.removeprefix('# ')}](template/docs/{page.name}) | {first_sentence(text)} |"
+            yield f"| [{title.removeprefix('# ')}](../template/docs/{page.name}) | {first_sentence(text)} |"
 
 
 def first_sentence(text: str) -> str:
@@ -91,4 +91,4 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text("utf-8")), "utf-8")
+    REFERENCE.write_text(filled(REFERENCE.read_text("utf-8")), "utf-8")
