@@ -1,12 +1,13 @@
 """Checks that this commit can be a release of the template, and prints the commands that make it one.
 
-    python3 with_uv.py run python -m tests.release 0.2.0 [--tested]
+    python3 with_uv.py run python -m tests.release 0.2.0 [--tested | --notes]
 
 It changes nothing. Checked are: a clean tree on main; a version above the last; a section of CHANGELOG.md for it that
 says what an update changes in a project, with nothing left under Unreleased; tests/releases.toml, whose commits exist,
 are tagged and lie behind this one; no path or question lost without a migration. Last the whole test-suite runs, with
 nothing skipped: what passed on another commit says nothing of this one, so there is no stamp to go stale. `--tested` is
-for CI, which has run it in a step before.
+for CI, which has run it in a step before. `--notes` only prints the text of the release: the version's section of
+CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -60,8 +61,13 @@ def problems_of_the_version(version: str) -> Iterator[str]:
         yield f"the tag {version} is there already"
 
 
+def sections_of(changelog: str) -> dict[str, str]:
+    """Return the text of each version by its number."""
+    return dict(re.findall(r"^## \[([^\]]+)\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL))
+
+
 def problems_of_the_changelog(version: str, changelog: str) -> Iterator[str]:
-    sections = dict(re.findall(r"^## \[([^\]]+)\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL))
+    sections = sections_of(changelog)
     if version not in sections:
         yield f"CHANGELOG.md has no section ## [{version}] - <date>"
     elif not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
@@ -123,9 +129,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("version")
     parser.add_argument("--tested", action="store_true", help="the whole test-suite has passed on this very commit")
+    parser.add_argument("--notes", action="store_true", help="only print the text of the release")
     options = parser.parse_args()
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    if options.notes:
+        notes = sections_of(changelog).get(options.version, "").strip()
+        print(notes or f"CHANGELOG.md has no section of {options.version}", file=sys.stdout if notes else sys.stderr)
+        return 0 if notes else 1
     try:
-        found = list(problems(options.version, (ROOT / "CHANGELOG.md").read_text("utf-8")))
+        found = list(problems(options.version, changelog))
         commit = commit_of("HEAD")
     except LookupError as error:
         found = [str(error)]

@@ -115,6 +115,13 @@ def test_a_changelog_that_is_not_ready_is_named(old: str, new: str, line: str) -
     assert line in problem
 
 
+def test_the_text_of_a_release_is_its_section(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said(monkeypatch, capsys, "0.2.0", "--notes") == (0, "### What an update changes\n\nNothing.\n")
+    assert said(monkeypatch, capsys, "0.3.0", "--notes") == (1, "")
+
+
 def test_another_branch_is_named(repository: Path) -> None:
     git("switch", "--quiet", "--create", "feature", cwd=repository)
     assert list(under_test.problems_of_the_tree()) == ["this is the branch feature; releases are made on main"]
