@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from . import examples
 from .conftest import Rendering
-from .support import MADE_BY_THE_HOOK, files
+from .support import MADE_BY_THE_HOOK, ROOT, files
 from .workshop import git
 
 
@@ -20,7 +20,7 @@ def test_the_example_is_the_default_project(renderings: Mapping[str, Rendering])
 
 def test_the_examples_are_in_git_and_nothing_that_the_hook_makes() -> None:
     """A project's own `.gitignore` could leave one of its files out of this repository."""
-    tracked = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "examples", cwd=examples.ROOT)
+    tracked = git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "examples", cwd=ROOT)
     expected = {f"examples/{path}" for path in files(examples.EXAMPLES)}
     assert set(tracked.rstrip("\0").split("\0")) == expected
     assert not {path.split("/")[2] for path in expected if path.count("/") > 1} & {*MADE_BY_THE_HOOK}
