@@ -75,7 +75,7 @@ async def above_nothing(step: Any, request: Any, calls: int = CALLS) -> float:
 async def measure() -> dict[str, float]:
     context: Any = SimpleNamespace(params={"name": "add", "arguments": {"a": 2, "b": 3}})
     caller = load("caller").Caller("client")
-    call = {"method": "tools/call", "target": "add", "target_label": "add", "policy": {}}
+    call = {"method": "tools/call", "target": "add", "target_label": "add", "policy": load("policy").NO_POLICY}
     seen = {"context": context, "caller": caller, "request_id": "0123456789abcdef"}
     request = load("request").MCPRequest(**call, **seen, task=asyncio.current_task(), call_sdk=nothing)
     pipeline = load("inbound.pipeline")

@@ -18,7 +18,7 @@ from pathlib import Path
 from copier import run_copy
 
 from tests.support import EVERYTHING, ROOT, copy_template
-from tests.workshop import git
+from tests.template_repository import git
 
 SECTIONS = {
     "Use": ["../README", "reference", "openapi", "updating", "troubleshooting", "faq", "python-use", "pictures"],

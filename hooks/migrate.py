@@ -1,14 +1,16 @@
-"""Run the steps of an update around Copier's own, so that none of the owner's edits is lost or moved.
+"""Run the stages of an update before and after Copier's own, so that no edit of the owner is lost or misplaced.
 
     python migrate.py before|after TEMPLATE COMMIT ANSWERS_FILE
 
 TEMPLATE is the clone of the new version, COMMIT the version that the project came from, both as Copier gives them; the
-project is the current folder. `before` rejects what would end half-way and renames answers. `after` merges each edited
-file again, from the old rendering, the owner's file in the last commit and the new rendering: Copier itself applies a
-patch with three lines of context, at the nearest place that matches. Then it runs the migrations
-that the update brings, those whose file COMMIT lacks: no version number is compared, so a project that follows a
-branch, or a template without tags, migrates like one that goes from release to release. hooks/migrations/README.md
-says how a migration is written. Needs Copier's interpreter, since both versions are rendered.
+project is the current folder. `before` rejects an update that could not be completed, and migrates answers. `after`
+merges each edited file again, from the old rendering, the owner's file in the last commit and the new rendering: Copier
+itself applies a patch with three lines of context at the nearest matching place. Then it runs the migrations of the
+update, which are those that COMMIT lacks: no version number is compared, so a project on a branch, or of a template
+without tags, migrates like one on releases.
+
+hooks/migrations/README.md describes migrations. Needs Copier's interpreter, since both
+versions are rendered.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nFAILED to update, and nothing has changed: {error}\n", file=sys.stderr)
         else:
             print(
-                f"\nFAILED to migrate: {error}\nYour last commit has everything, and this goes back to it: {GO_BACK}\n",
+                f"\nFAILED to migrate: {error}\nYour last commit is unchanged; return to it with: {GO_BACK}\n",
                 file=sys.stderr,
             )
         return 1

@@ -1,8 +1,8 @@
-"""Records where the template of a project is now, after a look whether updates can come from there.
+"""Record a new URL of a project's template, after checking that updates can come from there.
 
     python3 moved.py URL [PROJECT]
 
-Standard library and git only. It changes one line of the project's .copier-answers.yml.
+Needs the standard library and git only, and changes one line of the project's .copier-answers.yml.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from post_generate import ANSWERS_FILE, SECRET, ProjectError
 
 SOURCE = re.compile(r"^_src_path:.*$", re.MULTILINE)
 COMMIT = re.compile(r"^_commit: ['\"]?(?:.*-g(?P<hash>[0-9a-f]+)|(?P<tag>.*?))['\"]?$", re.MULTILINE)
-"""A tag, or what `git describe` calls a commit after one."""
+"""The recorded version: a tag, or the output of `git describe` for a commit after one."""
 
 
 def move(project: Path, url: str) -> None:
-    """Record `url` as the place of the template.
+    """Record `url` as the template's URL.
 
     Raises:
-        ProjectError: no update can come from there, or this is no project; nothing has changed.
+        ProjectError: no update can come from there, or `project` is not a project; nothing has changed.
     """
     answers = project / ANSWERS_FILE
     if not answers.is_file():
-        raise ProjectError(f"{answers} is missing: name the project's folder")
+        raise ProjectError(f"{answers} is missing: pass the project's folder")
     text = answers.read_text(encoding="utf-8")
     recorded = COMMIT.search(text)
     if SECRET.search(url):
@@ -39,18 +39,24 @@ def move(project: Path, url: str) -> None:
     commit = recorded["hash"] or recorded["tag"]
     with tempfile.TemporaryDirectory(prefix="template.") as folder:
         _git("clone", "--quiet", "--bare", url, folder)
-        _git("-C", folder, "cat-file", "-e", "HEAD:copier.yml", said="it has no copier.yml")
+        _git("-C", folder, "cat-file", "-e", "HEAD:copier.yml", reason="it has no copier.yml")
         _git(
-            "-C", folder, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", said=f"it does not have {commit}"
+            "-C",
+            folder,
+            "rev-parse",
+            "--verify",
+            "--quiet",
+            f"{commit}^{{commit}}",
+            reason=f"it does not have {commit}",
         )
     quoted = "'" + url.replace("'", "''") + "'"
     answers.write_text(SOURCE.sub(lambda _: f"_src_path: {quoted}", text), encoding="utf-8")
 
 
-def _git(*arguments: str, said: str = "") -> None:
+def _git(*arguments: str, reason: str = "") -> None:
     done = subprocess.run(["git", *arguments], capture_output=True, encoding="utf-8", errors="replace", check=False)
     if done.returncode != 0:
-        raise ProjectError(f"no update can come from there: {said or done.stderr.strip()}")
+        raise ProjectError(f"no update can come from there: {reason or done.stderr.strip()}")
 
 
 def main() -> int:

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 STEP_SECONDS = 600
-"""How long one step may take; a first download of every dependency is within it."""
+"""Timeout of a step in seconds; enough for a first download of every dependency."""
 
 GO_BACK = "git restore --source=HEAD --staged --worktree . && git clean -fd ."
-"""Ends an update of the current folder as if it had not been, and touches nothing outside of it.
+"""Command that undoes an update of the current folder, and changes nothing outside of it.
 
-Copier begins with a clean tree only, so that what git does not know is new.
+Copier requires a clean working tree, so every untracked file is from the update.
 """
 
 REVIEW = """\
@@ -42,43 +42,43 @@ REVIEW = """\
 SECRET = re.compile(
     r"^https?://[^/?#]*@|[?&][^=&#]*(token|key|secret|sig|passw|pwd|auth|credential)[^=&#]*=", re.IGNORECASE
 )
-"""Credentials in a URL."""
+"""Matches credentials in a URL."""
 
-MACHINE = re.compile(
+MACHINE_FAULT = re.compile(
     r"dns error|error sending request|connection (refused|reset)|could not connect|network is unreachable"
     r"|network connectivity is disabled|network was disabled|name resolution|timed out|request failed after"
     r"|no interpreter found|no space left",
     re.IGNORECASE,
 )
-"""What uv says when the machine, not the project, is at fault."""
+"""Matches uv's messages on faults of the machine, not of the project."""
 
 GENERATOR_MESSAGE = "openapi-tools: "
-"""Begins each error message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
+"""Start of each message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
 ANSWERS_FILE = ".copier-answers.yml"
 SMOKE_TEST = "tests/test_smoke.py"
 TOOL_TESTS = ("tests/test_tools.py", "tests/test_openapi.py")
-"""Tests of the tools that a new project starts with; later they are the owner's."""
+"""Tests of the tools of a new project; from then on they are user-owned."""
 
 
-OF_THE_PROJECT = re.compile(
+PROJECT_VARIABLES = re.compile(
     r"UV_(FROZEN|LOCKED|DEV|NO_DEV|NO_SYNC|(NO_)?GROUP|(ONLY|NO_DEFAULT|ALL)_\w+|ISOLATED|NO_PROJECT|PROJECT|PACKAGE"
     r"|PROJECT_ENVIRONMENT|WORKING_DIR\w*|NO_EDITABLE|NO_INSTALL_\w+|ENV_FILE|NO_ENV_FILE|RESOLUTION|FORK_STRATEGY"
     r"|NO_SOURCES|SYSTEM_PYTHON)"
     r"|VIRTUAL_ENV|PYTHONPATH|PYTEST_\w+"
 )
-"""Variables that change what is locked, installed and run, and that the user has set for something else.
+"""Variables that are removed from uv's environment: they change what is locked, installed and run.
 
-Those of the machine reach uv: indexes, cache, certificates, versions of Python.
+Variables that describe the machine are passed on: indexes, cache, certificates, versions of Python.
 """
 
 
 class MachineError(Exception):
-    """Something the machine lacks; the message says what."""
+    """The machine lacks something, which the message names."""
 
 
 class ProjectError(Exception):
-    """The project is not as it should be; the message has the output and the command that repeats it."""
+    """A step failed on the project; the message has the output and the command to repeat it."""
 
 
 class SecretError(Exception):
@@ -89,14 +89,14 @@ class Step(NamedTuple):
     name: str
     action: Callable[[], object]
     wanted: bool = True
-    vital: bool = True
-    """Whether its failure ends the hook, because later steps need it."""
-    shown: bool = False
+    required: bool = True
+    """Whether its failure ends the hook, because later steps need its result."""
+    prints_result: bool = False
     """Whether its result is printed."""
 
 
 class Hook:
-    """The steps on one project."""
+    """The steps of the hook for one project."""
 
     def __init__(self, project: Path, spec: str = "", operations: str = "") -> None:
         self.project = project
@@ -111,23 +111,31 @@ class Hook:
     def steps(self, operation: str) -> list[Step]:
         copying = operation == "copy"
         sources = [f"src/{self.package}", "tests"]
-        found = [
+        steps = [
             Step("conflicts", self.find_conflicts, wanted=not copying),
             Step("uv", self.find_uv),
             Step("lock file", lambda: self.execute("lock")),
             Step("environment", lambda: self.execute("sync")),
-            Step(".env", self.make_env, wanted=self.has_secrets and (copying or self._lacks_variables()), vital=False),
-            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), vital=False, shown=True),
-            # Not after an update: then the sources have the owner's edits, and may follow other rules.
-            Step("lint", lambda: self.ruff("check", *sources), wanted=copying, vital=False),
-            Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, vital=False),
-            Step("tools", self.renew_tools, wanted=not copying and self._has_old_tools(), vital=False, shown=True),
+            Step(
+                ".env", self.make_env, wanted=self.has_secrets and (copying or self._lacks_variables()), required=False
+            ),
+            Step("tools", self.generate_tools, wanted=copying and bool(self.spec), required=False, prints_result=True),
+            # Not after an update: the sources then have the owner's edits, which may follow other rules.
+            Step("lint", lambda: self.ruff("check", *sources), wanted=copying, required=False),
+            Step("format", lambda: self.ruff("format", "--check", *sources), wanted=copying, required=False),
+            Step(
+                "tools",
+                self.renew_tools,
+                wanted=not copying and self._has_old_tools(),
+                required=False,
+                prints_result=True,
+            ),
             Step("smoke test", lambda: self.execute(*self.smoke(with_starter=copying)), wanted=self._has(SMOKE_TEST)),
         ]
-        return [step for step in found if step.wanted]
+        return [step for step in steps if step.wanted]
 
     def _lacks_variables(self) -> bool:
-        """Whether an update has changed .env.example, from which .env is made."""
+        """Return whether an update has changed .env.example, from which .env is made."""
         command = ["git", "diff", "--quiet", "HEAD", "--", ".env.example"]
         changed = subprocess.run(command, cwd=self.project, capture_output=True, check=False).returncode != 0
         return changed and self._has(".env")
@@ -136,7 +144,7 @@ class Hook:
         return (self.project / path).exists()
 
     def later(self) -> str:
-        """Return the commands to run when the machine has what it lacked."""
+        """Return the commands to run once the machine has what it lacked."""
         commands = [f"cd {shlex.quote(str(self.project))}", "uv lock", "uv sync"]
         commands += [f"uv run {self.slug} --init-env"] if self.has_secrets else []
         if self.spec:
@@ -156,10 +164,10 @@ class Hook:
         self.uv = [sys.executable, "-m", "uv"]
 
     def check_source(self) -> str:
-        """Return a hint if others cannot reach the place that later updates come from, else an empty text.
+        """Return a hint if the recorded template is a local path that others cannot reach, else an empty text.
 
         Raises:
-            SecretError: it has credentials.
+            SecretError: the recorded URL has credentials.
         """
         if not self._has(ANSWERS_FILE):
             return ""
@@ -189,7 +197,7 @@ class Hook:
             MachineError: the machine lacks something.
             ProjectError: the command failed for another reason, or took too long.
         """
-        environment = {name: value for name, value in os.environ.items() if not OF_THE_PROJECT.fullmatch(name)}
+        environment = {name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.fullmatch(name)}
         try:
             done = subprocess.run(
                 [*self.uv, *arguments],
@@ -204,18 +212,18 @@ class Hook:
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
-            evidence, status = f"{text(error.output)}\nnot done within {STEP_SECONDS} s", -1
+            output, status = f"{text(error.output)}\nnot finished within {STEP_SECONDS} s", -1
         except OSError as error:
             raise MachineError(f"{self.uv[0]} cannot be run: {error.strerror}") from None
         else:
-            evidence, status = done.stdout.strip(), done.returncode
+            output, status = done.stdout.strip(), done.returncode
         if status == 0:
-            return evidence
-        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and GENERATOR_MESSAGE not in evidence)
-        if fetching and MACHINE.search(evidence):
-            raise MachineError(f"uv {arguments[0]} says:\n\n{indented(evidence)}\n")
+            return output
+        fetching = arguments[0] in ("lock", "sync") or ("--script" in arguments and GENERATOR_MESSAGE not in output)
+        if fetching and MACHINE_FAULT.search(output):
+            raise MachineError(f"uv {arguments[0]} says:\n\n{indented(output)}\n")
         again = f"cd {shlex.quote(str(self.project))} && {shlex.join(['uv', *arguments])}"
-        raise ProjectError(f"{indented(evidence)}\n\nTo repeat it: {again}")
+        raise ProjectError(f"{indented(output)}\n\nTo repeat it: {again}")
 
     def generator_command(self) -> list[str]:
         """Return the arguments of uv that run the OpenAPI tool generator; its program names its dependencies."""
@@ -227,7 +235,7 @@ class Hook:
         return self.execute(*self.generator_command())
 
     def _has_old_tools(self) -> bool:
-        """Whether the tools of an OpenAPI document are those of version 0.1.0."""
+        """Return whether the tools of an OpenAPI document were generated by version 0.1.0."""
         package = f"src/{self.package}"
         return self._has(f"{package}/tools/_api.py") and self._has(f"{package}/production/openapi.py")
 
@@ -238,8 +246,8 @@ class Hook:
         spec = re.search(r"^openapi_spec: *(.+)$", text, re.MULTILINE)
         command = f"uv run --script hooks/openapi.py {spec[1] if spec else 'SPEC'} {shlex.quote(str(self.project))}"
         return (
-            "The tools of the OpenAPI document now share production/openapi.py, which updates repair.\n"
-            "Run the generator once more; what you have changed stays, and --diff says what would change.\n"
+            "The tools of an OpenAPI document now share production/openapi.py, which updates maintain.\n"
+            "Run the generator again: your edits stay, and --diff shows what would change.\n"
             f"In a checkout of the template: {command}"
         )
 
@@ -251,15 +259,15 @@ class Hook:
             self.execute("run", "--no-sync", self.slug, "--init-env")
 
     def smoke(self, *, with_starter: bool) -> list[str]:
-        """Return the arguments of uv that start the server with its tools, and on copy call those of the starter."""
+        """Return the arguments of uv that run the smoke test, and with `with_starter` the tests of the tools."""
         tests = [name for name in TOOL_TESTS if with_starter and self._has(name)]
         return ["run", "--no-sync", "pytest", "--quiet", "--no-header", "-rN", SMOKE_TEST, *tests]
 
     def find_conflicts(self) -> None:
-        """Look for conflicts, which the merge has recorded in git's index; Copier's exit status does not show them.
+        """Find the conflicts that the merge has recorded in git's index; Copier's exit status does not show them.
 
         Raises:
-            ProjectError: the update and the owner's edits meet; the message names the files.
+            ProjectError: the update conflicts with the owner's edits; the message names the files.
         """
         listed = subprocess.run(
             ["git", "diff", "--relative", "--name-only", "--diff-filter=U", "-z"],
@@ -269,11 +277,11 @@ class Hook:
             errors="surrogateescape",
             check=False,
         ).stdout
-        if marked := sorted({*listed.split("\0")} - {""}):
+        if conflicting := sorted({*listed.split("\0")} - {""}):
             raise ProjectError(
-                "The update and your edits meet in:\n\n"
-                + indented("\n".join(marked))
-                + f"\n\nIn each file look for <<<<<<< and keep what is right. Then:\n    {self.later()}"
+                "The update conflicts with your edits in:\n\n"
+                + indented("\n".join(conflicting))
+                + f"\n\nIn each file, search for <<<<<<< and resolve the conflict. Then:\n    {self.later()}"
             )
 
 
@@ -283,12 +291,12 @@ def identity(project: Path) -> tuple[str, str]:
     Raises:
         ProjectError: no package of this template is in `project`.
     """
-    for found in sorted((project / "src").glob("*/production/answers.json")):
-        package = found.parents[1].name
-        # An update that conflicts may have left marks between the lines, so it need not be JSON.
-        slug = re.search(r'"slug": "([^"]+)"', found.read_text(encoding="utf-8"))
+    for path in sorted((project / "src").glob("*/production/answers.json")):
+        package = path.parents[1].name
+        # After an update with conflicts it may contain markers, so it is not parsed as JSON.
+        slug = re.search(r'"slug": "([^"]+)"', path.read_text(encoding="utf-8"))
         return slug[1] if slug else package.replace("_", "-"), package
-    raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is no project of the template")
+    raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is not a project of the template")
 
 
 def indented(lines: str) -> str:
@@ -303,8 +311,8 @@ def after_update(commit: str) -> str:
     """Return the last message of an update from a commit of the template: what it changes, and how to review it."""
     from updating.changes import changes
 
-    said = changes(Path(__file__).resolve().parents[1], commit) if commit else ""
-    return (f"\nWhat the template's changelog says:\n\n{indented(said)}\n" if said else "") + (
+    changes_text = changes(Path(__file__).resolve().parents[1], commit) if commit else ""
+    return (f"\nWhat the template's changelog says:\n\n{indented(changes_text)}\n" if changes_text else "") + (
         f"\nReview the update, and commit it:\n{REVIEW}\nOr go back to your last commit: {GO_BACK}"
     )
 
@@ -313,7 +321,7 @@ def perform(steps: Sequence[Step]) -> None:
     """Run the steps and print a line for each.
 
     Raises:
-        MachineError: the machine lacks something for a step; the others were not tried.
+        MachineError: the machine lacks something that a step needs; later steps were not run.
         ProjectError: steps have failed; the message has the output of all of them.
     """
     failures: list[str] = []
@@ -328,9 +336,9 @@ def perform(steps: Sequence[Step]) -> None:
             failures.append(str(error))
         finally:
             print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
-        if state == "ok" and step.shown and result:
+        if state == "ok" and step.prints_result and result:
             print(indented(str(result)), file=sys.stderr, flush=True)
-        if state == "failed" and step.vital:
+        if state == "failed" and step.required:
             break
     if failures:
         raise ProjectError("\n\n".join(failures))
@@ -362,7 +370,9 @@ def main() -> int:
     except ProjectError as error:
         # Copier does not report this, and its exit status is 0.
         state = (
-            "the update is in your project, and this is left to do" if updating else "and the project stays as it is"
+            "the update is in your project, and this remains to be done"
+            if updating
+            else "and the project stays as it is"
         )
         print(f"\nFAILED, {state}:\n\n{error}\n", file=sys.stderr)
     else:

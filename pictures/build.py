@@ -30,10 +30,10 @@ from typing import Any
 
 from copier import run_copy
 
-from tests.live import free_port
+from tests.live_servers import free_port
 from tests.support import DEFAULT, ROOT, clean_environment, copy_template, path_with_uv
+from tests.template_repository import commit, git
 from tests.test_readme import ADDRESS, blocks
-from tests.workshop import commit, git
 
 from . import draw, record
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from tests.live import LOCAL, free_port, process, status
+from tests.live_servers import LOCAL, free_port, process, status
 from tests.ops import passes, tool
 from tests.support import uv, wait_for
 

@@ -1,10 +1,10 @@
-"""Renders and lints every combination of the switches, and of the choices that decide which files there are.
+"""Render and lint every combination of the switches, and of the choices that select files.
 
     python3 with_uv.py run python -m tests.combinations [--part 1/4] [--processes 2]
 
-`pytest -m release` runs it; it takes minutes. Answers that only fill in a value are drawn at random, the same on every
-run. Each project is rendered, each of its data files parsed, each import among its modules resolved, and ruff checks
-lint and format. The exit status 1 comes with each problem and the answers that have it.
+`pytest -m release` runs it; it takes minutes. Answers that only fill in a value are drawn at random, with fixed seeds.
+Each project is rendered, its data files are parsed, imports among its modules are resolved, and ruff checks lint and
+format. If there are problems, they are printed with the answers that cause them, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -61,17 +61,17 @@ def combinations() -> Iterator[Answers]:
     values = axes()
     drawn = {name: choices(entry) for name, entry in questions().items() if choices(entry) and name not in values}
     for number, combination in enumerate(product(*values.values())):
-        given = dict(zip(values, combination, strict=True))
-        if all(given[name] == values[name][0] for name in values if not asked(name, given)):
+        values_given = dict(zip(values, combination, strict=True))
+        if all(values_given[name] == values[name][0] for name in values if not asked(name, values_given)):
             draw = random.Random(number)  # noqa: S311 (the same each time)
             other = {name: draw.choice(offered) for name, offered in drawn.items() if name != "profile"}
-            yield answers(project_name="Weather Station", upstream_base_url=draw.choice(URLS), **given, **other)
+            yield answers(project_name="Weather Station", upstream_base_url=draw.choice(URLS), **values_given, **other)
 
 
-def asked(name: str, given: Answers) -> bool:
+def asked(name: str, values_given: Answers) -> bool:
     """Return whether the switches that a question depends on are on."""
     needed = {*re.findall(r"\b(?:enable|include)_\w+", str(questions()[name].get("ask", ""))), *NEEDS.get(name, {})}
-    return all(given[other] for other in needed - {name})
+    return all(values_given[other] for other in needed - {name})
 
 
 def prepare_process() -> None:
@@ -96,7 +96,7 @@ def check(template: str, batch: Sequence[Answers]) -> Result:
         problems: list[tuple[str, Answers]] = []
         for name, data in projects.items():
             rendering = Rendering(name, data, root / name)
-            problems += [(problem, data) for problem in faults(rendering)]
+            problems += [(problem, data) for problem in problems_of(rendering)]
             for path, content in rendering.files.items():
                 # Emptied, not removed: ruff tells the project's own imports from others by the modules that exist.
                 if (path, content) in LINTED and path.endswith(".py"):
@@ -106,17 +106,17 @@ def check(template: str, batch: Sequence[Answers]) -> Result:
         return Result(len(batch), rendered - start, time.process_time() - rendered, problems)
 
 
-def faults(rendering: Rendering) -> Iterator[str]:
-    """Yield what is wrong with a project, lint and format aside."""
+def problems_of(rendering: Rendering) -> Iterator[str]:
+    """Yield the problems of a project, except those of lint and format."""
     yield from broken_imports(rendering)
     for path, text in texts(rendering):
         if problem := parse_error(PurePosixPath(path).suffix, text):
             yield f"{path}: {problem}"
 
 
-def check_all(wanted: Sequence[Answers], processes: int | None = None) -> Iterator[Result]:
+def check_all(selected: Sequence[Answers], processes: int | None = None) -> Iterator[Result]:
     """Check combinations, in as many processes as there are cores unless told; yield the result of each batch."""
-    batches = [wanted[first : first + BATCH] for first in range(0, len(wanted), BATCH)]
+    batches = [selected[first : first + BATCH] for first in range(0, len(selected), BATCH)]
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(processes, initializer=prepare_process) as pool:
         copy_template(Path(folder))
         yield from pool.map(check, [folder] * len(batches), batches)
@@ -130,13 +130,13 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     options = parser.parse_args()
     number, of = (int(word) for word in options.part.split("/"))
-    wanted = list(combinations())[number - 1 :: of]
+    selected = list(combinations())[number - 1 :: of]
     start = time.perf_counter()
     results: list[Result] = []
-    for result in check_all(wanted, options.processes):
+    for result in check_all(selected, options.processes):
         results.append(result)
         done = sum(result.projects for result in results)
-        print(f"\r{done} of {len(wanted)}", end="", file=sys.stderr, flush=True)
+        print(f"\r{done} of {len(selected)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     problems: dict[str, list[Answers]] = {}
     for problem, data in (entry for result in results for entry in result.problems):

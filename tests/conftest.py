@@ -1,4 +1,4 @@
-"""Projects that many tests share, and the rule that nothing is skipped on CI."""
+"""Shared projects, and the rule that no test is skipped on CI."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from .support import (
     variants,
     wait_for,
 )
-from .workshop import replace_hook
+from .template_repository import replace_hook
 
 collect_ignore = ["layer"]
 """The tests of the production layer run in the environment of a project, with a configuration of their own."""
 
 FIGURE = "figure"
 
-# Some shells and images set it. The tests start hundreds of servers, and each would compile all that it imports.
+# Some shells and images set it. Each of the hundreds of servers that the tests start would compile all its imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -43,7 +43,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template as a plain directory, which no test changes."""
+    """The template as a plain directory; tests must not change it."""
     directory = tmp_path_factory.mktemp("template")
     copy_template(directory)
     return directory
@@ -51,7 +51,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def copier_template_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The template whose hook does nothing, for pytest-copier: its `copy` and `update` always run the hook."""
+    """The template with an empty hook, for pytest-copier, whose `copy` and `update` always run the hook."""
     directory = tmp_path_factory.mktemp("root")
     copy_template(directory)
     replace_hook(directory)
@@ -60,7 +60,7 @@ def copier_template_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def copier_template_paths() -> list[str]:
-    """What pytest-copier takes of `copier_template_root`."""
+    """The paths of `copier_template_root` that pytest-copier copies."""
     return [*TEMPLATE_PATHS]
 
 
@@ -71,12 +71,12 @@ TEXT_FILES = (
     "server.json.jinja",
     "src/{{ package_name }}/production/answers.json.jinja",
 )
-"""Files that repeat a text of an answer."""
+"""Files that contain the text of an answer."""
 
 
 @pytest.fixture(scope="session")
 def small_template(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Path:
-    """The template with only those files that repeat a text of an answer, in a third of the time."""
+    """The template with only the files of `TEXT_FILES`, which renders in a third of the time."""
     directory = tmp_path_factory.mktemp("small")
     shutil.copytree(template, directory, ignore=shutil.ignore_patterns("template"), dirs_exist_ok=True)
     for path in TEXT_FILES:
@@ -97,7 +97,7 @@ class Rendering:
     data: Answers
     first: Path
     second: Path | None = None
-    """The same, rendered by a process that shares nothing with the first."""
+    """The same answers, rendered by another process."""
 
     @cached_property
     def files(self) -> dict[str, bytes]:
@@ -105,10 +105,10 @@ class Rendering:
 
 
 RENDERING_SECONDS = 900
-"""The longest time that rendering all variants may take."""
+"""Timeout of rendering all variants, in seconds."""
 
-MAIN = ("default", "minimal", "everything", "default-auth-jwt")
-"""The variants that the quick tests look at."""
+MAIN_VARIANTS = ("default", "minimal", "everything", "default-auth-jwt")
+"""The variants that the quick tests use."""
 
 
 class Renderings(Mapping[str, Rendering]):
@@ -132,17 +132,17 @@ class Renderings(Mapping[str, Rendering]):
         return self._renderings[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(MAIN)
+        return iter(MAIN_VARIANTS)
 
     def __len__(self) -> int:
-        return len(MAIN)
+        return len(MAIN_VARIANTS)
 
     @cached_property
     def main(self) -> list[Rendering]:
         """The main variants; the second time another process renders them, from a plain directory."""
         second = self._root / "main"
-        make_once(second, lambda root: render_many(self._template, [root], MAIN))
-        return [replace(self[name], second=second / name) for name in MAIN]
+        make_once(second, lambda root: render_many(self._template, [root], MAIN_VARIANTS))
+        return [replace(self[name], second=second / name) for name in MAIN_VARIANTS]
 
     @cached_property
     def every(self) -> list[Rendering]:
@@ -156,7 +156,7 @@ class Renderings(Mapping[str, Rendering]):
 def renderings(
     template: Path, copier_template: Path, shared_directory: Path, sessionpatch: pytest.MonkeyPatch
 ) -> Renderings:
-    """`renderings["minimal"]` is that variant; tests leave its files alone."""
+    """`renderings["minimal"]` is that variant; tests must not change its files."""
     return Renderings(template, shared_directory / "renderings", CopierFixture(copier_template, {}, sessionpatch))
 
 
@@ -192,11 +192,11 @@ def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def make_once(directory: Path, make: Callable[[Path], object]) -> None:
-    """Have a directory made by the first worker that needs it; the others wait.
+    """Make a directory in the first worker that needs it; the others wait.
 
     Args:
-        directory: exists as soon as it is complete.
-        make: makes it, under the name that it is given.
+        directory: it exists as soon as it is complete.
+        make: makes it at the path that it is given.
     """
     lock, partial, failed = (directory.with_name(f"{directory.name}.{end}") for end in ("lock", "partial", "failed"))
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +254,7 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 
 
 LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")
-"""One worker runs a whole file: started last, these would leave the other worker idle."""
+"""Files to start first: one worker runs a whole file, so a long one at the end would leave the other idle."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -285,7 +285,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def skipped_on_ci(reporter: Any) -> list[str]:
-    """Return the tests and modules that were skipped, where that is a failure."""
+    """Return the skipped tests and modules on CI, where skipping is a failure."""
     if not os.environ.get("CI"):
         return []
     return sorted({report.nodeid for report in reporter.stats.get("skipped", [])})

@@ -1,4 +1,4 @@
-"""Projects of many combinations of answers, each with its own environment: linted, type-checked, tested and started.
+"""Check projects of many combinations of answers, each in its own environment: lint, types, tests and start.
 
     python3 with_uv.py run python -m tests.matrix outbound     # all 32 combinations of the upstream client's features
     python3 with_uv.py run python -m tests.matrix structure    # every pair of answers that bring or remove a file
@@ -6,8 +6,8 @@
     python3 with_uv.py run python -m tests.matrix kinds --from 0.1.0
 
 With `--from`, a release or "previous commit", each project is made of that version, edited as owners do
-(`tests/updates.py`) and updated to the working tree; the checks run on the result. A project takes about a minute on
-two cores. `pytest -m release` runs all of these.
+(`tests/owner_projects.py`) and updated to the working tree; the checks run on the result. A project takes about a
+minute on two cores. `pytest -m release` runs all of these.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 from copier import run_copy
 
+from .owner_projects import ANSWER_SETS, NOW, ORIGINS, TemplateHistory, edit_as_owner
 from .support import (
     DEADLINE_SECONDS,
     DEFAULT,
@@ -48,7 +49,6 @@ from .support import (
     run,
     uv,
 )
-from .updates import NOW, ORIGINS, SETS, Line, own
 
 OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enable_telemetry", "enable_logging")
 STRUCTURAL = (
@@ -72,7 +72,7 @@ CHECKS: Mapping[str, Sequence[str | Path]] = {
     "tests": ("pytest", "-q", "-p", "no:cacheprovider"),
     "start": ("python", LAYER / "smoke.py"),
 }
-"""What an owner and the hook run, as arguments of `uv run`."""
+"""Checks that owners and the hook run, as arguments of `uv run`."""
 
 QUICK = ("-m", "not pure")
 """Leaves out those tests of the layer that have the same result in every project."""
@@ -176,8 +176,8 @@ def pairwise(
         for a, b in itertools.product(factors[one], factors[other])
         if allowed({one: a, other: b})
     }
-    for known in covered:
-        missing -= _pairs(known)
+    for covered_rows in covered:
+        missing -= _pairs(covered_rows)
 
     def gain(row: Answers, name: str, value: Any) -> int:
         return sum(frozenset((item, (name, value))) in missing for item in row.items())
@@ -240,8 +240,8 @@ def all_questions() -> dict[str, Answers]:
 
 def _cover(factors: Factors, needed: Iterable[str] | None = None) -> dict[str, Answers]:
     """Return a short cover beside the default, minimal and everything variants, which are tested anyway."""
-    known = [complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
-    tries = ([*pairwise(factors, known, random.Random(seed), needed)] for seed in range(TRIES))  # noqa: S311 (no secret)
+    covered_rows = [complete(data, factors) for data in (DEFAULT, MINIMAL, EVERYTHING)]
+    tries = ([*pairwise(factors, covered_rows, random.Random(seed), needed)] for seed in range(TRIES))  # noqa: S311 (no secret)
     rows = min(tries, key=len)
     return {f"pairwise-{number}": answers(**(DEFAULT | row)) for number, row in enumerate(rows, start=1)}
 
@@ -261,7 +261,7 @@ def complete(data: Answers, names: Iterable[str]) -> Answers:
 
 
 MATRICES: Mapping[str, Callable[[], dict[str, Answers]]] = {
-    "kinds": lambda: dict(SETS),
+    "kinds": lambda: dict(ANSWER_SETS),
     "outbound": outbound,
     "structure": structure,
     "questions": all_questions,
@@ -273,15 +273,15 @@ def render(template: Path, data: Answers, path: Path) -> None:
     run_copy(str(template), path, data=data, defaults=True, skip_tasks=True, quiet=True)
 
 
-def update(line: Line, origin: str, data: Answers, path: Path) -> None:
+def update(history: TemplateHistory, origin: str, data: Answers, path: Path) -> None:
     """Render a project of an older version, edit it as owners do, and update it to the working tree."""
-    line.copy(origin, path, data)
-    own(path, starter=True)
-    line.update(path, NOW)
+    history.copy(origin, path, data)
+    edit_as_owner(path, starter=True)
+    history.update(path, NOW)
 
 
-def prove(make: Callable[[Path], None]) -> str:
-    """Have a project made, and run its checks and the tests of the production layer in its environment.
+def check_project(make: Callable[[Path], None]) -> str:
+    """Make a project, and run its checks and the tests of the production layer in its environment.
 
     Returns:
         The last lines of its own tests and of those of the layer.
@@ -299,26 +299,28 @@ def prove(make: Callable[[Path], None]) -> str:
         return f"{last}; production layer: {project.check_layer(*QUICK)}"
 
 
-def prove_all(rows: Mapping[str, Answers], origin: str | None = None, jobs: int = 2) -> Iterator[tuple[str, str, bool]]:
-    """Prove each project; yield its name, the result or what is wrong, and whether all is right."""
+def check_projects(
+    rows: Mapping[str, Answers], origin: str | None = None, jobs: int = 2
+) -> Iterator[tuple[str, str, bool]]:
+    """Check each project; yield its name, the result or the problem, and whether it passed."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as executor:
         make: Callable[[Answers, Path], None]
         if origin:
-            make = partial(update, Line(Path(folder)), origin)
+            make = partial(update, TemplateHistory(Path(folder)), origin)
         else:
             copy_template(Path(folder))
             make = partial(render, Path(folder))
-        running = {executor.submit(prove, partial(make, data)): name for name, data in rows.items()}
+        running = {executor.submit(check_project, partial(make, data)): name for name, data in rows.items()}
         for done in as_completed(running):
             name = running[done]
             try:
                 yield name, done.result(), True
-            except Exception as error:  # a problem in one project must not keep the others from being checked
+            except Exception as error:  # a problem in one project must not stop the checks of the others
                 yield name, f"FAILED {rows[name]}\n{type(error).__name__}: {error}", False
 
 
 def main() -> int:
-    """Prove every project of one matrix, with a line for each; the status is 1 when one failed."""
+    """Check every project of one matrix, print a line for each, and return 1 if one failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("matrix", choices=MATRICES)
     parser.add_argument("--only", default="", metavar="REGEX", help="only the projects whose name matches")
@@ -331,10 +333,10 @@ def main() -> int:
         for name, data in rows.items():
             print(name, data)
         return 0
-    began, failed = time.monotonic(), 0
-    for name, result, right in prove_all(rows, options.origin, options.jobs):
-        failed += not right
-        print(f"{time.monotonic() - began:.0f} s {name}: {result}", flush=True)
+    start, failed = time.monotonic(), 0
+    for name, result, passed in check_projects(rows, options.origin, options.jobs):
+        failed += not passed
+        print(f"{time.monotonic() - start:.0f} s {name}: {result}", flush=True)
     print(f"{len(rows) - failed} of {len(rows)} projects")
     return 1 if failed else 0
 

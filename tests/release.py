@@ -1,13 +1,12 @@
-"""Checks that this commit can be a release of the template, and prints the commands that make it one.
+"""Check that this commit can be released, and print the commands that release it.
 
     python3 with_uv.py run python -m tests.release 0.2.0 [--tested | --notes]
 
-It changes nothing. Checked are: a clean tree on main; a version above the last; a section of CHANGELOG.md for it that
-says what an update changes in a project, with nothing left under Unreleased; tests/releases.toml, whose commits exist,
-are tagged and lie behind this one; no path or question lost without a migration. Last the whole test-suite runs, with
-nothing skipped: what passed on another commit says nothing of this one, so there is no stamp to go stale. `--tested` is
-for CI, which has run it in a step before. `--notes` only prints the text of the release: the version's section of
-CHANGELOG.md.
+It changes nothing. It checks that the tree is clean and on main; that the version is above the last one; that
+CHANGELOG.md has a section for it with what an update changes in a project, and nothing under Unreleased; that the
+commits in tests/releases.toml exist, are tagged and are ancestors of this one; and that no path or question is lost
+without a migration. Then all tests run, and none may be skipped. `--tested` is for CI, which has run them in an
+earlier step. `--notes` only prints the text of the release: the version's section of CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from .support import ROOT
 BRANCH = "main"
 
 UPDATE = "### What an update changes"
-"""The heading under which a release's section says what happens to a project, and what to do by hand."""
+"""Heading of the part of a release's section on what an update changes in a project."""
 
 
 def problems(version: str, changelog: str) -> Iterator[str]:
-    """What stands in the way of a release, a line for each."""
+    """Yield a line for each reason why the version cannot be released."""
     yield from problems_of_the_tree()
     yield from problems_of_the_version(version)
     yield from problems_of_the_changelog(version, changelog)
@@ -47,18 +46,18 @@ def problems_of_the_tree() -> Iterator[str]:
 
 
 def problems_of_the_version(version: str) -> Iterator[str]:
-    """Copier orders tags by PEP 440, and takes a pre-release only when asked."""
+    """Yield problems with the version; Copier orders tags by PEP 440, and skips pre-releases by default."""
     try:
         wanted = Version(version)
     except InvalidVersion:
-        yield f"{version} is no version: three numbers such as 0.2.0"
+        yield f"{version} is not a version; use three numbers such as 0.2.0"
         return
     if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         yield f"{version}: a release has three numbers and nothing else, such as 0.2.0"
     if releases() and wanted <= Version(releases()[-1].version):
         yield f"{version} is not above the last release, {releases()[-1].version}"
     if version in git("tag", "--list").split():
-        yield f"the tag {version} is there already"
+        yield f"the tag {version} already exists"
 
 
 def sections_of(changelog: str) -> dict[str, str]:
@@ -79,7 +78,7 @@ def problems_of_the_changelog(version: str, changelog: str) -> Iterator[str]:
 
 
 def problems_of_the_list() -> Iterator[str]:
-    """Every release that was made is listed, and every one that is listed was made."""
+    """Yield a line for each release that is listed and not tagged, or tagged and not listed."""
     tags = git("tag", "--list").split()
     for release in releases():
         try:
@@ -92,7 +91,7 @@ def problems_of_the_list() -> Iterator[str]:
         elif commit_of(release.version) != release.commit:
             yield f"tests/releases.toml: {release.version} is tagged elsewhere, at {commit_of(release.version)}"
         if git("merge-base", release.commit, "HEAD") != release.commit:
-            yield f"tests/releases.toml: {release.version} does not lie behind this commit"
+            yield f"tests/releases.toml: {release.version} is not an ancestor of this commit"
         yield from losses_since(release)
     listed = {release.version for release in releases()}
     for tag in tags:
@@ -137,12 +136,12 @@ def main() -> int:
         print(notes or f"CHANGELOG.md has no section of {options.version}", file=sys.stdout if notes else sys.stderr)
         return 0 if notes else 1
     try:
-        found = list(problems(options.version, changelog))
+        problems_found = list(problems(options.version, changelog))
         commit = commit_of("HEAD")
     except LookupError as error:
-        found = [str(error)]
-    if found:
-        print("\n".join([f"{options.version} cannot be released:", *(f"- {problem}" for problem in found)]))
+        problems_found = [str(error)]
+    if problems_found:
+        print("\n".join([f"{options.version} cannot be released:", *(f"- {problem}" for problem in problems_found)]))
         return 1
     if not options.tested and not tests_pass():
         print(f"{options.version} cannot be released: the tests fail")

@@ -1,4 +1,4 @@
-"""The template's releases, and what of a release a project would lose in an update."""
+"""The template's releases, and the files and answers that an update from them would lose."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Release(NamedTuple):
 
 @cache
 def releases() -> list[Release]:
-    """All of tests/releases.toml, oldest first."""
+    """Return the releases in tests/releases.toml, oldest first."""
     return [Release(**entry) for entry in tomllib.loads(LIST.read_text("utf-8")).get("release", [])]
 
 
 def git(*arguments: str) -> str:
-    """What git says of this repository.
+    """Run git in this repository and return its output.
 
     Raises:
-        LookupError: it fails; the message says what to do where the clone is shallow.
+        LookupError: git failed; for a shallow clone the message has the command to complete it.
     """
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S607
     if done.returncode == 0:
@@ -56,21 +56,21 @@ def git(*arguments: str) -> str:
 
 
 def commit_of(revision: str) -> str:
-    """The full hash of a commit of this repository.
+    """Return the full hash of a commit of this repository.
 
     Raises:
-        LookupError: there is none; the message says what to do.
+        LookupError: the commit is missing.
     """
     return git("rev-parse", "--verify", f"{revision}^{{commit}}")
 
 
 def previous_commit() -> str:
-    """The last commit before what is being tested: HEAD where files are changed, else the one before it."""
+    """Return the commit before the tested state: HEAD if the template has uncommitted changes, else HEAD~1."""
     return commit_of("HEAD" if git("status", "--porcelain", "--", *TEMPLATE_PATHS) else "HEAD~1")
 
 
 def plain(paths: list[str]) -> set[str]:
-    """Paths under template/, as migrations write them."""
+    """Return paths under template/ as migrations write them."""
     return {path.removeprefix("template/").removesuffix(".jinja") for path in paths}
 
 
@@ -84,7 +84,7 @@ def questions_of(commit: str) -> set[str]:
 
 
 class Interview:
-    """The questions of a version, and which answers they accept."""
+    """The questions of a version, and the answers that they accept."""
 
     def __init__(self, read: Callable[[str], str]) -> None:
         self.config = load_interview(read)
@@ -102,16 +102,16 @@ class Interview:
                 self.defaults[name] = text if entry["type"] == "str" else yaml.safe_load(str(text))
 
     def accepts(self, name: str, value: Any) -> bool:
-        """Whether an answer beside the defaults is accepted."""
+        """Return whether an answer is accepted together with the defaults of the other questions."""
         question = self.config[name]
         if question.get("choices"):
             return value in choices(question)
-        values = self.defaults | BESIDE.get(name, {}) | {name: value}
+        values = self.defaults | REQUIRED_ANSWERS.get(name, {}) | {name: value}
         return not self.environment.from_string(question.get("validator", "")).render(values).strip()
 
 
-BESIDE: dict[str, dict[str, Any]] = {"openapi_spec": {"upstream_base_url": "https://api.example.com"}}
-"""Answers beside which others are looked at."""
+REQUIRED_ANSWERS: dict[str, dict[str, Any]] = {"openapi_spec": {"upstream_base_url": "https://api.example.com"}}
+"""Other answers that an answer to a question requires."""
 
 SAMPLES: dict[str, Sequence[Any]] = {
     "bool": (True, False),
@@ -138,23 +138,23 @@ SAMPLES: dict[str, Sequence[Any]] = {
         "Wetter, Zürich & Umgebung: 24 h!",
     ),
 }
-"""Answers of each type that an owner may have given; those which a question accepted have to stay accepted."""
+"""Sample answers by type; a later version must accept each one that an earlier version accepted."""
 
 
-def refusals(then: Interview, now: Interview, told: Migrated) -> Iterator[str]:
-    """Yield a sentence for each answer that was accepted, and that Copier would replace by the default."""
-    for name, question in then.config.items():
-        new = told.questions.get(name, name)
+def newly_rejected_answers(before: Interview, now: Interview, migrations: MergedMigrations) -> Iterator[str]:
+    """Yield a sentence for each sample answer that `before` accepts and `now` rejects without a migration."""
+    for name, question in before.config.items():
+        new = migrations.questions.get(name, name)
         if name.startswith("_") or not is_question(question) or new is None or new not in now.config:
             continue
-        for value in choices(question) or [*SAMPLES[question["type"]], then.defaults[name]]:
-            kept = told.answers.get(new, {}).get(value, value)
-            if then.accepts(name, value) and not now.accepts(new, kept) and new not in told.stricter:
-                yield f"{new} does not accept {value!r} any more, and no migration says what becomes of it"
+        for value in choices(question) or [*SAMPLES[question["type"]], before.defaults[name]]:
+            current_value = migrations.answers.get(new, {}).get(value, value)
+            if before.accepts(name, value) and not now.accepts(new, current_value) and new not in migrations.stricter:
+                yield f"{new} no longer accepts {value!r}, and no migration handles that"
 
 
-class Migrated(NamedTuple):
-    """What the migrations in the working tree say of files, and of questions and their answers."""
+class MergedMigrations(NamedTuple):
+    """The merged tables of all migrations."""
 
     tables: Tables
     questions: dict[str, str | None]
@@ -162,33 +162,37 @@ class Migrated(NamedTuple):
     stricter: Mapping[str, str] = MappingProxyType({})
 
 
-def migrated(folder: Path = ROOT / "hooks" / "migrations") -> Migrated:
+def merged_migrations(folder: Path = ROOT / "hooks" / "migrations") -> MergedMigrations:
     migrations: list[Mapping[str, Any]] = [runpy.run_path(str(path)) for path in sorted(folder.glob("v*.py"))]
     merged: dict[str, dict[str, Any]] = {"QUESTIONS": {}, "ANSWERS": {}, "STRICTER": {}}
     for migration in migrations:
         for name, table in merged.items():
             table |= migration.get(name, {})
-    return Migrated(Tables(migrations), *merged.values())
+    return MergedMigrations(Tables(migrations), *merged.values())
 
 
 def losses(
-    paths_then: set[str], questions_then: set[str], paths_now: set[str], questions_now: set[str], told: Migrated
+    paths_then: set[str],
+    questions_then: set[str],
+    paths_now: set[str],
+    questions_now: set[str],
+    migrations: MergedMigrations,
 ) -> Iterator[str]:
-    """Yield a sentence for each path and question that an owner would lose without a message."""
-    tables = told.tables
+    """Yield a sentence for each removed path and question without a migration."""
+    tables = migrations.tables
     for path in sorted(paths_then - paths_now):
         if owners(path_in_a_project(path)) == ["user"]:
             continue
-        if not tables.knows(path):
-            yield f"template/{path} is gone, and no migration says where to"
+        if not tables.describes(path):
+            yield f"template/{path} was removed without a migration"
         for target in tables.moved.get(path, ()):
-            if target not in paths_now and not tables.knows(target):
-                yield f"template/{path} moved to {target}, which is not there"
+            if target not in paths_now and not tables.describes(target):
+                yield f"template/{path} moved to {target}, which does not exist"
     for name in sorted(questions_then - questions_now):
-        if name not in told.questions:
-            yield f"the question {name} is gone, and no migration says what becomes of its answer"
-        elif (new := told.questions[name]) and new not in questions_now:
-            yield f"the question {name} became {new}, which is not asked"
+        if name not in migrations.questions:
+            yield f"the question {name} was removed without a migration"
+        elif (new := migrations.questions[name]) and new not in questions_now:
+            yield f"the question {name} was renamed to {new}, which does not exist"
 
 
 def path_in_a_project(path: str) -> str:
@@ -196,11 +200,11 @@ def path_in_a_project(path: str) -> str:
 
 
 def losses_since(release: Release) -> list[str]:
-    """What updates from a release to the working tree would lose."""
+    """Return a sentence for each path, question and answer that an update from a release would silently lose."""
     now = plain([f"template/{path}" for path in files(ROOT / "template") if "__pycache__" not in path])
-    told = migrated()
-    then = Interview(lambda path: git("show", f"{release.commit}:{path}"))
+    migrations = merged_migrations()
+    before = Interview(lambda path: git("show", f"{release.commit}:{path}"))
     return [
-        *losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), told),
-        *refusals(then, Interview(lambda path: (ROOT / path).read_text("utf-8")), told),
+        *losses(paths_of(release.commit), questions_of(release.commit), now, set(questions()), migrations),
+        *newly_rejected_answers(before, Interview(lambda path: (ROOT / path).read_text("utf-8")), migrations),
     ]

@@ -1,4 +1,4 @@
-"""The questions of the template, the variants of a project that are tested, and helpers for commands and files."""
+"""The questions of the template, the tested variants of a project, and helpers for commands and files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OWNERSHIP: dict[str, list[str]] = tomllib.loads((ROOT / "tests" / "ownership.tom
 MADE_BY_THE_HOOK = tuple(OWNERSHIP["made"])
 
 DEADLINE_SECONDS = 300
-"""The longest time that one command may take."""
+"""Timeout of a command in seconds."""
 
 Answers = dict[str, Any]
 T = TypeVar("T")
@@ -70,7 +70,7 @@ def variables() -> dict[str, dict[str, Any]]:
 
 
 def is_question(entry: Mapping[str, Any]) -> bool:
-    """Return whether an entry is a question, and no computed value."""
+    """Return whether an entry is a question, not a computed value."""
     return entry.get("when") is not False
 
 
@@ -80,7 +80,7 @@ def questions() -> dict[str, dict[str, Any]]:
 
 
 def choices(question: Mapping[str, Any]) -> list[Any]:
-    """Return the values that a question accepts; nothing where it accepts any."""
+    """Return the choices of a question; an empty list for a free answer."""
     given = question.get("choices", [])
     return list(given.values() if isinstance(given, dict) else given)
 
@@ -211,7 +211,7 @@ def _alternatives(name: str, question: Mapping[str, Any], base: Answers) -> Iter
         if base is DEFAULT:
             yield "other", OTHER_VALUES[name]
         return
-    default = render_text(str(question["default"]), {"profile": "production"} | base)
+    default = str(evaluate(base)[name])
     for value in choices(question) or (False, True):
         if str(value) != default:
             yield "".join(letter if letter.isalnum() else "_" for letter in str(value)), value
@@ -221,7 +221,7 @@ def _alternatives(name: str, question: Mapping[str, Any], base: Answers) -> Iter
 
 
 def clean_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment without what would point a tool to this repository, plus `changes`."""
+    """Return this process's environment with `changes`, without variables that refer to this repository."""
     drop = ("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHASHSEED", "CI", "MCP_TEMPLATE_STRICT", "UV_OFFLINE")
     return {name: value for name, value in os.environ.items() if name not in drop} | changes
 
@@ -262,7 +262,7 @@ def wait_for(condition: Callable[[], T], what: Callable[[], object], seconds: fl
     """Return the first true value of `condition()`.
 
     Raises:
-        AssertionError: there was none within `seconds`; the message has the value of `what()`.
+        AssertionError: it stayed false for `seconds`; the message has the value of `what()`.
     """
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -275,7 +275,7 @@ def wait_for(condition: Callable[[], T], what: Callable[[], object], seconds: fl
 
 
 def owners(path: str) -> list[str]:
-    """Return the owners of a path of a project: exactly one where tests/ownership.toml is right."""
+    """Return the owners of a path of a project; tests/ownership.toml must give exactly one."""
     return [owner for owner, patterns in OWNERSHIP.items() if any(covers(pattern, path) for pattern in patterns)]
 
 
@@ -304,6 +304,6 @@ def files(project: Path) -> dict[str, bytes]:
     }
 
 
-def without_the_users(content: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return those files of a project that an update may change, hence not the user's."""
+def without_user_owned(content: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a project without the user-owned ones."""
     return {path: text for path, text in content.items() if owners(path) != ["user"]}

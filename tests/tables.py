@@ -1,8 +1,8 @@
-"""Writes the tables of docs/reference.md that repeat other files.
+"""Write the tables of docs/reference.md that are generated from other files, between their markers.
 
     uv run python -m tests.tables
 
-replaces them between their markers. Features come from the pages in `template/docs/` (heading and first sentence),
+ Features come from the pages in `template/docs/` (heading and first sentence),
 questions from `copier.yml`, variables from `.env.example` as the variants have it.
 """
 
@@ -23,7 +23,7 @@ OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
 """Pages that belong to no feature; the reference links them elsewhere."""
 
 
-def features() -> Iterator[str]:
+def feature_rows() -> Iterator[str]:
     yield "| page | topic |"
     yield "|---|---|"
     for page in sorted((ROOT / "template" / "docs").iterdir()):
@@ -39,16 +39,16 @@ def first_sentence(text: str) -> str:
     return re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", sentence).rstrip(".:")
 
 
-def asked() -> Iterator[str]:
+def question_rows() -> Iterator[str]:
     yield "| question | default | what it decides |"
     yield "|---|---|---|"
     for name, question in questions().items():
         default = " ".join(str(question["default"]).split())
-        shown = "by profile or name" if "{" in default else f"`{default}`" if default else "empty"
-        yield f"| `{name}` | {shown} | {question['help']} |"
+        default_text = "by profile or name" if "{" in default else f"`{default}`" if default else "empty"
+        yield f"| `{name}` | {default_text} | {question['help']} |"
 
 
-def variables() -> Iterator[str]:
+def variable_rows() -> Iterator[str]:
     yield "| for | variables |"
     yield "|---|---|"
     sections: dict[str, dict[str, None]] = {}
@@ -78,10 +78,10 @@ def listed(data: Answers) -> list[tuple[str, str]]:
     return entries
 
 
-TABLES = {"features": features, "questions": asked, "variables": variables}
+TABLES = {"features": feature_rows, "questions": question_rows, "variables": variable_rows}
 
 
-def filled(text: str) -> str:
+def with_tables(text: str) -> str:
     """Return `text` with each table between its markers replaced."""
     for name, rows in TABLES.items():
         begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
@@ -91,4 +91,4 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    REFERENCE.write_text(filled(REFERENCE.read_text("utf-8")), "utf-8")
+    REFERENCE.write_text(with_tables(REFERENCE.read_text("utf-8")), "utf-8")

@@ -34,7 +34,7 @@ from .support import (
     variables,
 )
 from .support import copier as copier_command
-from .workshop import Workshop, recorded
+from .template_repository import TemplateRepository, recorded
 
 SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 PACKAGE = re.compile(r"[a-z][a-z0-9_]*")
@@ -256,17 +256,17 @@ def test_a_project_name_becomes_a_slug_or_is_rejected(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, slug in NAMES.items() if slug], ids=ascii)
-def test_a_project_name_arrives_word_for_word(name: str) -> None:
+def test_a_project_name_is_rendered_unchanged(name: str) -> None:
     assert_unchanged(rendered(project_name=name), name, "A production MCP server")
 
 
 @pytest.mark.parametrize("description", DESCRIPTIONS, ids=ascii)
-def test_a_description_arrives_word_for_word(description: str) -> None:
+def test_a_description_is_rendered_unchanged(description: str) -> None:
     assert_unchanged(rendered(project_name="A b", project_description=description), "A b", description)
 
 
 @pytest.mark.parametrize("name", ["it's", "{% raw %}", "  spaces  ", "*anchor &alias !tag |"])
-def test_texts_arrive_word_for_word_through_copier(small_template: Path, tmp_path: Path, name: str) -> None:
+def test_copier_renders_texts_unchanged(small_template: Path, tmp_path: Path, name: str) -> None:
     texts = render(small_template, tmp_path, project_name=name, project_description=DESCRIPTIONS[2])
     assert_unchanged(texts, name, DESCRIPTIONS[2])
 
@@ -390,7 +390,7 @@ def test_a_bad_value_is_rejected_in_one_short_line(name: str, value: object) -> 
         ("package_name", "json", "question 'package_name': json is taken"),
     ],
 )
-def test_copier_ends_with_the_rejection_and_writes_nothing(
+def test_copier_prints_the_rejection_and_writes_nothing(
     small_template: Path, tmp_path: Path, name: str, value: object, line: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(line)):
@@ -444,14 +444,14 @@ def test_recorded_answers_of_every_release_are_kept(small_template: Path, tmp_pa
     for release in releases():
         known = questions_of(release.commit)
         given = {name: answer for name, answer in OTHER_VALUES.items() if name in known}
-        workshop = Workshop.empty(tmp_path / release.version)
-        workshop.take(release.commit)
-        workshop.release(release.version)
-        project = workshop.copy(**given)
+        repository = TemplateRepository.empty(tmp_path / release.version)
+        repository.load_revision(release.commit)
+        repository.release(release.version)
+        project = repository.copy(**given)
         before = recorded(project)
-        workshop.take_the_working_tree()
-        workshop.release("90.0.0")
-        workshop.update(project)
+        repository.load_working_tree()
+        repository.release("90.0.0")
+        repository.update(project)
         after = recorded(project)
         assert {name: after.get(name) for name in known} == {name: before[name] for name in known}
 
@@ -473,7 +473,7 @@ REJECTED = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("option", "line"), REJECTED, ids=[ascii(option)[:40] for option, _ in REJECTED])
-def test_a_rejection_ends_with_status_1_and_a_readable_line_and_loses_nothing(
+def test_a_rejected_update_ends_with_status_1_and_changes_nothing(
     small_template: Path, tmp_path: Path, option: str, line: str
 ) -> None:
     existing = tmp_path / "folder" / "kept.txt"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from .live import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages
+from .live_servers import IN_PROJECT, LOCAL, TOKEN, Project, balancing, make_project, node, npm_packages
 from .support import run, uv
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
@@ -62,7 +62,7 @@ def replicas(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iter
     ],
     ids=["python-sdk-2025-06-18", "python-sdk-1", "python-sdk-2-legacy", "python-sdk-2", "fastmcp"],
 )
-def test_no_call_of_a_client_is_lost(
+def test_every_client_gets_all_its_results(
     script: str, distributions: tuple[str, ...], mode: str, version: str | None, replicas: Replicas, tmp_path: Path
 ) -> None:
     """Every call gets its own answer, and both replicas have answered some."""
@@ -73,11 +73,11 @@ def test_no_call_of_a_client_is_lost(
         python = [str(uv()), "run", "--quiet", "--no-project", *wanted, "python"]
     done = run(*python, IN_PROJECT / f"{script}.py", replicas.url, TOKEN, mode, str(CALLS), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert said["answers"] == sorted(f"text {number}" for number in range(CALLS))
-    assert set(said["tools"]) >= TOOLS
-    assert said["health"]["status"] == "healthy"
-    assert said["version"] == version
+    output = json.loads(done.stdout)
+    assert output["answers"] == sorted(f"text {number}" for number in range(CALLS))
+    assert set(output["tools"]) >= TOOLS
+    assert output["health"]["status"] == "healthy"
+    assert output["version"] == version
     assert all(replicas.served[port] - before[port] > CALLS / 4 for port in before)
 
 
@@ -95,8 +95,8 @@ def inspect(packages: Path, home: Path, *arguments: str) -> dict[str, Any]:
     settings = {"HOME": str(home), "PATH": f"{node(packages).parent}:/usr/bin:/bin"}
     done = run(node(packages), program, "--cli", *arguments, cwd=home, **settings)
     assert done.returncode == 0, done.stdout + done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
 
 
 def test_the_inspector_lists_and_calls_over_http(inspector: Path, replicas: Replicas, tmp_path: Path) -> None:

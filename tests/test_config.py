@@ -11,7 +11,7 @@ import pytest
 from .matrix import Project
 from .support import DEFAULT, EVERYTHING, Answers, choices, evaluate, questions, render_text
 from .tables import listed
-from .workshop import recorded
+from .template_repository import recorded
 
 GENERATION_ONLY = {
     "project_name",

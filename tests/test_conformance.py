@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .live import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
+from .live_servers import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
 from .support import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
@@ -39,7 +39,7 @@ def project(suite: Path, template: Path, tmp_path_factory: pytest.TempPathFactor
         ("2025-11-25", "stateful", "sse", 80),
     ],
 )
-def test_it_conforms(
+def test_the_server_conforms_to_the_protocol(
     version: str,
     session_mode: str,
     response_mode: str,

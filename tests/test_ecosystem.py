@@ -95,7 +95,7 @@ def test_the_registry_accepts_a_description_of_any_length(
     assert 1 <= len(json.loads((tmp_path / "server.json").read_text("utf-8"))["description"]) <= 100
 
 
-def test_server_json_is_of_this_package(each_rendering: Sequence[Rendering]) -> None:
+def test_server_json_names_this_package(each_rendering: Sequence[Rendering]) -> None:
     for rendering in filter(publishable, each_rendering):
         server = json.loads(rendering.files["server.json"])
         project = tomllib.loads(rendering.files["pyproject.toml"].decode())["project"]
@@ -115,7 +115,7 @@ def test_the_hooks_need_no_download(each_rendering: Sequence[Rendering]) -> None
         assert {repository["repo"] for repository in configured["repos"]} == {"local"}
 
 
-def test_the_dev_container_is_of_the_chosen_python(each_rendering: Sequence[Rendering]) -> None:
+def test_the_dev_container_has_the_chosen_python(each_rendering: Sequence[Rendering]) -> None:
     """Its schema is in no package that could be pinned; these are the properties that it is used with."""
     for rendering in each_rendering:
         content = rendering.files.get(".devcontainer/devcontainer.json")
@@ -144,7 +144,7 @@ def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.acceptance
-def test_the_hooks_find_what_is_wrong_offline(template: Path, tmp_path: Path) -> None:
+def test_the_hooks_report_problems_offline(template: Path, tmp_path: Path) -> None:
     """With the environment in place; run by prek, which reads pre-commit's configuration."""
     project = tmp_path / "project"
     run_copy(str(template), project, data=MINIMAL | {"include_ci": True}, defaults=True, skip_tasks=True, quiet=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from . import examples
 from .conftest import Rendering
 from .support import MADE_BY_THE_HOOK, ROOT, files
-from .workshop import git
+from .template_repository import git
 
 
 def test_the_example_is_the_default_project(renderings: Mapping[str, Rendering]) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from .live import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
+from .live_servers import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
@@ -35,7 +35,7 @@ LEAKS = re.compile(rf"Traceback|site-packages|root:x:0|{TOKEN}|{SECRET}")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: status 0 and no text where the server hung up."""
+    """A response; status 0 and no text if the server closed the connection."""
 
     status: int
     text: str
@@ -80,8 +80,8 @@ def send(port: int, raw: bytes, seconds: float = 10.0) -> Answer:
             if not part:
                 break
             data += part
-    found = re.match(rb"HTTP/1\.1 (\d{3})", data)
-    return Answer(int(found[1]) if found else 0, data.decode("utf-8", "replace"))
+    status_line = re.match(rb"HTTP/1\.1 (\d{3})", data)
+    return Answer(int(status_line[1]) if status_line else 0, data.decode("utf-8", "replace"))
 
 
 def _whole(data: bytes) -> bool:
@@ -201,7 +201,7 @@ def test_abused_headers(server: Server) -> None:
         assert send(server.port, request(body, {"authorization": value})).status == 401, value
 
 
-def test_paths_lead_nowhere_else(server: Server) -> None:
+def test_no_path_reaches_another_host(server: Server) -> None:
     targets = [
         *("/..", "/../../etc/passwd", "/mcp/../../etc/passwd", "//etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/.env"),
         *(
@@ -221,13 +221,15 @@ def test_paths_lead_nowhere_else(server: Server) -> None:
             harmless(send(server.port, raw, 0.5 if stream else 10), raw)
 
 
-def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
+def test_slow_clients_do_not_delay_others(server: Server) -> None:
     body = json.dumps(tool_call("echo", {"text": "x"})).encode()
-    whole = request(body)
+    complete_request = request(body)
     with contextlib.ExitStack() as open_connections:
-        for cut in itertools.islice(itertools.cycle((0, 1, 20, len(whole) - len(body), len(whole) - 1)), 100):
+        for cut in itertools.islice(
+            itertools.cycle((0, 1, 20, len(complete_request) - len(body), len(complete_request) - 1)), 100
+        ):
             connection = open_connections.enter_context(socket.create_connection((LOCAL, server.port), 10))
-            connection.sendall(whole[:cut])
+            connection.sendall(complete_request[:cut])
         for _ in range(10):
             began = time.monotonic()
             assert status(server.port, "/livez") == 200
@@ -235,7 +237,7 @@ def test_slow_clients_keep_nobody_waiting(server: Server) -> None:
             assert time.monotonic() - began < 5
 
 
-def test_what_an_exception_says_stays_inside(server: Server) -> None:
+def test_the_text_of_an_exception_is_not_sent_to_clients(server: Server) -> None:
     code, text = post(server.port, tool_call("crash", {"secret": SECRET}))
     harmless(Answer(code, text), "crash")
     assert "unexpected error" in text

@@ -67,7 +67,7 @@ def test_a_project_gets_an_environment_file_if_there_are_secrets(
     assert ("--init-env" in hook.later()) == made
 
 
-def test_a_new_project_is_ready_and_proven(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_a_new_project_is_set_up_and_tested(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
     done = copy(template, tmp_path)
     project = tmp_path / "project"
     assert done.returncode == 0, done.stderr
@@ -111,9 +111,7 @@ def test_without_uv_the_project_stays_and_the_command_is_named(template: Path, t
 
 
 @pytest.mark.parametrize("variable", ["CI", "MCP_TEMPLATE_STRICT"])
-def test_where_it_must_not_pass_unseen_a_problem_ends_with_status_1(
-    template: Path, tmp_path: Path, variable: str
-) -> None:
+def test_on_ci_and_in_strict_mode_a_problem_ends_with_status_1(template: Path, tmp_path: Path, variable: str) -> None:
     environment = without_uv(tmp_path) | {variable: "1"}
     assert copy(template, tmp_path, "--no-cleanup", **environment).returncode != 0
     assert (tmp_path / "project" / "pyproject.toml").exists()
@@ -160,7 +158,7 @@ def test_an_update_that_conflicts_names_the_file(own_template: Path, tmp_path: P
     done = copier("update", "--trust", "--defaults", "--quiet", cwd=project)
     assert done.returncode == 0, done.stderr
     assert steps(done) == {"conflicts": "failed"}
-    assert "The update and your edits meet in:" in done.stderr
+    assert "The update conflicts with your edits in:" in done.stderr
     assert re.search(rf"^    {meter}$", done.stderr, re.MULTILINE)
     assert '"""Mine."""' in (project / meter).read_text("utf-8")
 
@@ -178,7 +176,7 @@ def write_first_line(path: Path, line: str) -> None:
     path.write_text(f"{line}\n{rest}", "utf-8")
 
 
-def test_it_runs_where_copier_runs(template: Path) -> None:
+def test_the_hook_imports_the_standard_library_only(template: Path) -> None:
     """Copier needs Python 3.10, and its environment has none of the project's libraries."""
     source = (template / "hooks" / "post_generate.py").read_text("utf-8")
     imported = set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))

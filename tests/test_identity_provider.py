@@ -20,7 +20,7 @@ from urllib.parse import quote_plus, urlencode
 
 import pytest
 
-from .live import (
+from .live_servers import (
     IN_PROJECT,
     LOCAL,
     TOKEN,
@@ -34,7 +34,7 @@ from .live import (
     process,
     tool_call,
 )
-from .live import status as status_of
+from .live_servers import status as status_of
 from .support import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
@@ -76,8 +76,8 @@ class Provider:
             response = connection.getresponse()
             body = response.read()
             assert response.status == 200, body
-        found: dict[str, Any] = json.loads(body or "{}")
-        return found
+        document: dict[str, Any] = json.loads(body or "{}")
+        return document
 
     def token(self, user: str, resource: str = JWT_RESOURCE) -> str:
         form = {"grant_type": "urn:example:login", "user": user, "resource": resource, "scope": "orders:read"}
@@ -121,8 +121,8 @@ def orders() -> Iterator[Orders]:
 def claims(token: str) -> dict[str, Any]:
     """Return the claims of a JWT, unverified."""
     payload = token.split(".")[1]
-    found: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)) or b"{}")
-    return found
+    document: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)) or b"{}")
+    return document
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def test_a_token_for_another_audience_is_rejected(server: Server, provider: Prov
     assert (status, error["error"]["message"]) == (401, "The access token is for another audience.")
 
 
-def test_a_new_key_counts_without_a_restart(
+def test_a_new_key_takes_effect_without_a_restart(
     project: Project, provider: Provider, settings: dict[str, object], tmp_path: Path
 ) -> None:
     with contextlib.ExitStack() as running:
@@ -213,8 +213,8 @@ def test_each_caller_reaches_the_upstream_with_a_token_of_its_own(
     for user in ("alice", "bob", "alice"):
         status, result = call(server, tokens[user], "orders")
         assert status == 200, result
-        found = json.loads(result["content"][0]["text"])
-        assert (found["sub"], found["aud"], found["client_id"]) == (user, ORDERS, "mcp-server")
+        document = json.loads(result["content"][0]["text"])
+        assert (document["sub"], document["aud"], document["client_id"]) == (user, ORDERS, "mcp-server")
     assert len(orders.authorizations) == 3
     assert len({*orders.authorizations}) == 2
     assert not any(token in str(orders.authorizations) for token in tokens.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 import pytest
-from updating.imports import Here, Moves, rewrite
+from updating.imports import ModuleContext, Moves, rewrite
 
 MOVES = Moves(
     {
@@ -31,14 +31,14 @@ MOVES = Moves(
 RENAMED = Moves({"shop": "store"}, {})
 
 EXISTS = {"shop", "shop.tools", "shop.production", "shop.production.inbound", "shop.production.inbound.guard"}
-TOOL = Here("shop.tools", "shop.tools", EXISTS.__contains__)
-SCRIPT = Here("", "", EXISTS.__contains__)
+TOOL = ModuleContext("shop.tools", "shop.tools", EXISTS.__contains__)
+SCRIPT = ModuleContext("", "", EXISTS.__contains__)
 
 
-def rewritten(source: str, here: Here = TOOL, moves: Moves = MOVES) -> str:
+def rewritten(source: str, here: ModuleContext = TOOL, moves: Moves = MOVES) -> str:
     """The source after the rewriting, which has to leave nothing and to change nothing the second time."""
     result = rewrite(source.encode(), here, moves)
-    assert result.left == []
+    assert result.unresolved == []
     assert rewrite(result.content, here, moves) == result, "not the same the second time"
     compile(result.content, "tool.py", "exec")
     return result.content.decode()
@@ -187,13 +187,13 @@ def test_the_package_is_renamed(before: str, after: str) -> None:
         ("import shop.production.client", [1]),
     ],
 )
-def test_what_cannot_be_followed_stays_and_is_said(source: str, lines: list[int]) -> None:
+def test_an_import_that_cannot_be_rewritten_stays_and_is_reported(source: str, lines: list[int]) -> None:
     result = rewrite(source.encode(), TOOL, MOVES)
-    assert result.left == lines
+    assert result.unresolved == lines
     assert result.content.decode() == source
 
 
-def test_what_can_be_followed_is_rewritten_beside_what_cannot() -> None:
+def test_other_imports_are_rewritten_beside_one_that_cannot_be() -> None:
     result = rewrite(b"from ..production.app import App, unknown", TOOL, MOVES)
     assert result == (
         b"from ..production.app import unknown\nfrom ..production.registry import Registry as App",
@@ -204,14 +204,14 @@ def test_what_can_be_followed_is_rewritten_beside_what_cannot() -> None:
 @pytest.mark.parametrize(
     "source", ["import shop\n\nshop = 1", "import shop\n\ndef f(shop):\n    return shop.x", "import shop, store"]
 )
-def test_a_package_whose_name_means_something_else_too_stays_and_is_said(source: str) -> None:
+def test_a_package_whose_name_is_also_a_variable_stays_and_is_reported(source: str) -> None:
     assert rewrite(source.encode(), SCRIPT, RENAMED) == (source.encode(), [1])
 
 
 @pytest.mark.parametrize(
     "source", ["def f(:\n", "import shop\n\0", "print 'x'\n", "# -*- coding: latin-9000 -*-\nimport shop\n"]
 )
-def test_what_is_no_python_stays(source: str) -> None:
+def test_a_file_with_a_syntax_error_stays(source: str) -> None:
     assert rewrite(source.encode(), SCRIPT, RENAMED) == (source.encode(), [])
 
 
@@ -232,21 +232,21 @@ def test_encodings_and_line_endings_stay(head: str, encoding: str, ending: str) 
         assert rewrite(marked, SCRIPT, RENAMED).content == codecs.BOM_UTF8 + after
 
 
-def test_strings_and_comments_are_left() -> None:
+def test_strings_and_comments_stay() -> None:
     source = "patch('shop.production.guard.Guard')  # from shop.production.guard import Guard\n"
     assert rewritten(source) == source
 
 
-def test_a_file_that_moved_means_its_former_neighbours() -> None:
+def test_relative_imports_of_a_moved_file_refer_to_its_former_package() -> None:
     """Its own lines are the template's and right; those of the owner were written where it was before."""
-    here = Here("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
+    here = ModuleContext("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
     source = "from .client import UpstreamError\nfrom .config import ProductionConfig\nfrom .guard import Guard\n"
     after = "from .. import UpstreamError\nfrom ..config import ProductionConfig\nfrom .guard import Guard\n"
     assert rewritten(source, here) == after
 
 
-def test_a_test_beside_the_package_is_absolute() -> None:
-    here = Here("tests", "tests", EXISTS.__contains__)
+def test_a_test_imports_the_package_by_absolute_names() -> None:
+    here = ModuleContext("tests", "tests", EXISTS.__contains__)
     assert rewritten("from shop.production.guard import Guard", here) == (
         "from shop.production.inbound.guard import Guard"
     )

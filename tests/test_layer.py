@@ -53,7 +53,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-WHOLE = ("minimal", "default", TOKENS, *outbound_pairs())
+COMPLETE_VARIANTS = ("minimal", "default", TOKENS, *outbound_pairs())
 """Projects in which all tests run that depend on the project."""
 
 
@@ -84,7 +84,7 @@ def prepared(
     [
         *SELECTIONS.items(),
         *(pytest.param(*item, marks=pytest.mark.acceptance) for item in [*CREDENTIALS.items()][1:]),
-        *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in WHOLE),
+        *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in COMPLETE_VARIANTS),
     ],
 )
 def test_the_tests_of_the_layer_pass(
@@ -108,7 +108,7 @@ def test_the_tests_of_tools_from_openapi_are_typed(prepared: Callable[[str], Pro
 
 
 @pytest.mark.release
-def test_documents_made_by_chance(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
+def test_random_documents(prepared: Callable[[str], Project], figure: Callable[[str], None]) -> None:
     figure(f"documents made by chance: {prepared(OPENAPI).check_layer('test_openapi_serialisation.py')}")
 
 

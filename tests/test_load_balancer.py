@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from .conftest import Renderings
-from .live import LOCAL, free_port, process, status
+from .live_servers import LOCAL, free_port, process, status
 from .matrix import Project
 from .ops import passes, tool
 from .support import wait_for
@@ -146,7 +146,7 @@ def test_made_up_sessions_do_not_displace_real_ones(project: Path, tmp_path: Pat
             assert ask(port, session=session)[1] == replica
 
 
-def test_a_request_that_arrives_slowly_is_given_up(project: Path, tmp_path: Path) -> None:
+def test_a_request_that_arrives_slowly_is_rejected(project: Path, tmp_path: Path) -> None:
     with (
         replicas(1) as ports,
         balanced(project, tmp_path, *ports, changes={"timeout http-request 10s": "timeout http-request 1s"}) as port,
@@ -175,7 +175,7 @@ def test_an_address_has_a_limit_of_connections(project: Path, tmp_path: Path) ->
 
 
 @pytest.mark.acceptance
-def test_a_trailer_forges_no_address_behind_the_load_balancer(built: Callable[[str], Project], tmp_path: Path) -> None:
+def test_a_trailer_cannot_forge_the_client_address(built: Callable[[str], Project], tmp_path: Path) -> None:
     project, server = built("default"), free_port()
     environment: dict[str, Any] = {
         "PORT": server,

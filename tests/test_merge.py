@@ -10,9 +10,9 @@ from typing import NamedTuple
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from updating.merge import merge, merge_by_line, unix
+from updating.merge import merge, merge_by_line, with_lf
 
-from .structure import Place, places
+from .line_places import Place, places
 
 # --- Files of blocks that are nearly alike ---------------------------------------------------------------------
 
@@ -146,24 +146,24 @@ def test_every_line_keeps_its_place(path: str, case: Case) -> None:
     the owner added.
     """
     old, new = (KINDS[path](blocks) for blocks in (case.old, case.new))
-    mine = edited(path, old, case.edits)
+    owner_text = edited(path, old, case.edits)
     try:
-        before, theirs, owners = placed(path, old), placed(path, new), placed(path, mine)
+        before, updated, owners = placed(path, old), placed(path, new), placed(path, owner_text)
     except ValueError:  # the owner's edit left no file of its language
         return
-    merged = merge(path, old.encode(), mine.encode(), new.encode())
+    merged = merge(path, old.encode(), owner_text.encode(), new.encode())
     text = merged.content.decode()
-    assert marks(mine) <= marks(text), "an edit is lost"
+    assert marks(owner_text) <= marks(text), "an edit is lost"
     assert bool(merged.conflicts) == ("<<<<<<<" in text)
     if merged.conflicts == 0:
         added, removed = owners - before, before - owners
-        assert placed(path, text) == (theirs - removed) + added
+        assert placed(path, text) == (updated - removed) + added
 
 
 @pytest.mark.parametrize("path", KINDS)
 @settings(deadline=None, max_examples=20)
 @given(case=cases())
-def test_what_one_side_alone_changes_is_the_result(path: str, case: Case) -> None:
+def test_changes_of_one_side_only_are_the_result(path: str, case: Case) -> None:
     old, new = (KINDS[path](blocks).encode() for blocks in (case.old, case.new))
     assert merge(path, old, old, new) == (new, 0)
     assert merge(path, old, new, old) == (new, 0)
@@ -178,9 +178,9 @@ PANELS: list[Block] = [("b1", (1, 2)), ("b2", (1, 2, 3)), ("b3", (1, 4, 5))]
 def test_a_block_that_the_template_renames_keeps_its_edits() -> None:
     old = dashboard(PANELS)
     new = old.replace('"b2"', '"Renamed"')
-    mine = old.replace('"id": 1', '"id": 77')
-    assert merge("dashboard.json", old.encode(), mine.encode(), new.encode()) == (
-        mine.replace('"b2"', '"Renamed"').encode(),
+    owner_text = old.replace('"id": 1', '"id": 77')
+    assert merge("dashboard.json", old.encode(), owner_text.encode(), new.encode()) == (
+        owner_text.replace('"b2"', '"Renamed"').encode(),
         0,
     )
 
@@ -188,8 +188,8 @@ def test_a_block_that_the_template_renames_keeps_its_edits() -> None:
 def test_a_block_that_the_owner_renames_gets_what_the_template_changes_in_it() -> None:
     old = workflow([("lint", (1, 2)), ("tests", (1, 3)), ("image", (1, 2))])
     new = old.replace("step 3", "another step")
-    mine = old.replace("  tests:", "  checks:")
-    merged = merge("ci.yml", old.encode(), mine.encode(), new.encode())
+    owner_text = old.replace("  tests:", "  checks:")
+    merged = merge("ci.yml", old.encode(), owner_text.encode(), new.encode())
     assert merged == (new.replace("  tests:", "  checks:").encode(), 0)
 
 
@@ -217,10 +217,10 @@ def test_a_block_that_the_owner_renames_gets_what_the_template_changes_in_it() -
     ],
     ids=["a replaced panel", "a service that went while another came", "a table that the owner removed"],
 )
-def test_what_has_no_place_any_more_is_a_conflict(path: str, old: str, new: str, edit: tuple[str, str]) -> None:
-    mine = old.replace(*edit)
-    assert mine != old
-    merged = merge(path, old.encode(), mine.encode(), new.encode())
+def test_an_edit_of_a_removed_block_is_a_conflict(path: str, old: str, new: str, edit: tuple[str, str]) -> None:
+    owner_text = old.replace(*edit)
+    assert owner_text != old
+    merged = merge(path, old.encode(), owner_text.encode(), new.encode())
     assert merged.conflicts == 1
     outside = re.sub(rb"(?ms)^<{7} .*?^>{7} .*?$", b"", merged.content)
     assert b"mine" not in outside
@@ -231,20 +231,20 @@ def test_what_has_no_place_any_more_is_a_conflict(path: str, old: str, new: str,
 
 # --- Line endings, encodings, and what is no text -----------------------------------------------------------------
 
-OLD, MINE, NEW = b"one\ntwo\nthree\nfour\nfive\n", b"one\n2\nthree\nfour\nfive\n", b"one\ntwo\nthree\nfour\n5\n"
+OLD, EDITED, NEW = b"one\ntwo\nthree\nfour\nfive\n", b"one\n2\nthree\nfour\nfive\n", b"one\ntwo\nthree\nfour\n5\n"
 BOTH = b"one\n2\nthree\nfour\n5\n"
 
 
-def dos(content: bytes) -> bytes:
+def with_crlf(content: bytes) -> bytes:
     return content.replace(b"\n", b"\r\n")
 
 
-@pytest.mark.parametrize("base", [OLD, dos(OLD)])
-@pytest.mark.parametrize("theirs", [NEW, dos(NEW)])
-def test_line_endings_are_no_change_and_stay_the_owners(base: bytes, theirs: bytes) -> None:
-    assert merge("page.txt", base, MINE, theirs) == (BOTH, 0)
-    assert merge("page.txt", base, dos(MINE), theirs) == (dos(BOTH), 0)
-    assert merge("page.txt", base, dos(OLD), theirs) == (dos(NEW), 0)
+@pytest.mark.parametrize("base", [OLD, with_crlf(OLD)])
+@pytest.mark.parametrize("updated", [NEW, with_crlf(NEW)])
+def test_line_endings_do_not_conflict_and_stay_as_the_owner_has_them(base: bytes, updated: bytes) -> None:
+    assert merge("page.txt", base, EDITED, updated) == (BOTH, 0)
+    assert merge("page.txt", base, with_crlf(EDITED), updated) == (with_crlf(BOTH), 0)
+    assert merge("page.txt", base, with_crlf(OLD), updated) == (with_crlf(NEW), 0)
 
 
 TOML = "[a]\none = 1\ntwo = 2\n\n[b]\none = 1\ntwo = 2\nthree = 3\n\n[c]\nfour = 4\n"
@@ -252,42 +252,42 @@ TOML = "[a]\none = 1\ntwo = 2\n\n[b]\none = 1\ntwo = 2\nthree = 3\n\n[c]\nfour =
 
 @pytest.mark.parametrize("table", ["a", "b", "c"])
 @pytest.mark.parametrize("how", ["header", "table", "another"])
-def test_a_line_of_the_template_goes_to_no_other_table_than_its_own(table: str, how: str) -> None:
+def test_a_line_of_the_template_stays_in_its_table(table: str, how: str) -> None:
     """Where the owner has removed that table, it is a conflict or left out."""
-    theirs = TOML.replace(f"[{table}]\n", f"[{table}]\nfive = 5\n")
+    updated = TOML.replace(f"[{table}]\n", f"[{table}]\nfive = 5\n")
     start = TOML.index(f"[{table}]\n")
     body = TOML[start:].partition("\n[")[0]
-    mine = TOML.replace(
+    owner_text = TOML.replace(
         body, {"header": body.partition("\n")[2], "table": "", "another": body.replace(f"[{table}]", "[mine]")}[how]
     )
-    merged = merge("pyproject.toml", TOML.encode(), mine.encode(), theirs.encode())
+    merged = merge("pyproject.toml", TOML.encode(), owner_text.encode(), updated.encode())
     text = merged.content.decode()
     assert merged.conflicts or f"[{table}]\nfive = 5\n" in text or "five" not in text
 
 
 def test_a_few_lines_with_other_endings_are_no_conflict() -> None:
-    mine = OLD.replace(b"two\n", b"zwei\n").replace(b"\n", b"\r\n").replace(b"four\r\n", b"four\n")
+    owner_text = OLD.replace(b"two\n", b"zwei\n").replace(b"\n", b"\r\n").replace(b"four\r\n", b"four\n")
     merged = OLD.replace(b"two\n", b"zwei\n").replace(b"five", b"5")
-    assert merge("page.txt", OLD, mine, NEW) == (merged.replace(b"\n", b"\r\n"), 0)
+    assert merge("page.txt", OLD, owner_text, NEW) == (merged.replace(b"\n", b"\r\n"), 0)
 
 
-def test_a_single_ending_of_another_kind_is_the_owners_edit() -> None:
-    mine = OLD.replace(b"two\n", b"two\r\n")
-    assert merge("page.txt", OLD, mine, NEW) == (mine.replace(b"five", b"5"), 0)
+def test_a_changed_ending_of_one_line_counts_as_an_edit() -> None:
+    owner_text = OLD.replace(b"two\n", b"two\r\n")
+    assert merge("page.txt", OLD, owner_text, NEW) == (owner_text.replace(b"five", b"5"), 0)
 
 
 @pytest.mark.parametrize("letter", ["ä".encode("latin-1"), b"\xff", "ä".encode()])
 def test_any_encoding_is_merged(letter: bytes) -> None:
-    old, mine, new = (content.replace(b"three", letter) for content in (OLD, MINE, NEW))
-    assert merge("page.txt", old, mine, new) == (BOTH.replace(b"three", letter), 0)
+    old, owner_text, new = (content.replace(b"three", letter) for content in (OLD, EDITED, NEW))
+    assert merge("page.txt", old, owner_text, new) == (BOTH.replace(b"three", letter), 0)
 
 
-def test_a_line_that_ends_the_file_without_a_break() -> None:
-    assert merge("page.txt", OLD, MINE.rstrip(), NEW.replace(b"5", b"five")).content == MINE.rstrip()
-    assert merge("page.txt", OLD.rstrip(), MINE.rstrip(), OLD) == (MINE, 0)
+def test_a_last_line_without_a_line_break_is_merged() -> None:
+    assert merge("page.txt", OLD, EDITED.rstrip(), NEW.replace(b"5", b"five")).content == EDITED.rstrip()
+    assert merge("page.txt", OLD.rstrip(), EDITED.rstrip(), OLD) == (EDITED, 0)
 
 
-def test_what_is_no_text_stays_the_owners_and_is_a_conflict() -> None:
+def test_a_binary_file_that_both_sides_change_is_a_conflict() -> None:
     assert merge("logo.png", b"\0old", b"\0mine", b"\0new") == (b"\0mine", 1)
 
 
@@ -307,7 +307,7 @@ def test_any_bytes_are_merged(lines: list[bytes]) -> None:
     text = b"".join(lines)
     for path in KINDS:
         assert merge(path, text, b"first\n" + text, text) == (b"first\n" + text, 0)
-        assert b"first\n" in unix(merge(path, text, b"first\n" + text, text + b"last\n").content)
+        assert b"first\n" in with_lf(merge(path, text, b"first\n" + text, text + b"last\n").content)
 
 
 # --- Neighbouring lines of pyproject.toml --------------------------------------------------------------------------
@@ -334,10 +334,10 @@ def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[boo
 
 
 @pytest.mark.parametrize(
-    ("mine", "theirs"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
+    ("owner_text", "updated"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
 )
-def test_changes_of_the_same_line_are_a_conflict(mine: str, theirs: str) -> None:
-    base, one, other = ([letter.encode() for letter in text] for text in ("123", mine, theirs))
+def test_changes_of_the_same_line_are_a_conflict(owner_text: str, updated: str) -> None:
+    base, one, other = ([letter.encode() for letter in text] for text in ("123", owner_text, updated))
     assert merge_by_line(base, one, other) is None
     assert merge_by_line(base, one, one) == one
 
@@ -351,14 +351,14 @@ readme = "README.md"
 """
 
 
-def test_answers_beside_the_version_of_the_owner_do_not_conflict() -> None:
-    mine = PYPROJECT.replace("0.1.0", "1.4.2").replace("readme", 'license = "MIT"\nreadme')
-    theirs = PYPROJECT.replace('"shop"', '"store"').replace("A server", "Another")
-    expected = mine.replace('"shop"', '"store"').replace("A server", "Another")
-    assert merge("pyproject.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()) == (expected.encode(), 0)
-    assert merge("other.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()).conflicts == 1
+def test_changed_answers_next_to_the_owners_version_do_not_conflict() -> None:
+    owner_text = PYPROJECT.replace("0.1.0", "1.4.2").replace("readme", 'license = "MIT"\nreadme')
+    updated = PYPROJECT.replace('"shop"', '"store"').replace("A server", "Another")
+    expected = owner_text.replace('"shop"', '"store"').replace("A server", "Another")
+    assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()) == (expected.encode(), 0)
+    assert merge("other.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1
 
 
 def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:
-    mine, theirs = (PYPROJECT.replace("A server", text) for text in ("Mine", "Theirs"))
-    assert merge("pyproject.toml", PYPROJECT.encode(), mine.encode(), theirs.encode()).conflicts == 1
+    owner_text, updated = (PYPROJECT.replace("A server", text) for text in ("Mine", "Theirs"))
+    assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1

@@ -15,17 +15,17 @@ import pytest
 from copier import run_copy
 from post_generate import GO_BACK, REVIEW
 
-from .small import write
+from .small_template import write
 from .support import DEFAULT, OWNERSHIP, ROOT, copier, interview, run, uv
+from .template_repository import TemplateRepository, commit, git
 from .test_hook import steps, without_uv
-from .workshop import Workshop, commit, git
 
 PROGRAMS = [ROOT / "with_uv.py", *sorted((ROOT / "hooks").glob("*.py"))]
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Workshop:
-    return Workshop.of(small_template, tmp_path_factory.mktemp("messages"))
+def repository(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> TemplateRepository:
+    return TemplateRepository.from_folder(small_template, tmp_path_factory.mktemp("messages"))
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def hook(project: Path, operation: str, **environment: str) -> CompletedProcess[
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: str(path.name))
-def test_a_python_too_old_can_read_the_program_far_enough_to_say_so(program: Path) -> None:
+def test_an_old_python_can_parse_the_program(program: Path) -> None:
     ast.parse(program.read_text("utf-8"), feature_version=(3, 8))
 
 
@@ -65,7 +65,7 @@ def test_a_python_too_old_can_read_the_program_far_enough_to_say_so(program: Pat
         ("hooks/post_generate.py", ["update"], (3, 9, 18), "post_generate.py: Python 3.10 or later is needed; this is"),
     ],
 )
-def test_a_python_too_old_is_named(
+def test_a_python_that_is_too_old_is_reported(
     tmp_path: Path, program: str, arguments: list[str], version: tuple[int, ...], line: str
 ) -> None:
     number = ".".join(map(str, version))
@@ -80,22 +80,24 @@ def test_a_python_too_old_is_named(
 
 
 @pytest.mark.slow
-def test_a_copier_too_old_says_which_is_needed(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_copier_that_is_too_old_is_reported(repository: TemplateRepository, tmp_path: Path) -> None:
     code = (
         "import copier._template, packaging.version\n"
         "copier._template.copier_version = lambda: packaging.version.Version('9.18.2')\n"
         "from copier.__main__ import CopierApp\nCopierApp.run()"
     )
-    done = run(sys.executable, "-c", code, "copy", "-T", "--defaults", workshop.template, "x", cwd=tmp_path)
+    done = run(sys.executable, "-c", code, "copy", "-T", "--defaults", repository.template, "x", cwd=tmp_path)
     assert done.returncode == 1
     assert "requires Copier version >= 9.19, while your version of Copier is 9.18.2" in last_line(done)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_without_git_the_project_is_made_and_says_that_it_cannot_be_updated(workshop: Workshop, tmp_path: Path) -> None:
+def test_without_git_the_project_is_made_and_says_that_it_cannot_be_updated(
+    repository: TemplateRepository, tmp_path: Path
+) -> None:
     (tmp_path / "bin").mkdir()
-    arguments = ("copy", "-T", "--defaults", str(workshop.template), "weather-station")
+    arguments = ("copy", "-T", "--defaults", str(repository.template), "weather-station")
     done = copier(*arguments, cwd=tmp_path, PATH=str(tmp_path / "bin"))
     assert done.returncode == 0
     assert "This project cannot be updated: git is missing on this machine" in done.stderr
@@ -112,8 +114,8 @@ def test_without_git_a_url_is_rejected(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_with_git_the_project_says_to_commit_it(workshop: Workshop, tmp_path: Path) -> None:
-    done = copier("copy", "-T", "--defaults", str(workshop.template), "weather-station", cwd=tmp_path)
+def test_with_git_the_project_says_to_commit_it(repository: TemplateRepository, tmp_path: Path) -> None:
+    done = copier("copy", "-T", "--defaults", str(repository.template), "weather-station", cwd=tmp_path)
     assert done.returncode == 0
     assert "Commit the project to git now" in done.stderr
     assert "cannot be updated" not in done.stderr
@@ -128,8 +130,8 @@ def test_a_repository_out_of_reach_is_named_with_the_reason(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_changes_that_are_not_committed_stop_an_update(workshop: Workshop) -> None:
-    project = workshop.copy("dirty")
+def test_changes_that_are_not_committed_stop_an_update(repository: TemplateRepository) -> None:
+    project = repository.copy("dirty")
     (project / "README.md").write_text("half done")
     done = copier("update", "--trust", "--defaults", cwd=project)
     assert done.returncode == 1
@@ -171,13 +173,13 @@ def stand_in_for_uv(directory: Path, fails_on: str) -> Path:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_a_server_that_an_update_broke_is_the_last_message(project: Path, tmp_path: Path) -> None:
+def test_a_broken_server_is_the_last_message_of_an_update(project: Path, tmp_path: Path) -> None:
     """Copier ends with status 0 in any case."""
     write(project, {"tests/test_smoke.py": ""})
     done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="run")))
     assert done.returncode == 0
     assert steps(done)["smoke test"] == "failed"
-    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
+    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this remains to be done:")
     assert "RuntimeError: on purpose" in message
     assert "To repeat it: cd" in message
     assert hook(project, "update", UV=str(stand_in_for_uv(tmp_path, "run")), CI="1").returncode == 1
@@ -208,15 +210,15 @@ def test_conflicts_are_the_last_message_with_their_files_and_two_ways_to_continu
     write(project, {"tests/fixture.rej": "mine", "docs/fixture.md": "<<<<<<< before updating\n"})
     done = hook(project, "update")
     assert done.returncode == 0
-    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this is left to do:")
-    assert "The update and your edits meet in:\n\n    pyproject.toml\n    tests/test_ö.py\n\n" in message
+    _, _, message = done.stderr.partition("FAILED, the update is in your project, and this remains to be done:")
+    assert "The update conflicts with your edits in:\n\n    pyproject.toml\n    tests/test_ö.py\n\n" in message
     assert message.endswith(f"Or go back to your last commit: {GO_BACK}\n")
 
 
-def test_a_conflict_in_the_answers_themselves_is_one_too(project: Path) -> None:
+def test_a_conflict_in_answers_json_is_reported(project: Path) -> None:
     conflict(project, "src/weather_station/production/answers.json")
     done = hook(project, "update")
-    assert "meet in:\n\n    src/weather_station/production/answers.json\n" in done.stderr
+    assert "edits in:\n\n    src/weather_station/production/answers.json\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -225,7 +227,7 @@ def test_copier_prints_nothing_after_an_update() -> None:
     assert "_message_after_update" not in interview()
 
 
-def test_the_message_before_an_update_names_all_that_is_the_users() -> None:
+def test_the_message_before_an_update_names_every_user_owned_file() -> None:
     message = interview()["_message_before_update"]
     paths = [pattern.removesuffix("**") for pattern in OWNERSHIP["user"]]
     assert [path for path in paths if path not in message] == []
@@ -237,16 +239,16 @@ def test_a_message_fits_a_wide_terminal(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_an_update_that_is_not_quiet_gets_to_its_end(workshop: Workshop) -> None:
+def test_an_update_without_quiet_completes(repository: TemplateRepository) -> None:
     """Copier renders the message before an update when no answer is known yet."""
-    project = workshop.copy("loud")
+    project = repository.copy("loud")
     done = copier("update", "--trust", "--defaults", cwd=project)
     assert done.returncode == 0, done.stderr
     assert "Your own files" in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
-def test_what_the_user_has_set_for_another_project_does_not_reach_uv(project: Path, tmp_path: Path) -> None:
+def test_variables_of_another_project_are_not_passed_to_uv(project: Path, tmp_path: Path) -> None:
     program = tmp_path / "uv"
     program.write_text(f"#!{sys.executable}\nimport os\nprint(*os.environ)\nraise SystemExit(1)\n", "utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
@@ -289,7 +291,7 @@ def test_a_url_with_credentials_is_not_recorded(project: Path, url: str) -> None
 
 
 @pytest.mark.parametrize("url", ["https://host/t.git", "git@host:org/t.git", "ssh://git@host/t.git", "gh:org/t"])
-def test_a_url_without_credentials_says_nothing(project: Path, tmp_path: Path, url: str) -> None:
+def test_a_url_without_credentials_causes_no_message(project: Path, tmp_path: Path, url: str) -> None:
     edit_source(project, url)
     done = hook(project, "copy", UV=str(stand_in_for_uv(tmp_path, fails_on="")))
     assert "FAILED" not in done.stderr
@@ -303,25 +305,25 @@ def edit_source(project: Path, source: str | Path) -> None:
 
 
 def test_a_path_of_this_machine_is_named_with_the_command_that_records_its_origin(
-    project: Path, tmp_path: Path, workshop: Workshop
+    project: Path, tmp_path: Path, repository: TemplateRepository
 ) -> None:
     """The command is tried: it looks for the project's commit there, and changes nothing where that is missing."""
     clone = tmp_path / "clone"
-    git("clone", "--quiet", str(workshop.template), str(clone), cwd=tmp_path)
+    git("clone", "--quiet", str(repository.template), str(clone), cwd=tmp_path)
     edit_source(project, clone)
-    said = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
-    assert f"has a path of this machine, {clone}: others, and CI, cannot update from it." in said
-    assert "docs/updating.md" in said, "the origin is a path too"
+    output = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
+    assert f"has a path of this machine, {clone}: others, and CI, cannot update from it." in output
+    assert "docs/updating.md" in output, "the origin is a path too"
 
-    git("remote", "set-url", "origin", workshop.template.as_uri(), cwd=clone)
-    said = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
-    (command,) = [line.partition(": ")[2] for line in said.splitlines() if "To record its origin" in line]
+    git("remote", "set-url", "origin", repository.template.as_uri(), cwd=clone)
+    output = hook(project, "copy", UV=str(tmp_path / "none"), PATH=os.environ["PATH"]).stderr
+    (command,) = [line.partition(": ")[2] for line in output.splitlines() if "To record its origin" in line]
     moved = run("sh", "-c", command, cwd=tmp_path)
     assert moved.returncode == 0, moved.stderr
     before = (project / ".copier-answers.yml").read_text("utf-8")
-    assert f"_src_path: '{workshop.template.as_uri()}'\n" in before
+    assert f"_src_path: '{repository.template.as_uri()}'\n" in before
 
-    other = Workshop.empty(tmp_path / "other").template
+    other = TemplateRepository.empty(tmp_path / "other").template
     for url, reason in (
         (other.as_uri(), "it has no copier.yml"),
         ((tmp_path / "none").as_uri(), "fatal: "),

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 
 import pytest
-from updating.follow import moves_of
 from updating.git import File
-from updating.imports import Here, rewrite
+from updating.imports import ModuleContext, rewrite
+from updating.references import moves_of
 from updating.tables import PACKAGE, Tables
 from updating.trees import merge_trees
 
-from .releases import git, migrated, paths_of, releases
+from .releases import git, merged_migrations, paths_of, releases
 
 PRODUCTION = f"src/{PACKAGE}/production"
-KEPT = ("__init__", "config", "features")
+UNMOVED = ("__init__", "config", "features")
 LAST_FLAT = "04dedde6c37f26cc807f14b35f5f0b3d630e7809"
 """The last commit before the subpackages; some of its modules came after 0.1.0."""
 
 
 @pytest.fixture(scope="module")
 def tables() -> Tables:
-    return migrated().tables
+    return merged_migrations().tables
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +29,14 @@ def commit() -> str:
     return releases()[0].commit
 
 
-def test_every_module_of_the_production_layer_has_a_place(tables: Tables, commit: str) -> None:
+def test_every_module_of_the_production_layer_has_a_migration(tables: Tables, commit: str) -> None:
     known = paths_of(commit) | paths_of(LAST_FLAT)
     modules = [path for path in sorted(known) if re.fullmatch(rf"{re.escape(PRODUCTION)}/\w+\.py", path)]
     assert len(modules) > 25
-    assert [path for path in modules if not tables.knows(path)] == [f"{PRODUCTION}/{name}.py" for name in KEPT]
+    assert [path for path in modules if not tables.describes(path)] == [f"{PRODUCTION}/{name}.py" for name in UNMOVED]
 
 
-def test_every_entry_is_of_a_file_that_there_was(tables: Tables, commit: str) -> None:
+def test_every_entry_names_a_file_of_an_earlier_version(tables: Tables, commit: str) -> None:
     assert tables.moved.keys() <= paths_of(commit) | paths_of(LAST_FLAT)
 
 
@@ -49,24 +49,24 @@ def test_modules_are_in_the_four_subpackages_or_beside_them(tables: Tables) -> N
     assert outside == {"registry.py", "request.py", "sdk.py"}
 
 
-def test_an_edit_of_every_file_arrives_or_is_named(tables: Tables) -> None:
+def test_an_edit_of_every_file_is_merged_or_reported(tables: Tables) -> None:
     """With trees in which each new file has the lines of its old one, and only the first of several has them."""
     text = "".join(f"line {number} of {{path}}\n" for number in range(12))
     old = {path: text.format(path=path) for path in tables.moved} | {"tests/production/test_guard.py": "GUARD = 1\n"}
-    mine = {path: content.replace("line 6", "my line 6") for path, content in old.items()}
-    mine["tests/production/test_guard.py"] = "GUARD = 2\n"
+    edited = {path: content.replace("line 6", "my line 6") for path, content in old.items()}
+    edited["tests/production/test_guard.py"] = "GUARD = 2\n"
     new = {target: "Other.\n" for targets in tables.moved.values() for target in targets}
     new |= {targets[0]: old[path] + "The end.\n" for path, targets in tables.moved.items()}
-    base, owners, theirs = (
-        {path: File(content.encode()) for path, content in tree.items()} for tree in (old, mine, new)
+    base, owners, updated = (
+        {path: File(content.encode()) for path, content in tree.items()} for tree in (old, edited, new)
     )
-    outcome = merge_trees(base, owners, theirs, lambda path: tables.destinations(path, new))
+    outcome = merge_trees(base, owners, updated, lambda path: tables.destinations(path, new))
     for path, targets in tables.moved.items():
-        assert outcome.files[targets[0]].content.decode() == mine[path] + "The end.\n", path
+        assert outcome.files[targets[0]].content.decode() == edited[path] + "The end.\n", path
     assert outcome.conflicts == {}
     assert outcome.removed == ["tests/production/test_guard.py"]
     assert "algorithms" in tables.reason("tests/production/test_guard.py")
-    assert not any(unplaced for _, _, unplaced in outcome.carried.values())
+    assert not any(unplaced for _, _, unplaced in outcome.split_files.values())
 
 
 def taught(commit: str) -> list[str]:
@@ -116,13 +116,13 @@ assert my_server.production.health.install
 """
 
 
-def test_the_imports_that_the_pages_taught_are_rewritten(tables: Tables, commit: str) -> None:
+def test_the_imports_of_the_documentation_of_0_1_0_are_rewritten(tables: Tables, commit: str) -> None:
     moves = moves_of(tables, [], "my_server", "my_server")
-    tool, test = (Here(name, name, lambda _: True) for name in ("my_server.tools", "tests"))
+    tool, test = (ModuleContext(name, name, lambda _: True) for name in ("my_server.tools", "tests"))
 
-    def rewritten(source: str, here: Here) -> str:
+    def rewritten(source: str, here: ModuleContext) -> str:
         result = rewrite(source.encode(), here, moves)
-        assert result.left == []
+        assert result.unresolved == []
         return result.content.decode()
 
     assert rewritten(TOOL, tool) == REWRITTEN_TOOL

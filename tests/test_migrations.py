@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pytest
 from post_generate import GO_BACK
 
-from .small import Small, status, write
+from .small_template import SmallTemplate, status, write
 from .support import ROOT, copier, files, run
-from .workshop import commit, edit, git
+from .template_repository import commit, edit, git
 
 pytestmark = pytest.mark.slow
 
@@ -113,7 +113,7 @@ MOVED = {
     "docs/plain.md": "docs/plain-now.md",
 }
 SPLIT = {f"{PRODUCTION}/client.py": (f"{PRODUCTION}/upstream/client.py", f"{PRODUCTION}/upstream/errors.py")}
-GONE = {"docs/lifecycle.md": "docs/health.md has it now.", "tests/production/**": "The template has it."}
+GONE = {"docs/lifecycle.md": "See docs/health.md.", "tests/production/**": "The template has it."}
 SEEDED = ("src/{{ package_name }}/options.py",)
 NAMES = {
     "{{ package_name }}.production:get_logger": "{{ package_name }}.production:logger_for",
@@ -163,10 +163,10 @@ def owners_work(project: Path) -> None:
 class Updated(NamedTuple):
     """A project after an update, and what was printed."""
 
-    template: Small
+    template: SmallTemplate
     project: Path
     before: dict[str, bytes]
-    said: str
+    output: str
 
     def text(self, path: str) -> str:
         return (self.project / path).read_text("utf-8")
@@ -180,9 +180,9 @@ def update(project: Path, version: str, *options: str) -> CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
+def template(tmp_path_factory: pytest.TempPathFactory) -> SmallTemplate:
     """Version 1, version 2 which moves, splits and removes, and version 3 which changes nothing."""
-    made = Small(tmp_path_factory.mktemp("migrations"))
+    made = SmallTemplate(tmp_path_factory.mktemp("migrations"))
     made.release("1.0.0", OLD)
     made.release("2.0.0", NEW, MIGRATION)
     made.release("3.0.0", NEW)
@@ -190,7 +190,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 @pytest.fixture(scope="module")
-def original(template: Small) -> Path:
+def original(template: SmallTemplate) -> Path:
     """A project of version 1 with its owner's work."""
     project = template.copy("1.0.0", "original")
     owners_work(project)
@@ -199,7 +199,7 @@ def original(template: Small) -> Path:
 
 
 @pytest.fixture(scope="module")
-def updated(template: Small, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
+def updated(template: SmallTemplate, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
     project = Path(shutil.copytree(original, tmp_path_factory.mktemp("updated") / "project"))
     before = files(project)
     return Updated(template, project, before, update(project, "2.0.0").stderr)
@@ -213,7 +213,7 @@ def test_edits_move_with_their_files(updated: Updated) -> None:
     )
     assert not (updated.project / "docs/guard.md").exists()
     assert not (updated.project / "src/shop/production/guard.py").exists()
-    assert "moved        docs/guard.md is docs/doorman.md now; your edits are in it" in updated.said
+    assert "moved        docs/guard.md is docs/doorman.md now; your edits are in it" in updated.output
 
 
 def test_shared_files_are_merged_and_the_owners_are_not_touched(updated: Updated) -> None:
@@ -222,7 +222,7 @@ def test_shared_files_are_merged_and_the_owners_are_not_touched(updated: Updated
     assert "README.md" not in status(updated.project)
 
 
-def test_each_edit_of_a_file_that_was_split_goes_where_its_surroundings_went(updated: Updated) -> None:
+def test_edits_of_a_split_file_are_placed_by_their_context(updated: Updated) -> None:
     errors, client = (updated.text(f"src/shop/production/upstream/{name}.py") for name in ("errors", "client"))
     assert errors == ERRORS.replace('"""A status."""', '"""A status."""\n\n    mine = 1').replace(
         'return "failed"', 'return "failed, and mine"'
@@ -233,39 +233,37 @@ def test_each_edit_of_a_file_that_was_split_goes_where_its_surroundings_went(upd
     )
 
 
-def test_edits_that_have_no_place_are_named_and_retrievable(updated: Updated) -> None:
+def test_edits_that_cannot_be_placed_are_reported_and_retrievable(updated: Updated) -> None:
     path = "src/shop/production/client.py"
     assert (
         f"split        {path} is src/shop/production/upstream/client.py and src/shop/production/upstream/errors.py"
-        in (updated.said)
+        in (updated.output)
     )
-    assert "4 of your 6 edits are in them" in updated.said
-    mine = updated.before[path].decode().splitlines()
+    assert "4 of your 6 edits are in them" in updated.output
+    owner_lines = updated.before[path].decode().splitlines()
     for line in ("import mine", "value = json.dumps({'mine': 1})"):
-        number = next(n for n, text in enumerate(mine, start=1) if text.strip() == line)
-        assert f"{path}:{number}: {line}" in updated.said
-    command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.said)
+        number = next(n for n, text in enumerate(owner_lines, start=1) if text.strip() == line)
+        assert f"{path}:{number}: {line}" in updated.output
+    command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.output)
     assert command
     diff = git(*command[1].split(), cwd=updated.project)
     assert diff.count("\n+") == 1 + 7
     assert git("show", f"HEAD:./{path}", cwd=updated.project).encode() == updated.before[path]
 
 
-def test_removed_files_are_named_where_they_were_edited(updated: Updated) -> None:
+def test_removed_files_are_reported_if_they_were_edited(updated: Updated) -> None:
     kept = "which you had edited; git still has it: git show HEAD:./"
-    assert (
-        f"removed      docs/lifecycle.md, {kept}docs/lifecycle.md\n{' ' * 15}docs/health.md has it now." in updated.said
-    )
+    assert f"removed      docs/lifecycle.md, {kept}docs/lifecycle.md\n{' ' * 15}See docs/health.md." in updated.output
     test = "tests/production/test_guard.py"
-    assert f"removed      {test}, {kept}{test}\n{' ' * 15}The template has it." in updated.said
-    assert updated.said.count("removed ") == 2
+    assert f"removed      {test}, {kept}{test}\n{' ' * 15}The template has it." in updated.output
+    assert updated.output.count("removed ") == 2
     assert not (updated.project / "tests/production/test_client.py").exists()
     assert updated.text("tests/production/smoke.py") == "SMOKE = 2\n"
 
 
-def test_deleted_files_stay_deleted_where_they_move_too(updated: Updated) -> None:
+def test_deleted_files_stay_deleted_when_they_move(updated: Updated) -> None:
     assert {path for path in status(updated.project) if "deleted" in path or "moved" in path} == set()
-    assert "left out     docs/moved.md, since you had deleted docs/deleted.md, which it was" in updated.said
+    assert "left out     docs/moved.md, since you had deleted docs/deleted.md, which it was" in updated.output
     assert updated.text("docs/plain-now.md") == "# Plain, and changed\n"
 
 
@@ -278,7 +276,7 @@ def test_imports_are_rewritten_and_the_rest_is_listed(updated: Updated) -> None:
         "from shop.production.client import Upstream\nfrom shop.production.upstream.errors import UpstreamError\n\n"
         'PATCHED = "shop.production.client.Upstream"\n'
     )
-    _, _, listed = updated.said.partition("by hand      ")
+    _, _, listed = updated.output.partition("by hand      ")
     lines = [line.strip() for line in listed.splitlines()[1:] if line.startswith(" " * 15)]
     assert lines == [
         "README.md:1: Mine, see docs/guard.md and docs/mine.md.",
@@ -290,7 +288,7 @@ def test_imports_are_rewritten_and_the_rest_is_listed(updated: Updated) -> None:
 
 def test_a_file_of_the_owners_that_is_new_is_seeded_once(updated: Updated, original: Path, tmp_path: Path) -> None:
     assert updated.text("src/shop/options.py") == "OPTIONS = 1\n"
-    assert "new          src/shop/options.py, which is yours" in updated.said
+    assert "new          src/shop/options.py, which is yours" in updated.output
 
     project = Path(shutil.copytree(updated.project, tmp_path / "again"))
     commit(project)
@@ -323,30 +321,32 @@ def test_a_second_run_and_a_second_update_change_nothing(updated: Updated, tmp_p
     write(project, {"docs/guard.md": "Mine.\n", "src/shop/tools/again.py": "from ..production import get_logger\n"})
     commit(project)
     before = files(project)
-    said = update(project, "3.0.0").stderr
+    output = update(project, "3.0.0").stderr
     changed = {path for path, content in files(project).items() if before.get(path) != content}
     assert changed == {".copier-answers.yml"}
-    assert "moved" not in said
+    assert "moved" not in output
 
 
-def test_what_nobody_had_edited_becomes_what_a_new_project_is(template: Small, tmp_path: Path) -> None:
+def test_a_project_without_edits_equals_a_new_project_after_an_update(template: SmallTemplate, tmp_path: Path) -> None:
     project = template.copy("1.0.0", tmp_path / "project")
-    said = update(project, "2.0.0").stderr
-    assert "moved  " not in said
+    output = update(project, "2.0.0").stderr
+    assert "moved  " not in output
     fresh = files(template.copy("2.0.0", tmp_path / "fresh"))
     now = files(project)
-    users = {"README.md", "src/shop/tools/weather.py", "after"}
-    assert {path: now[path] for path in now.keys() - users} == {path: fresh[path] for path in fresh.keys() - users}
+    user_owned = {"README.md", "src/shop/tools/weather.py", "after"}
+    assert {path: now[path] for path in now.keys() - user_owned} == {
+        path: fresh[path] for path in fresh.keys() - user_owned
+    }
 
 
-def test_edits_that_meet_the_templates_are_marked_and_listed(template: Small, original: Path, tmp_path: Path) -> None:
+def test_edits_that_conflict_are_marked_and_listed(template: SmallTemplate, original: Path, tmp_path: Path) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     edit(project / "docs/guard.md", "Third.", "The third of the owner.")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     text = (project / "docs/doorman.md").read_text("utf-8")
     assert "<<<<<<< before updating\nThe third of the owner.\n=======\nThe third.\n>>>>>>> after updating\n" in text
-    assert "conflict     docs/doorman.md: in 1 place\n" in said
+    assert "conflict     docs/doorman.md: in 1 place\n" in output
     assert status(project)["docs/doorman.md"] == "UU"
     versions = [git("show", f":{stage}:docs/doorman.md", cwd=project) for stage in (1, 2, 3)]
     assert [re.findall("The third.*|Third.", version) for version in versions] == [
@@ -356,7 +356,9 @@ def test_edits_that_meet_the_templates_are_marked_and_listed(template: Small, or
     ]
 
 
-def test_an_edited_file_whose_feature_is_switched_off_is_named(template: Small, original: Path, tmp_path: Path) -> None:
+def test_an_edited_file_whose_feature_is_switched_off_is_named(
+    template: SmallTemplate, original: Path, tmp_path: Path
+) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     write(
         project,
@@ -366,27 +368,27 @@ def test_an_edited_file_whose_feature_is_switched_off_is_named(template: Small, 
         },
     )
     commit(project)
-    said = update(project, "1.0.0", "--data=extras=false").stderr
-    assert "removed      src/shop/production/extra.py, which you had edited; git still has it" in said
-    assert said.count("removed  ") == 1
-    assert "src/shop/tools/uses.py:1: from ..production.extra import EXTRA" in said
+    output = update(project, "1.0.0", "--data=extras=false").stderr
+    assert "removed      src/shop/production/extra.py, which you had edited; git still has it" in output
+    assert output.count("removed  ") == 1
+    assert "src/shop/tools/uses.py:1: from ..production.extra import EXTRA" in output
     assert not (project / "docs/extra.md").exists()
 
 
-def test_a_commit_that_the_template_lacks_is_said(template: Small, original: Path) -> None:
+def test_a_commit_that_the_template_lacks_is_reported(template: SmallTemplate, original: Path) -> None:
     program = template.template / "hooks" / "migrate.py"
     done = run(sys.executable, program, "after", template.template, "0.0.9", ".copier-answers.yml", cwd=original)
     assert done.returncode == 1
     assert "FAILED to migrate: git ls-tree" in done.stderr
     assert "0.0.9" in done.stderr
-    assert f"this goes back to it: {GO_BACK}\n" in done.stderr
+    assert f"return to it with: {GO_BACK}\n" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     code = re.search(r"```python\n(.*?)```", (ROOT / "hooks/migrations/README.md").read_text("utf-8"), re.DOTALL)
     assert code
-    made = Small(tmp_path)
+    made = SmallTemplate(tmp_path)
     settings = made.template / "copier.yml"
     edit(settings, "extras:", "log_level:\n  type: str\n  default: INFO\n\nextras:")
     old = {
@@ -408,7 +410,7 @@ def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     edit(project / "docs/guard.md", "# Guard\n", "# Guard\n\nMine.\n")
     edit(project / "docs/lifecycle.md", "# Lifecycle\n", "# Lifecycle, and mine\n")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     now = files(project)
     assert (
         now["docs/doorman.md"]
@@ -416,14 +418,14 @@ def test_the_example_of_the_documentation_works(tmp_path: Path) -> None:
     )
     assert now["level.txt"] == b"DEBUG\n"
     assert now["src/shop/tools/mine.py"] == b"from ..production import logger_for as get_logger\n"
-    assert "docs/health.md has it now." in said
+    assert "See docs/health.md." in output
 
 
 # --- The package gets another name ---------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def renamed(template: Small, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
+def renamed(template: SmallTemplate, original: Path, tmp_path_factory: pytest.TempPathFactory) -> Updated:
     """A project whose package was renamed in the update that moves files."""
     project = Path(shutil.copytree(original, tmp_path_factory.mktemp("renamed") / "project"))
     write(
@@ -443,7 +445,7 @@ def renamed(template: Small, original: Path, tmp_path_factory: pytest.TempPathFa
     return Updated(template, project, before, update(project, "2.0.0", "--data=package_name=store").stderr)
 
 
-def test_a_package_with_a_new_name_has_all_of_its_owners_work(renamed: Updated) -> None:
+def test_a_renamed_package_keeps_the_owners_work(renamed: Updated) -> None:
     assert renamed.text("src/store/tools/more.py") == "import store.database\nimport shops\n\nstore.database.run()\n"
     assert renamed.text("src/store/database/query.sql") == "select 'shop'\n"
     assert renamed.text("src/store/tools/mine.py") == (
@@ -456,30 +458,28 @@ def test_a_package_with_a_new_name_has_all_of_its_owners_work(renamed: Updated) 
     assert renamed.text("src/store/options.py") == "OPTIONS = 1\n"
     assert "from ..upstream.errors import UpstreamError" in renamed.text("src/store/production/inbound/doorman.py")
     assert 'name = "store"' in renamed.text("pyproject.toml")
-    assert "renamed      src/shop is src/store now, with your files" in renamed.said
+    assert "renamed      src/shop is src/store now, with your files" in renamed.output
 
 
-def test_what_has_its_new_place_taken_stays_and_is_named(renamed: Updated) -> None:
+def test_a_file_whose_new_path_exists_stays_and_is_reported(renamed: Updated) -> None:
     assert renamed.text("src/store/tools/taken.py") == "TAKEN = 1\n"
     assert [path for path in files(renamed.project) if path.startswith("src/shop/")] == ["src/shop/tools/taken.py"]
     assert renamed.text("src/shop/tools/taken.py") == "from store.database import query\n"
-    assert "left         src/shop: the names of its files are taken in src/store" in renamed.said
+    assert "left         src/shop: src/store has files of the same names" in renamed.output
 
 
-def test_what_else_has_the_old_name_is_listed(renamed: Updated) -> None:
+def test_other_lines_with_the_old_name_are_listed(renamed: Updated) -> None:
     for line in (
         "src/store/database/query.sql:1: select 'shop'",
         "tests/test_more.py:4: patch('shop.database.run')",
         'tests/test_mine.py:4: PATCHED = "shop.production.client.Upstream"',
     ):
-        assert line in renamed.said
-    assert "more.py:1" not in renamed.said
+        assert line in renamed.output
+    assert "more.py:1" not in renamed.output
 
 
 @pytest.mark.parametrize("options", [[], ["--data=package_name=store"]], ids=["files moved", "package renamed"])
-def test_the_way_back_that_the_messages_name_ends_where_the_update_began(
-    original: Path, tmp_path: Path, options: list[str]
-) -> None:
+def test_the_documented_commands_undo_an_update(original: Path, tmp_path: Path, options: list[str]) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     before = files(project)
     for _ in range(2):  # Copier would refuse to begin again where something were left
@@ -490,7 +490,9 @@ def test_the_way_back_that_the_messages_name_ends_where_the_update_began(
         assert files(project) == before
 
 
-def test_in_a_folder_of_a_larger_repository_it_is_the_same(updated: Updated, original: Path, tmp_path: Path) -> None:
+def test_a_project_in_a_larger_repository_is_updated_the_same_way(
+    updated: Updated, original: Path, tmp_path: Path
+) -> None:
     project = tmp_path / "many" / "servers" / "shop"
     shutil.copytree(original, project, ignore=lambda _, names: {".git"} & set(names))
     git("init", "--quiet", cwd=tmp_path / "many")

@@ -108,7 +108,7 @@ def test_copier_makes_a_project_with_a_tool_for_each_operation(project: Path) ->
     "name",
     [pytest.param("modern", marks=pytest.mark.acceptance), pytest.param("hostile", marks=pytest.mark.release)],
 )
-def test_a_document_gives_a_project_whose_checks_are_green(project: Path, name: str) -> None:
+def test_a_project_generated_from_a_document_passes_its_checks(project: Path, name: str) -> None:
     remove_tools(project)
     completed = run_hook_program(DOCUMENTS / f"{name}.yaml", project)
     assert completed.returncode == 0, completed.stderr
@@ -164,7 +164,7 @@ def document_of_names() -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.release
-def test_no_name_is_red(project: Path) -> None:
+def test_no_name_of_a_document_breaks_the_checks(project: Path) -> None:
     """Under the linter, the formatter and mypy, and in tests of a part of the tools."""
     remove_tools(project)
     path = project.parent / "names.json"
@@ -256,7 +256,7 @@ def test_output_is_utf_8_where_the_locale_is_not(tmp_path: Path) -> None:
     assert scheme in completed.stdout
 
 
-def test_the_programs_dependencies_are_those_of_the_package_in_the_tested_versions() -> None:
+def test_the_script_pins_the_tested_dependencies_of_the_package() -> None:
     pinned = re.search(r"^# dependencies = (\[.*\])$", PROGRAM.read_text("utf-8"), re.MULTILINE)
     assert pinned
     versions = dict(requirement.split("==") for requirement in json.loads(pinned[1]))
@@ -284,7 +284,7 @@ def readme_command(containing: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_command_of_the_packages_readme_needs_nothing_but_the_package(package_alone: Path) -> None:
+def test_the_readme_command_runs_with_the_package_alone(package_alone: Path) -> None:
     names = {"SPEC": str(DOCUMENTS / "plain.yaml"), "PROJECT": "project"}
     command = [names.get(word, word) for word in readme_command("SPEC")]
     completed = run(uv(), *command, cwd=package_alone)
@@ -295,7 +295,7 @@ def test_the_command_of_the_packages_readme_needs_nothing_but_the_package(packag
 
 @pytest.mark.slow
 @pytest.mark.acceptance
-def test_the_packages_tests_need_nothing_but_the_package(package_alone: Path) -> None:
+def test_the_package_tests_run_with_the_package_alone(package_alone: Path) -> None:
     """All of them are imported; those of the command line run, since all run in this repository's suite as well."""
     completed = run(uv(), *readme_command("pytest"), "-k", "test_cli", cwd=package_alone)
     assert completed.returncode == 0, completed.stdout[-6000:] + completed.stderr[-2000:]

@@ -58,7 +58,7 @@ def test_alertmanager_accepts_its_configuration(each_rendering: Sequence[Renderi
         passes(tool("amtool"), "check-config", "ops/alertmanager/alertmanager.yml", cwd=rendering.first)
 
 
-def test_each_alert_has_tests_that_it_fires_and_that_it_does_not(each_rendering: Sequence[Rendering]) -> None:
+def test_each_alert_is_tested_firing_and_not_firing(each_rendering: Sequence[Rendering]) -> None:
     for rendering in distinct(each_rendering, "ops/prometheus/"):
         alerts = {(path.name, rule["alert"]) for path, rule in rules(rendering.first) if "alert" in rule}
         tested = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
@@ -81,7 +81,7 @@ def test_each_alert_says_what_to_do(each_rendering: Sequence[Rendering]) -> None
         assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == sorted(alerts, key=runbook.index)
 
 
-def test_the_runbook_speaks_of_what_the_project_has() -> None:
+def test_the_runbook_covers_the_features_of_the_project() -> None:
     def page(name: str) -> str:
         return render_file("docs/RUNBOOK.md", variants()[name])
 
@@ -129,11 +129,11 @@ def test_compose_accepts_its_file_alone_and_with_the_load_balancer(
             hardened(service)
 
 
-def test_only_the_load_balancer_s_own_network_is_believed(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+def test_only_the_load_balancer_network_is_trusted(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
     project = with_env_file(renderings["everything"], tmp_path)
     for chosen, subnet in ({}, "172.31.250.0/24"), ({"BALANCER_SUBNET": "10.9.8.0/24"}, "10.9.8.0/24"):
-        said = passes(docker_compose(), *BALANCED, "config", "--format", "json", cwd=project, **COMPOSE, **chosen)
-        made = json.loads(said)
+        output = passes(docker_compose(), *BALANCED, "config", "--format", "json", cwd=project, **COMPOSE, **chosen)
+        made = json.loads(output)
         assert made["services"]["server"]["environment"]["TRUSTED_PROXIES"] == subnet
         assert made["networks"]["balancer"]["ipam"]["config"] == [{"subnet": subnet}]
         assert {name for name, one in made["services"].items() if "balancer" in one.get("networks", {})} == {
@@ -143,12 +143,14 @@ def test_only_the_load_balancer_s_own_network_is_believed(renderings: Mapping[st
         assert "store" in made["services"]["server"]["networks"]
 
 
-def test_the_page_s_list_of_files_keeps_an_override(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+def test_the_documented_compose_command_includes_an_override(
+    renderings: Mapping[str, Rendering], tmp_path: Path
+) -> None:
     project = with_env_file(renderings["default"], tmp_path)
     (project / "docker-compose.override.yml").write_text("services: {server: {environment: {MINE: here}}}\n", "utf-8")
     (listed,) = re.findall(r"`COMPOSE_FILE=(\S+)`", (project / "docs/deployment.md").read_text("utf-8"))
-    said = passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE, COMPOSE_FILE=listed)
-    services = json.loads(said)["services"]
+    output = passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE, COMPOSE_FILE=listed)
+    services = json.loads(output)["services"]
     assert services["server"]["environment"]["MINE"] == "here"
     assert "load-balancer" in services
 
@@ -166,7 +168,7 @@ def hardened(service: dict[str, Any]) -> None:
         assert port["host_ip"] == "127.0.0.1"
 
 
-def test_an_alertmanager_of_the_owners_takes_the_place_of_the_templates(
+def test_an_alertmanager_of_the_owner_replaces_the_bundled_one(
     renderings: Mapping[str, Rendering], tmp_path: Path
 ) -> None:
     project = with_env_file(renderings["default"], tmp_path)
@@ -191,7 +193,7 @@ def test_compose_needs_a_password_and_an_environment(renderings: Mapping[str, Re
     assert ".env not found" in done.stderr
 
 
-def test_the_server_has_longer_to_stop_than_it_takes_to_drain(renderings: Mapping[str, Rendering]) -> None:
+def test_the_stop_timeout_exceeds_the_drain_time(renderings: Mapping[str, Rendering]) -> None:
     project = renderings["everything"].first
     compose = load(project / "docker-compose.yml")["services"]["server"]
     pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
@@ -214,7 +216,7 @@ def test_services_follow_the_answers() -> None:
     assert services("everything") == {"server", "jaeger", "redis"} | watching
 
 
-def test_compose_file_is_to_the_schema_and_to_a_security_linter(each_rendering: Sequence[Rendering]) -> None:
+def test_the_compose_file_passes_schema_and_security_checks(each_rendering: Sequence[Rendering]) -> None:
     files = [rendering.first / "docker-compose.yml" for rendering in distinct(each_rendering, "docker-compose.yml")]
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec", *files, cwd=ROOT)
     passes(tool("compose-lint"), "--fail-on", "high", *files, cwd=ROOT)
@@ -231,11 +233,11 @@ def test_dockerfile_is_clean_whatever_the_description(each_rendering: Sequence[R
     assert r'description="Says \"hello\", C:\\temp and {{ braces }} — # nothing: ' in awkward
 
 
-def test_only_the_wheel_s_files_enter_the_image(renderings: Mapping[str, Rendering]) -> None:
+def test_the_image_contains_only_files_of_the_wheel(renderings: Mapping[str, Rendering]) -> None:
     lines = renderings["default"].files[".dockerignore"].decode().splitlines()
-    kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
     assert "*" in lines
-    assert kept == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
+    assert allowed == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
 
 
 def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:
@@ -271,8 +273,8 @@ def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering]
             built = passes(tool("kubectl"), "kustomize", f"ops/kubernetes/{folder}", cwd=rendering.first)
             file = tmp_path / f"{number}-{Path(folder).name}.yml"
             file.write_text(built, "utf-8")
-            said = passes(tool("kubernetes-validate"), "--strict", file, cwd=tmp_path)
-            unknown = set(re.findall(r"schema for kind (\w+)", said))
+            output = passes(tool("kubernetes-validate"), "--strict", file, cwd=tmp_path)
+            unknown = set(re.findall(r"schema for kind (\w+)", output))
             assert unknown <= {"ServiceMonitor", "PrometheusRule"}
             pods = [one for one in yaml.safe_load_all(built) if one["kind"] == "Deployment"]
             assert len(pods) == 1
@@ -280,7 +282,7 @@ def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering]
 
 
 @pytest.mark.parametrize("data", [DEFAULT, MINIMAL], ids=["default", "minimal"])
-def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(data: Answers) -> None:
+def test_kubernetes_does_not_override_the_upstream_url(data: Answers) -> None:
     """With `BASE_URL` set, the starter takes it for another API, and looks up places there too."""
     (settings,) = yaml.safe_load(render_file("ops/kubernetes/base/kustomization.yml", data))["configMapGenerator"]
     assert [literal for literal in settings.get("literals", []) if literal.startswith("BASE_URL")] == []
@@ -296,14 +298,14 @@ def test_kubernetes_leaves_the_upstream_s_address_to_the_answers(data: Answers) 
         ({"enable_telemetry": False, "upstream_base_url": "https://api.example.com:8443/v1"}, [443, 8443]),
     ],
 )
-def test_the_network_policy_lets_out_what_the_answers_name(answers: dict[str, Any], ports: list[int]) -> None:
+def test_the_network_policy_allows_the_configured_destinations(answers: dict[str, Any], ports: list[int]) -> None:
     policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT | answers))
     _names, anywhere = policy["spec"]["egress"]
     assert [entry["port"] for entry in anywhere["ports"]] == ports
     assert [kind for peer in anywhere["to"] for kind in peer] == ["namespaceSelector", "ipBlock", "ipBlock"]
 
 
-def test_the_page_s_patch_lets_out_more(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+def test_the_documented_patch_allows_more_destinations(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
     project = tmp_path / "project"
     shutil.copytree(renderings["everything"].first, project)
     page = (project / "docs/deployment.md").read_text("utf-8")
@@ -316,7 +318,7 @@ def test_the_page_s_patch_lets_out_more(renderings: Mapping[str, Rendering], tmp
     assert len(policy["spec"]["ingress"]) == 3
 
 
-def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, Rendering]) -> None:
+def test_the_autoscaler_reacts_before_a_core_is_saturated(renderings: Mapping[str, Rendering]) -> None:
     base = renderings["everything"].first / "ops/kubernetes/base"
     (cpu,) = load(base / "autoscaler.yml")["spec"]["metrics"]
     (container,) = load(base / "deployment.yml")["spec"]["template"]["spec"]["containers"]
@@ -327,10 +329,14 @@ def test_replicas_are_added_when_a_core_is_nearly_used(renderings: Mapping[str, 
 @pytest.mark.parametrize(
     ("answers", "variables"),
     [
-        ({}, ["AUTH_TOKENS"]),
-        ({"auth": "jwt", "rate_limit_backend": "redis"}, ["JWT_ISSUER", "JWT_AUDIENCE", "REDIS_URL"]),
-        ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["API_KEY"]),
-        ({"auth": "none"}, []),
+        ({}, ["AUTH_TOKENS", "REQUEST_STATE_KEYS"]),
+        (
+            {"auth": "jwt", "rate_limit_backend": "redis"},
+            ["JWT_ISSUER", "JWT_AUDIENCE", "REQUEST_STATE_KEYS", "REDIS_URL"],
+        ),
+        ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["REQUEST_STATE_KEYS", "API_KEY"]),
+        ({"auth": "none"}, ["REQUEST_STATE_KEYS"]),
+        ({"auth": "none", "profile": "minimal"}, []),
     ],
 )
 def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:
@@ -358,7 +364,7 @@ def test_a_release_s_prometheus_finds_what_the_example_labels(
     assert "release" not in pods["spec"]["selector"]["matchLabels"]
 
 
-def test_another_server_in_the_cluster_does_not_stand_in_for_this_one(renderings: Mapping[str, Rendering]) -> None:
+def test_alerts_ignore_other_servers_in_the_cluster(renderings: Mapping[str, Rendering]) -> None:
     slug = "weather-station"
     made = built(renderings["everything"], "base", "PrometheusRule")
     rules = [rule for one in made for group in one["spec"]["groups"] for rule in group["rules"]]
@@ -392,7 +398,7 @@ def confined(pod: dict[str, Any]) -> None:
     assert container["resources"].keys() == {"requests", "limits"}
 
 
-def test_the_server_has_no_more_than_it_needs(renderings: Mapping[str, Rendering]) -> None:
+def test_the_container_has_minimal_privileges(renderings: Mapping[str, Rendering]) -> None:
     project = renderings["everything"].first
     pod = load(project / "ops/kubernetes/base/deployment.yml")["spec"]["template"]["spec"]
     assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
@@ -430,7 +436,7 @@ def test_generated_files_are_those_that_are_committed() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(build.build()))
-def test_a_dashboard_explains_itself_and_survives_a_round_trip(name: str) -> None:
+def test_a_dashboard_has_descriptions_and_survives_a_round_trip(name: str) -> None:
     text = (build.DESTINATION / name).read_text("utf-8")
     dashboard = json.loads(text)
     again = JSONEncoder(sort_keys=True, indent=2).encode(Dashboard.from_json(dashboard)) + "\n"

@@ -28,7 +28,7 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .live import LOCAL, free_port, process
+from .live_servers import LOCAL, free_port, process
 from .ops import dashboards, expressions, filled, load, passes, rules, tool
 from .support import EVERYTHING, uv, wait_for
 
@@ -176,8 +176,8 @@ class Stack:
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The series that Prometheus has for an expression now, without those that are no number."""
         path = f"/api/v1/query?{urllib.parse.urlencode({'query': expression})}"
-        found: list[dict[str, Any]] = json.loads(ask(self.prometheus_port, path))["data"]["result"]
-        return [series for series in found if series["value"][1] != "NaN"]
+        result: list[dict[str, Any]] = json.loads(ask(self.prometheus_port, path))["data"]["result"]
+        return [series for series in result if series["value"][1] != "NaN"]
 
     def fired(self) -> set[str]:
         return {alert["labels"]["alertname"] for alert in list(self.delivered) if alert["status"] == "firing"}

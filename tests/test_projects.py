@@ -50,13 +50,13 @@ def project(request: pytest.FixtureRequest, make: Callable[[str], Project]) -> P
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_check_is_green(project: Project, check: str, figure: Callable[[str], None]) -> None:
+def test_a_project_passes_its_check(project: Project, check: str, figure: Callable[[str], None]) -> None:
     last = project.check(check)
     if check == "tests":
         figure(f"{check} of the {project.path.name} project: {last}")
 
 
-def test_its_wheel_has_the_answers(project: Project, tmp_path: Path) -> None:
+def test_the_wheel_contains_the_answers(project: Project, tmp_path: Path) -> None:
     done = run(uv(), "build", "--wheel", "--quiet", "--out-dir", tmp_path, cwd=project.path, UV_OFFLINE="1")
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")

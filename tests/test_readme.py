@@ -34,7 +34,7 @@ import pytest
 
 from . import tables
 from .conftest import Rendering
-from .live import free_port
+from .live_servers import free_port
 from .matrix import Project
 from .support import (
     ANSWERS_FILE,
@@ -50,7 +50,7 @@ from .support import (
     uv,
     wait_for,
 )
-from .workshop import commit, git
+from .template_repository import commit, git
 
 README = ROOT / "README.md"
 MOST_LINES = 150
@@ -83,16 +83,16 @@ class Block(NamedTuple):
 
 
 def blocks(text: str, language: str) -> list[Block]:
-    headings = [(found.start(), found[1]) for found in re.finditer(r"^##+ (.*)$", text, re.MULTILINE)]
+    headings = [(match.start(), match[1]) for match in re.finditer(r"^##+ (.*)$", text, re.MULTILINE)]
     return [
         Block(
             language,
-            found["body"],
-            found["mark"] or "",
-            next((name for start, name in reversed(headings) if start < found.start()), ""),
+            match["body"],
+            match["mark"] or "",
+            next((name for start, name in reversed(headings) if start < match.start()), ""),
         )
-        for found in BLOCK.finditer(text)
-        if found["language"] == language
+        for match in BLOCK.finditer(text)
+        if match["language"] == language
     ]
 
 
@@ -113,25 +113,24 @@ class Shell:
 
     def run(self, body: str) -> str:
         """Runs a block and returns what it printed; any command of it that fails fails the test."""
-        there, here = os.pipe()
-        with open(there, encoding="utf-8") as told:
-            script = (
-                body.replace(ADDRESS, f"127.0.0.1:{self.port}") + f'\nprintf "%s\\n" "$PWD" "${{TEMPLATE-}}" >&{here}\n'
-            )
+        read_end, write_end = os.pipe()
+        with open(read_end, encoding="utf-8") as pipe:
+            place = f'printf "%s\\n" "$PWD" "${{TEMPLATE-}}" >&{write_end}'
+            script = f"{body.replace(ADDRESS, f'127.0.0.1:{self.port}')}\n{place}\n"
             done = subprocess.run(
                 ["bash", "-euc", script],  # noqa: S607 (the shell on PATH)
                 cwd=self.directory,
                 env=self.environment,
-                pass_fds=[here],
+                pass_fds=[write_end],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
                 timeout=DEADLINE_SECONDS,
                 check=False,
             )
-            os.close(here)
+            os.close(write_end)
             assert done.returncode == 0, f"{body}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            directory, self.environment["TEMPLATE"] = told.read().splitlines()
+            directory, self.environment["TEMPLATE"] = pipe.read().splitlines()
             self.directory = Path(directory)
         return done.stdout
 
@@ -188,25 +187,25 @@ def wait_until_it_serves(url: str, started: subprocess.Popen[str]) -> None:
 
 def run_in_order(shell: Shell, ahead: list[Block]) -> list[str]:
     """Runs the blocks that run; returns what each of them printed."""
-    said: list[str] = []
+    output: list[str] = []
     ahead = [block for block in ahead if not block.mark.startswith("not run: ")]
     while ahead:
         block = ahead.pop(0)
         if block.mark != "serves":
-            said.append(shell.run_marked(block))
+            output.append(shell.run_marked(block))
             continue
         with shell.serving(block.body):
             while ahead and ahead[0].section == block.section:
-                said.append(shell.run(ahead.pop(0).body))
-    return said
+                output.append(shell.run(ahead.pop(0).body))
+    return output
 
 
 def clean(home: Path, port: int, **settings: str) -> dict[str, str]:
     """An environment with an empty home. It shares uv's cache, so that nothing is fetched twice."""
     cache = run(uv(), "cache", "dir", cwd=home.parent).stdout.strip()
     home.mkdir()
-    kept = {name: value for name, value in clean_environment().items() if not name.startswith(("GIT_", "XDG_"))}
-    return kept | {"HOME": str(home), "PATH": path_with_uv(), "UV_CACHE_DIR": cache, "PORT": str(port)} | settings
+    inherited = {name: value for name, value in clean_environment().items() if not name.startswith(("GIT_", "XDG_"))}
+    return inherited | {"HOME": str(home), "PATH": path_with_uv(), "UV_CACHE_DIR": cache, "PORT": str(port)} | settings
 
 
 @pytest.fixture
@@ -230,8 +229,10 @@ def shell(tmp_path: Path) -> Shell:
 @pytest.mark.acceptance
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
 def test_the_first_commands_of_the_readme_work_in_order(shell: Shell) -> None:
-    said = run_in_order(shell, [block for block in blocks(README.read_text("utf-8"), "sh") if block.section == "Start"])
-    call, metric = said[-1].splitlines()
+    output = run_in_order(
+        shell, [block for block in blocks(README.read_text("utf-8"), "sh") if block.section == "Start"]
+    )
+    call, metric = output[-1].splitlines()
     assert json.loads(call)["result"]["structuredContent"]["status"] in ("healthy", "degraded")
     assert metric == 'mcp_tool_calls_total{status="success",tool_name="health_check"} 1.0'
     assert (shell.start / "my-server" / "uv.lock").exists()
@@ -276,17 +277,17 @@ def test_the_commands_of_a_generated_readme_work_in_order(built: Callable[[str],
 
 def documents() -> dict[str, str]:
     """The repository's own Markdown, by path."""
-    found = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
-    return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in found}
+    match = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")]
+    return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in match}
 
 
 def test_every_json_block_parses(renderings: Mapping[str, Rendering]) -> None:
     texts = list(documents().values())
     for variant in VARIANTS:
         texts += [content.decode() for path, content in renderings[variant].files.items() if path.endswith(".md")]
-    found = [block.body for text in texts for block in blocks(text, "json")]
-    assert found
-    for body in found:
+    match = [block.body for text in texts for block in blocks(text, "json")]
+    assert match
+    for body in match:
         json.loads(body.replace("…", ""))
 
 
@@ -330,15 +331,15 @@ def test_every_link_of_the_repository_leads_somewhere() -> None:
 def test_every_link_of_a_project_leads_somewhere(renderings: Mapping[str, Rendering], variant: str) -> None:
     rendered = renderings[variant].files
     texts = {path: content.decode() for path, content in rendered.items() if path.endswith(".md")}
-    there = set(rendered) | {str(parent) for path in rendered for parent in Path(path).parents}
+    existing = set(rendered) | {str(parent) for path in rendered for parent in Path(path).parents}
     assert {"README.md", "docs/tools.md"} <= texts.keys()
-    assert list(broken_links(texts, there.__contains__)) == []
+    assert list(broken_links(texts, existing.__contains__)) == []
 
 
-def test_the_tables_are_those_of_what_they_repeat() -> None:
+def test_the_tables_are_up_to_date() -> None:
     """After a change: `uv run python -m tests.tables`."""
     text = tables.REFERENCE.read_text("utf-8")
-    assert tables.filled(text) == text
+    assert tables.with_tables(text) == text
 
 
 def test_the_tables_have_every_question_and_page() -> None:

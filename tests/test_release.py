@@ -13,7 +13,7 @@ from . import release as under_test
 from . import releases as list_of_releases
 from .releases import Release
 from .support import ROOT, run
-from .workshop import commit, git
+from .template_repository import commit, git
 
 CHANGELOG = """\
 # Changelog
@@ -51,16 +51,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+def output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     monkeypatch.setattr("sys.argv", ["release", *arguments])
     return under_test.main(), capsys.readouterr().out
 
 
-def test_a_release_that_nothing_stands_in_the_way_of_gets_its_commands(
+def test_a_valid_release_gets_its_commands(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     head = git("rev-parse", "HEAD", cwd=repository).strip()
-    status, text = said(monkeypatch, capsys, "0.2.0", "--tested")
+    status, text = output(monkeypatch, capsys, "0.2.0", "--tested")
     assert status == 0, text
     assert f"git tag --annotate 0.2.0 --message 0.2.0 {head}" in text
     assert f'[[release]]\n    version = "0.2.0"\n    commit = "{head}"' in text
@@ -68,20 +68,20 @@ def test_a_release_that_nothing_stands_in_the_way_of_gets_its_commands(
 
 
 @pytest.mark.parametrize(("status", "line"), [(0, "git tag --annotate"), (1, "cannot be released: the tests fail")])
-def test_the_tests_decide_last(
+def test_the_tests_run_last(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], status: int, line: str
 ) -> None:
     monkeypatch.setattr(under_test, "tests_pass", lambda: status == 0)
-    found, text = said(monkeypatch, capsys, "0.2.0")
-    assert (found, line in text) == (status, True)
+    exit_status, text = output(monkeypatch, capsys, "0.2.0")
+    assert (exit_status, line in text) == (status, True)
 
 
-def test_a_problem_ends_it_before_the_tests(
+def test_a_problem_is_reported_before_the_tests_run(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (repository / "notes.txt").write_text("not committed")
     monkeypatch.setattr(under_test, "tests_pass", lambda: pytest.fail("the tests ran"))
-    status, text = said(monkeypatch, capsys, "0.2.0")
+    status, text = output(monkeypatch, capsys, "0.2.0")
     assert status == 1
     assert "the tree is not clean: notes.txt" in text
 
@@ -118,8 +118,8 @@ def test_a_changelog_that_is_not_ready_is_named(old: str, new: str, line: str) -
 def test_the_text_of_a_release_is_its_section(
     repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said(monkeypatch, capsys, "0.2.0", "--notes") == (0, "### What an update changes\n\nNothing.\n")
-    assert said(monkeypatch, capsys, "0.3.0", "--notes") == (1, "")
+    assert output(monkeypatch, capsys, "0.2.0", "--notes") == (0, "### What an update changes\n\nNothing.\n")
+    assert output(monkeypatch, capsys, "0.3.0", "--notes") == (1, "")
 
 
 def test_another_branch_is_named(repository: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
     assert problem == "template/docs/tools.md is gone, and no migration says where to"
 
 
-def test_a_release_on_another_line_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_release_on_another_branch_is_reported(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("switch", "--quiet", "--create", "aside", "0.1.0", cwd=repository)
     commit(repository, "aside")
     aside = git("rev-parse", "HEAD", cwd=repository).strip()

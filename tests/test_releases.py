@@ -1,4 +1,4 @@
-"""No update loses a file or an answer without a word, from whichever release."""
+"""No update from any release silently loses a file or an answer."""
 
 from __future__ import annotations
 
@@ -11,10 +11,19 @@ from packaging.version import Version
 from updating.tables import Tables
 
 from . import releases as under_test
-from .releases import Interview, Migrated, Release, commit_of, losses, losses_since, refusals, releases
+from .releases import (
+    Interview,
+    MergedMigrations,
+    Release,
+    commit_of,
+    losses,
+    losses_since,
+    newly_rejected_answers,
+    releases,
+)
 from .support import ROOT
 
-NOTHING = Migrated(Tables(), {})
+NO_MIGRATION = MergedMigrations(Tables(), {})
 
 
 def test_every_release_is_a_commit_in_the_order_of_versions() -> None:
@@ -29,47 +38,60 @@ def test_what_is_renamed_or_removed_has_a_migration(release: Release) -> None:
     assert losses_since(release) == [], "hooks/migrations/README.md says how to write one"
 
 
-THEN = {"docs/guard.md", "src/{{ package_name }}/production/guard.py", "src/{{ package_name }}/tools/weather.py"}
+PATHS_BEFORE = {
+    "docs/guard.md",
+    "src/{{ package_name }}/production/guard.py",
+    "src/{{ package_name }}/tools/weather.py",
+}
 GUARD = "src/{{ package_name }}/production/guard.py"
 DOORMAN = "src/{{ package_name }}/production/doorman.py"
 
 
 @pytest.mark.parametrize(
-    ("now", "told", "lost"),
+    ("now", "migrations", "losses_expected"),
     [
-        (THEN | {"docs/new.md"}, NOTHING, []),
-        (THEN - {"src/{{ package_name }}/tools/weather.py"}, NOTHING, []),
-        (THEN - {"docs/guard.md"}, NOTHING, ["template/docs/guard.md is gone, and no migration says where to"]),
-        (THEN - {"docs/guard.md"}, Migrated(Tables([{"GONE": {"docs/guard.md": "See docs/auth.md."}}]), {}), []),
-        (THEN - {GUARD} | {DOORMAN}, NOTHING, [f"template/{GUARD} is gone, and no migration says where to"]),
-        (THEN - {GUARD} | {DOORMAN}, Migrated(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}), []),
+        (PATHS_BEFORE | {"docs/new.md"}, NO_MIGRATION, []),
+        (PATHS_BEFORE - {"src/{{ package_name }}/tools/weather.py"}, NO_MIGRATION, []),
+        (PATHS_BEFORE - {"docs/guard.md"}, NO_MIGRATION, ["template/docs/guard.md was removed without a migration"]),
         (
-            THEN - {GUARD},
-            Migrated(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}),
-            [f"template/{GUARD} moved to {DOORMAN}, which is not there"],
+            PATHS_BEFORE - {"docs/guard.md"},
+            MergedMigrations(Tables([{"GONE": {"docs/guard.md": "See docs/auth.md."}}]), {}),
+            [],
         ),
-        (THEN - {GUARD}, Migrated(Tables([{"MOVED": {GUARD: DOORMAN}, "GONE": {DOORMAN: "Gone later."}}]), {}), []),
+        (PATHS_BEFORE - {GUARD} | {DOORMAN}, NO_MIGRATION, [f"template/{GUARD} was removed without a migration"]),
+        (PATHS_BEFORE - {GUARD} | {DOORMAN}, MergedMigrations(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}), []),
+        (
+            PATHS_BEFORE - {GUARD},
+            MergedMigrations(Tables([{"MOVED": {GUARD: DOORMAN}}]), {}),
+            [f"template/{GUARD} moved to {DOORMAN}, which does not exist"],
+        ),
+        (
+            PATHS_BEFORE - {GUARD},
+            MergedMigrations(Tables([{"MOVED": {GUARD: DOORMAN}, "GONE": {DOORMAN: "Gone later."}}]), {}),
+            [],
+        ),
     ],
 )
-def test_a_path_that_vanished_is_a_loss_unless_a_migration_knows(
-    now: set[str], told: Migrated, lost: list[str]
+def test_a_removed_path_needs_a_migration(
+    now: set[str], migrations: MergedMigrations, losses_expected: list[str]
 ) -> None:
-    assert list(losses(THEN, set(), now, set(), told)) == lost
+    assert list(losses(PATHS_BEFORE, set(), now, set(), migrations)) == losses_expected
 
 
 @pytest.mark.parametrize(
-    ("told", "lost"),
+    ("migrations", "losses_expected"),
     [
-        ({}, ["the question log_level is gone, and no migration says what becomes of its answer"]),
+        ({}, ["the question log_level was removed without a migration"]),
         ({"log_level": "verbosity"}, []),
         ({"log_level": None}, []),
-        ({"log_level": "loudness"}, ["the question log_level became loudness, which is not asked"]),
+        ({"log_level": "loudness"}, ["the question log_level was renamed to loudness, which does not exist"]),
     ],
 )
-def test_a_question_that_vanished_is_a_loss_unless_a_migration_knows(
-    told: dict[str, str | None], lost: list[str]
-) -> None:
-    assert list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, Migrated(Tables(), told))) == lost
+def test_a_removed_question_needs_a_migration(migrations: dict[str, str | None], losses_expected: list[str]) -> None:
+    assert (
+        list(losses(set(), {"auth", "log_level"}, set(), {"auth", "verbosity"}, MergedMigrations(Tables(), migrations)))
+        == losses_expected
+    )
 
 
 QUESTIONS = """
@@ -78,54 +100,58 @@ version: {type: str, default: "2", choices: [%s]}
 width: {type: int, default: 80, validator: "{%% if not %s %%}No.{%% endif %%}"}
 word: {type: str, default: "", validator: "{%% from 'checks' import check %%}{{ check(word) }}"}
 """
-THEN_ASKED = {
+INTERVIEW_BEFORE = {
     "copier.yml": QUESTIONS % ("'1', '2'", "width > 0"),
     "checks": "{% macro check(word) %}{% if ' ' in word %}No.{% endif %}{% endmacro %}",
 }
 
 
 @pytest.mark.parametrize(
-    ("now", "told", "lost"),
+    ("now", "migrations", "losses_expected"),
     [
-        ({}, NOTHING, []),
-        ({"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")}, NOTHING, ["version does not accept '1' any more"]),
+        ({}, NO_MIGRATION, []),
+        ({"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")}, NO_MIGRATION, ["version no longer accepts '1'"]),
         (
             {"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")},
-            Migrated(Tables(), {}, {"version": {"1": "2"}}),
+            MergedMigrations(Tables(), {}, {"version": {"1": "2"}}),
             [],
         ),
         (
             {"copier.yml": QUESTIONS % ("'2', '3'", "width > 0")},
-            Migrated(Tables(), {}, {"version": {"1": "4"}}),
-            ["version does not accept '1' any more"],
+            MergedMigrations(Tables(), {}, {"version": {"1": "4"}}),
+            ["version no longer accepts '1'"],
         ),
         (
             {"copier.yml": QUESTIONS % ("'1', '2'", "1 < width")},
-            NOTHING,
-            ["width does not accept 1 any more"],
+            NO_MIGRATION,
+            ["width no longer accepts 1"],
         ),
         (
             {"checks": "{% macro check(word) %}{% if '_' in word %}No.{% endif %}{% endmacro %}"},
-            NOTHING,
+            NO_MIGRATION,
             ["word", "word"],
         ),
         (
             {"checks": "{% macro check(word) %}{% if '_' in word %}No.{% endif %}{% endmacro %}"},
-            Migrated(Tables(), {}, {}, {"word": "Use another."}),
+            MergedMigrations(Tables(), {}, {}, {"word": "Use another."}),
             [],
         ),
     ],
 )
-def test_an_answer_that_is_not_accepted_any_more_is_a_loss_unless_a_migration_knows(
-    now: dict[str, str], told: Migrated, lost: list[str]
+def test_a_rejected_former_answer_needs_a_migration(
+    now: dict[str, str], migrations: MergedMigrations, losses_expected: list[str]
 ) -> None:
-    then, current = Interview(THEN_ASKED.__getitem__), Interview((THEN_ASKED | now).__getitem__)
-    found = list(refusals(then, current, told))
-    assert len(found) == len(lost), found
-    assert all(sentence.startswith(start) for sentence, start in zip(found, lost, strict=True)), found
+    before, current = Interview(INTERVIEW_BEFORE.__getitem__), Interview((INTERVIEW_BEFORE | now).__getitem__)
+    sentences = list(newly_rejected_answers(before, current, migrations))
+    assert len(sentences) == len(losses_expected), sentences
+    assert all(sentence.startswith(start) for sentence, start in zip(sentences, losses_expected, strict=True)), (
+        sentences
+    )
 
 
-def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shallow_clone_is_reported_with_the_command_to_complete_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clone = tmp_path / "clone"
     command = ["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), str(clone)]
     subprocess.run(command, check=True, capture_output=True)
@@ -136,6 +162,6 @@ def test_a_shallow_clone_is_told_how_to_get_the_rest(tmp_path: Path, monkeypatch
     assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_a_commit_that_is_not_there_is_named() -> None:
+def test_an_unknown_commit_is_reported() -> None:
     with pytest.raises(LookupError, match=re.escape("0" * 40)):
         commit_of("0" * 40)

@@ -36,9 +36,9 @@ from .support import (
     questions,
     run,
     variables,
-    without_the_users,
+    without_user_owned,
 )
-from .workshop import Workshop, commit, edit, git
+from .template_repository import TemplateRepository, commit, edit, git
 
 TEMPLATE = ROOT / "template"
 
@@ -114,7 +114,7 @@ def _without_origin(content: Mapping[str, bytes]) -> dict[str, bytes]:
     return {**content, ANSWERS_FILE: recorded}
 
 
-def test_nothing_of_the_template_is_left(each_rendering: Sequence[Rendering]) -> None:
+def test_no_template_syntax_is_left(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         for path, text in texts(rendering):
             if path.endswith(".jinja") or JINJA.search(path):
@@ -175,7 +175,7 @@ def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: 
     holds(each_rendering, check)
 
 
-def test_a_feature_that_is_off_leaves_no_file_of_its_name(each_rendering: Sequence[Rendering]) -> None:
+def test_a_disabled_feature_has_no_files(each_rendering: Sequence[Rendering]) -> None:
     def check(rendering: Rendering) -> Iterator[str]:
         production = f"src/{package(rendering)}/production/"
         absent = manifest() - {PurePosixPath(path).stem for path in rendering.files if path.startswith(production)}
@@ -186,7 +186,7 @@ def test_a_feature_that_is_off_leaves_no_file_of_its_name(each_rendering: Sequen
     holds(each_rendering, check)
 
 
-def test_what_a_project_mentions_exists(each_rendering: Sequence[Rendering]) -> None:
+def test_every_mentioned_file_exists(each_rendering: Sequence[Rendering]) -> None:
     """Links in Markdown, paths in any file, and files of the top folder that other variants have."""
     top = {path for rendering in each_rendering for path in rendering.files if "/" not in path}
 
@@ -299,7 +299,7 @@ def test_an_update_changes_an_answer_and_back(
 
     commit(project.update(**changed).path)
     fresh = copier.copy(tmp_path / "fresh", **base, **changed)
-    assert without_the_users(files(project.path)) == without_the_users(files(fresh.path))
+    assert without_user_owned(files(project.path)) == without_user_owned(files(fresh.path))
     assert (path in first) != (path in files(project.path))
 
     back = {name: evaluate(base)[name] for name in changed}
@@ -309,21 +309,23 @@ def test_an_update_changes_an_answer_and_back(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", ["a path", "a module"])
-def test_a_file_leaves_when_a_release_changes_its_condition(
+def test_a_file_is_removed_when_a_release_changes_its_condition(
     small_template: Path, tmp_path: Path, operation: str
 ) -> None:
     """With the same answers: `_exclude` leaves out of the old version only what that version left out itself."""
     production = "template/src/{{ package_name }}/production"
-    workshop = Workshop.of(small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja")
-    project = workshop.copy(profile="minimal", enable_retries=True, include_docker=True)
+    repository = TemplateRepository.from_folder(
+        small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja"
+    )
+    project = repository.copy(profile="minimal", enable_retries=True, include_docker=True)
     condition, path = {
         "a path": ("/Dockerfile: {{ ", "Dockerfile"),
         "a module": ("- [retries, upstream.retry, {{ ", "src/weather_station/production/upstream/retry.py"),
     }[operation]
     assert (project / path).exists()
-    edit(workshop.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
-    workshop.release("2.0.0")
-    workshop.update(project)
+    edit(repository.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
+    repository.release("2.0.0")
+    repository.update(project)
     assert not (project / path).exists()
 
 

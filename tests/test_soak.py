@@ -23,7 +23,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from .live import HEADERS, LOCAL, Project, Server, free_port, make_project, status, tool_call
+from .live_servers import HEADERS, LOCAL, Project, Server, free_port, make_project, status, tool_call
 from .support import wait_for
 
 pytestmark = [
@@ -108,8 +108,8 @@ class Load:
         """As a balancer does: only replicas whose /readyz answers 200 get calls."""
         while True:
             for port in self.ports:
-                found = await asyncio.to_thread(status, port, "/readyz")
-                (self.ready.add if found == 200 else self.ready.discard)(port)
+                response = await asyncio.to_thread(status, port, "/readyz")
+                (self.ready.add if response == 200 else self.ready.discard)(port)
             await asyncio.sleep(0.05)
 
     async def _call(self, number: int) -> None:
@@ -137,19 +137,19 @@ class Load:
             writer.close()
         if not answer.startswith("HTTP/1.1 200"):
             return f"not answered: {answer[:60]!r}"
-        found = json.loads(answer.partition("\r\n\r\n")[2])
-        if found["id"] != message["id"]:
-            self.problems.append(f"{message} was answered with {found}")
-        result = found["result"]
+        response = json.loads(answer.partition("\r\n\r\n")[2])
+        if response["id"] != message["id"]:
+            self.problems.append(f"{message} was answered with {response}")
+        result = response["result"]
         text = result["content"][0]["text"]
         if result.get("isError"):
             return f"error: {text}"
         if text != str(message["id"]):
-            self.problems.append(f"{message} was answered with {found}")
+            self.problems.append(f"{message} was answered with {response}")
         return "success"
 
     def during(self, begin: float, end: float) -> Counter[str]:
-        """What came of the calls that began in this part of the time."""
+        """The outcomes of the calls that began in this phase."""
         return Counter(outcome for at, _, outcome in self.outcomes if begin <= at < end)
 
 
@@ -158,7 +158,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
     return make_project(template, tmp_path_factory.mktemp("soak") / "project", "extra")
 
 
-def test_no_call_is_lost_whatever_fails(project: Project, tmp_path: Path, figure: Callable[[str], None]) -> None:
+def test_no_call_is_lost_during_failures(project: Project, tmp_path: Path, figure: Callable[[str], None]) -> None:
     redis, collector = free_port(), free_port()
     with contextlib.ExitStack() as running:
         start = running.enter_context

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from .conftest import Rendering
-from .support import ANSWERS_FILE, Answers, copier, files, questions, variants, without_the_users
-from .workshop import Workshop, commit, git, recorded
+from .support import ANSWERS_FILE, Answers, copier, files, questions, variants, without_user_owned
+from .template_repository import TemplateRepository, commit, git, recorded
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +30,7 @@ FEATURES = {
 
 
 @dataclass
-class Recording(Workshop):
+class Recording(TemplateRepository):
     """A workshop whose hook writes down that it ran."""
 
     @property
@@ -43,47 +43,49 @@ class Recording(Workshop):
 
 
 @pytest.fixture
-def workshop(tmp_path: Path) -> Recording:
-    return Recording.of_the_working_tree(tmp_path, RECORDER.format(log=str(tmp_path / "hook.log")))
+def repository(tmp_path: Path) -> Recording:
+    return Recording.from_working_tree(tmp_path, RECORDER.format(log=str(tmp_path / "hook.log")))
 
 
-def test_the_hook_runs_once_on_copy_and_once_on_update_and_never_in_a_temporary_copy(workshop: Recording) -> None:
-    project = workshop.copy()
-    assert workshop.runs() == [["copy", "task", str(project)]]
-    workshop.release("1.1.0")
-    workshop.update(project)
-    assert workshop.runs() == [["copy", "task", str(project)], ["update", "after", str(project)]]
+def test_the_hook_runs_once_on_copy_and_once_on_update_and_never_in_a_temporary_copy(repository: Recording) -> None:
+    project = repository.copy()
+    assert repository.runs() == [["copy", "task", str(project)]]
+    repository.release("1.1.0")
+    repository.update(project)
+    assert repository.runs() == [["copy", "task", str(project)], ["update", "after", str(project)]]
 
 
 @pytest.mark.release
-def test_answers_that_were_never_asked_are_recorded_and_kept(workshop: Recording) -> None:
-    project = workshop.copy(max_retries=7, python_version="3.12")
+def test_answers_that_were_never_asked_are_recorded_and_kept(repository: Recording) -> None:
+    project = repository.copy(max_retries=7, python_version="3.12")
     assert recorded(project).keys() - {"_commit", "_src_path"} == questions().keys()
-    workshop.release("1.1.0")
-    workshop.update(project)
+    repository.release("1.1.0")
+    repository.update(project)
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (7, "3.12")
-    workshop.update(project, max_retries=2)
+    repository.update(project, max_retries=2)
     assert (recorded(project)["max_retries"], recorded(project)["python_version"]) == (2, "3.12")
 
 
 @pytest.mark.release
-def test_an_answer_can_change_without_a_newer_version(workshop: Recording) -> None:
-    project = workshop.copy()
-    workshop.release("1.1.0")
+def test_an_answer_can_change_without_a_newer_version(repository: Recording) -> None:
+    project = repository.copy()
+    repository.release("1.1.0")
     options = ("--trust", "--defaults", "--vcs-ref=:current:", "--data=enable_retries=false")
     done = copier("update", *options, cwd=project)
     assert done.returncode == 0, done.stderr
     assert recorded(project)["_commit"] == "1.0.0"
     assert not (project / "src/weather_station/production/upstream/retry.py").exists()
     commit(project)
-    workshop.update(project)
+    repository.update(project)
     assert (recorded(project)["_commit"], recorded(project)["enable_retries"]) == ("1.1.0", False)
 
 
 @pytest.mark.release
-def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mapping[str, Rendering]) -> None:
+def test_each_feature_can_be_switched_off_and_on_again(
+    repository: Recording, renderings: Mapping[str, Rendering]
+) -> None:
     """One after another: the update that switches the next one brings the last one back."""
-    project = workshop.copy()
+    project = repository.copy()
     first, asked = files(project), recorded(project)
     changes = {
         name: {question: value for question, value in data.items() if value != asked[question]}
@@ -94,26 +96,26 @@ def test_each_feature_leaves_and_returns(workshop: Recording, renderings: Mappin
     assert {question for changed in changes.values() for question in changed} == FEATURES
     back: Answers = {}
     for name, changed in changes.items():
-        workshop.update(project, **(back | changed))
-        now, fresh = without_the_users(files(project)), without_the_users(renderings[name].files)
+        repository.update(project, **(back | changed))
+        now, fresh = without_user_owned(files(project)), without_user_owned(renderings[name].files)
         assert now.keys() == fresh.keys(), name
         assert [path for path in now if now[path] != fresh[path]] == [ANSWERS_FILE], name  # which names the commit
         back = {question: asked[question] for question in changed}
-    workshop.update(project, **back)
+    repository.update(project, **back)
     assert files(project) == first
 
 
 @pytest.mark.release
-def test_all_features_leave_and_return_together(workshop: Recording) -> None:
-    project = workshop.copy()
+def test_all_features_can_be_switched_off_and_on_together(repository: Recording) -> None:
+    project = repository.copy()
     first = files(project)
     off: Answers = dict.fromkeys(SWITCHES, False)
-    workshop.update(project, auth="none", **off)
+    repository.update(project, auth="none", **off)
     bare = files(project).keys()
     production = "src/weather_station/production"
     assert {f"{production}/inbound/auth.py", f"{production}/observe/metrics.py"} & bare == set()
     back: Answers = {name: recorded_default(name) for name in SWITCHES} | {"auth": "token"}
-    workshop.update(project, **back)
+    repository.update(project, **back)
     assert files(project) == first
 
 
@@ -121,7 +123,7 @@ def recorded_default(name: str) -> bool:
     return name != "enable_metrics_tool"
 
 
-def test_git_takes_every_file_of_the_template(workshop: Recording) -> None:
-    """An ignore file under template/ would rule this repository too, and lose files on the way to the user."""
-    there = {path for path in files(workshop.template) if path != ".git"}
-    assert set(git("ls-files", "-z", cwd=workshop.template).split("\0")) - {""} == there
+def test_no_file_of_the_template_is_ignored_by_git(repository: Recording) -> None:
+    """An ignore file under template/ would also apply to this repository, and files would be missing in projects."""
+    there = {path for path in files(repository.template) if path != ".git"}
+    assert set(git("ls-files", "-z", cwd=repository.template).split("\0")) - {""} == there

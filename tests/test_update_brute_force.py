@@ -1,7 +1,7 @@
-"""One edit at every line of every file that a version changes: none goes astray, and none is lost.
+"""One edit at every line of every file that a version changes: none is misplaced or lost.
 
 The merge is called as in an update, on trees that Copier rendered; some hundred of the edits go through real updates.
-Where an edit belongs is known by parsers of each language (`structure.py`), which the merge does not use.
+Where an edit belongs is known by parsers of each language (`line_places.py`), which the merge does not use.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import pytest
 from copier import run_copy
 from updating.merge import merge
 
+from .line_places import Place, places
+from .owner_projects import change_everything
 from .releases import releases
-from .structure import Place, places
 from .support import ANSWERS_FILE, DEFAULT, files, owners
-from .updates import change_everything
-from .workshop import Workshop, commit, update
+from .template_repository import TemplateRepository, commit, update
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +36,7 @@ STRIDE = 25
 class Trees:
     """What the last release and two later versions make of the default answers."""
 
-    workshop: Workshop
+    repository: TemplateRepository
     versions: dict[str, dict[str, str]]
 
     def changed(self, version: str) -> Iterator[tuple[str, str, str]]:
@@ -50,33 +50,33 @@ class Trees:
 @pytest.fixture(scope="module")
 def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
     root = tmp_path_factory.mktemp("brute force")
-    workshop = Workshop.empty(root)
+    repository = TemplateRepository.empty(root)
     release = releases()[-1]
-    workshop.take(release.commit)
-    workshop.release(release.version)
-    workshop.take_the_working_tree()
-    workshop.release(NOW)
-    change_everything(workshop.template)
-    workshop.release(NEXT)
+    repository.load_revision(release.commit)
+    repository.release(release.version)
+    repository.load_working_tree()
+    repository.release(NOW)
+    change_everything(repository.template)
+    repository.release(NEXT)
     versions = {}
     for version in (release.version, NOW, NEXT):
         project = root / version
-        source = str(workshop.template)
+        source = str(repository.template)
         run_copy(source, project, data=DEFAULT, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
         versions[version] = {path: content.decode() for path, content in files(project).items()}
-    return Trees(workshop, versions)
+    return Trees(repository, versions)
 
 
 @dataclass
 class Count:
-    """What became of the edits."""
+    """The number of edits by outcome."""
 
     merged: int = 0
     conflicts: int = 0
     far: int = 0
     """Conflicts of an edit beside which the template changes no line."""
     unknown: int = 0
-    """Edits that leave a file which is not of its language, or that move other lines: nobody knows their place."""
+    """Edits that cannot be judged: they cause a syntax error, or move other lines."""
     wrong: list[str] = field(default_factory=list)
 
 
@@ -102,12 +102,12 @@ class OneFile:
         self.path, self.old, self.new, self.count = path, old, new, count
         self.lines = old.split("\n")[:-1] if old.endswith("\n") else old.split("\n")
         self.end = "\n" if old.endswith("\n") else ""
-        self.before, self.theirs = self._placed(old), self._placed(new)
-        known = (
+        self.before, self.after = self._placed(old), self._placed(new)
+        names_by_version = (
             {name for place, _ in self.before for name in place},
-            {name for place, _ in self.theirs for name in place},
+            {name for place, _ in self.after for name in place},
         )
-        self.renamed = known[0] ^ known[1]
+        self.renamed = names_by_version[0] ^ names_by_version[1]
         """Names that one version has alone: where one took the other's place, edits follow it."""
         self.near = {
             line
@@ -132,16 +132,16 @@ class OneFile:
             plain[tuple("*" if name in self.renamed else name for name in place), line] += times
         return plain
 
-    def _beside_the_same(self, mine: str, merged: str, at: Sequence[int]) -> bool:
+    def _beside_the_same(self, owner_text: str, merged: str, at: Sequence[int]) -> bool:
         """Whether each edit stands above or below the line that it stood above or below.
 
         Lines that only one version of the template has are passed over.
         """
-        kept = {line.strip() for line in self.lines} & {line.strip() for line in self.new.split("\n")} - {""}
+        common_lines = {line.strip() for line in self.lines} & {line.strip() for line in self.new.split("\n")} - {""}
         beside = []
-        for text in (mine, merged):
+        for text in (owner_text, merged):
             lines = [line.strip() for line in text.split("\n")]
-            lines = [line for line in lines if line in kept or re.search(r"\bedit \d", line)]
+            lines = [line for line in lines if line in common_lines or re.search(r"\bedit \d", line)]
             place = {line: number for line in at for number, content in enumerate(lines) if f"edit {line}" in content}
             framed = ["", *lines, ""]
             beside.append([(framed[place[line]], framed[place[line] + 2]) for line in at])
@@ -157,8 +157,8 @@ class OneFile:
 
     def _check(self, kind: str, at: list[int]) -> None:
         """Merge edits at once; half of them each where they cannot be judged together."""
-        mine = edited(self.path, self.lines, at, kind) + self.end
-        merged = merge(self.path, self.old.encode(), mine.encode(), self.new.encode())
+        owner_text = edited(self.path, self.lines, at, kind) + self.end
+        merged = merge(self.path, self.old.encode(), owner_text.encode(), self.new.encode())
         text = merged.content.decode()
         lost = [line for line in at if kind != "delete" and f"edit {line}" not in text]
         if lost:
@@ -169,14 +169,14 @@ class OneFile:
             self.count.far += at[0] not in self.near
             return
         try:
-            owners, result = self._placed(mine), None if merged.conflicts else self._placed(text)
+            owners, result = self._placed(owner_text), None if merged.conflicts else self._placed(text)
         except ValueError:
             owners, result = Counter(), None
         added, removed = owners - self.before, self.before - owners
         alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
         if result is not None and alone:
-            expected = (self._plain(self.theirs) - self._plain(removed)) + self._plain(added)
-            if self._plain(result) == expected and (kind == "delete" or self._beside_the_same(mine, text, at)):
+            expected = (self._plain(self.after) - self._plain(removed)) + self._plain(added)
+            if self._plain(result) == expected and (kind == "delete" or self._beside_the_same(owner_text, text, at)):
                 self.count.merged += len(at)
                 return
         if len(at) > 1:
@@ -189,7 +189,7 @@ class OneFile:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_edit_of_a_sample_goes_astray(trees: Trees, kind: str) -> None:
+def test_no_edit_of_the_sample_files_is_misplaced(trees: Trees, kind: str) -> None:
     """Files that repeat themselves; all files in the release set."""
     count = Count()
     for path, old, new in trees.changed(NEXT):
@@ -202,7 +202,7 @@ def test_no_edit_of_a_sample_goes_astray(trees: Trees, kind: str) -> None:
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("version", [NOW, NEXT])
-def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Callable[[str], None]) -> None:
+def test_no_edit_is_misplaced(trees: Trees, version: str, kind: str, figure: Callable[[str], None]) -> None:
     count = Count()
     for path, old, new in trees.changed(version):
         OneFile(path, old, new, count).check(kind)
@@ -219,15 +219,15 @@ def test_no_edit_goes_astray(trees: Trees, version: str, kind: str, figure: Call
 
 @pytest.mark.release
 @pytest.mark.parametrize("kind", KINDS)
-def test_hundreds_of_edits_through_a_real_update_are_as_the_merge_says(trees: Trees, tmp_path: Path, kind: str) -> None:
-    project = trees.workshop.copy(tmp_path / "project", revision=releases()[-1].version)
+def test_a_real_update_gives_the_same_results_as_the_merge(trees: Trees, tmp_path: Path, kind: str) -> None:
+    project = trees.repository.copy(tmp_path / "project", revision=releases()[-1].version)
     number, expected = 0, {}
     for path, old, new in trees.changed(NOW):
         lines = old.removesuffix("\n").split("\n")
         at = range(len(path) % STRIDE, len(lines), STRIDE)
-        mine = edited(path, lines, at, kind) + ("\n" if old.endswith("\n") else "")
-        (project / path).write_text(mine, "utf-8")
-        expected[path] = merge(path, old.encode(), mine.encode(), new.encode()).content
+        owner_text = edited(path, lines, at, kind) + ("\n" if old.endswith("\n") else "")
+        (project / path).write_text(owner_text, "utf-8")
+        expected[path] = merge(path, old.encode(), owner_text.encode(), new.encode()).content
         number += len(at)
     assert number > 300
     commit(project)

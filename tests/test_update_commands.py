@@ -1,4 +1,4 @@
-"""Every printed command of an update does what it says: no questions, and a new version only if it says so."""
+"""Every printed update command has the options to run without questions, and without an unintended new version."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .support import ROOT
 
 COMMAND = re.compile(r"copier update (--[^`\"\n]*)")
 BROKEN = re.compile(r"(?<= )\"\n\s+f?\"")
-"""Where a text of Python goes on in the next line."""
+"""Matches the line break in a string of Python that continues on the next line."""
 
 PLACES = ("template", "hooks", "interview", "README.md", "docs", "tests/layer")
 
@@ -19,14 +19,14 @@ def commands() -> list[tuple[str, str]]:
     paths = [path for place in PLACES for path in [ROOT / place, *(ROOT / place).rglob("*")] if path.is_file()]
     texts = {path: path.read_bytes() for path in paths if "__pycache__" not in path.parts}
     return [
-        (str(path.relative_to(ROOT)), found)
+        (str(path.relative_to(ROOT)), command)
         for path, text in texts.items()
-        for found in COMMAND.findall(BROKEN.sub("", text.decode(errors="replace")))
+        for command in COMMAND.findall(BROKEN.sub("", text.decode(errors="replace")))
     ]
 
 
 @pytest.mark.parametrize(("path", "command"), commands())
-def test_a_printed_command_is_whole(path: str, command: str) -> None:
+def test_a_printed_update_command_has_all_its_options(path: str, command: str) -> None:
     assert "--trust" in command, path
     assert "--defaults" in command, path
     assert ("--data" in command) == ("--vcs-ref=:current:" in command), path

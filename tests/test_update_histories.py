@@ -1,4 +1,4 @@
-"""Histories that nobody has thought of: what an owner does, updates, interruptions, and what git hides, in any order.
+"""Generated histories of projects: edits, updates, interruptions and hidden files, in any order.
 
 What a project has to be is known without the merge: each edit is made again, by the name of its block, in what the new
 version is without it.
@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from post_generate import GO_BACK
 
-from .small import MARK, Small, status, write
+from .small_template import MARK, SmallTemplate, status, write
 from .support import copier
+from .template_repository import commit, git
 from .test_migrations import update
 from .test_update_safety import KILLS, shell
 from .test_update_scenarios import BLOCKS, MIDDLE, NEW, OLD, rejection, with_edit
-from .workshop import commit, git
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     deleted: Sequence[str]
     hidden: tuple[str, str] | None
     """An edit of which git shows nothing."""
-    own: str
+    owner_files: str
     killed: str
     """Where an update is killed first: nowhere, in which stage, and whether the owner commits what is left."""
 
@@ -70,11 +70,11 @@ STEPS = st.builds(
 
 @dataclass
 class Expected:
-    """What the project has to have, whatever the version."""
+    """The expected state of the project, independent of the version."""
 
     edits: set[tuple[str, str]] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)
-    own: dict[str, str] = field(default_factory=dict)
+    owner_files: dict[str, str] = field(default_factory=dict)
 
     def check(self, project: Path, version: str) -> None:
         for path, text in files_of(version).items():
@@ -83,14 +83,14 @@ class Expected:
                     text = with_edit(path, text, block) if edited == path else text
                 assert (project / path).read_text("utf-8") == text, path
         assert [path for path in self.deleted if (project / path).exists()] == []
-        assert {path: (project / path).read_text("utf-8") for path in self.own} == self.own
+        assert {path: (project / path).read_text("utf-8") for path in self.owner_files} == self.owner_files
         assert not (project / MARK).exists()
         assert [path for path, state in status(project).items() if "U" in state] == []
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    made = Small(tmp_path_factory.mktemp("histories"))
+def template(tmp_path_factory: pytest.TempPathFactory) -> SmallTemplate:
+    made = SmallTemplate(tmp_path_factory.mktemp("histories"))
     for version in VERSIONS:
         made.release(version, files_of(version), KILLS)
     return made
@@ -101,7 +101,7 @@ def edit(project: Path, path: str, block: str) -> None:
 
 
 def interrupted(project: Path, version: str, killed: str) -> None:
-    """An update that is killed, and the way back that the owner is told."""
+    """Kill an update, and undo it with the command that is printed."""
     stage, *then = killed.split(", ")
     copier("update", "--trust", "--defaults", f"--vcs-ref={version}", cwd=project, KILLED_IN=stage)
     if not then:
@@ -115,7 +115,7 @@ def interrupted(project: Path, version: str, killed: str) -> None:
     shell(command, project)
 
 
-def live(template: Small, root: Path, steps: Sequence[Step]) -> None:
+def run_history(template: SmallTemplate, root: Path, steps: Sequence[Step]) -> None:
     project, expected = template.copy("1.0.0", root / "project"), Expected()
     for version, step in zip([*VERSIONS][1:], steps, strict=False):
         for path, block in step.edits:
@@ -125,8 +125,8 @@ def live(template: Small, root: Path, steps: Sequence[Step]) -> None:
         for path in step.deleted:
             expected.deleted.add(path)
             (project / path).unlink(missing_ok=True)
-        expected.own[step.own] = f'"""{version}."""\n'
-        write(project, {step.own: expected.own[step.own]})
+        expected.owner_files[step.owner_files] = f'"""{version}."""\n'
+        write(project, {step.owner_files: expected.owner_files[step.owner_files]})
         commit(project)
         if step.killed:
             interrupted(project, version, step.killed)
@@ -141,19 +141,19 @@ def live(template: Small, root: Path, steps: Sequence[Step]) -> None:
         commit(project)
 
 
-def test_a_history_keeps_every_edit_in_its_block(template: Small, tmp_path: Path) -> None:
+def test_a_history_keeps_every_edit_in_its_block(template: SmallTemplate, tmp_path: Path) -> None:
     """One that has everything; generated ones are in the release set."""
     first = Step([(path, "b7") for path in MIDDLE], ["AGENTS.md"], ("module.py", "b2"), "x.rej", "after, committed")
     second = Step([("page.md", "b1")], [], None, "src/another/production/answers.json", "after")
-    live(template, tmp_path, [first, second])
+    run_history(template, tmp_path, [first, second])
 
 
 @pytest.mark.release
-def test_any_history_keeps_every_edit_in_its_block(template: Small) -> None:
+def test_any_history_keeps_every_edit_in_its_block(template: SmallTemplate) -> None:
     @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.lists(STEPS, min_size=2, max_size=2))
-    def lived(steps: list[Step]) -> None:
+    def check_history(steps: list[Step]) -> None:
         with tempfile.TemporaryDirectory(prefix="history.") as root:
-            live(template, Path(root), steps)
+            run_history(template, Path(root), steps)
 
-    lived()
+    check_history()

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from updating.update import Update
 
-from .releases import migrated, questions_of, releases
+from .owner_projects import ANSWER_SETS, NEXT, NOW, ORIGINS, TemplateHistory, edit_as_owner
+from .releases import merged_migrations, questions_of, releases
 from .support import (
     ANSWERS_FILE,
     OTHER_VALUES,
@@ -25,17 +26,16 @@ from .support import (
     path_with_uv,
     run,
     uv,
-    without_the_users,
+    without_user_owned,
 )
-from .updates import NEXT, NOW, ORIGINS, SETS, Line, own
-from .workshop import Workshop, commit, edit, recorded
+from .template_repository import TemplateRepository, commit, edit, recorded
 
 pytestmark = pytest.mark.slow
 
 CASES = [
     pytest.param(origin, name, marks=[] if (origin, name) == (ORIGINS[0], "default") else pytest.mark.release)
     for origin in ORIGINS
-    for name in SETS
+    for name in ANSWER_SETS
 ]
 """Every origin with every set of answers; all but one run before a release."""
 
@@ -54,40 +54,40 @@ OTHERS = answers(
     python_version="3.12",
     include_kubernetes=True,
 )
-"""Answers that leave the files that `own` edits where they are; tests/test_migrations.py renames packages."""
+"""Answers that leave the files that `edit_as_owner` edits where they are; tests/test_migrations.py renames packages."""
 
 MARKER = re.compile(r"^(<<<<<<<|>>>>>>>|=======$)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def line(tmp_path_factory: pytest.TempPathFactory) -> Line:
-    return Line(tmp_path_factory.mktemp("line"))
+def history(tmp_path_factory: pytest.TempPathFactory) -> TemplateHistory:
+    return TemplateHistory(tmp_path_factory.mktemp("line"))
 
 
 def lines_of(content: bytes | None) -> Counter[str]:
     return Counter((content or b"").decode().splitlines())
 
 
-def lost(base: Mapping[str, bytes], mine: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
-    """What the owner did between `base` and `mine` and that is not in `now`, where files have moved neither."""
-    tables = migrated().tables
-    for path in sorted(base.keys() | mine.keys()):
-        if path == ANSWERS_FILE or base.get(path) == mine.get(path):
+def lost_edits(base: Mapping[str, bytes], edited: Mapping[str, bytes], now: Mapping[str, bytes]) -> Iterator[str]:
+    """What the owner did between `base` and `edited` and that is not in `now`, where files have moved neither."""
+    tables = merged_migrations().tables
+    for path in sorted(base.keys() | edited.keys()):
+        if path == ANSWERS_FILE or base.get(path) == edited.get(path):
             continue
         generic = Update.generic(path, "weather_station")
-        there = {Update.generic(found, "weather_station"): found for found in now}
-        targets = [there[target] for target in tables.destinations(generic, there)]
+        paths_by_generic = {Update.generic(path, "weather_station"): path for path in now}
+        targets = [paths_by_generic[target] for target in tables.destinations(generic, paths_by_generic)]
         merged = b"\n".join(now[target] for target in targets)
-        if path not in mine:
+        if path not in edited:
             yield from (f"{path} is there again, at {target}" for target in targets if len(targets) == 1)
         elif path not in base or owners(path) == ["user"]:
-            if now.get(path) != mine[path]:
+            if now.get(path) != edited[path]:
                 yield f"{path} of the owner has changed"
         else:
-            added = lines_of(mine[path]) - lines_of(base[path])
-            removed = lines_of(base[path]) - lines_of(mine[path])
-            yield from (f"{path} lost {line!r}" for line in added - lines_of(merged))
-            yield from (f"{path} has {line!r} again" for line in removed if lines_of(merged)[line])
+            added = lines_of(edited[path]) - lines_of(base[path])
+            removed = lines_of(base[path]) - lines_of(edited[path])
+            yield from (f"{path} lost {history!r}" for history in added - lines_of(merged))
+            yield from (f"{path} has {history!r} again" for history in removed if lines_of(merged)[history])
 
 
 def conflicts(project: Path) -> list[str]:
@@ -97,47 +97,49 @@ def conflicts(project: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(("origin", "name"), CASES)
-def test_an_unchanged_project_becomes_what_a_new_one_is(line: Line, tmp_path: Path, origin: str, name: str) -> None:
-    project = line.project(origin, name, tmp_path)
+def test_an_updated_project_without_edits_equals_a_new_one(
+    history: TemplateHistory, tmp_path: Path, origin: str, name: str
+) -> None:
+    project = history.project(origin, name, tmp_path)
     before = files(project)
-    line.update(project, NOW)
+    history.update(project, NOW)
     now = files(project)
-    fresh = line.fresh(NOW, project, tmp_path / "fresh")
+    fresh = history.fresh(NOW, project, tmp_path / "fresh")
     # What the owner's test_tools.py of 0.1.0 imports, and a new project lacks.
     shim = {path for path in ("tests/__init__.py", "tests/production/smoke.py") if path in now and path not in fresh}
     assert ("tests/production/smoke.py" in shim) == (b"production.smoke" in now["tests/test_tools.py"])
     for path in shim:
         del now[path]
-    assert without_the_users(now) == without_the_users(fresh)
+    assert without_user_owned(now) == without_user_owned(fresh)
     seeded = {path for path in before if owners(path) == ["user"]}
     assert {path: now.get(path) for path in seeded} == {path: before[path] for path in seeded}
 
 
 @pytest.mark.parametrize(("origin", "name"), CASES)
-def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
-    line: Line, tmp_path: Path, origin: str, name: str, figure: Callable[[str], None]
+def test_no_edit_of_the_owner_is_lost_or_conflicts(
+    history: TemplateHistory, tmp_path: Path, origin: str, name: str, figure: Callable[[str], None]
 ) -> None:
-    project = line.project(origin, name, tmp_path)
+    project = history.project(origin, name, tmp_path)
     base = files(project)
-    own(project, starter=name != "minimal")
-    mine = files(project)
+    edit_as_owner(project, starter=name != "minimal")
+    edited = files(project)
     asked = recorded(project)
 
-    line.update(project, NEXT)
+    history.update(project, NEXT)
 
     now = files(project)
     assert conflicts(project) == []
-    assert list(lost(base, mine, now)) == []
+    assert list(lost_edits(base, edited, now)) == []
     answers_now = recorded(project)
     assert {question: answers_now[question] for question in asked if not question.startswith("_")} == {
         question: answer for question, answer in asked.items() if not question.startswith("_")
     }
     assert (answers_now["enable_caching"], answers_now["_commit"]) == (True, NEXT)
-    fresh = line.fresh(NEXT, project, tmp_path / "fresh")
-    deleted = [path for path in without_the_users(base) if path not in mine]
-    assert [path for path in without_the_users(fresh) if path not in now] == deleted
-    new = {path: lines_of(fresh[path]) - lines_of(base.get(path)) for path in without_the_users(fresh) if path in now}
-    assert [f"{path}: {line}" for path in new for line in new[path] - lines_of(now[path])] == []
+    fresh = history.fresh(NEXT, project, tmp_path / "fresh")
+    deleted = [path for path in without_user_owned(base) if path not in edited]
+    assert [path for path in without_user_owned(fresh) if path not in now] == deleted
+    new = {path: lines_of(fresh[path]) - lines_of(base.get(path)) for path in without_user_owned(fresh) if path in now}
+    assert [f"{path}: {history}" for path in new for history in new[path] - lines_of(now[path])] == []
     assert [path for path in new if not new[path] and not path.endswith("/answers.json")] == []
     pyproject = tomllib.loads(now["pyproject.toml"].decode())
     assert {"pyyaml>=6", "python-dateutil>=2.9", "typing-extensions>=4", "sniffio>=1.3"} <= {
@@ -148,38 +150,39 @@ def test_nothing_of_the_owners_is_lost_and_nothing_conflicts(
 
     if name == "mixed":
         commit(project)
-        line.update(project, NEXT)
+        history.update(project, NEXT)
         assert files(project) == now, "a second update changes something"
-    if (origin, name) == ([*ORIGINS][-1], [*SETS][-1]):
-        figure(f"{len(line.seconds)} updates of {len(ORIGINS) * len(SETS)} projects: {sum(line.seconds):.0f} s")
+    if (origin, name) == ([*ORIGINS][-1], [*ANSWER_SETS][-1]):
+        projects = len(ORIGINS) * len(ANSWER_SETS)
+        figure(f"{len(history.seconds)} updates of {projects} projects: {sum(history.seconds):.0f} s")
 
 
 @pytest.mark.release
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_other_answers_to_all_questions_lose_nothing_either(line: Line, tmp_path: Path, origin: str) -> None:
-    project = line.project(origin, "default", tmp_path)
-    base, known = files(project), questions_of(line.commits[origin])
-    own(project, starter=True)
-    mine = files(project)
-    line.update(project, NEXT, **{question: answer for question, answer in OTHERS.items() if question in known})
+def test_changing_every_answer_loses_no_edit(history: TemplateHistory, tmp_path: Path, origin: str) -> None:
+    project = history.project(origin, "default", tmp_path)
+    base, known = files(project), questions_of(history.commits[origin])
+    edit_as_owner(project, starter=True)
+    edited = files(project)
+    history.update(project, NEXT, **{question: answer for question, answer in OTHERS.items() if question in known})
     assert conflicts(project) == []
-    assert list(lost(base, mine, files(project))) == []
+    assert list(lost_edits(base, edited, files(project))) == []
     assert recorded(project)["project_description"] == OTHERS["project_description"]
 
 
 @pytest.mark.release
-def test_with_the_whole_hook_the_owners_project_works_after_the_update(
-    line: Line, tmp_path: Path, figure: Callable[[str], None]
+def test_an_updated_project_works_after_the_full_hook(
+    history: TemplateHistory, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     """From the last release to the working tree, by the real command line; minimal has the fewest tests to run."""
     start = time.perf_counter()
-    template = Workshop(shutil.copytree(line.workshop.template, tmp_path / "template"), tmp_path)
+    template = TemplateRepository(shutil.copytree(history.repository.template, tmp_path / "template"), tmp_path)
     template.clear()
     copy_template(template.template)
     template.release("90.0.1")
-    project = line.project(releases()[-1].version, "minimal", tmp_path)
-    own(project, starter=True)
-    edit(project / ANSWERS_FILE, str(line.workshop.template), str(template.template))
+    project = history.project(releases()[-1].version, "minimal", tmp_path)
+    edit_as_owner(project, starter=True)
+    edit(project / ANSWERS_FILE, str(history.repository.template), str(template.template))
     commit(project)
 
     done = copier(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from .line_places import marked, places
 from .releases import releases
-from .structure import marked, places
-from .workshop import Workshop, commit, update
+from .template_repository import TemplateRepository, commit, update
 
 pytestmark = pytest.mark.slow
 
@@ -22,29 +22,29 @@ MARK = "# mine"
 
 def block(text: str, name: str) -> re.Match[str]:
     """The lines of a service or a job."""
-    found = re.search(rf"^  {name}:\n(?:    .*\n|\n)+", text, re.MULTILINE)
-    assert found, f"there is no {name}"
-    return found
+    match = re.search(rf"^  {name}:\n(?:    .*\n|\n)+", text, re.MULTILINE)
+    assert match, f"there is no {name}"
+    return match
 
 
 def double(path: Path, name: str) -> None:
     """Put a copy of a block before it, as a next version may have one that is alike."""
     text = path.read_text("utf-8")
-    found = block(text, name)
-    copy = found[0].replace(f"  {name}:", f"  {name}-too:", 1).rstrip() + "\n\n"
-    path.write_text(text[: found.start()] + copy + text[found.start() :], "utf-8")
+    match = block(text, name)
+    copy = match[0].replace(f"  {name}:", f"  {name}-too:", 1).rstrip() + "\n\n"
+    path.write_text(text[: match.start()] + copy + text[match.start() :], "utf-8")
 
 
 def mark_the_middle(path: Path, name: str) -> None:
     """Edit a line in the middle of a block, far from its name."""
     text = path.read_text("utf-8")
-    found = block(text, name)
-    lines = found[0].split("\n")
+    match = block(text, name)
+    lines = match[0].split("\n")
     middle = len(lines) // 2
     while not re.fullmatch(r"\s+[\w-]+: [^|>{]*", lines[middle]) and middle < len(lines) - 1:
         middle += 1
     lines[middle] += f"  {MARK}"
-    path.write_text(text[: found.start()] + "\n".join(lines) + text[found.end() :], "utf-8")
+    path.write_text(text[: match.start()] + "\n".join(lines) + text[match.end() :], "utf-8")
 
 
 def opacities(project: Path) -> dict[str, int]:
@@ -56,16 +56,16 @@ def opacities(project: Path) -> dict[str, int]:
 
 def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None:
     """On 0.1.0 they landed in the panel "Running calls", in the copy of the service, and in the copy of the job."""
-    workshop = Workshop.empty(tmp_path)
-    (release,) = (found for found in releases() if found.version == "0.1.0")
-    workshop.take(release.commit)
-    workshop.release(release.version)
-    workshop.take_the_working_tree()
-    double(workshop.template / "template" / f"{COMPOSE}.jinja", SERVICE)
-    double(workshop.template / "template" / f"{WORKFLOW}.jinja", JOB)
-    workshop.release("90.0.0")
+    repository = TemplateRepository.empty(tmp_path)
+    (release,) = (match for match in releases() if match.version == "0.1.0")
+    repository.load_revision(release.commit)
+    repository.release(release.version)
+    repository.load_working_tree()
+    double(repository.template / "template" / f"{COMPOSE}.jinja", SERVICE)
+    double(repository.template / "template" / f"{WORKFLOW}.jinja", JOB)
+    repository.release("90.0.0")
 
-    project = workshop.copy(revision=release.version)
+    project = repository.copy(revision=release.version)
     text = (project / DASHBOARD).read_text("utf-8")
     at = text.rindex('"fillOpacity": 8', 0, text.index(f'"title": "{PANEL}"'))
     (project / DASHBOARD).write_text(text[:at] + '"fillOpacity": 77' + text[at + len('"fillOpacity": 8') :], "utf-8")
@@ -73,7 +73,7 @@ def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None
     mark_the_middle(project / COMPOSE, SERVICE)
     mark_the_middle(project / WORKFLOW, JOB)
     commit(project)
-    mine = {path: (project / path).read_text("utf-8") for path in (COMPOSE, WORKFLOW)}
+    edited = {path: (project / path).read_text("utf-8") for path in (COMPOSE, WORKFLOW)}
 
     update(project, "90.0.0")
 
@@ -85,6 +85,6 @@ def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None
     for path, name in ((COMPOSE, SERVICE), (WORKFLOW, JOB)):
         text = (project / path).read_text("utf-8")
         assert f"  {name}-too:" in text
-        (was,), (line,) = marked(mine[path], MARK), marked(text, MARK)
-        assert places(path, text)[line] == places(path, mine[path])[was], path
+        (was,), (line,) = marked(edited[path], MARK), marked(text, MARK)
+        assert places(path, text)[line] == places(path, edited[path])[was], path
         assert name in places(path, text)[line]

@@ -1,4 +1,4 @@
-"""Updates that end early, and files that git does not show as changed: nothing is lost, and there is a way back."""
+"""Interrupted updates, and files that git does not show as changed: nothing is lost, and an update can be undone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from post_generate import GO_BACK
 
-from .small import MARK, Small, status, write
+from .small_template import MARK, SmallTemplate, status, write
 from .support import copier, files
+from .template_repository import commit, edit, git
 from .test_migrations import update
 from .test_update_scenarios import NEW, OLD, check, configure, rejected
 from .test_update_scenarios import project as project
-from .workshop import commit, edit, git
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,8 @@ if os.environ.get("KILLED_IN") == sys.argv[1]:
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    made = Small(tmp_path_factory.mktemp("safety"))
+def template(tmp_path_factory: pytest.TempPathFactory) -> SmallTemplate:
+    made = SmallTemplate(tmp_path_factory.mktemp("safety"))
     made.release("1.0.0", OLD)
     made.release("2.0.0", {**NEW, "docs/new.md": "# New\n"}, KILLS)
     return made
@@ -51,9 +51,9 @@ def test_an_update_that_was_killed_and_committed_is_undone_by_the_command_it_nam
     commit(project, "what is there")
     if later:
         write(project, {"docs/later.md": "Mine.\n"})
-    said = rejected(project)
-    assert f"An earlier update was interrupted, and what it left is committed ({MARK})" in said
-    (command,) = re.findall(r"^    (git re.*)$", said, re.MULTILINE)
+    output = rejected(project)
+    assert f"An earlier update was interrupted, and its incomplete result is committed ({MARK})" in output
+    (command,) = re.findall(r"^    (git re.*)$", output, re.MULTILINE)
     assert command.startswith("git revert" if later else "git restore")
     shell(command, project)
     assert files(project) == before | ({"docs/later.md": b"Mine.\n"} if later else {})
@@ -63,7 +63,7 @@ def test_an_update_that_was_killed_and_committed_is_undone_by_the_command_it_nam
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_an_update_that_was_killed_is_undone_by_the_way_back(project: Path, stage: str) -> None:
+def test_an_update_that_was_killed_is_undone_by_the_printed_command(project: Path, stage: str) -> None:
     before = files(project)
     copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project, KILLED_IN=stage)
     shell(GO_BACK, project)
@@ -89,11 +89,11 @@ def test_edits_that_git_does_not_show_are_merged_and_saved(
     else:
         git("update-index", f"--{how}", "AGENTS.md", cwd=project)
     edit(path, "Second.", "Second, and of this machine only.")
-    mine = path.read_text("utf-8")
-    said = update(project, "2.0.0").stderr
-    assert path.read_text("utf-8") == mine.replace("Third.", "The third.")
-    (commit_saved,) = re.findall(r"AGENTS.md, of which git shows no change, is merged; as it was: git (show \S+)", said)
-    assert git(*commit_saved.split(), cwd=project) == mine
+    edited = path.read_text("utf-8")
+    output = update(project, "2.0.0").stderr
+    assert path.read_text("utf-8") == edited.replace("Third.", "The third.")
+    (commit_saved,) = re.findall(r"AGENTS.md, of which git shows no change; its former content: git (show \S+)", output)
+    assert git(*commit_saved.split(), cwd=project) == edited
 
 
 def test_a_file_that_git_does_not_show_and_that_the_new_version_brings_is_not_overwritten(
@@ -102,14 +102,16 @@ def test_a_file_that_git_does_not_show_and_that_the_new_version_brings_is_not_ov
     (tmp_path / "ignored").write_text("docs/new.md\n", "utf-8")
     configure(monkeypatch, "core.excludesFile", str(tmp_path / "ignored"))
     write(project, {"docs/new.md": "# Mine\n"})
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert "# Mine\n" in (project / "docs/new.md").read_text("utf-8")
-    assert "conflict     docs/new.md: in 1 place" in said
-    (saved,) = re.findall(r"docs/new.md, of which git shows no change, .* git (show \S+)", said)
+    assert "conflict     docs/new.md: in 1 place" in output
+    (saved,) = re.findall(r"docs/new.md, of which git shows no change, .* git (show \S+)", output)
     assert git(*saved.split(), cwd=project) == "# Mine\n"
 
 
-def test_the_way_back_leaves_the_rest_of_a_larger_repository_alone(template: Small, tmp_path: Path) -> None:
+def test_undoing_an_update_leaves_the_rest_of_a_larger_repository_unchanged(
+    template: SmallTemplate, tmp_path: Path
+) -> None:
     root = tmp_path / "all"
     (root / "services").mkdir(parents=True)
     git("init", "--quiet", cwd=root)

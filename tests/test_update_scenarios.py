@@ -1,4 +1,4 @@
-"""Updates of projects on machines and in repositories that are not as plain as most."""
+"""Updates with unusual git settings, links, line endings, and repositories."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from .small import Small, status, write
+from .small_template import SmallTemplate, status, write
 from .support import copier, files
+from .template_repository import commit, edit, git
 from .test_merge import compose, dashboard, module, page, tables, workflow
 from .test_migrations import update
-from .workshop import commit, edit, git
 
 pytestmark = pytest.mark.slow
 
@@ -37,15 +37,15 @@ EDITED = ("AGENTS.md", "docs/page.md", "docs/rendered.md")
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    made = Small(tmp_path_factory.mktemp("scenarios"))
+def template(tmp_path_factory: pytest.TempPathFactory) -> SmallTemplate:
+    made = SmallTemplate(tmp_path_factory.mktemp("scenarios"))
     made.release("1.0.0", OLD)
     made.release("2.0.0", NEW)
     return made
 
 
 @pytest.fixture
-def project(template: Small, tmp_path: Path) -> Path:
+def project(template: SmallTemplate, tmp_path: Path) -> Path:
     """A project with edits, committed."""
     made = template.copy("1.0.0", tmp_path / "project")
     for path in EDITED:
@@ -85,15 +85,15 @@ def configure(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
         "status.showUntrackedFiles=no",
     ],
 )
-def test_settings_of_git(project: Path, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_update_works_with_any_git_settings(project: Path, setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     configure(monkeypatch, *setting.split("="))
     if setting == "core.autocrlf=true":  # a checkout as on Windows
         shutil.rmtree(project / "docs")
         git("checkout", "--quiet", ".", cwd=project)
         assert b"\r\n" in (project / "docs/page.md").read_bytes()
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     check(project)
-    assert "conflict" not in said
+    assert "conflict" not in output
     assert set(status(project)) == {
         ".copier-answers.yml",
         *EDITED,
@@ -102,7 +102,7 @@ def test_settings_of_git(project: Path, setting: str, monkeypatch: pytest.Monkey
     }
 
 
-def test_a_tracked_file_that_the_users_ignore_file_names(
+def test_a_tracked_file_in_the_global_ignore_file_is_updated(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ignored").write_text("AGENTS.md\ndocs/\n", "utf-8")
@@ -117,12 +117,12 @@ def test_line_endings_that_the_owner_has_committed_stay(project: Path) -> None:
         content = (project / path).read_bytes()
         (project / path).write_bytes(content.replace(b"\n", b"\r\n"))
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert (project / "docs/page.md").read_bytes() == MERGED.replace("\n", "\r\n").encode()
-    assert "conflict" not in said
+    assert "conflict" not in output
 
 
-def test_a_page_behind_a_symbolic_link(project: Path) -> None:
+def test_a_file_behind_a_symbolic_link_is_updated(project: Path) -> None:
     (project / "docs").rename(project / "pages")
     (project / "docs").symlink_to("pages")
     commit(project)
@@ -136,10 +136,10 @@ def test_a_link_in_place_of_a_file_stays(project: Path) -> None:
     (project / "AGENTS.md").rename(project / "CLAUDE.md")
     (project / "AGENTS.md").symlink_to("CLAUDE.md")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert os.readlink(project / "AGENTS.md") == "CLAUDE.md"
     assert "The first." in (project / "CLAUDE.md").read_text("utf-8")
-    assert "left         AGENTS.md, which is a symbolic link of yours" in said
+    assert "left         AGENTS.md, which is a symbolic link of yours" in output
 
 
 def test_a_mode_that_the_owner_changed_stays(project: Path) -> None:
@@ -151,37 +151,37 @@ def test_a_mode_that_the_owner_changed_stays(project: Path) -> None:
     assert [(project / path).stat().st_mode & 0o111 for path in ("docs/unedited.md", "docs/page.md")] == [0o111, 0o111]
 
 
-def test_a_file_of_the_owners_where_the_new_version_has_one(template: Small, tmp_path: Path) -> None:
-    made = Small(tmp_path / "more")
+def test_a_file_of_the_owner_at_the_path_of_a_new_file_is_a_conflict(template: SmallTemplate, tmp_path: Path) -> None:
+    made = SmallTemplate(tmp_path / "more")
     made.release("1.0.0", OLD)
     made.release("2.0.0", {**NEW, "docs/mine.md": "# Theirs\n", "docs/same.md": "# Same\n"})
     project = made.copy("1.0.0", tmp_path / "project")
     write(project, {"docs/mine.md": "# Mine\n", "docs/same.md": "# Same\n"})
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     text = (project / "docs/mine.md").read_text("utf-8")
     assert text == "<<<<<<< before updating\n# Mine\n=======\n# Theirs\n>>>>>>> after updating\n"
-    assert "conflict     docs/mine.md: in 1 place" in said
+    assert "conflict     docs/mine.md: in 1 place" in output
     assert "docs/same.md" not in status(project)
 
 
-def test_files_that_the_new_version_leaves_to_the_owner_stay(tmp_path: Path) -> None:
-    made = Small(tmp_path / "template")
+def test_files_that_become_user_owned_stay(tmp_path: Path) -> None:
+    made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", OLD)
     edit(made.template / "copier.yml", "    /README.md\n", "    /README.md\n    /AGENTS.md\n    /docs/unedited.md\n")
     made.release("2.0.0", NEW)
     project = made.copy("1.0.0", tmp_path / "project")
     edit(project / "AGENTS.md", "First.", "The first.")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert (project / "AGENTS.md").read_text("utf-8") == PAGE.replace("First.", "The first.")
     assert (project / "docs/unedited.md").read_text("utf-8") == PAGE
-    assert "removed" not in said
+    assert "removed" not in output
 
 
-def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
+def test_files_that_the_new_version_excludes_are_removed(tmp_path: Path) -> None:
     """Copier leaves those that the new settings exclude, edited or not."""
-    made = Small(tmp_path / "template")
+    made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", OLD)
     edit(
         made.template / "copier.yml",
@@ -192,11 +192,11 @@ def test_files_that_the_new_version_excludes_go(tmp_path: Path) -> None:
     project = made.copy("1.0.0", tmp_path / "project")
     edit(project / "AGENTS.md", "First.", "The first.")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert not (project / "AGENTS.md").exists()
     assert not (project / "docs/page.md").exists()
-    assert "removed      AGENTS.md, which you had edited" in said
-    assert "docs/page.md" not in said
+    assert "removed      AGENTS.md, which you had edited" in output
+    assert "docs/page.md" not in output
 
 
 # --- What is rejected before anything has happened -----------------------------------------------------------------
@@ -214,37 +214,37 @@ def rejection(project: Path, version: str) -> str:
     done = copier("update", "--trust", "--defaults", f"--vcs-ref={version}", cwd=project)
     assert done.returncode != 0
     assert files(project) == before
-    _, told, said = done.stderr.partition("\nFAILED to update, and nothing has changed: ")
-    assert told, done.stderr
-    assert "Traceback" not in said
-    return said
+    _, found, output = done.stderr.partition("\nFAILED to update, and nothing has changed: ")
+    assert found, done.stderr
+    assert "Traceback" not in output
+    return output
 
 
-def test_a_package_that_was_renamed_by_hand(project: Path) -> None:
+def test_a_package_that_was_renamed_by_hand_is_rejected(project: Path) -> None:
     (project / "src/shop").rename(project / "src/store")
-    said = rejected(project)
-    assert "src/shop is missing, the package that .copier-answers.yml records" in said
-    assert "uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW" in said
+    output = rejected(project)
+    assert "src/shop is missing, the package that .copier-answers.yml records" in output
+    assert "uvx copier update --trust --defaults --vcs-ref=:current: --data package_name=NEW" in output
 
 
-def test_a_package_that_is_not_recorded(project: Path) -> None:
+def test_a_package_that_is_not_recorded_is_rejected(project: Path) -> None:
     edit(project / ".copier-answers.yml", "package_name: shop\n", "")
     assert ".copier-answers.yml has no package_name" in rejected(project)
 
 
-def test_a_folder_where_the_template_has_a_file(project: Path) -> None:
+def test_a_folder_at_the_path_of_a_file_is_rejected(project: Path) -> None:
     (project / "AGENTS.md").unlink()
     write(project, {"AGENTS.md/mine.md": "Mine.\n"})
     assert "AGENTS.md is a folder, and the new version has a file of that name" in rejected(project)
 
 
-def test_a_link_that_leads_out_of_the_project(project: Path, tmp_path: Path) -> None:
+def test_a_link_out_of_the_project_is_rejected(project: Path, tmp_path: Path) -> None:
     (project / "docs").rename(tmp_path / "docs")
     (project / "docs").symlink_to("../docs")
-    assert "lies behind a symbolic link that leads out of the project" in rejected(project)
+    assert "is behind a symbolic link to a place outside the project" in rejected(project)
 
 
-def test_another_generated_package_is_left_alone(template: Small, project: Path, tmp_path: Path) -> None:
+def test_another_generated_package_is_left_alone(template: SmallTemplate, project: Path, tmp_path: Path) -> None:
     """The package is the one that the answers record, not the first below src/."""
     other = template.copy("1.0.0", tmp_path / "other", package_name="another")
     shutil.copytree(other / "src/another", project / "src/another")
@@ -281,7 +281,7 @@ def with_edit(path: str, text: str, block: str = "b7") -> str:
 
 def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
     """Seven lines are the same in all blocks, and new blocks stand before: Copier would patch a neighbour."""
-    made = Small(tmp_path / "template")
+    made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", {path: make(BLOCKS) for path, (make, _) in MIDDLE.items()} | OLD)
     new = [("a1", BLOCKS[0][1]), ("a2", BLOCKS[0][1]), *BLOCKS[:6], *BLOCKS[7:]]
     made.release("2.0.0", {path: make(new) for path, (make, _) in MIDDLE.items()} | NEW)
@@ -295,12 +295,12 @@ def test_an_edit_of_one_block_stays_in_it(tmp_path: Path) -> None:
         assert (project / path).read_text("utf-8") == with_edit(path, (fresh / path).read_text("utf-8")), path
 
 
-# --- What the owner does without, and calls otherwise --------------------------------------------------------------
+# --- Deleted folders and changed names --------------------------------------------------------------------------
 
 
 def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:
     """Also where a later version has new files in it, and not where the owner has kept one."""
-    made = Small(tmp_path / "template")
+    made = SmallTemplate(tmp_path / "template")
     made.release("1.0.0", OLD | {"ops/grafana/one.json": "{}\n", "ops/rules/one.yml": "a: 1\n"})
     later = {
         "ops/grafana/two.json": "{}\n",
@@ -312,14 +312,14 @@ def test_a_folder_that_the_owner_deleted_stays_deleted(tmp_path: Path) -> None:
     project = made.copy("1.0.0", tmp_path / "project")
     shutil.rmtree(project / "ops/grafana")
     commit(project)
-    said = update(project, "2.0.0").stderr
+    output = update(project, "2.0.0").stderr
     assert not (project / "ops/grafana").exists()
-    assert "left out     ops/grafana/two.json, since you had deleted ops/grafana/" in said
+    assert "left out     ops/grafana/two.json, since you had deleted ops/grafana/" in output
     assert {path for path in later if (project / path).exists()} == {path for path in later if "grafana" not in path}
 
 
-def test_another_slug_is_followed_and_what_the_owner_has_to_change_is_named(tmp_path: Path) -> None:
-    made = Small(tmp_path / "template")
+def test_a_changed_slug_is_applied_and_remaining_mentions_are_listed(tmp_path: Path) -> None:
+    made = SmallTemplate(tmp_path / "template")
     config = made.template / "copier.yml"
     edit(config, "extras:\n", "project_slug:\n  type: str\n  default: my-shop\n\nextras:\n")
     slug = {"pyproject.toml.jinja": '[project]\nname = "{{ project_slug }}"\nversion = "0"\n\n[tool.mine]\n'}
@@ -329,8 +329,8 @@ def test_another_slug_is_followed_and_what_the_owner_has_to_change_is_named(tmp_
     edit(project / "pyproject.toml", 'version = "0"', 'version = "7"')
     write(project, {"deploy.sh": "docker run my-shop\ndocker run my-shop-2\n", "src/shop/tools/mine.py": "# my-shop\n"})
     commit(project)
-    said = update(project, "2.0.0", "--data", "project_slug=store").stderr
+    output = update(project, "2.0.0", "--data", "project_slug=store").stderr
     assert '[project]\nname = "store"\nversion = "7"\n' in (project / "pyproject.toml").read_text("utf-8")
-    _, _, listed = said.partition("by hand      ")
+    _, _, listed = output.partition("by hand      ")
     lines = [line.strip() for line in listed.splitlines()[1:] if line.startswith(" " * 15)]
     assert lines == ["README.md:1: uv run my-shop", "deploy.sh:1: docker run my-shop"]

@@ -1,4 +1,4 @@
-"""The weekly workflow of a project: what it brings, what it says, and what of the owner's it leaves alone."""
+"""The weekly workflow of a project: its pull request, its messages, and the owner's commits, which it keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from .conftest import Rendering
 from .ops import ACTION, distinct, load, passes
 from .support import ROOT, run
-from .workshop import commit
+from .template_repository import commit
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="GitHub runs the steps with bash")
 
@@ -26,12 +26,12 @@ BASH = ("bash", "-eo", "pipefail", "-c")
 
 
 def script(job: dict[str, Any], name: str) -> str:
-    (found,) = [step["run"] for step in job["steps"] if step.get("name") == name]
-    return str(found)
+    (command,) = [step["run"] for step in job["steps"] if step.get("name") == name]
+    return str(command)
 
 
-def test_an_update_travels_between_the_jobs_as_a_patch(tmp_path: Path) -> None:
-    """The template's code runs without a secret; what it changed arrives whole where the secret is."""
+def test_an_update_is_passed_between_the_jobs_as_a_patch(tmp_path: Path) -> None:
+    """The template's code runs without a secret; what it changed arrives complete in the job with the secret."""
     jobs = load(WORKFLOW)["jobs"]
     assert jobs["update"]["permissions"] == {"contents": "read"}
     assert set(re.findall(r"secrets\.\w+", json.dumps(jobs["update"]))) == {"secrets.TEMPLATE_READ_TOKEN"}
@@ -121,7 +121,7 @@ class Repository:
     def branch(self) -> str:
         return passes("git", "show", "template-update:kept.txt", cwd=self.root / "origin")
 
-    def run(self, name: str, version: str, text: str, words: str = "Updated.") -> str:
+    def run(self, name: str, version: str, text: str, update_output: str = "Updated.") -> str:
         """Bring a patch into a fresh clone, as the workflow does."""
         clone, update = self.clone(name), self.root / f"{name}-runner" / "update"
         update.mkdir(parents=True)
@@ -129,7 +129,7 @@ class Repository:
         (update / "patch").write_text(passes("git", "diff", cwd=clone), "utf-8")
         passes("git", "checkout", "--quiet", ".", cwd=clone)
         (update / "version").write_text(f"{version}\n", "utf-8")
-        (update / "words").write_text(words, "utf-8")
+        (update / "output").write_text(update_output, "utf-8")
         runner = {"RUNNER_TEMP": str(update.parent), "STORE": str(self.root / "pulls"), "HAS_TOKEN": "true"}
         runner |= {"BASE": "main", "PATH": f"{self.root / 'bin'}{os.pathsep}{os.environ['PATH']}"}
         steps = [script(self.job, step) for step in ("Apply the patch", "Open a pull request")]
@@ -142,7 +142,7 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(tmp_path, jobs["pull-request"])
 
 
-def test_the_pull_request_has_what_the_update_said_and_is_renewed(repository: Repository) -> None:
+def test_the_pull_request_has_the_output_of_the_update_and_is_renewed(repository: Repository) -> None:
     repository.run("one", "0.2.0", "two\n", "conflict     docs/page.md: in 1 place\n  smoke test   failed")
     (pull,) = repository.pulls
     assert pull["title"] == "Update from the template to 0.2.0"
@@ -174,21 +174,21 @@ def test_a_closed_pull_request_stays_closed_until_the_next_release(repository: R
 
 
 @pytest.mark.parametrize(
-    ("said", "status", "line"),
+    ("output", "status", "line"),
     [
         ("Downgrades are not supported.", 0, "::notice::This project comes from a commit after the latest release."),
         ("fatal: could not read Username", 1, "::error::The update failed, for the reason above. A private template"),
     ],
 )
-def test_an_update_that_cannot_be_made_says_why(tmp_path: Path, said: str, status: int, line: str) -> None:
-    (tmp_path / "uvx").write_text(f"#!/bin/sh\necho '{said}'\nexit 1\n", "utf-8")
+def test_an_update_that_cannot_be_made_says_why(tmp_path: Path, output: str, status: int, line: str) -> None:
+    (tmp_path / "uvx").write_text(f"#!/bin/sh\necho '{output}'\nexit 1\n", "utf-8")
     (tmp_path / "uvx").chmod(0o755)
     jobs = load(WORKFLOW)["jobs"]
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
     step = script(jobs["update"], "Update")
     done = run(*BASH, step, cwd=tmp_path, RUNNER_TEMP=str(tmp_path), PATH=path, READ_TOKEN="")
     assert done.returncode == status
-    assert said in done.stdout
+    assert output in done.stdout
     assert line in done.stdout
 
 

@@ -13,8 +13,8 @@ import yaml
 from copier import run_copy
 
 from .support import ANSWERS_FILE, ROOT, copier, files, interview, questions, run
+from .template_repository import TemplateRepository, commit, edit, git, recorded, update
 from .test_render import forbidden_by_windows
-from .workshop import Workshop, commit, edit, git, recorded, update
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +23,11 @@ METER = f"{PRODUCTION}/observe/meter.py"
 
 
 @pytest.fixture(scope="module")
-def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> Workshop:
+def repository(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> TemplateRepository:
     """Versions 1.0.0 and 2.0.0, a branch behind both called `next`, and HEAD, a commit beyond; each changes a line."""
-    made = Workshop.of(small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/upstream/retry.py")
+    made = TemplateRepository.from_folder(
+        small_template, tmp_path_factory.mktemp("usage"), METER, f"{PRODUCTION}/upstream/retry.py"
+    )
     meter = made.template / METER
     for version, line in (("2.0.0", "Two. "), ("", "Beyond. ")):
         edit(meter, '"""', f'"""{line}', count=1)
@@ -35,13 +37,13 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, small_template: Path) -> 
     edit(meter, '"""', '"""Next. ', count=1)
     made.release()
     git("switch", "--quiet", trunk, cwd=made.template)
-    git("clone", "--quiet", "--mirror", made.template, repository(made), cwd=made.root)
+    git("clone", "--quiet", "--mirror", made.template, mirror(made), cwd=made.root)
     return made
 
 
-def repository(workshop: Workshop) -> Path:
+def mirror(repository: TemplateRepository) -> Path:
     """The template as a server has it. Copier takes a URL for git's by its `.git` at the end."""
-    return workshop.root / "template.git"
+    return repository.root / "template.git"
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +65,11 @@ def first_words(project: Path) -> str:
     ("reference", "line"),
     [(None, "Two."), ("1.0.0", "The interface"), ("2.0.0", "Two."), ("next", "Next."), ("HEAD", "Beyond.")],
 )
-def test_a_tag_a_branch_or_head_of_a_url(workshop: Workshop, tmp_path: Path, reference: str | None, line: str) -> None:
+def test_a_project_can_be_made_from_a_tag_a_branch_or_head(
+    repository: TemplateRepository, tmp_path: Path, reference: str | None, line: str
+) -> None:
     run_copy(
-        repository(workshop).as_uri(),
+        mirror(repository).as_uri(),
         tmp_path / "weather-station",
         vcs_ref=reference,
         defaults=True,
@@ -74,13 +78,13 @@ def test_a_tag_a_branch_or_head_of_a_url(workshop: Workshop, tmp_path: Path, ref
     )
     assert first_words(tmp_path / "weather-station").startswith(line)
     described = recorded(tmp_path / "weather-station")
-    assert described["_src_path"] == repository(workshop).as_uri()
+    assert described["_src_path"] == mirror(repository).as_uri()
     assert re.fullmatch(r"[12]\.0\.0(-\d+-g[0-9a-f]+)?", described["_commit"])
 
 
-def test_a_project_of_a_url_follows_a_branch(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_project_can_be_updated_along_a_branch(repository: TemplateRepository, tmp_path: Path) -> None:
     project = tmp_path / "weather-station"
-    url = repository(workshop).as_uri()
+    url = mirror(repository).as_uri()
     run_copy(url, project, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
     git("init", "--quiet", cwd=project)
     commit(project)
@@ -92,46 +96,46 @@ def test_a_project_of_a_url_follows_a_branch(workshop: Workshop, tmp_path: Path)
 # --- Where to ------------------------------------------------------------------------------------------------
 
 
-def test_an_empty_folder_and_one_with_files_of_others(workshop: Workshop, tmp_path: Path) -> None:
+def test_an_empty_folder_and_one_with_files_of_others(repository: TemplateRepository, tmp_path: Path) -> None:
     new, empty, full = tmp_path / "1/weather-station", tmp_path / "2/weather-station", tmp_path / "3/weather-station"
     empty.mkdir(parents=True)
     (full / "src").mkdir(parents=True)
     (full / "notes.txt").write_text("mine")
     (full / "src" / "mine.py").write_text("MINE = 1\n")
     for target in (new, empty, full):
-        run_copy(str(workshop.template), target, defaults=True, skip_tasks=True, quiet=True)
+        run_copy(str(repository.template), target, defaults=True, skip_tasks=True, quiet=True)
     made = files(new)
     assert files(empty) == made
     assert files(full) == made | {"notes.txt": b"mine", "src/mine.py": b"MINE = 1\n"}
 
 
-def test_a_file_of_the_same_name_is_not_overwritten_unasked(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_file_of_the_same_name_is_not_overwritten_unasked(repository: TemplateRepository, tmp_path: Path) -> None:
     """Copier asks on a terminal; without one it ends, and says which option decides."""
     project = tmp_path / "weather-station"
     project.mkdir()
     (project / "README.md").write_text("mine")
-    done = copier("copy", "-T", "--defaults", "--quiet", str(workshop.template), str(project), cwd=tmp_path)
+    done = copier("copy", "-T", "--defaults", "--quiet", str(repository.template), str(project), cwd=tmp_path)
     assert done.returncode != 0
     assert (project / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["with space", "Ünïcode 天气", "it's (100 %) & more"])
-def test_any_folder(workshop: Workshop, tmp_path: Path, name: str) -> None:
+def test_a_project_can_be_made_in_any_folder(repository: TemplateRepository, tmp_path: Path, name: str) -> None:
     parent = tmp_path / name
     parent.mkdir()
-    template = Workshop(Path(shutil.copytree(workshop.template, parent / "template of mine")), parent)
+    template = TemplateRepository(Path(shutil.copytree(repository.template, parent / "template of mine")), parent)
     project = template.copy("a server", "1.0.0")
     update(project, "2.0.0")
     assert first_words(project).startswith("Two")
     assert git("status", "--porcelain", cwd=project).count("\n") == 2  # the changed line, and the recorded version
 
 
-def test_a_folder_of_a_larger_repository(workshop: Workshop, tmp_path: Path) -> None:
+def test_a_folder_of_a_larger_repository(repository: TemplateRepository, tmp_path: Path) -> None:
     """Copied into it, updated there, with the owner's edits kept, and nothing beside it touched."""
-    whole = tmp_path / "many"
-    project = whole / "servers" / "weather"
+    repository_root = tmp_path / "many"
+    project = repository_root / "servers" / "weather"
     run_copy(
-        str(workshop.template),
+        str(repository.template),
         project,
         data={"project_name": "Weather Station"},
         vcs_ref="1.0.0",
@@ -139,16 +143,16 @@ def test_a_folder_of_a_larger_repository(workshop: Workshop, tmp_path: Path) -> 
         skip_tasks=True,
         quiet=True,
     )
-    (whole / "README.md").write_text("Of all.\n")
-    (whole / "pyproject.toml").write_text("[tool.all]\n")
+    (repository_root / "README.md").write_text("Of all.\n")
+    (repository_root / "pyproject.toml").write_text("[tool.all]\n")
     edit(project / "pyproject.toml", 'version = "0.1.0"', 'version = "1.0.0"')
-    git("init", "--quiet", cwd=whole)
-    commit(whole)
-    beside = {path: content for path, content in files(whole).items() if not path.startswith("servers/")}
+    git("init", "--quiet", cwd=repository_root)
+    commit(repository_root)
+    beside = {path: content for path, content in files(repository_root).items() if not path.startswith("servers/")}
 
     update(project, "2.0.0", enable_retries=False)
 
-    now = files(whole)
+    now = files(repository_root)
     assert first_words(project).startswith("Two")
     assert 'version = "1.0.0"' in now["servers/weather/pyproject.toml"].decode()
     assert "servers/weather/src/weather_station/production/upstream/retry.py" not in now
@@ -159,9 +163,9 @@ def test_a_folder_of_a_larger_repository(workshop: Workshop, tmp_path: Path) -> 
 
 
 @pytest.fixture
-def project(workshop: Workshop, tmp_path: Path) -> Path:
+def project(repository: TemplateRepository, tmp_path: Path) -> Path:
     made = tmp_path / "weather-station"
-    run_copy(str(workshop.template), made, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
+    run_copy(str(repository.template), made, vcs_ref="1.0.0", defaults=True, skip_tasks=True, quiet=True)
     git("init", "--quiet", cwd=made)
     commit(made)
     return made
@@ -178,9 +182,11 @@ def test_an_update_without_trust_is_refused_and_changes_nothing(project: Path, o
     assert files(project) == before
 
 
-def test_trust_by_settings_means_the_url_as_it_is_written(workshop: Workshop, project: Path, tmp_path: Path) -> None:
+def test_trusted_urls_in_settings_are_compared_literally(
+    repository: TemplateRepository, project: Path, tmp_path: Path
+) -> None:
     settings = tmp_path / "settings.yml"
-    for trusted, status in ((workshop.template.as_uri(), 4), (str(workshop.template), 0)):
+    for trusted, status in ((repository.template.as_uri(), 4), (str(repository.template), 0)):
         settings.write_text(yaml.safe_dump({"trust": [trusted]}), "utf-8")
         done = copier("update", "--defaults", "--quiet", cwd=project, COPIER_SETTINGS_PATH=str(settings))
         assert done.returncode == status, done.stderr
@@ -205,10 +211,10 @@ def test_windows_can_check_out_this_repository() -> None:
 # --- From Python ---------------------------------------------------------------------------------------------
 
 
-def test_the_example_of_the_page_on_use_from_python_runs(workshop: Workshop, tmp_path: Path) -> None:
+def test_the_example_of_the_page_on_use_from_python_runs(repository: TemplateRepository, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "python-use.md").read_text("utf-8")
     (example,) = re.findall(r"```python\n(from copier import run_copy.*?)```", page, re.DOTALL)
-    program = f"TEMPLATE = {repository(workshop).as_uri()!r}\n{example}"
+    program = f"TEMPLATE = {mirror(repository).as_uri()!r}\n{example}"
     done = run(sys.executable, "-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (project,) = (path.parent for path in tmp_path.glob(f"*/{ANSWERS_FILE}"))

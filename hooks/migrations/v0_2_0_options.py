@@ -1,3 +1,3 @@
-"""The owner's own settings and what hosts show of the server: a file of the owner's."""
+"""Seed options.py: the owner's own settings, and what hosts show of the server."""
 
 SEEDED = ("src/{{ package_name }}/options.py",)

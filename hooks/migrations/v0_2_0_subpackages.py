@@ -1,4 +1,4 @@
-"""The production layer in subpackages, a public API, and the tests of our own algorithms out of projects."""
+"""Move the production layer into subpackages, introduce the public API, and remove the tests of its algorithms."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ SUBPACKAGES = {
     ),
     "serve": ("env_file", "http", "startup", "stdio"),
 }
-"""The modules that have the same name in a subpackage."""
+"""Modules that keep their name, by subpackage."""
 
 MOVED = {
     **{
@@ -49,20 +49,22 @@ SPLIT = {
 }
 
 GONE = {
-    **{f"docs/{page}.md": "docs/operation.md has it now." for page in ("guard", "health", "lifecycle")},
-    "docs/client.md": "docs/tools.md has it now, docs/metrics.md its metrics.",
-    f"{PRODUCTION}/connections.py": f"{PRODUCTION}/serve/startup.py has it now.",
-    "tests/production/**": "It proved the template's own algorithms, which the template's repository does from now on.",
+    **{f"docs/{page}.md": "See docs/operation.md." for page in ("guard", "health", "lifecycle")},
+    "docs/client.md": "See docs/tools.md and, for its metrics, docs/metrics.md.",
+    f"{PRODUCTION}/connections.py": f"See {PRODUCTION}/serve/startup.py.",
+    "tests/production/**": "These tests of the production layer's algorithms are now in the template's repository.",
 }
 
 SEEDED = (".gitattributes", "server.json", "tests/settings.env")
 
-STRICTER = {"openapi_spec": "A URL with a secret is not recorded any more: revoke it, since git's history has it."}
+STRICTER = {
+    "openapi_spec": "A URL with a secret is no longer recorded: revoke the secret, since git's history contains it."
+}
 
 API = "{{ package_name }}.production"
 
 NAMES = {
-    # What 0.1.0 exported, two of it beside a module of the same name.
+    # The public API of 0.1.0; two of its names are also names of modules.
     **{
         f"{API}:{name}": f"{API}:{name}"
         for name in (
@@ -78,7 +80,7 @@ NAMES = {
             "upstream",
         )
     },
-    # What is exported now.
+    # Names that are part of the public API now.
     **{
         f"{API}.{module}:{name}": f"{API}:{name}"
         for module, names in {
@@ -98,20 +100,20 @@ NAMES = {
         for name in names
     },
     f"{API}.app:production_of().meter": f"{API}:meter()",
-    # What kept its name and use in a module that was split.
+    # Names of split modules that are not part of it.
     f"{API}.app:ProductionServer": f"{API}.sdk:ProductionServer",
     f"{API}.client:Upstream": f"{API}.upstream.client:Upstream",
 }
 
 
 SHIMS = Path(__file__).with_name("v0_2_0_shims")
-"""What 0.1.0 let an owner's tests import from tests/production, on top of `production.testing`."""
+"""Replacements for what tests of 0.1.0 import from tests/production, based on `production.testing`."""
 
 
 def after(project: Path, package: str) -> None:
-    """Keep `tests.production.smoke` and `tests.production.harness` for the owner's tests that import them.
+    """Add `tests.production.smoke` and `tests.production.harness` if the owner's tests import them.
 
-    A project without features has no `tests/__init__.py`, without which mypy does not find such an import.
+    mypy resolves these imports only with `tests/__init__.py`, which a project without features lacks.
     """
     tests = [path.read_text("utf-8") for path in (project / "tests").glob("*.py")]
     for shim in sorted(SHIMS.glob("*.py")):

@@ -1,1 +1,1 @@
-"""What an update does to a project beyond Copier: a true three-way merge of edited files, and migrations."""
+"""The parts of an update that Copier lacks: a three-way merge of edited files, and migrations."""

@@ -1,4 +1,4 @@
-"""Recorded answers: what migrations and an update change in them, and whether they say what the files say."""
+"""Recorded answers: what migrations and an update change in them, and whether they contain credentials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Migrations = Iterable[Mapping[str, Any]]
 
 
 def migrate(text: str, migration: Mapping[str, Any]) -> str:
-    """The recorded answers with new names for renamed questions, and new values for answers that are gone."""
+    """Return the recorded answers with new names of renamed questions, and new values of removed choices."""
     import yaml
 
     for old, new in migration.get("QUESTIONS", {}).items():
@@ -29,31 +29,31 @@ def migrate(text: str, migration: Mapping[str, Any]) -> str:
 
 
 def changes(before: Answers, after: Answers, migrations: Migrations) -> Iterator[tuple[str, str]]:
-    """What an update does to answers, each with a word for what happened.
+    """Yield each answer that an update changed, removed or added: a state, and a text.
 
-    Copier takes the default, without a message, where the new version does not accept what was recorded.
+    Copier silently takes the default where the new version does not accept the recorded answer.
     """
     names: dict[str, str | None] = {}
     stricter: dict[str, str] = {}
     for migration in migrations:
         names |= migration.get("QUESTIONS", {})
         stricter |= migration.get("STRICTER", {})
-    known = set()
+    seen = set()
     for name, value in _asked(before).items():
         new = names.get(name, name)
-        known.add(new)
+        seen.add(new)
         if new is None or new not in after:
-            yield "gone", f"{name}={_shown(value)}: no question has this answer any more"
+            yield "removed", f"{name}={_formatted(value)}: the question no longer exists"
         elif after[new] != value:
             reason = f". {stricter[new]}" if new in stricter else ""
-            yield "changed", f"{new}={_shown(after[new])}, which was {_shown(value)}{reason}"
+            yield "changed", f"{new}={_formatted(after[new])}, which was {_formatted(value)}{reason}"
     for name, value in _asked(after).items():
-        if name not in known:
-            yield "new answer", f"{name}={_shown(value)}"
+        if name not in seen:
+            yield "new answer", f"{name}={_formatted(value)}"
 
 
 def secrets(answers: Answers) -> list[str]:
-    """The names of answers that have credentials, and of the template's URL if it has."""
+    """Return the names of the answers that contain credentials, that of the template's URL included."""
     return [name for name, value in answers.items() if SECRET.search(str(value))]
 
 
@@ -61,5 +61,5 @@ def _asked(answers: Answers) -> dict[str, Any]:
     return {name: value for name, value in answers.items() if not name.startswith("_")}
 
 
-def _shown(value: Any) -> str:
+def _formatted(value: Any) -> str:
     return "(a URL with credentials)" if SECRET.search(str(value)) else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Brings the outcome of a merge into the project's folder and into git's index."""
+"""Write the outcome of a merge to the project's folder and to git's index."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from .git import LINK, File, Tree, git, split
-from .merge import crlf, same, unix
+from .merge import has_crlf, same, with_lf
 from .rendering import on_disk, write
 from .trees import Conflict, Outcome
 
 
 class Links:
-    """The symbolic links to folders that a project has committed, so that a path leads to where a file is."""
+    """The committed symbolic links to folders of a project, to resolve paths by."""
 
     def __init__(self, targets: Mapping[str, str]) -> None:
         self.targets = targets
 
-    def follow(self, path: str) -> str | None:
-        """Where a file is; None where a link leads out of the project."""
+    def resolve(self, path: str) -> str | None:
+        """Return the path of a file without links; None if a link leads out of the project."""
         for _ in range(40):
             folders = path.split("/")[:-1]
             linked = ("/".join(folders[: depth + 1]) for depth in range(len(folders)))
@@ -34,36 +34,38 @@ class Links:
         return None
 
 
-def apply(project: Path, outcome: Outcome, mine: Tree, new: Tree, place: Callable[[str], str]) -> None:
-    """Write what was merged, take away what is to be absent, and mark conflicts.
+def apply(project: Path, outcome: Outcome, committed: Tree, new: Tree, resolve: Callable[[str], str]) -> None:
+    """Write merged files, delete absent ones, and mark conflicts.
 
-    What nobody had changed was written by Copier; it is written again only where it did not arrive.
+    Copier has written the files that the owner had not changed; they are written again only where that failed.
     """
     for path in outcome.absent:
-        _remove(project, project / place(path))
+        _remove(project, project / resolve(path))
     for path, file in outcome.files.items():
-        _write(project / place(path), file)
+        _write(project / resolve(path), file)
     for path, before in outcome.untouched.items():
-        there = on_disk(project / place(path))
-        kept = there is not None and path == before and same(there.content, mine[before].content)
-        if there is None or (kept and not same(mine[before].content, new[path].content)):
-            _write(project / place(path), new[path])
-    for path in {*outcome.files, *outcome.moved.values(), *outcome.removed, *outcome.carried}:
-        rejected = project / f"{place(path)}.rej"
-        if rejected.is_file() and not git(project, "ls-files", "--", f"./{place(path)}.rej"):
+        existing = on_disk(project / resolve(path))
+        unedited = existing is not None and path == before and same(existing.content, committed[before].content)
+        if existing is None or (unedited and not same(committed[before].content, new[path].content)):
+            _write(project / resolve(path), new[path])
+    for path in {*outcome.files, *outcome.moved.values(), *outcome.removed, *outcome.split_files}:
+        rejected = project / f"{resolve(path)}.rej"
+        if rejected.is_file() and not git(project, "ls-files", "--", f"./{resolve(path)}.rej"):
             rejected.unlink()
-    _mark(project, {place(path): conflict for path, conflict in outcome.conflicts.items()}, map(place, outcome.files))
-    _restore_line_ends(project)
+    _mark(
+        project, {resolve(path): conflict for path, conflict in outcome.conflicts.items()}, map(resolve, outcome.files)
+    )
+    _restore_line_endings(project)
 
 
 def _write(path: Path, file: File) -> None:
-    """Write a file unless it is there; its lines end as those of the file that is there."""
-    there = on_disk(path)
-    if there and file.mode != LINK != there.mode:
-        if same(there.content, file.content) and there.mode == file.mode:
+    """Write a file unless it exists unchanged; keep the line endings of the existing file."""
+    existing = on_disk(path)
+    if existing and file.mode != LINK != existing.mode:
+        if same(existing.content, file.content) and existing.mode == file.mode:
             return
-        if crlf(there.content):
-            file = file._replace(content=unix(file.content).replace(b"\n", b"\r\n"))
+        if has_crlf(existing.content):
+            file = file._replace(content=with_lf(file.content).replace(b"\n", b"\r\n"))
     write(path, file)
 
 
@@ -76,27 +78,27 @@ def _remove(project: Path, path: Path) -> None:
             folder = folder.parent
 
 
-def _restore_line_ends(project: Path) -> None:
-    """Check out again what differs from the index in nothing but its line ends: Copier writes those of the template.
+def _restore_line_endings(project: Path) -> None:
+    """Check out again each file that differs from the index only in its line endings: Copier writes the template's.
 
-    git calls such a file modified as long as its size is another one, and shows no difference.
+    While the size of such a file differs, git lists it as modified, without a difference.
     """
     listed = ("--relative", "--name-only", "--diff-filter=M", "-z")
-    touched = set(split(git(project, "diff-files", *listed)))
-    if unchanged := sorted(touched - set(split(git(project, "diff", *listed)))):
-        git(project, "checkout-index", "--force", "--index", "--", *unchanged)
+    modified = set(split(git(project, "diff-files", *listed)))
+    if only_line_ends := sorted(modified - set(split(git(project, "diff", *listed)))):
+        git(project, "checkout-index", "--force", "--index", "--", *only_line_ends)
 
 
 def _mark(project: Path, conflicts: Mapping[str, Conflict], merged: Iterable[str]) -> None:
-    """Have git's index say which files are in conflict, as after a merge; Copier may have said so of others."""
+    """Record in git's index which files are in conflict, as after a merge; Copier may have recorded others."""
     unmerged = set(split(git(project, "diff", "--relative", "--name-only", "--diff-filter=U", "-z")))
-    if settled := sorted(unmerged & set(merged) - conflicts.keys()):
-        git(project, "reset", "--quiet", "--", *settled)
+    if resolved := sorted(unmerged & set(merged) - conflicts.keys()):
+        git(project, "reset", "--quiet", "--", *resolved)
     prefix = os.fsdecode(git(project, "rev-parse", "--show-prefix").removesuffix(b"\n"))
     entries = []
-    for path, (base, mine, theirs, _) in conflicts.items():
+    for path, (base, committed, updated, _) in conflicts.items():
         entries.append(f"0 {'0' * 40}\t{prefix}{path}")
-        for stage, file in enumerate((base, mine, theirs), start=1):
+        for stage, file in enumerate((base, committed, updated), start=1):
             if file:
                 name = git(project, "hash-object", "-w", "--stdin", stdin=file.content).decode().strip()
                 entries.append(f"{file.mode} {name} {stage}\t{prefix}{path}")

@@ -1,4 +1,4 @@
-"""Reading of git repositories, without a checkout: what git stores, with none of its conversions."""
+"""Read git repositories without a checkout, as git stores them, without conversions."""
 
 from __future__ import annotations
 
@@ -39,37 +39,45 @@ def git(folder: Path, *arguments: str, stdin: bytes | None = None, **environment
 def run(
     folder: Path, *arguments: str, stdin: bytes | None = None, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run git in `folder`, with these variables; the caller judges its status."""
+    """Run git in `folder`, with these variables; the caller checks its exit status."""
     return subprocess.run(
         ["git", *arguments], cwd=folder, input=stdin, capture_output=True, check=False, env=os.environ | environment
     )
 
 
 def split(listed: bytes) -> list[str]:
-    """The paths of an output of `git … -z`."""
+    """Return the paths in an output of `git … -z`."""
     return [path.decode(errors="surrogateescape") for path in listed.split(b"\0") if path]
 
 
 def listing(folder: Path, commit: str) -> dict[str, tuple[str, str]]:
-    """Mode and object of each file of a commit below `folder`, by its path from there; submodules are left out."""
-    found = {}
+    """Return mode and object of each file of a commit below `folder`, by relative path, without submodules.
+
+    Raises:
+        ProjectError: the repository lacks the commit.
+    """
+    entries = {}
     for line in split(git(folder, "ls-tree", "-r", "-z", commit)):
         described, _, path = line.partition("\t")
         mode, kind, name = described.split()
         if kind == "blob":
-            found[path] = (mode, name)
-    return found
+            entries[path] = (mode, name)
+    return entries
 
 
 def read(folder: Path, listed: Mapping[str, tuple[str, str]], paths: Iterable[str]) -> dict[str, File]:
-    """Those files of a listing that are among `paths`."""
-    wanted = {path: listed[path] for path in paths if path in listed}
-    names = sorted({name for _, name in wanted.values()})
-    output = git(folder, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in names).encode())
-    contents, at = {}, 0
-    for name in names:
-        end = output.index(b"\n", at)
-        size = int(output[at:end].split()[2])
+    """Return the files of a listing that are among `paths`.
+
+    Raises:
+        ProjectError: git failed.
+    """
+    selected = {path: listed[path] for path in paths if path in listed}
+    objects = sorted({name for _, name in selected.values()})
+    output = git(folder, "cat-file", "--batch", stdin="".join(f"{name}\n" for name in objects).encode())
+    contents, position = {}, 0
+    for name in objects:
+        end = output.index(b"\n", position)
+        size = int(output[position:end].split()[2])
         contents[name] = output[end + 1 : end + 1 + size]
-        at = end + size + 2
-    return {path: File(contents[name], mode) for path, (mode, name) in wanted.items()}
+        position = end + size + 2
+    return {path: File(contents[name], mode) for path, (mode, name) in selected.items()}

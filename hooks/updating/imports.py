@@ -1,4 +1,4 @@
-"""Imports of modules and names that have moved, rewritten in Python files by their syntax, and what else names them."""
+"""Rewrite imports of moved modules and names in Python files, and the uses of what they import."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ Reference = tuple[str, str]
 
 
 class Moves:
-    """Where modules and names are now."""
+    """New places of modules and names."""
 
     def __init__(self, modules: Mapping[str, str | None], names: Mapping[str, str]) -> None:
-        """Take dotted modules, None for one without a single new place, and `module:name` by old `module:name`.
+        """Take the new places.
 
-        `module:name().attribute` by `module:name()` means that the attribute of what the old name returned for an
-        argument is what the new name returns for it.
+        Args:
+            modules: new dotted name by old; None for a module that was removed or split.
+            names: new `module:name` by old. An entry `a:f().x` with the value `b:g()` replaces `f(…).x` with `g(…)`.
         """
         self.modules = dict(modules)
         self.names: dict[Reference, Reference] = {}
@@ -40,15 +41,15 @@ class Moves:
                 self.names[module, name] = target
 
     def module(self, name: str) -> str | None:
-        """The new name of a module or package; None where it has several or none."""
-        for known in _prefixes(name):
-            if known in self.modules:
-                new = self.modules[known]
-                return None if new is None else new + name[len(known) :]
+        """Return the new name of a module or package; None if it has several or none."""
+        for prefix_name in _prefixes(name):
+            if prefix_name in self.modules:
+                new = self.modules[prefix_name]
+                return None if new is None else new + name[len(prefix_name) :]
         return name
 
     def name(self, module: str, name: str) -> Reference | None:
-        """Where a name of a module, or a submodule, is now."""
+        """Return the new place of a name of a module, or of a submodule; None if it has none."""
         if (module, name) in self.names:
             return self.names[module, name]
         if f"{module}.{name}" in self.modules:
@@ -59,6 +60,7 @@ class Moves:
 
 
 def reference(text: str) -> Reference:
+    """Parse `module:name`."""
     module, _, name = text.partition(":")
     return module, name
 
@@ -69,33 +71,37 @@ def _prefixes(dotted: str) -> Iterator[str]:
         dotted = dotted.rpartition(".")[0]
 
 
-class Here(NamedTuple):
-    """The place of a file among modules."""
+class ModuleContext(NamedTuple):
+    """The package of a file, which relative imports refer to."""
 
     package: str
-    """The package that its relative imports begin in; empty for a script."""
-    former: str
-    """The same where the file was before the update, which is what its owner's imports mean."""
+    """The package that its relative imports are relative to; empty for a script."""
+    former_package: str
+    """The package of the file before the update, which the owner's imports refer to."""
     exists: Callable[[str], bool]
-    """Whether there is a module now."""
+    """Returns whether a module exists after the update."""
 
     def absolute(self, level: int, module: str) -> str | None:
-        """What a relative import means; None where it leads out of all packages."""
+        """Return the absolute name of an import; None if it is relative beyond the top-level package."""
         if not level:
             return module
-        meanings = [meant for package in (self.package, self.former) if (meant := _climb(package, level, module))]
+        meanings = [
+            meaning
+            for package in (self.package, self.former_package)
+            if (meaning := _resolve_relative(package, level, module))
+        ]
         return next(filter(self.exists, meanings), meanings[-1] if meanings else None)
 
     def relative(self, module: str) -> str:
-        """The import of a module relative to the package of the file, or the module where there is no such way."""
-        ours, theirs = self.package.split("."), module.split(".")
+        """Return the relative name of a module; its absolute name if it is in another top-level package."""
+        own_parts, target_parts = self.package.split("."), module.split(".")
         common = 0
-        while common < min(len(ours), len(theirs)) and ours[common] == theirs[common]:
+        while common < min(len(own_parts), len(target_parts)) and own_parts[common] == target_parts[common]:
             common += 1
-        return "." * (len(ours) - common + 1) + ".".join(theirs[common:]) if common else module
+        return "." * (len(own_parts) - common + 1) + ".".join(target_parts[common:]) if common else module
 
 
-def _climb(package: str, level: int, module: str) -> str | None:
+def _resolve_relative(package: str, level: int, module: str) -> str | None:
     parts = package.split(".") if package else []
     if level > len(parts):
         return None
@@ -104,27 +110,27 @@ def _climb(package: str, level: int, module: str) -> str | None:
 
 class Rewritten(NamedTuple):
     content: bytes
-    left: list[int]
-    """The numbers of lines with an import that could not be rewritten."""
+    unresolved: list[int]
+    """Line numbers of imports that could not be rewritten."""
 
 
-def rewrite(content: bytes, here: Here, moves: Moves) -> Rewritten:
-    """Rewrite the imports of a Python file and what uses them; all else stays byte for byte.
+def rewrite(content: bytes, context: ModuleContext, moves: Moves) -> Rewritten:
+    """Rewrite the imports of a Python file and the uses of what they import; all else stays byte for byte.
 
-    A file that is no Python is left as it is.
+    A file with a syntax error stays unchanged.
     """
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            file = _File(content.decode(encoding), here, moves)
+            file = _File(content.decode(encoding), context, moves)
     except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
         return Rewritten(content, [])
-    return Rewritten(file.rewritten().encode(encoding), sorted(file.left))
+    return Rewritten(file.rewritten().encode(encoding), sorted(file.unresolved))
 
 
 WIDTH = 120
-"""The length of a line from which on names stand one a line."""
+"""Maximum length of a line in characters; a longer import is written with one name a line."""
 
 
 class _Edit(NamedTuple):
@@ -134,7 +140,7 @@ class _Edit(NamedTuple):
 
 
 class _Comments(NamedTuple):
-    """What is written of an imported name."""
+    """The comments on an imported name."""
 
     above: tuple[str, ...] = ()
     behind: str = ""
@@ -142,61 +148,61 @@ class _Comments(NamedTuple):
 
 @dataclass(eq=False)
 class _Statement:
-    """An import from a module, and what becomes of it."""
+    """A `from … import` statement, and its rewritten form."""
 
     node: ast.ImportFrom
     module: str
-    """What is imported from, as a dotted name."""
+    """The absolute name of the module that it imports from."""
     before: bytes
-    """What stands before it in its line."""
+    """The text before it in its line."""
     after: bytes
-    """What stands behind it."""
+    """The text after it in its line."""
     names: dict[str, _Comments] = field(default_factory=dict)
     """The imported names that it keeps, as in `name as binding`."""
     added: dict[str, dict[str, _Comments]] = field(default_factory=lambda: defaultdict(dict))
-    """Names that are another module's now, by module."""
+    """Names that have moved to another module, by module."""
     changed: bool = False
 
     @property
-    def alone(self) -> bool:
-        """Whether it has its line for itself, without a comment."""
+    def is_alone(self) -> bool:
+        """Whether its line has nothing else, not even a comment."""
         return not self.before.strip() and not self.after.strip()
 
 
 class _File:
     """One file's syntax, and the edits that its imports need."""
 
-    def __init__(self, source: str, here: Here, moves: Moves) -> None:
-        self.here, self.moves = here, moves
+    def __init__(self, source: str, context: ModuleContext, moves: Moves) -> None:
+        self.context, self.moves = context, moves
         self.bytes = source.encode()
         self.starts = [0, *(match.end() for match in re.finditer(rb"\r\n|\r|\n", self.bytes))]
         self.newline = (re.search(r"\r\n|\r|\n", source) or ["\n"])[0]
         self.tree = ast.parse(source)
-        self.left: set[int] = set()
+        self.unresolved: set[int] = set()
         self.edits: list[_Edit] = []
         self.parents: dict[ast.AST, ast.AST] = {}
         self.uses: dict[str, list[ast.Name]] = defaultdict(list)
-        """Where a name is read."""
+        """The expressions that read a name."""
         self.bound: set[str] = set()
-        """Names that something else than an import binds."""
+        """Names that are bound by something other than an import."""
         self.imported: dict[str, Reference] = {}
-        """What each name means that an import from a module binds."""
+        """What each imported name refers to."""
         for node in ast.walk(self.tree):
             self.parents |= dict.fromkeys(ast.iter_child_nodes(node), node)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
                 self.uses[node.id].append(node)
             self.bound.update(_binds(node))
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and (module := here.absolute(node.level, node.module or "")):
+            if isinstance(node, ast.ImportFrom) and (module := context.absolute(node.level, node.module or "")):
                 for alias in node.names:
-                    meant = moves.name(module, alias.name) or (module, alias.name)
-                    self.imported[alias.asname or alias.name] = meant
+                    meaning = moves.name(module, alias.name) or (module, alias.name)
+                    self.imported[alias.asname or alias.name] = meaning
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     self.imported[alias.asname or alias.name.partition(".")[0]] = ("", alias.name)
 
     def rewritten(self) -> str:
-        """The source after all edits."""
+        """Return the source with all edits."""
         for run in _runs(self.tree):
             self._imports_from([node for node in run if isinstance(node, ast.ImportFrom)])
         self._plain_imports()
@@ -208,10 +214,10 @@ class _File:
     # --- from module import name ---------------------------------------------------------------------------
 
     def _imports_from(self, nodes: Iterable[ast.ImportFrom]) -> None:
-        """Rewrite statements that follow each other; names that come from one module then come in one statement."""
+        """Rewrite consecutive statements; names of one module are merged into one statement."""
         statements = []
         for node in nodes:
-            module = self.here.absolute(node.level, node.module or "")
+            module = self.context.absolute(node.level, node.module or "")
             if module:
                 start, end = self._range(node)
                 line = self.starts[node.lineno - 1]
@@ -222,22 +228,22 @@ class _File:
                 statements.append(statement)
         for statement in statements:
             for module in list(statement.added):
-                kept = [other for other in statements if other.module == module and other.names]
-                gained = [other for other in statements if module in other.added]
-                home = [*kept, *gained][0]
-                names = home.names if kept else home.added[module]
-                if home is not statement and home.alone and statement.alone and "*" not in names:
+                keeping = [other for other in statements if other.module == module and other.names]
+                gaining = [other for other in statements if module in other.added]
+                target = [*keeping, *gaining][0]
+                names = target.names if keeping else target.added[module]
+                if target is not statement and target.is_alone and statement.is_alone and "*" not in names:
                     names |= statement.added.pop(module)
-                    home.changed = True
+                    target.changed = True
         for statement in statements:
             if statement.changed:
                 self._replace(statement)
 
     def _sort_names(self, statement: _Statement) -> None:
-        """Say of each imported name whether it stays, moves or cannot be followed."""
+        """Sort the imported names into those that stay, those that move, and those that cannot be resolved."""
         node, module = statement.node, statement.module
         comments = self._comments(node)
-        stands = not node.level or module == _climb(self.here.package, node.level, node.module or "")
+        still_valid = not node.level or module == _resolve_relative(self.context.package, node.level, node.module or "")
         for alias in node.names:
             binding = alias.asname or alias.name
             uses: dict[str, Reference] | None = None
@@ -248,38 +254,38 @@ class _File:
             if uses is None:
                 new = self.moves.name(module, alias.name)
                 if new is None:
-                    self.left.add(alias.lineno)
-                if new is None or (new == (module, alias.name) and stands):
-                    statement.names[_named(alias.name, binding)] = comments[alias]
+                    self.unresolved.add(alias.lineno)
+                if new is None or (new == (module, alias.name) and still_valid):
+                    statement.names[_import_text(alias.name, binding)] = comments[alias]
                     continue
                 uses = {binding: new}
             for name, (new_module, new_name) in uses.items():
-                statement.added[new_module][_named(new_name, name)] = comments[alias]
+                statement.added[new_module][_import_text(new_name, name)] = comments[alias]
             statement.changed = True
 
     def _comments(self, node: ast.ImportFrom) -> dict[ast.alias, _Comments]:
-        """What is written above and behind each name of a statement of several lines."""
+        """Return the comments above and after each name of a statement of several lines."""
         start, end = self._range(node)
-        found = dict.fromkeys(node.names, _Comments())
+        comments = dict.fromkeys(node.names, _Comments())
         for token in tokenize.tokenize(io.BytesIO(self.bytes[start:end]).readline):
             if token.type == tokenize.COMMENT:
                 line = token.start[0] + node.lineno - 1
                 before = [alias for alias in node.names if alias.lineno == line]
                 below = [alias for alias in node.names if alias.lineno > line]
                 alias = [*before[-1:], *below, node.names[-1]][0]
-                above, behind = found[alias]
+                above, behind = comments[alias]
                 if before or not below:
-                    found[alias] = _Comments(above, f"{behind}  {token.string}".lstrip())
+                    comments[alias] = _Comments(above, f"{behind}  {token.string}".lstrip())
                 else:
-                    found[alias] = _Comments((*above, token.string), behind)
-        return found
+                    comments[alias] = _Comments((*above, token.string), behind)
+        return comments
 
     def _of_calls(self, old: Reference, binding: str) -> dict[str, Reference] | None:
-        """Follow what is used only as `binding(…).attribute`; None where it is not, or has not moved so."""
+        """Rewrite the uses of a name that is only used as `binding(…).attribute`; None if there are other uses."""
         if old not in self.moves.calls or binding in self.bound or not self.uses[binding]:
             return None
         attribute, new = self.moves.calls[old]
-        name = self._free(new)
+        name = self._unused_name(new)
         edits = [self._call(use, attribute, name) for use in self.uses[binding]]
         if not name or not all(edits):
             return None
@@ -287,11 +293,11 @@ class _File:
         return {name: new}
 
     def _call(self, function: ast.expr, attribute: str, name: str) -> tuple[_Edit, ...]:
-        """Make `function(…).attribute` a call of `name`; nothing where it is something else."""
+        """Return the edits that make `function(…).attribute` a call of `name`; none if it is another expression."""
         call = self.parents[function]
         outer = self.parents.get(call)
         if (
-            self._sound(function)
+            self._position_is_exact(function)
             and isinstance(call, ast.Call)
             and call.func is function
             and isinstance(outer, ast.Attribute)
@@ -301,41 +307,41 @@ class _File:
         return ()
 
     def _of_attributes(self, module: str, binding: str) -> dict[str, Reference] | None:
-        """Follow a module without one new place, of which only names are used that have one; None where others are."""
-        found: dict[str, Reference] = {}
+        """Rewrite the uses of a module that was split; None if a name is used that has no new place."""
+        names: dict[str, Reference] = {}
         edits: list[_Edit] = []
         for use in self.uses[binding]:
             parent = self.parents[use]
-            if not isinstance(parent, ast.Attribute) or binding in self.bound or not self._sound(use):
+            if not isinstance(parent, ast.Attribute) or binding in self.bound or not self._position_is_exact(use):
                 return None
             old = (module, parent.attr)
             if old in self.moves.calls:
                 attribute, new = self.moves.calls[old]
-                name = self._free(new)
+                name = self._unused_name(new)
                 pair = self._call(parent, attribute, name)
                 if name and pair:
-                    found[name] = new
+                    names[name] = new
                     edits += pair
                     continue
             if old not in self.moves.names:
                 return None
             new = self.moves.names[old]
-            if not (name := self._free(new)):
+            if not (name := self._unused_name(new)):
                 return None
-            found[name] = new
+            names[name] = new
             edits.append(_Edit(*self._range(parent), name))
         self.edits += edits
-        return found or None
+        return names or None
 
-    def _free(self, new: Reference) -> str:
-        """A name for what is imported that means nothing else in the file; empty where there is none."""
+    def _unused_name(self, new: Reference) -> str:
+        """Return a name for an import that nothing else in the file has; empty if there is none."""
         for name in (new[1], f"production_{new[1]}"):
             if name not in self.bound and self.imported.setdefault(name, new) == new:
                 return name
         return ""
 
     def _replace(self, statement: _Statement) -> None:
-        """Write a statement anew, with those that its names need besides."""
+        """Replace a statement with one statement for each module of its names."""
         node = statement.node
         start, end = self._range(node)
         statement.names |= statement.added.pop(statement.module, {})
@@ -352,14 +358,14 @@ class _File:
         self.edits.append(_Edit(start, end, between.join(texts)))
 
     def _text(self, statement: _Statement, module: str, names: Mapping[str, _Comments]) -> str:
-        """An import of names, in the style of the statement that it comes from."""
+        """Return an import of names, in the style of the original statement."""
         node = statement.node
-        begin = f"from {self.here.relative(module) if node.level else module} import"
-        if [*names] == [_named(alias.name, alias.asname or alias.name) for alias in node.names]:
+        prefix = f"from {self.context.relative(module) if node.level else module} import"
+        if [*names] == [_import_text(alias.name, alias.asname or alias.name) for alias in node.names]:
             start, end = self._range(node)
-            return begin + re.split(rb"\bimport\b", self.bytes[start:end], maxsplit=1)[1].decode()
+            return prefix + re.split(rb"\bimport\b", self.bytes[start:end], maxsplit=1)[1].decode()
         listed = sorted(names, key=_order)
-        line = f"{begin} {', '.join(listed)}"
+        line = f"{prefix} {', '.join(listed)}"
         short = len(statement.before) + len(line) <= WIDTH and node.end_lineno == node.lineno
         if short or statement.before.strip() or listed == ["*"]:
             return line
@@ -369,31 +375,31 @@ class _File:
             above, behind = names[name]
             rows += [f"{indent}    {comment}" for comment in above]
             rows.append(f"{indent}    {name},{'  ' if behind else ''}{behind}")
-        return self.newline.join([f"{begin} (", *rows, f"{indent})"])
+        return self.newline.join([f"{prefix} (", *rows, f"{indent})"])
 
     # --- import module ---------------------------------------------------------------------------------------
 
     def _plain_imports(self) -> None:
-        """Rewrite `import package.module` and what begins with it."""
+        """Rewrite `import package.module` and its uses."""
         aliases = [alias for node in ast.walk(self.tree) if isinstance(node, ast.Import) for alias in node.names]
         for alias in aliases:
             if alias.asname:
                 new = self.moves.module(alias.name)
                 if new is None:
-                    self.left.add(alias.lineno)
+                    self.unresolved.add(alias.lineno)
                 elif new != alias.name:
                     self.edits.append(_Edit(*self._range(alias), f"{new} as {alias.asname}"))
         for package in {alias.name.partition(".")[0] for alias in aliases if not alias.asname}:
-            of_package = [a for a in aliases if not a.asname and a.name.partition(".")[0] == package]
-            if any(_prefixed(known, package) for known in self.moves.modules):
-                self._package(package, of_package)
+            package_aliases = [a for a in aliases if not a.asname and a.name.partition(".")[0] == package]
+            if any(_prefixed(prefix_name, package) for prefix_name in self.moves.modules):
+                self._package(package, package_aliases)
 
     def _package(self, package: str, aliases: list[ast.alias]) -> None:
-        """Rewrite the plain imports of one package, if everything that is used of it can be followed."""
+        """Rewrite the plain imports of one package, if every use of it can be resolved."""
         moving = [alias for alias in aliases if self._moves(alias)]
         edits: list[_Edit] = []
         needed: dict[str, set[str]] = defaultdict(set)
-        failed = {use.lineno for use in self.uses[package] if not self._sound(use)}
+        failed = {use.lineno for use in self.uses[package] if not self._position_is_exact(use)}
         for use in self.uses[package]:
             nodes: list[ast.expr] = [use]
             while isinstance(parent := self.parents[nodes[-1]], ast.Attribute):
@@ -416,7 +422,7 @@ class _File:
                 failed.add(alias.lineno)
             edits.append(_Edit(*self._range(alias), ", ".join(sorted(modules))))
         if failed or (package in self.bound and edits):
-            self.left |= failed | {alias.lineno for alias in moving}
+            self.unresolved |= failed | {alias.lineno for alias in moving}
         else:
             self.edits += edits
 
@@ -424,7 +430,7 @@ class _File:
         return self.moves.module(alias.name) != alias.name
 
     def _follow(self, parts: list[str]) -> tuple[str, str, str, int] | None:
-        """The old and new module of a dotted expression, a name in it, and how many parts are those."""
+        """Return the old and new module of a dotted expression, a name in it, and the number of their parts."""
         for length in range(len(parts), 1, -1):
             old = (".".join(parts[: length - 1]), parts[length - 1])
             if old in self.moves.names:
@@ -439,19 +445,19 @@ class _File:
     # --- places ------------------------------------------------------------------------------------------------
 
     def _range(self, node: ast.expr | ast.stmt | ast.alias) -> tuple[int, int]:
-        """Where a node begins and ends, in bytes."""
+        """Return the start and end of a node, in bytes from the start of the file."""
         end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or 0
         return self.starts[node.lineno - 1] + node.col_offset, self.starts[end_line - 1] + end_column
 
-    def _sound(self, node: ast.expr) -> bool:
-        """Whether a name is where it is said to be; before Python 3.12 those of f-strings are not."""
+    def _position_is_exact(self, node: ast.expr) -> bool:
+        """Return whether the recorded position of a name is right; before Python 3.12 those in f-strings are not."""
         start, end = self._range(node)
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
         return bool(name) and self.bytes[start:end].endswith(name.encode())
 
 
 def _runs(tree: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Imports that follow each other in one block."""
+    """Yield the runs of consecutive imports in each block."""
     for node in ast.walk(tree):
         for _, block in ast.iter_fields(node):
             if isinstance(block, list) and block and isinstance(block[0], ast.stmt):
@@ -461,7 +467,7 @@ def _runs(tree: ast.AST) -> Iterator[list[ast.stmt]]:
 
 
 def _binds(node: ast.AST) -> Iterator[str]:
-    """The names that a node binds, other than by an import."""
+    """Yield the names that a node binds, other than by an import."""
     if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
         yield node.id
     elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -474,12 +480,12 @@ def _binds(node: ast.AST) -> Iterator[str]:
         yield node.rest
 
 
-def _named(name: str, binding: str) -> str:
+def _import_text(name: str, binding: str) -> str:
     return name if name == binding else f"{name} as {binding}"
 
 
 def _order(text: str) -> tuple[int, str]:
-    """Constants, then classes, then the rest, as Ruff sorts imported names."""
+    """Return the sort key of an imported name: constants, classes, then the rest, as Ruff sorts."""
     name = text.partition(" ")[0]
     return 0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2, text
 

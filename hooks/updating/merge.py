@@ -1,4 +1,4 @@
-"""The three-way merge of one file: what its owner changed since the last update, in what the template has now."""
+"""The three-way merge of one file: the owner's edits since the last update, in the new version of the template."""
 
 from __future__ import annotations
 
@@ -21,63 +21,72 @@ CONFLICT = re.compile(rb"^<<<<<<< " + BEFORE.encode(), re.MULTILINE)
 MARKER = re.compile(rb"(?:<{7}|\|{7}|>{7})(?: |$)|={7}$")
 
 BY_LINE = ("pyproject.toml",)
-"""Files in which changes of two neighbouring lines are no conflict.
+"""Files in which changes of two adjacent lines are no conflict.
 
-To git two changes are one where no line stands between them. In pyproject.toml the version, which the owner raises,
-stands between the name and the description, which are answers.
+For git, changes of adjacent lines are one change. In pyproject.toml the version, which the owner raises, is between the
+name and the description, which are answers.
 """
 
 
 class Merged(NamedTuple):
     content: bytes
     conflicts: int = 0
-    """How many places both sides changed; for a file that is no text the content is the owner's, and one conflict."""
+    """The number of places that both sides changed; 1 for a binary file, of which `content` is the owner's."""
 
 
-def merge(path: str, base: bytes, mine: bytes, theirs: bytes) -> Merged:
-    """Merge what the owner and the template changed in `base`.
+def merge(path: str, base: bytes, edited: bytes, updated: bytes) -> Merged:
+    """Merge the owner's version and the template's new version of a file.
 
-    Line endings are no change: a version of which most lines end in CRLF is compared as if all ended in LF. The result
-    has the endings that most of the owner's lines have.
+    Line endings are not compared: a version with mostly CRLF is treated as if all lines ended in LF. The result has
+    the endings of most of the owner's lines.
+
+    Args:
+        path: selects the outline's rules, and `BY_LINE`.
+        base: the old version of the template.
+        edited: the owner's version of it.
+        updated: the new version of the template.
+
+    Raises:
+        ProjectError: git cannot merge the file.
     """
-    dos, as_it_is = crlf(mine), mine
-    base, mine, theirs = (unix(content) for content in (base, mine, theirs))
-    if theirs in (base, mine):
-        return Merged(as_it_is)
-    if mine == base:
-        merged = Merged(theirs)
-    elif any(b"\0" in content for content in (base, mine, theirs)):
-        return Merged(mine, conflicts=1)
+    to_crlf, unchanged = has_crlf(edited), edited
+    base, edited, updated = (with_lf(content) for content in (base, edited, updated))
+    if updated in (base, edited):
+        return Merged(unchanged)
+    if edited == base:
+        merged = Merged(updated)
+    elif any(b"\0" in content for content in (base, edited, updated)):
+        return Merged(edited, conflicts=1)
     else:
-        merged = _merge_lines_of(path, base, mine, theirs)
-    return merged._replace(content=merged.content.replace(b"\n", b"\r\n")) if dos else merged
+        merged = _merge_lines_of(path, base, edited, updated)
+    return merged._replace(content=merged.content.replace(b"\n", b"\r\n")) if to_crlf else merged
 
 
-def crlf(content: bytes) -> bool:
-    """Whether most lines of a text end in CRLF."""
+def has_crlf(content: bytes) -> bool:
+    """Return whether most lines of a text end in CRLF."""
     return content.count(b"\r\n") * 2 > content.count(b"\n") and b"\0" not in content
 
 
-def unix(content: bytes) -> bytes:
-    """The content with LF, if most of its lines end in CRLF."""
-    return content.replace(b"\r\n", b"\n") if crlf(content) else content
+def with_lf(content: bytes) -> bytes:
+    """Return the content with LF if most of its lines end in CRLF, else unchanged."""
+    return content.replace(b"\r\n", b"\n") if has_crlf(content) else content
 
 
 def same(one: bytes, other: bytes) -> bool:
-    """Whether two contents are equal but for their line endings."""
-    return unix(one) == unix(other)
+    """Return whether two contents are equal except for their line endings."""
+    return with_lf(one) == with_lf(other)
 
 
 def _merge_lines_of(path: str, *versions: bytes) -> Merged:
-    sides = labelled(path, *versions)
-    if path in BY_LINE and (by_line := merge_by_line(*sides)) is not None:
+    labelled = labelled_lines(path, *versions)
+    if path in BY_LINE and (by_line := merge_by_line(*labelled)) is not None:
         return Merged(b"\n".join(line[LABEL:] for line in by_line))
     with tempfile.TemporaryDirectory(prefix="merge.") as folder:
-        base, mine, theirs = (Path(folder, name) for name in ("base", "mine", "theirs"))
-        for file, side in zip((base, mine, theirs), sides, strict=True):
+        base, edited, updated = (Path(folder, name) for name in ("base", "edited", "updated"))
+        for file, side in zip((base, edited, updated), labelled, strict=True):
             file.write_bytes(b"".join(line + b"\n" for line in side))
         names = [part for name in (BEFORE, LAST, AFTER) for part in ("-L", name)]
-        done = run(Path.cwd(), "merge-file", "--stdout", *names, str(mine), str(base), str(theirs))
+        done = run(Path.cwd(), "merge-file", "--stdout", *names, str(edited), str(base), str(updated))
     if not 0 <= done.returncode < 128:
         raise ProjectError(f"{path} cannot be merged: {done.stderr.decode(errors='replace').strip()}")
     merged = [line if MARKER.match(line) else line[LABEL:] for line in done.stdout.removesuffix(b"\n").split(b"\n")]
@@ -85,8 +94,8 @@ def _merge_lines_of(path: str, *versions: bytes) -> Merged:
     return Merged(content, len(CONFLICT.findall(content)))
 
 
-def labelled(path: str, *versions: bytes) -> list[list[bytes]]:
-    """The lines of versions of a file, each after the label of its block."""
+def labelled_lines(path: str, *versions: bytes) -> list[list[bytes]]:
+    """Return the lines of each version, each line prefixed with the label of its block."""
     lines = [content.split(b"\n") for content in versions]
     return [
         [label + line for label, line in zip(of_version, texts, strict=True)]
@@ -95,7 +104,7 @@ def labelled(path: str, *versions: bytes) -> list[list[bytes]]:
 
 
 def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[bytes]) -> list[bytes] | None:
-    """`base` with the changes of both sides, or None where both change a line, or add at the same place."""
+    """Return `base` with the changes of both sides, or None if both change a line or add at the same place."""
     changes = {
         (start, end, tuple(side[new_start:new_end]))
         for side in (one, other)

@@ -1,8 +1,8 @@
-"""Where the lines of a file stand: the block of each one, by indentation, heading or table.
+"""The outline of a file: the block of each line, by indentation, heading or table.
 
-Two files that repeat themselves have many equal lines, and a comparison of lines alone may take one for another: the
-panels of a dashboard, the services of a compose file, the tables of pyproject.toml. `labels` gives each line of three
-versions of a file a label of its block, so that equal lines of different blocks differ. No parser of the language is
+Files with repeated blocks have many equal lines, such as the panels of a dashboard, the services of a compose file and
+the tables of pyproject.toml, and a comparison of lines alone may confuse them. `labels` gives each line of three
+versions of a file the label of its block, so that equal lines of different blocks differ. No parser of the language is
 involved: any text has an outline, and a wrong one costs at most a conflict.
 """
 
@@ -15,37 +15,37 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 LABEL = 8
-"""The length of a label."""
+"""The length of a label, in characters."""
 
-ALIKE = 0.5
-"""The share that two blocks have to have in common to be one block that was renamed: of lines that no other has."""
+MIN_SIMILARITY = 0.5
+"""Minimum share of their unique lines that two blocks have in common to count as one renamed block, 0 to 1."""
 
 DEFINITION = re.compile(r"(?:async )?((?:def|class) \w+)")
 ENTRY = re.compile(r"[\"']?([\w.$/ -]+)[\"']?\s*[:=]")
 IDENTITY = ('"title":', '"name":', '"uid":', '"refId":', '"id":')
-"""Members by which an object of a JSON array is known, the best first: its opening line is the same for all.
+"""Members that identify an object of a JSON array, the most reliable first: all objects have the same opening line.
 
-Numbers come last, since Grafana's are given anew where a panel is inserted.
+Numbers come last, since Grafana renumbers panels when one is inserted.
 """
 
 HEADING = re.compile(r"(#{1,6})\s+(.+)")
 FENCE = re.compile(r"\s*(```|~~~)")
 TABLES = -2.0
-"""The indentation of TOML's tables. Each is known by its name, however much it has in common with another."""
+"""The indentation of TOML's tables, which are identified by name only, however similar they are."""
 
 TABLE = re.compile(r"\[.+\]\s*(?:#.*)?$")
 
 
 @dataclass(eq=False)
 class Block:
-    """Lines that belong together: one that opens them, what is indented below it, and what closes them."""
+    """Lines that belong together: an opening line, the lines indented below it, and closing ones."""
 
     key: str
     indent: float
     parent: Block | None = None
     children: list[Block] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
-    """The numbers of its own lines, those of its children excepted."""
+    """The numbers of its own lines, without those of its children."""
     texts: Counter[str] = field(default_factory=Counter)
     """Its lines and those of its children, without indentation."""
     label: str = ""
@@ -66,18 +66,18 @@ class Outline:
     def __init__(self, path: str, lines: Sequence[bytes]) -> None:
         self.texts = [line.decode(errors="surrogateescape").rstrip().expandtabs(4) for line in lines]
         self.root = Block("", -1.0)
-        self.of: list[Block] = [self.root] * len(lines)
+        self.block_of_line: list[Block] = [self.root] * len(lines)
         """The block of each line."""
-        at = 0
+        start = 0
         for section, end in self._sections(path):
-            self._indented(section, at, end)
-            at = end
+            self._indented(section, start, end)
+            start = end
         for block in self._blocks(self.root):
             self._identify(block)
         self._count(self.root)
 
     def _sections(self, path: str) -> Iterator[tuple[Block, int]]:
-        """Each section, by Markdown's headings or TOML's tables, and where it ends; the whole of any other file."""
+        """Yield each section and its end line, by Markdown's headings or TOML's tables; else the whole file."""
         kind = path.rpartition(".")[2].lower()
         section, fenced = self.root, False
         for number, text in enumerate(self.texts):
@@ -98,7 +98,7 @@ class Outline:
         """Place the lines of a section by their indentation."""
         block, blank = section, list[int]()
         if section.parent:  # its heading
-            self._place(start, section)
+            self._add_line(start, section)
             start += 1
         for number in range(start, end):
             text = self.texts[number]
@@ -110,43 +110,48 @@ class Outline:
                 outer = block
                 while outer is not section and outer.indent >= indent:
                     outer = outer.parent or section
-                blank = self._place_all(blank, outer)
-                self._place(number, outer)
+                blank = self._add_lines(blank, outer)
+                self._add_line(number, outer)
                 continue
             while block is not section and (block.indent > indent or (block.indent == indent and not closes)):
                 if block.indent == indent and block.key.startswith("@") and not blank:
-                    block.key = _key(text)  # of what is decorated
+                    block.key = _key(text)  # the key of what is decorated
                     break
                 block = block.parent or section
-            blank = self._place_all(blank, block)
+            blank = self._add_lines(blank, block)
             if block.indent < indent and self._opens(number, end, indent):
                 outer, block = block, block.open(_key(text), indent)
                 leading = number - 1
-                while leading >= start and self.of[leading] is outer and self._leads(leading, indent):
+                while (
+                    leading >= start
+                    and self.block_of_line[leading] is outer
+                    and self._belongs_to_next_block(leading, indent)
+                ):
                     outer.lines.remove(leading)
-                    self._place(leading, block)
+                    self._add_line(leading, block)
                     leading -= 1
-            self._place(number, block)
-        self._place_all(blank, section)
+            self._add_line(number, block)
+        self._add_lines(blank, section)
 
-    def _leads(self, number: int, indent: float) -> bool:
-        """Whether a line is a comment or decorator that belongs to the block which the next line opens."""
+    def _belongs_to_next_block(self, number: int, indent: float) -> bool:
+        """Return whether a line is a comment or decorator of the block that the next line opens."""
         text = self.texts[number]
         return bool(text) and text.lstrip()[0] in "@#" and _indent(text) == indent
 
     def _opens(self, number: int, end: int, indent: float) -> bool:
-        for following in range(number + 1, end):
-            if self.texts[following] and not _is_comment(self.texts[following]):
-                return _indent(self.texts[following]) > indent
+        """Return whether the line after `number` is indented deeper."""
+        for later in range(number + 1, end):
+            if self.texts[later] and not _is_comment(self.texts[later]):
+                return _indent(self.texts[later]) > indent
         return False
 
-    def _place_all(self, numbers: list[int], block: Block) -> list[int]:
+    def _add_lines(self, numbers: list[int], block: Block) -> list[int]:
         for number in numbers:
-            self._place(number, block)
+            self._add_line(number, block)
         return []
 
-    def _place(self, number: int, block: Block) -> None:
-        self.of[number] = block
+    def _add_line(self, number: int, block: Block) -> None:
+        self.block_of_line[number] = block
         block.lines.append(number)
 
     def _blocks(self, block: Block) -> Iterator[Block]:
@@ -168,7 +173,7 @@ class Outline:
 
 
 def _indent(text: str) -> float:
-    """The indentation of a line; an item of a list is half a column deeper than the key that it belongs to."""
+    """Return the indentation of a line in columns; a list item counts half a column more than its key."""
     stripped = text.lstrip()
     return len(text) - len(stripped) + (0.5 if stripped.startswith("- ") or stripped == "-" else 0.0)
 
@@ -178,7 +183,7 @@ def _is_comment(text: str) -> bool:
 
 
 def _key(text: str) -> str:
-    """What a block is known by among its siblings, from the line that opens it."""
+    """Return what identifies a block among its siblings, from its opening line."""
     stripped = text.strip()
     if definition := DEFINITION.match(stripped):
         return definition[1]
@@ -188,9 +193,9 @@ def _key(text: str) -> str:
 
 
 def labels(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[list[bytes]]:
-    """A label for each line of `base` and of other versions of the same file, equal where the block is the same.
+    """Return a label for each line of `base` and of each other version; lines of the same block have the same label.
 
-    The last line, which is empty where a file ends in a line break, stands in no block.
+    The last line, which is empty if a file ends in a line break, is in no block.
     """
     first = Outline(path, base)
     for number, block in enumerate([first.root, *first._blocks(first.root)]):
@@ -199,61 +204,63 @@ def labels(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[l
     for lines in others:
         outline = Outline(path, lines)
         outline.root.label = first.root.label
-        _recognise(first.root, outline.root)
+        _copy_labels(first.root, outline.root)
         outlines.append(outline)
     for outline in outlines:
-        outline.of[-1] = outline.root
-    return [[block.label.encode() for block in outline.of] for outline in outlines]
+        outline.block_of_line[-1] = outline.root
+    return [[block.label.encode() for block in outline.block_of_line] for outline in outlines]
 
 
-def _recognise(known: Block, block: Block) -> None:
-    """Give the children of a block the labels of the same ones in the first version, and new ones to the rest."""
-    pairs = dict(_pairs(known.children, block.children))
+def _copy_labels(first: Block, block: Block) -> None:
+    """Give the children of a block the labels of the matching ones in the first version, and new labels to the rest."""
+    pairs = dict(_pairs(first.children, block.children))
     for child in block.children:
         if same := pairs.get(child):
             child.label = same.label
-            _recognise(same, child)
+            _copy_labels(same, child)
         else:
-            _name_anew(child)
+            _label_new_block(child)
 
 
-def _name_anew(block: Block) -> None:
-    """A block that the first version lacks: equal ones in two later versions get equal labels."""
+def _label_new_block(block: Block) -> None:
+    """Label a block that the first version lacks; equal blocks of two later versions get equal labels."""
     content = repr((block.parent.label if block.parent else "", block.key, sorted(block.texts.items())))
     block.label = "n" + hashlib.sha256(content.encode(errors="surrogateescape")).hexdigest()[: LABEL - 1]
     for child in block.children:
-        _name_anew(child)
+        _label_new_block(child)
 
 
-def _pairs(known: Sequence[Block], given: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
-    """Blocks of a later version with the same ones of the first.
+def _pairs(first_blocks: Sequence[Block], later_blocks: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
+    """Yield each block of a later version with the matching block of the first.
 
-    The same are, in this order: the only ones of a key, equal ones of which both versions have the same number, and
-    those that are more alike to each other than to any further one. Lines that several blocks of a version have make
-    none alike: two panels of a dashboard share most of theirs.
+    Blocks match, in this order: if they are the only ones with their key; if they are equal and both versions have the
+    same number of them; if they are more similar to each other than to any other block. Lines that several blocks of a
+    version have do not count: two panels of a dashboard share most of their lines.
     """
-    old, new = list(known), list(given)
+    old, new = list(first_blocks), list(later_blocks)
     for kind, single in ((_by_key, True), (_by_text, False)):
         groups: dict[object, tuple[list[Block], list[Block]]] = {}
         for side, blocks in enumerate((old, new)):
             for block in blocks:
                 groups.setdefault(kind(block), ([], []))[side].append(block)
-        found = [pair for pair in groups.values() if len(pair[0]) == len(pair[1]) and (len(pair[0]) == 1 or not single)]
-        for olds, news in found:
+        matches = [
+            pair for pair in groups.values() if len(pair[0]) == len(pair[1]) and (len(pair[0]) == 1 or not single)
+        ]
+        for olds, news in matches:
             yield from zip(news, olds, strict=True)
-        old = [block for block in old if not any(block in olds for olds, _ in found)]
-        new = [block for block in new if not any(block in news for _, news in found)]
+        old = [block for block in old if not any(block in olds for olds, _ in matches)]
+        new = [block for block in new if not any(block in news for _, news in matches)]
     if not (old and new):
         return
-    counts = [Counter(text for block in blocks for text in block.texts) for blocks in (known, given)]
+    counts = [Counter(text for block in blocks for text in block.texts) for blocks in (first_blocks, later_blocks)]
     shared = {text for count in counts for text, times in count.items() if times > 1}
-    shares = {(one, other): _likeness(one, other, shared) for one in new for other in old}
+    similarities = {(one, other): _similarity(one, other, shared) for one in new for other in old}
     for one in new:
         for other in old:
-            share = shares[one, other]
-            rivals = [shares[one, rival] for rival in old if rival is not other]
-            rivals += [shares[rival, other] for rival in new if rival is not one]
-            if share >= ALIKE and all(rival < share for rival in rivals):
+            similarity = similarities[one, other]
+            rivals = [similarities[one, rival] for rival in old if rival is not other]
+            rivals += [similarities[rival, other] for rival in new if rival is not one]
+            if similarity >= MIN_SIMILARITY and all(rival < similarity for rival in rivals):
                 yield one, other
 
 
@@ -265,8 +272,8 @@ def _by_text(block: Block) -> object:
     return block.key, frozenset(block.texts.items())
 
 
-def _likeness(one: Block, other: Block, shared: set[str]) -> float:
-    """The share of their own lines that two blocks have in common."""
+def _similarity(one: Block, other: Block, shared: set[str]) -> float:
+    """Return the share of their unique lines that two blocks have in common, 0 to 1."""
     if one.indent == TABLES and one.key != other.key:
         return 0.0
     texts = [

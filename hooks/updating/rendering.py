@@ -1,4 +1,4 @@
-"""What a version of the template makes of answers, as Copier renders it, in memory."""
+"""Render a version of the template with Copier, into memory."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ FOLDER = "template/"
 
 OPERATION = "_copier_operation"
 RENDERED_AS = "rendered_as"
-"""The settings' name for the operation, in place of Copier's, which says `copy` wherever it is not updating itself."""
+"""The name of the operation in the settings; Copier's own is `copy` except in an update of its own."""
 
 
 class Rendering(NamedTuple):
-    """What to render: a commit of the template, answers, and whether as in a copy or in an update."""
+    """What to render: a commit of the template, the answers, and the operation (`copy` or `update`)."""
 
     template: Path
     commit: str
@@ -30,7 +30,7 @@ class Rendering(NamedTuple):
     operation: str
 
     def files(self) -> dict[str, File]:
-        """The rendered files."""
+        """Return the rendered files."""
         with tempfile.TemporaryDirectory(prefix="rendering.", ignore_cleanup_errors=True) as folder:
             source, target = Path(folder, "source"), Path(folder, "project")
             listed = listing(self.template, self.commit)
@@ -45,12 +45,12 @@ class Rendering(NamedTuple):
 
                 data[RENDERED_AS] = self.operation
                 run_copy(str(source), target, data=data, defaults=True, skip_tasks=True, quiet=True)
-            found = {path.relative_to(target).as_posix(): on_disk(path) for path in target.rglob("*")}
-            return {path: rendered for path, rendered in found.items() if rendered}
+            paths = {path.relative_to(target).as_posix(): on_disk(path) for path in target.rglob("*")}
+            return {path: rendered for path, rendered in paths.items() if rendered}
 
 
 def render(*wanted: Rendering) -> list[dict[str, File]]:
-    """Each rendering's files; at once where a process can be forked, so that Copier is imported once."""
+    """Return the files of each rendering; in parallel where processes can be forked, with one import of Copier."""
     with without_git():
         import copier  # noqa: F401
     if not hasattr(os, "fork"):
@@ -61,7 +61,7 @@ def render(*wanted: Rendering) -> list[dict[str, File]]:
 
 @contextmanager
 def without_git() -> Iterator[None]:
-    """Have Copier take a folder as it is, and ask git nothing of each file that it writes."""
+    """Hide git from Copier, which else would look for a repository and run git for each file that it writes."""
     path = os.environ.get("PATH")
     os.environ["PATH"] = ""
     try:
@@ -74,7 +74,7 @@ def without_git() -> Iterator[None]:
 
 
 def on_disk(path: Path) -> File | None:
-    """A file as git would store it, or None where there is none."""
+    """Return a file as git would store it, or None if there is none."""
     if path.is_symlink():
         return File(os.fsencode(os.readlink(path)), LINK)
     if not path.is_file():
@@ -83,7 +83,7 @@ def on_disk(path: Path) -> File | None:
 
 
 def write(path: Path, file: File) -> None:
-    """Write a file in place of what is there."""
+    """Write a file, and replace an existing one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_symlink() or file.mode == LINK:
         path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What the migrations say of files, modules and names, as data."""
+"""The tables of the migrations: moved, split and removed files, seeded files, and names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Tables:
 
     def __init__(self, migrations: Iterable[Mapping[str, Any]] = ()) -> None:
         self.moved: dict[str, tuple[str, ...]] = {}
-        """The new paths of each file that has one or several."""
+        """New paths by old path of each file that was moved or split."""
         self.gone: dict[str, str] = {}
-        """A sentence by path or pattern of files that have no new path."""
+        """Explanation by path or pattern of removed files."""
         self.seeded: list[str] = []
         self.names: dict[str, str] = {}
-        """New places of what tools import, by old: `module:name`."""
+        """New `module:name` by old, of names that tools import."""
         for migration in migrations:
             self.moved |= {old: (new,) for old, new in migration.get("MOVED", {}).items()}
             self.moved |= {old: tuple(new) for old, new in migration.get("SPLIT", {}).items()}
@@ -27,44 +27,44 @@ class Tables:
             self.seeded += migration.get("SEEDED", ())
             self.names |= migration.get("NAMES", {})
 
-    def destinations(self, path: str, there: Container[str], seen: frozenset[str] = frozenset()) -> list[str]:
-        """Where a file of the old version is in the new one, after as many moves as there were.
+    def destinations(self, path: str, available: Container[str], visited: frozenset[str] = frozenset()) -> list[str]:
+        """Return the paths in the new version of a file of the old version, across any number of moves.
 
-        A path that has moved nowhere, or to paths that the answers leave out, is where it was, if it is there at all.
+        A path that has not moved, or only to paths that are not `available`, stays, if it is `available`.
         """
-        found: dict[str, None] = {}
+        targets: dict[str, None] = {}
         for target in self.moved.get(path, ()):
-            if target == path or target in seen:
-                found |= dict.fromkeys([target] if target in there else [])
+            if target == path or target in visited:
+                targets |= dict.fromkeys([target] if target in available else [])
             else:
-                found |= dict.fromkeys(self.destinations(target, there, seen | {path}))
-        return list(found) or ([path] if path in there else [])
+                targets |= dict.fromkeys(self.destinations(target, available, visited | {path}))
+        return list(targets) or ([path] if path in available else [])
 
-    def knows(self, path: str) -> bool:
-        """Whether a migration says what became of a path."""
+    def describes(self, path: str) -> bool:
+        """Return whether a migration has an entry for a path."""
         return path in self.moved or any(covers(pattern, path) for pattern in self.gone)
 
     def reason(self, path: str) -> str:
-        """What takes the place of a removed file, by its own entry or the first pattern that covers it."""
+        """Return the explanation of a removed file, from its own entry or the first pattern that covers it, or `""`."""
         if path in self.gone:
             return self.gone[path]
         return next((reason for pattern, reason in self.gone.items() if covers(pattern, path)), "")
 
     def modules(self) -> Iterator[tuple[str, list[str]]]:
-        """Each module that is no longer where it was, with its new places."""
+        """Yield each module that was moved or split, with its new names."""
         for old, new in self.moved.items():
             if (module := module_of(old)) is not None:
                 yield module, [name for path in new if (name := module_of(path)) is not None]
 
 
 def covers(pattern: str, path: str) -> bool:
-    """Whether a pattern means a path: `*` is a part of one name, `**` any number of folders and names."""
+    """Return whether a pattern matches a path: `*` is a part of one name, `**` any number of folders and names."""
     parts = re.split(r"(\*\*|\*)", pattern)
     return bool(re.fullmatch("".join({"**": ".+", "*": "[^/]*"}.get(part, re.escape(part)) for part in parts), path))
 
 
 def module_of(path: str) -> str | None:
-    """The dotted name of a Python file of a project: below src/, or of its tests."""
+    """Return the dotted module name of a Python file below src/ or tests/, or None."""
     if not path.endswith((".py", ".pyi")):
         return None
     parts = path.rpartition(".")[0].removeprefix("src/").split("/")

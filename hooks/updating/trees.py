@@ -15,72 +15,83 @@ class Conflict(NamedTuple):
     """The three versions of a file that both sides changed in the same place."""
 
     base: File | None
-    mine: File
-    theirs: File
+    committed: File
+    updated: File
     places: int
 
 
 @dataclass
 class Outcome:
-    """What has to be in the project after an update, as far as its owner had a part in it."""
+    """What the project must contain after an update, for the files of the template."""
 
     files: dict[str, File] = field(default_factory=dict)
-    """Files that the owner had changed, merged."""
+    """Merged content of files that the owner had changed."""
     untouched: dict[str, str] = field(default_factory=dict)
-    """By path of a file that is as the new version has it, its path before."""
+    """Former path by path of each file that the owner had not changed."""
     absent: set[str] = field(default_factory=set)
-    """Paths at which there is no file."""
+    """Paths that must not exist."""
     conflicts: dict[str, Conflict] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
-    """The old path of each edited file that has a new one."""
+    """Old path by new path of each edited file that moved."""
     removed: list[str] = field(default_factory=list)
     """Edited files that the new version does not have."""
     deleted: dict[str, str] = field(default_factory=dict)
-    """New paths of files that the owner had deleted, by old path."""
-    taken: dict[str, str] = field(default_factory=dict)
-    """New paths, by old path of an edited file, at which the owner has a file of another kind."""
-    carried: dict[str, tuple[list[str], int, list[Unplaced]]] = field(default_factory=dict)
-    """By old path of an edited file that is several now: those, how many edits are in them, and the others."""
-    linked: list[str] = field(default_factory=list)
+    """New path by old path of each file that moved and that the owner had deleted."""
+    occupied: dict[str, str] = field(default_factory=dict)
+    """New path by old path of each edited file that could not move, because the owner has a file there."""
+    split_files: dict[str, tuple[list[str], int, list[Unplaced]]] = field(default_factory=dict)
+    """By old path of an edited file that was split: the new paths, the number of placed edits, and the other edits."""
+    links: list[str] = field(default_factory=list)
     """Files that the owner had replaced with symbolic links, and that the new version changes."""
 
 
 def merge_trees(
     old: Tree,
-    mine: Tree,
+    committed: Tree,
     new: Tree,
     destinations: Callable[[str], list[str]],
-    handed_over: Callable[[str], bool] = lambda _: False,
+    becomes_owned: Callable[[str], bool] = lambda _: False,
 ) -> Outcome:
     """Merge what the owner and the template changed in every file of the template.
 
-    `destinations` says where an old path is in the new version. A path that is `handed_over` is the owner's alone
-    from the new version on.
+    Args:
+        old: the rendering of the version that the project came from.
+        committed: the owner's files.
+        new: the rendering of the new version.
+        destinations: returns the new paths of an old path.
+        becomes_owned: returns whether a path is user-owned in the new version.
+
+    Raises:
+        ProjectError: git cannot merge a file.
     """
     outcome = Outcome()
-    origins = {path: destinations(path) for path in sorted(old)}
-    for path, targets in origins.items():
-        if path not in mine:
-            _stays_deleted(outcome, path, targets, mine)
+    destinations_by_path = {path: destinations(path) for path in sorted(old)}
+    for path, targets in destinations_by_path.items():
+        if path not in committed:
+            _keep_deleted(outcome, path, targets, committed)
         elif not targets:
-            if not handed_over(path):
+            if not becomes_owned(path):
                 outcome.absent.add(path)
-                outcome.removed += [] if _unchanged(old[path], mine[path]) else [path]
+                outcome.removed += [] if _unchanged(old[path], committed[path]) else [path]
         else:
             outcome.absent |= {path} - set(targets) - set(new)
-            if _unchanged(old[path], mine[path]):
+            if _unchanged(old[path], committed[path]):
                 outcome.untouched |= dict.fromkeys(targets, path)
             elif len(targets) == 1:
-                _merge(outcome, path, targets[0], old, mine, new)
+                _merge(outcome, path, targets[0], old, committed, new)
             else:
-                _split(outcome, path, targets, old, mine, new)
-    for path in set(old) & set(new) - set(outcome.files):  # a new file that has the name of one that moved
-        if path in mine and path not in origins[path] and not any(path in targets for targets in origins.values()):
+                _split(outcome, path, targets, old, committed, new)
+    for path in set(old) & set(new) - set(outcome.files):  # a new file with the name of one that moved
+        if (
+            path in committed
+            and path not in destinations_by_path[path]
+            and not any(path in targets for targets in destinations_by_path.values())
+        ):
             outcome.files[path] = new[path]
-    made = {target for targets in origins.values() for target in targets}
-    for path in sorted(set(new) & set(mine) - made - set(old)):
-        if not _unchanged(mine[path], new[path]):
-            _store(outcome, path, None, mine[path], new[path])
+    destinations_of_old = {target for targets in destinations_by_path.values() for target in targets}
+    for path in sorted(set(new) & set(committed) - destinations_of_old - set(old)):
+        if not _unchanged(committed[path], new[path]):
+            _store(outcome, path, None, committed[path], new[path])
     for target in outcome.files:
         outcome.untouched.pop(target, None)
     return outcome
@@ -90,38 +101,38 @@ def _unchanged(one: File, other: File) -> bool:
     return one.mode == other.mode and same(one.content, other.content)
 
 
-def _stays_deleted(outcome: Outcome, path: str, targets: list[str], mine: Tree) -> None:
-    if len(targets) == 1 and targets[0] not in mine:
+def _keep_deleted(outcome: Outcome, path: str, targets: list[str], committed: Tree) -> None:
+    if len(targets) == 1 and targets[0] not in committed:
         outcome.absent.add(targets[0])
         if targets[0] != path:
             outcome.deleted[path] = targets[0]
 
 
-def _merge(outcome: Outcome, path: str, target: str, old: Tree, mine: Tree, new: Tree) -> None:
-    if target != path and target in mine and target not in old:
-        outcome.taken[path] = target
+def _merge(outcome: Outcome, path: str, target: str, old: Tree, committed: Tree, new: Tree) -> None:
+    if target != path and target in committed and target not in old:
+        outcome.occupied[path] = target
         return
-    if mine[path].mode == LINK != old[path].mode:
-        outcome.files[path] = mine[path]
+    if committed[path].mode == LINK != old[path].mode:
+        outcome.files[path] = committed[path]
         outcome.absent |= {target} - {path}
-        outcome.linked += [] if _unchanged(old[path], new[target]) else [path]
+        outcome.links += [] if _unchanged(old[path], new[target]) else [path]
         return
-    _store(outcome, target, old[path], mine[path], outcome.files.get(target, new[target]))
+    _store(outcome, target, old[path], committed[path], outcome.files.get(target, new[target]))
     if target != path:
         outcome.moved[target] = path
 
 
-def _store(outcome: Outcome, target: str, base: File | None, mine: File, theirs: File) -> None:
-    merged = merge(target, base.content if base else b"", mine.content, theirs.content)
-    mode = theirs.mode if base and mine.mode == base.mode else mine.mode
+def _store(outcome: Outcome, target: str, base: File | None, committed: File, updated: File) -> None:
+    merged = merge(target, base.content if base else b"", committed.content, updated.content)
+    mode = updated.mode if base and committed.mode == base.mode else committed.mode
     outcome.files[target] = File(merged.content, mode)
     if merged.conflicts:
-        outcome.conflicts[target] = Conflict(base, mine, theirs, merged.conflicts)
+        outcome.conflicts[target] = Conflict(base, committed, updated, merged.conflicts)
 
 
-def _split(outcome: Outcome, path: str, targets: list[str], old: Tree, mine: Tree, new: Tree) -> None:
+def _split(outcome: Outcome, path: str, targets: list[str], old: Tree, committed: Tree, new: Tree) -> None:
     current: Mapping[str, File] = {target: outcome.files.get(target, new[target]) for target in targets}
     contents = {target: file.content for target, file in current.items()}
-    changed, placed, unplaced = carry(path, old[path].content, mine[path].content, contents)
+    changed, placed, unplaced = carry(path, old[path].content, committed[path].content, contents)
     outcome.files |= {target: File(content, current[target].mode) for target, content in changed.items()}
-    outcome.carried[path] = (targets, placed, unplaced)
+    outcome.split_files[path] = (targets, placed, unplaced)

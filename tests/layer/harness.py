@@ -42,6 +42,7 @@ from weather_station.production import upstream
 from weather_station.production.caller import Caller
 from weather_station.production.config import ANSWERS, ProductionConfig, variable
 from weather_station.production.inbound.pipeline import Pipeline
+from weather_station.production.policy import NO_POLICY
 from weather_station.production.registry import Registry, Runtime
 from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
@@ -237,7 +238,7 @@ def new_request(
     async def call_sdk(context: ServerRequestContext[Any, Any]) -> None: ...
 
     task = asyncio.current_task()
-    return MCPRequest(method, target, target, context, Caller(caller), "0123456789abcdef", task, call_sdk, {})
+    return MCPRequest(method, target, target, context, Caller(caller), "0123456789abcdef", task, call_sdk, NO_POLICY)
 
 
 INITIALIZE = message(

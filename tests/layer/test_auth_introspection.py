@@ -224,7 +224,7 @@ def test_unknown_tokens_are_limited_for_each_address(protected: Serve, issuer: I
 
 
 @pytest.mark.parametrize("bound", ["MAX_CACHED_TOKENS", "MAX_ADDRESSES"])
-def test_what_is_remembered_is_bounded(
+def test_the_cache_is_bounded(
     protected: Serve, issuer: Introspector, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
     monkeypatch.setattr(auth_introspection, bound, 3)

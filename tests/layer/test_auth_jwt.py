@@ -36,7 +36,7 @@ from weather_station.production.inbound import auth_jwt
 from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve import startup
+from weather_station.production.serve import drain, startup
 from weather_station.server import create_server
 
 AUDIENCE = "https://mcp.example.com/mcp"
@@ -473,6 +473,19 @@ def test_a_token_is_verified_once_until_it_expires(
         clock.now += 20
         call(server, token)
         assert len(verified) == 2
+
+
+def test_an_open_stream_ends_when_its_token_expires(
+    protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drain, "RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr(auth_jwt, "LEEWAY_SECONDS", 0)
+    message, own = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+    headers = own | {"authorization": f"Bearer {issuer.token(exp=int(time.time()) + 2)}"}
+    with protected() as server, server.client.stream("POST", server.url, json=message, headers=headers) as stream:
+        assert stream.status_code == 200
+        assert [*stream.iter_lines()]  # to its end
+        assert call(server, issuer.token()).status_code == 200
 
 
 def test_a_bounded_number_of_tokens_is_remembered(

@@ -6,22 +6,41 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
-from harness import HAS_METRICS, HEADERS, Running, Serve, config, http_process, message, text_of, wait_for
+from harness import (
+    DEADLINE_SECONDS,
+    HAS_LOGGING,
+    HAS_METRICS,
+    HEADERS,
+    INITIALIZE,
+    Running,
+    Serve,
+    config,
+    http_process,
+    message,
+    modern,
+    text_of,
+    wait_for,
+)
 from weather_station.production.caller import caller
 from weather_station.production.config import ANSWERS, ConfigError
 from weather_station.production.inbound import auth_token
-from weather_station.production.observe import rejections
+from weather_station.production.observe import throttle
 from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve import drain
 from weather_station.server import create_server
+
+log = structlog.stdlib.get_logger(__name__)
 
 ALICE, BOB = (hashlib.sha256(name).hexdigest() for name in (b"alice", b"bob"))
 
@@ -66,6 +85,21 @@ def test_each_token_stands_for_its_user_and_no_other_text_is_accepted(serve: Ser
         for wrong in (ALICE[:-1], ALICE + "0", ALICE.upper(), BOB[::-1], f"alice:{ALICE}", "alice"):
             assert status(server, wrong) == 401
         assert server.post(server.request("who")).status_code == 401
+
+
+@pytest.mark.skipif(not HAS_LOGGING, reason="plain logs are not redacted")
+def test_the_tokens_of_a_file_are_never_logged(
+    serve: Serve, capfd: pytest.CaptureFixture[str], tmp_path: Path, quick: None
+) -> None:
+    write(tmp_path / "tokens", ALICE)
+    with serve(auth_tokens_file=tmp_path / "tokens") as server:
+        write(tmp_path / "tokens", ALICE, BOB)
+        wait_for(lambda: status(server, BOB) == 200)
+        log.warning(f"the callers came with {ALICE} and x{BOB}x")
+    output = capfd.readouterr().err
+    assert "the callers came" in output
+    assert ALICE not in output
+    assert BOB not in output
 
 
 def test_a_user_may_have_an_old_and_a_new_token(serve: Serve) -> None:
@@ -351,7 +385,7 @@ def test_sighup_reloads_the_file_and_does_not_end_the_process(tmp_path: Path) ->
 
 
 def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rejections, "LOG_INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(throttle, "LOG_INTERVAL_SECONDS", 3600.0)
     with serve(auth_tokens=f"alice:{ALICE}") as server, capture_logs() as log:
         for number in range(300):
             assert status(server, f"{number:064d}") == 401
@@ -359,3 +393,46 @@ def test_many_wrong_tokens_are_logged_once_in_an_interval(serve: Serve, monkeypa
     rejected = [entry for entry in log if entry.get("http_status") == 401]
     assert len(rejected) == 1
     assert f"{0:064d}" not in str(log)
+
+
+# --- Open streams ---------------------------------------------------------------------------------------------------
+
+
+def read_to_the_end(server: Running, token: str, mode: str, opened: threading.Event) -> list[str]:
+    """Open a stream and return its lines when it has ended."""
+    client, bearer = server.client, {"authorization": f"Bearer {token}"}
+    if mode == "stateful":
+        response = client.post(server.url, json=INITIALIZE, headers=HEADERS | bearer)
+        session = {"mcp-session-id": response.headers["mcp-session-id"]}
+        opening: Any = client.stream("GET", server.url, headers=HEADERS | bearer | session)
+    else:
+        message, own = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
+        opening = client.stream("POST", server.url, json=message, headers=own | bearer)
+    with opening as stream:
+        assert stream.status_code == 200
+        opened.set()
+        return [*stream.iter_lines()]
+
+
+@pytest.mark.parametrize("mode", ["stateless", "stateful"])
+def test_the_stream_of_a_caller_whose_token_was_removed_ends(
+    mode: str, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(drain, "RECHECK_SECONDS", 0.1)
+    file = tmp_path / "tokens"
+    file.write_text(f"alice:{ALICE}\nbob:{BOB}\n")
+    with serve(auth_tokens_file=file, session_mode=mode) as server:
+        streams = {}
+        for name, token in (("alice", ALICE), ("bob", BOB)):
+            opened = threading.Event()
+            streams[name] = threading.Thread(target=read_to_the_end, args=(server, token, mode, opened))
+            streams[name].start()
+            assert opened.wait(DEADLINE_SECONDS)
+        file.write_text(f"bob:{BOB}\n")
+        streams["alice"].join(DEADLINE_SECONDS)
+        assert not streams["alice"].is_alive()
+        assert streams["bob"].is_alive()
+        file.write_text(f"carol:{'c' * 32}\n")
+        streams["bob"].join(DEADLINE_SECONDS)
+        assert not streams["bob"].is_alive()
+        assert "without completing" not in capfd.readouterr().err

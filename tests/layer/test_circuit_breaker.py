@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 from clocks import Clock, use_clock
 from harness import HAS_METRICS, HEADERS, Running, Serve, add_fetch, config, has, opened, text_of, wait_for
 from stand_in import Behavior, StandIn, hang, hold, reset, respond, stand_in
+from weather_station.production import upstream
 from weather_station.production.upstream import client
 from weather_station.production.upstream.circuit_breaker import (
     CircuitBreaker,
@@ -45,7 +46,13 @@ SETTINGS: dict[str, Any] = {
 }
 """Each request is one attempt, so that failures are easily counted."""
 
-ALLOWED = {("closed", "open"), ("open", "half_open"), ("half_open", "open"), ("half_open", "closed")}
+ALLOWED = {
+    ("closed", "open"),
+    ("open", "open"),  # for one caller, then for all
+    ("open", "half_open"),
+    ("half_open", "open"),
+    ("half_open", "closed"),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +64,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 # --- The rules, against a plain model -------------------------------------------------------------------------------
+
+
+CALLERS = ("", "a", "b")
 
 
 class Machine(RuleBasedStateMachine):
@@ -79,45 +89,54 @@ class Machine(RuleBasedStateMachine):
             on_transition=self.seen.append,
         )
         self.state: State = "closed"
+        self.rejected: set[str] = set()
+        """The callers that a circuit rejects which is not closed."""
         self.visits = 0
         self.expected: list[State] = []
-        self.results: list[bool] = []
-        """Whether the calls that began in this visit succeeded."""
+        self.successes = 0
+        """Successes of this visit."""
+        self.failures: list[tuple[int, str]] = []
+        """Call and caller of the failures since the last success of this visit."""
         self.opened_at = 0.0
-        self.running: list[tuple[int, int]] = []
-        """Generation of the breaker and visit of the model, for each call that has not ended."""
+        self.running: list[tuple[int, int, str, int, bool]] = []
+        """Generation of the breaker, and visit, caller, call and whether it was a test request, of each attempt."""
 
-    def move(self, state: State) -> None:
+    def move(self, state: State, rejected: set[str] | None = None) -> None:
         self.state = state
         self.visits += 1
-        self.results = []
+        self.successes = 0
+        self.failures = []
         self.expected.append(state)
         if state == "open":
             self.opened_at = self.now
+            self.rejected = set(CALLERS) if rejected is None else rejected
 
-    def in_flight(self) -> int:
-        return sum(visit == self.visits for _, visit in self.running)
+    def test_requests_in_flight(self) -> int:
+        return sum(visit == self.visits and is_test for _, visit, _, _, is_test in self.running)
 
-    @rule()
-    def begin(self) -> None:
-        if self.state == "open" and self.now >= self.opened_at + self.timeout:
-            self.move("half_open")
-        if self.state == "half_open":
-            admitted = self.in_flight() + self.results.count(True) < self.test_requests
+    @rule(caller=st.sampled_from(CALLERS), call=st.integers(1, 4))
+    def begin(self, caller: str, call: int) -> None:
+        is_test = False
+        if self.state == "closed" or caller not in self.rejected:
+            admitted = True
         else:
-            admitted = self.state == "closed"
+            if self.state == "open" and self.now >= self.opened_at + self.timeout:
+                self.move("half_open")
+            admitted = is_test = (
+                self.state == "half_open" and self.test_requests_in_flight() + self.successes < self.test_requests
+            )
         if admitted:
-            self.running.append((self.breaker.admit(), self.visits))
+            self.running.append((self.breaker.admit(caller), self.visits, caller, call, is_test))
             return
         with pytest.raises(CircuitOpenError, match="Service temporarily unavailable") as caught:
-            self.breaker.admit()
+            self.breaker.admit(caller)
         if self.state == "open":
             assert caught.value.retry_after == self.opened_at + self.timeout - self.now
 
-    @rule(calls=st.integers(2, 5))
-    def begin_at_once(self, calls: int) -> None:
-        for _ in range(calls):
-            self.begin()
+    @rule(calls=st.integers(2, 5), caller=st.sampled_from(CALLERS))
+    def begin_at_once(self, calls: int, caller: str) -> None:
+        for call in range(calls):
+            self.begin(caller, call)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), verdict=st.sampled_from(Verdict))
@@ -131,19 +150,28 @@ class Machine(RuleBasedStateMachine):
             self.end(0, verdict)
 
     def end(self, position: int, verdict: Verdict) -> None:
-        """End a call."""
-        generation, visit = self.running.pop(position)
-        self.breaker.record(generation, verdict)
+        """End an attempt."""
+        generation, visit, caller, call, is_test = self.running.pop(position)
+        self.breaker.record(generation, verdict, caller, (caller, call))
         if visit != self.visits or verdict is Verdict.NEUTRAL:
             return
-        self.results.append(verdict is Verdict.SUCCESS)
-        if self.state == "half_open":
-            if verdict is Verdict.FAILURE:
+        succeeded = verdict is Verdict.SUCCESS
+        if self.state != "closed" and not is_test:  # of a caller that is not rejected
+            if not succeeded:
                 self.move("open")
-            elif self.results.count(True) == self.test_requests:
+        elif self.state == "half_open":
+            self.successes += succeeded
+            if not succeeded:
+                self.move("open", self.rejected if caller in self.rejected else None)
+            elif self.successes == self.test_requests:
                 self.move("closed")
-        elif self.results[-self.threshold :] == [False] * self.threshold:
-            self.move("open")
+        elif succeeded:
+            self.failures = []
+        else:
+            self.failures.append((call, caller))
+            if len(set(self.failures)) == self.threshold:
+                callers = {caller for _, caller in self.failures}
+                self.move("open", callers if len(callers) == 1 else None)
 
     @rule(seconds=st.sampled_from([0.5, 1.0, 3.0]))
     def wait(self, seconds: float) -> None:
@@ -161,7 +189,12 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_limit_of_test_requests_is_kept(self) -> None:
         if self.state == "half_open":
-            assert self.in_flight() + self.results.count(True) <= self.test_requests
+            assert self.test_requests_in_flight() + self.successes <= self.test_requests
+
+    @invariant()
+    def one_caller_alone_is_never_rejected_for_others(self) -> None:
+        if self.state != "closed":
+            assert len(self.rejected) in (1, len(CALLERS))
 
     @invariant()
     def each_transition_is_allowed_and_reported_once(self) -> None:
@@ -256,7 +289,9 @@ async def test_only_the_test_requests_of_a_thousand_calls_to_a_half_open_circuit
         "attempt_timeout_seconds": patience,
         "request_timeout_seconds": patience,
         "tool_timeout_seconds": patience,
+        "max_requests_per_caller": calls,
         "log_level": "ERROR",
+        "max_connections": calls,
     }
     with serve(add_fetch, upstream_base_url=api.url, **SETTINGS | settings) as server:
         api.behave(respond(500))
@@ -278,6 +313,65 @@ async def test_only_the_test_requests_of_a_thousand_calls_to_a_half_open_circuit
         assert len(api.requests) == test_requests
         assert sum(b'"ok":true' in response for response in responses) == test_requests
         assert not server.call("fetch", {"path": "/"})["isError"]
+
+
+# --- Callers --------------------------------------------------------------------------------------------------------
+
+
+async def fetch_often(path: str, times: int, ctx: Context[Any, Any]) -> int:
+    """Send a request several times, whether it fails or not."""
+    for _ in range(times):
+        with contextlib.suppress(UpstreamError):
+            await upstream(ctx).get_json(path)
+    return times
+
+
+def add_fetches(server: Any) -> None:
+    server.add_tool(fetch_often)
+    add_fetch(server)
+
+
+if has("inbound.identity"):
+
+    def test_one_caller_opens_the_circuit_for_itself_only(api: StandIn, serve: Serve, clock: Clock) -> None:
+        def fetch(caller: str) -> str:
+            return text_of(server.call("fetch", {"path": "/"}, x_forwarded_for=caller))
+
+        api.behave(respond(500))
+        with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
+            for _ in range(3):
+                assert "answered 500" in fetch("192.0.2.1")
+            assert "temporarily unavailable" in fetch("192.0.2.1")
+            api.behave(respond())
+            assert "ok" in fetch("192.0.2.2")
+            assert "temporarily unavailable" in fetch("192.0.2.1")
+            api.behave(respond(500))
+            assert "answered 500" in fetch("192.0.2.3")  # a second caller: it is the upstream
+            for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+                assert "temporarily unavailable" in fetch(caller)
+            api.behave(respond())
+            clock.now += RECOVERY_SECONDS
+            for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+                assert "ok" in fetch(caller)
+
+    def test_failures_of_several_callers_open_the_circuit_for_all(api: StandIn, serve: Serve) -> None:
+        api.behave(respond(500))
+        with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
+            for caller in range(3):
+                server.call("fetch", {"path": "/"}, x_forwarded_for=f"192.0.2.{caller}")
+            result = server.call("fetch", {"path": "/"}, x_forwarded_for="192.0.2.9")
+            assert "temporarily unavailable" in text_of(result)
+            assert len(api.requests) == 3
+
+
+def test_the_requests_of_one_call_are_one_failure(api: StandIn, serve: Serve) -> None:
+    api.behave(respond(500))
+    with serve(add_fetches, upstream_base_url=api.url, **SETTINGS) as server:
+        for calls in (1, 2):
+            server.call("fetch_often", {"path": "/", "times": 9})
+            assert len(api.requests) == 9 * calls
+        assert "answered 500" in text_of(server.call("fetch", {"path": "/"}))
+        assert "temporarily unavailable" in text_of(server.call("fetch", {"path": "/"}))
 
 
 # --- What counts ----------------------------------------------------------------------------------------------------
@@ -341,9 +435,18 @@ if has("upstream.retry"):
             "retry_delay_seconds": 0.001,
             "retry_max_delay_seconds": 0.01,
         }
-        async with opened(api.url, **SETTINGS | quick) as runtime:
+        async with opened(api.url, **SETTINGS | quick | {"circuit_failure_threshold": 1}) as runtime:
             await fail(runtime.upstream, 1, CircuitOpenError)
-        assert len(api.requests) == 3
+        assert len(api.requests) == 1
+
+    async def test_the_attempts_of_one_request_are_one_failure(api: StandIn) -> None:
+        api.behave(respond(500))
+        quick = {"enable_retries": True, "max_retries": 4, "retry_delay_seconds": 0.001}
+        async with opened(api.url, **SETTINGS | quick) as runtime:
+            await fail(runtime.upstream, 2)
+            assert len(api.requests) == 10
+            await fail(runtime.upstream, 1, CircuitOpenError)
+        assert len(api.requests) == 11
 
     async def test_an_attempt_that_the_deadline_cut_short_has_no_verdict(api: StandIn) -> None:
         api.behave(respond(429, retry_after="1"), hang())
@@ -474,7 +577,7 @@ async def test_only_the_named_exceptions_are_failures() -> None:
     ],
     ids=["a named one", "an upstream that is down", "others", "an upstream that works", "nested"],
 )
-async def test_a_group_is_the_worst_that_one_of_its_exceptions_says(errors: list[Exception], opens: bool) -> None:
+async def test_the_worst_exception_of_a_group_decides_the_verdict(errors: list[Exception], opens: bool) -> None:
     guard = circuit_breaker(create_server(config(**SETTINGS)), "database", failures=ConnectionError)
     for _ in range(3):
         with pytest.raises(ExceptionGroup):

@@ -62,7 +62,7 @@ def test_without_settings_the_values_are_the_answers_and_then_the_defaults() -> 
         ("session_mode", "SESSION_MODE", "stateful", "stateless"),
     ],
 )
-def test_the_constructor_beats_the_environment_beats_the_answers(
+def test_precedence_is_constructor_environment_answers(
     monkeypatch: pytest.MonkeyPatch, field: str, environment: str, value: object, other: object
 ) -> None:
     assert variable(field) == environment

@@ -192,7 +192,7 @@ async def test_many_probes_run_the_checks_once(serve: Serve, http: httpx2.AsyncC
         wait_for(lambda: get(server, "/readyz")[0] == 200 and runs > before)  # the result does not last
 
 
-async def test_a_probe_that_goes_away_takes_the_result_from_no_other(serve: Serve, http: httpx2.AsyncClient) -> None:
+async def test_a_cancelled_probe_does_not_affect_the_others(serve: Serve, http: httpx2.AsyncClient) -> None:
     started, release = threading.Event(), threading.Event()
 
     async def database() -> None:

@@ -12,15 +12,17 @@ from mcp import Client, MCPError
 from structlog.testing import capture_logs
 
 from clocks import Clock
-from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Serve
+from harness import HAS_METRICS, HEADERS, INITIALIZE, LEGACY, MODERN, Serve
 from raw_http import error_of, exchange
 from weather_station.production.inbound.http_limits import MAX_JSON_DEPTH, deeper_than
-from weather_station.production.observe import rejections
+from weather_station.production.observe import throttle
 from weather_station.production.observe.meter import NullMeter
-from weather_station.production.observe.rejections import LOG_INTERVAL_SECONDS, Rejections
+from weather_station.production.observe.rejections import Rejections
+from weather_station.production.observe.throttle import LOG_INTERVAL_SECONDS
 from weather_station.production.sdk import ProductionServer
 
 VERSIONS = (LEGACY, MODERN)
+SCOPE = {"type": "http", "client": ("192.0.2.1", 1), "headers": []}
 
 
 def add_length(server: ProductionServer) -> None:
@@ -79,7 +81,7 @@ def test_json_deeper_than_the_limit_gets_400_and_json_at_the_limit_200(serve: Se
     def nested(depth: int) -> bytes:
         return call_body(version, "[" * depth + "]" * depth)
 
-    with serve(add_length) as server:
+    with serve(add_length, max_json_values=10_000_000) as server:
 
         def post(body: bytes) -> httpx2.Response:
             response: httpx2.Response = server.client.post(server.url, content=body, headers=call_headers(version))
@@ -148,15 +150,15 @@ def test_the_depth_of_a_long_body_is_found_whatever_is_in_it(piece: bytes) -> No
 
 def test_a_flood_of_rejections_is_one_log_entry_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
-    monkeypatch.setattr(rejections, "time", clock)
+    monkeypatch.setattr(throttle, "time", clock)
     rejected = Rejections(NullMeter())
     with capture_logs() as log:
         for _ in range(1000):
-            rejected("host", "host is not allowed")
-        assert [entry["held_back"] for entry in log] == [0]
+            rejected("host", "host is not allowed", SCOPE)
+        assert [entry["suppressed"] for entry in log] == [0]
         clock.now += LOG_INTERVAL_SECONDS
-        rejected("host", "host is not allowed")
-    assert [entry["held_back"] for entry in log] == [0, 999]
+        rejected("host", "host is not allowed", SCOPE)
+    assert [entry["suppressed"] for entry in log] == [0, 999]
 
 
 def test_whitespace_around_a_header_value_is_ignored(serve: Serve) -> None:
@@ -197,3 +199,47 @@ def test_another_media_type_gets_415_as_a_json_rpc_error(media_type: str, serve:
         assert response.status_code == 415
         assert "application/json" in error_of(response)
         assert server.metrics().value("mcp_http_rejections_total", reason="media_type") == (1 if HAS_METRICS else None)
+
+
+IDS = {
+    "1.0": False,
+    "1e0": False,
+    "-0.5": False,
+    "1e400": False,
+    "null": False,
+    "true": False,
+    "false": False,
+    "[1]": False,
+    "[]": False,
+    "{}": False,
+    '{"id":1}': False,
+    "9" * 5000: False,
+    "9" * 30: True,
+    "-5": True,
+    "0": True,
+    '""': True,
+    '"1.0"': True,
+    '"\\u00e4"': True,
+}
+"""By the id's text in JSON: whether it is a string or an integer."""
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("session_mode", ["stateless", "stateful"])
+def test_a_request_is_never_taken_for_a_notification_because_of_its_id(
+    serve: Serve, version: str, session_mode: str
+) -> None:
+    with serve(add_length, session_mode=session_mode) as server:
+        headers = call_headers(version)
+        if (version, session_mode) == (LEGACY, "stateful"):
+            headers["mcp-session-id"] = server.post(INITIALIZE).headers["mcp-session-id"]
+        for text, usable in IDS.items():
+            for name in ('"id"', '"\\u0069d"'):
+                body = call_body(version, "[]").replace(b'"id":1', f"{name}:{text}".encode())
+                response = server.client.post(server.url, content=body, headers=headers)
+                assert response.status_code == (200 if usable else 400), (text[:20], response.text)
+                answer = json.loads(response.text.rpartition("data: ")[2])
+                assert ("result" in answer) == usable
+                assert answer["id"] == (json.loads(text) if usable else None)
+        notification = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1, "id": 1}}
+        assert server.client.post(server.url, json=notification, headers=headers).status_code == 202

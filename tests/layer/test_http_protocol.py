@@ -75,7 +75,7 @@ OVERSIZED = {
 
 
 @pytest.mark.parametrize("name", OVERSIZED)
-def test_what_has_no_end_is_rejected_early(name: str, echo: Running) -> None:
+def test_an_unterminated_head_is_rejected_early(name: str, echo: Running) -> None:
     start, piece, size = OVERSIZED[name]
     with Raw(echo.base) as connection:
         connection.send(start)
@@ -160,7 +160,7 @@ def test_more_requests_at_once_than_the_limit_close_the_connection(echo: Running
         CHUNKED + b"1\r\n",
     ],
 )
-def test_what_does_not_go_on_gets_408(start: bytes, echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_request_gets_408(start: bytes, echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_SECONDS", 0.1)
     with Raw(echo.base) as connection:
         connection.send(start)
@@ -254,7 +254,7 @@ def test_an_offer_to_upgrade_is_ignored(offer: bytes, framing: str, echo: Runnin
 @pytest.mark.parametrize(
     "offer", [{"upgrade": "h2c", "connection": "Upgrade, HTTP2-Settings"}, {"upgrade": "websocket"}]
 )
-def test_a_message_with_an_offer_is_answered(offer: dict[str, str], serve: Serve, capsys: Any) -> None:
+def test_a_message_with_an_upgrade_offer_is_answered(offer: dict[str, str], serve: Serve, capsys: Any) -> None:
     with serve() as server:
         headers = HEADERS | {"connection": "Upgrade"} | offer
         for _ in range(3):
@@ -297,7 +297,7 @@ def test_the_guard_judges_the_host_of_an_absolute_url(serve: Serve) -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ],
 )
-def test_what_is_no_request_gets_400(head: bytes, echo: Running) -> None:
+def test_malformed_requests_get_400(head: bytes, echo: Running) -> None:
     with Raw(echo.base) as connection:
         connection.send(head + b"\r\n")
         status, body = connection.response()
@@ -368,7 +368,7 @@ def test_a_request_is_the_same_wherever_it_is_cut(
         st.one_of(st.binary(max_size=30), st.sampled_from([HEAD, CHUNKED, H2C, b"\r\n", b"0\r\n"])), max_size=6
     )
 )
-def test_whatever_arrives_the_server_goes_on(shared_echo: Running, data: list[bytes]) -> None:
+def test_the_server_survives_any_input(shared_echo: Running, data: list[bytes]) -> None:
     with Raw(shared_echo.base) as connection:
         connection.send(*data)
     assert shared_echo.get("/livez").status_code == 200

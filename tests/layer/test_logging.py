@@ -218,7 +218,32 @@ def test_the_line_of_a_request_has_the_fields_that_its_handler_bound(serve: Serv
             bind_contextvars(order=number)
             raise ToolError("there is no such order")
 
+        @server.tool()
+        def order_in_a_thread(number: int) -> str:
+            bind_contextvars(order=number)
+            return "done"
+
+        @server.resource("test://threads/{number}")
+        def read_in_a_thread(number: int) -> str:
+            bind_contextvars(order=number)
+            raise ValueError(number)
+
+        @server.resource("test://thread")
+        def static_in_a_thread() -> str:
+            bind_contextvars(order=11)
+            return "done"
+
+        @server.prompt()
+        def prompt_in_a_thread() -> str:
+            bind_contextvars(order=12)
+            return "done"
+
     with serve(register) as server:
+        server.call("order_in_a_thread", {"number": 9})
+        server.post(message("resources/read", {"uri": "test://threads/10"}))
+        server.post(message("resources/read", {"uri": "test://thread"}))
+        server.post(message("prompts/get", {"name": "prompt_in_a_thread"}))
+        assert [line["order"] for line in lines(capfd) if "outcome" in line] == [9, 10, 11, 12]
         server.call("order", {"number": 7})
         server.post(message("resources/read", {"uri": "test://orders/8"}))
         server.call("health_check")

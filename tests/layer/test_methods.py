@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -265,3 +266,34 @@ if has("inbound.rate_limit"):
                     require_rejection(peer, name, len(LIMITED), "RateLimited")
                 else:
                     assert "result" in peer.ask(name)
+
+
+if has("observe.telemetry"):
+
+    @pytest.mark.parametrize("transport", TRANSPORTS)
+    def test_every_request_is_a_span(transport: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+        receiver = importlib.import_module("test_telemetry").receiver
+        names = [name for _, name in cases(transport)]
+        caller = "127.0.0.1" if transport in HTTP else "stdio"
+        expected = {(method_and_target(name), caller, status) for name in names for status in ("success", "error")}
+        with receiver() as collector, serving(transport, log.read, telemetry_endpoint=collector.endpoint) as peer:
+            for name in names:
+                assert "result" in peer.ask(name)
+                assert DETAIL not in str(peer.ask(name, "crash"))
+            found: set[tuple[str, str, str]] = set()
+
+            def all_arrived() -> bool:
+                found.update(
+                    (span.name, span.attributes["enduser.id"], span.attributes["mcp_server.status"])
+                    for span in collector.spans
+                    if span.kind == "SERVER"
+                )
+                return expected <= found
+
+            wait_for(all_arrived, "a span of each request")
+
+    def method_and_target(name: str) -> str:
+        """Return the name of the span of an example."""
+        method = EXAMPLES[name][0]
+        return " ".join([method, *TARGETS.get(name, {}).values()])

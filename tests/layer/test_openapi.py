@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
+from weather_station.production import policy
 from weather_station.production.testing import Api
 
 Make = Callable[..., Tools]
@@ -88,7 +90,7 @@ RING = {
 
 
 @pytest.mark.parametrize("first", ["A", "B", "C"])
-async def test_what_is_not_set_is_not_sent_whatever_refers_to_what(make: Make, first: str) -> None:
+async def test_unset_fields_of_recursive_models_are_not_sent(make: Make, first: str) -> None:
     tools = make(document({"/x": {"post": operation("make", requestBody=body({"$ref": REF + first}))}}, schemas=RING))
     lists = {"A": "bList", "B": "groupList", "C": "aList"}
     following = {"A": "B", "B": "C", "C": "A"}
@@ -154,7 +156,7 @@ async def test_numbers_are_sent_and_returned_as_json_has_them(make: Make, rest: 
         assert [type(item) for item in result.structured_content.values()] == [type(number), list]
 
 
-async def test_absent_and_null_are_two_things(make: Make, rest: Api) -> None:
+async def test_absent_and_null_are_distinguished(make: Make, rest: Api) -> None:
     properties = {
         "plain": {"type": "string"},
         "nullable": {"type": ["string", "null"]},
@@ -231,7 +233,7 @@ async def test_a_list_in_a_path_stays_one_segment(make: Make, rest: Api, value: 
     assert rest.requests == []
 
 
-async def test_what_is_required_and_not_declared_prevents_no_call(make: Make, rest: Api) -> None:
+async def test_a_required_undeclared_property_prevents_no_call(make: Make, rest: Api) -> None:
     schema = {"type": "object", "required": ["a", "ghost"], "properties": {"a": {}}, "additionalProperties": False}
     tools = make(document({"/x": {"post": operation("make", requestBody=body(schema), responses=answer(schema))}}))
     rest.on("POST", "/x", json={"a": 1})
@@ -286,7 +288,7 @@ ANSWERS: list[tuple[dict[str, Any], dict[str, Any], Any, str]] = [
 
 
 @pytest.mark.parametrize(("responses", "comes", "structured", "text"), ANSWERS, ids=range(len(ANSWERS)))
-async def test_what_came_is_given(
+async def test_the_response_is_returned_by_its_content_type(
     make: Make, rest: Api, responses: dict[str, Any], comes: dict[str, Any], structured: Any, text: str
 ) -> None:
     tools = make(document({"/x": {"post": operation("make", responses=responses)}}, version="3.2.0"))
@@ -297,7 +299,7 @@ async def test_what_came_is_given(
     assert text_of(result) == text
 
 
-async def test_where_the_new_resource_and_the_next_page_are_is_given(make: Make, rest: Api) -> None:
+async def test_the_location_and_link_headers_are_returned(make: Make, rest: Api) -> None:
     tools = make(document({"/x": {"post": operation("make", responses={"201": {"description": "OK"}})}}))
     rest.on("POST", "/x", status=201, headers={"Location": "/x/42", "Link": '</x?page=2>; rel="next"'})
     assert text_of(await tools.call("make")) == '{"status":201}\nLocation: /x/42\nLink: </x?page=2>; rel="next"'
@@ -316,7 +318,7 @@ MISFITS: list[Any] = [{}, {"id": "seven"}, {"id": 1, "tags": None}, {"id": 1, "t
 
 
 @pytest.mark.parametrize("misfit", MISFITS, ids=repr)
-async def test_an_answer_that_does_not_fit_is_passed_on_and_reported(
+async def test_a_response_that_does_not_match_is_passed_on_and_reported(
     make: Make, rest: Api, misfit: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}))
@@ -327,7 +329,9 @@ async def test_an_answer_that_does_not_fit_is_passed_on_and_reported(
     assert "the API's answer does not fit its OpenAPI document" in capfd.readouterr().err
 
 
-async def test_an_answer_that_fits_is_not_reported(make: Make, rest: Api, capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_response_that_matches_is_not_reported(
+    make: Make, rest: Api, capfd: pytest.CaptureFixture[str]
+) -> None:
     tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}))
     for fitting in ({"id": 1}, {"id": 1, "kind": "bird", "later": {}}, {"id": 1, "tags": ["a"]}):
         rest.on("POST", "/x", json=fitting)
@@ -335,7 +339,7 @@ async def test_an_answer_that_fits_is_not_reported(make: Make, rest: Api, capfd:
     assert "does not fit" not in capfd.readouterr().err
 
 
-async def test_a_strict_tool_rejects_an_answer_that_does_not_fit(make: Make, rest: Api) -> None:
+async def test_a_strict_tool_rejects_a_response_that_does_not_match(make: Make, rest: Api) -> None:
     tools = make(document({"/x": {"post": operation("make", responses=answer(PET))}}), strict=True)
     schema = (await tools.published())["make"].output_schema
     assert schema is not None
@@ -422,3 +426,22 @@ async def test_deeply_nested_schemas(make: Make, rest: Api, kind: str, depth: in
     assert (await tools.sent("deep", {"body": {"x": value}})).json() == {"x": value}
     result = await tools.call("deep", {"body": {}})
     assert result.structured_content == (value if isinstance(value, dict) else {"result": value})
+
+
+async def test_a_tool_has_the_policy_of_its_function(make: Make) -> None:
+    tools = make(document({"/items": {"get": operation("find")}}))
+    (generated,) = tools.generated.tools
+    module = importlib.import_module(f"weather_station.{tools.package}.{generated.module}")
+    policy(timeout=1e-9)(module.find)
+    result = await tools.call("find")
+    assert text_of(result) == "Tool find did not finish within 1e-09 seconds and was stopped."
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-ndjson"])
+async def test_a_number_that_json_lacks_is_an_error_that_names_it(make: Make, rest: Api, content_type: str) -> None:
+    tools = make(document({"/items": {"get": operation("find")}}))
+    for content, named in ((b'{"a": NaN}', "NaN at a"), (b"[1e999]", "Infinity at 0"), (b"-Infinity", "-Infinity")):
+        rest.on("GET", "/items", content=content, headers={"Content-Type": content_type})
+        result = await tools.call("find")
+        assert result.is_error
+        assert f" answered with {named}, which JSON does not have. " in text_of(result)

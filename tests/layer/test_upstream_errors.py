@@ -252,10 +252,9 @@ async def test_a_request_that_cannot_be_sent_does_not_show_its_headers(api: Stan
 async def test_a_full_pool_is_reported_as_a_request_that_was_not_sent(
     api: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "MAX_CONNECTIONS", 1)
     monkeypatch.setattr(client, "MAX_CONNECT_SECONDS", 2.0)
     api.behave(hang())
-    async with opened(api.url, **PATIENT | ALONE) as runtime:
+    async with opened(api.url, max_connections=1, **PATIENT | ALONE) as runtime:
         first = asyncio.create_task(runtime.upstream.get_json("/"))
         await asyncio.to_thread(wait_for, lambda: api.requests)
         with pytest.raises(UpstreamConnectError, match="All connections are in use") as caught:

@@ -1,4 +1,4 @@
-"""The server as its hosts start it: with its tools and tests/settings.env, over HTTP and over stdio."""
+"""Smoke test: start the server with its tools and tests/settings.env, over HTTP and over stdio."""
 
 import sys
 
@@ -24,9 +24,9 @@ async def test_the_server_starts_answers_and_stops() -> None:
         assert http.exit_status() == 0 or sys.platform == "win32", http.log()
 
         client = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}
-        _, answer = stdio.exchange(
+        _, response = stdio.exchange(
             {"id": 0, "method": "initialize", "params": client},
             {"method": "notifications/initialized"},
             {"id": 1, "method": "tools/list"},
         )
-        assert [tool["name"] for tool in answer["result"]["tools"]] == listed
+        assert [tool["name"] for tool in response["result"]["tools"]] == listed

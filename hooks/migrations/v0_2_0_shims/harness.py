@@ -1,4 +1,4 @@
-"""Deprecated, for the tests of OpenAPI tools that version 0.1.0 of the template made: use the fixture `server`."""
+"""Deprecated helpers for tests of OpenAPI tools that version 0.1.0 generated: use the fixture `server` instead."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ class Running:
         self._server = server
 
     def call(self, tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Call a tool and return the result as it is sent."""
+        """Call a tool and return the result as sent to the client."""
         return self._server.call(tool, arguments).model_dump(mode="json", by_alias=True, exclude_none=True)
 
 

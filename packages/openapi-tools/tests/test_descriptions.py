@@ -23,7 +23,7 @@ def numbered(operation_id: str, tag: str, summary: str = "") -> dict[str, Any]:
     return operation_with(operationId=operation_id, tags=[tag], **({"summary": summary} if summary else {}))
 
 
-def test_ids_that_only_a_number_tells_apart_give_way_to_tag_and_summary(tmp_path: Path) -> None:
+def test_numbered_operation_ids_are_replaced_by_tag_and_summary(tmp_path: Path) -> None:
     paths = {
         "/users/{id}": {"delete": numbered("delete", "Users", "Delete one")},
         "/groups/{id}": {"delete": numbered("delete_1", "Groups", "Delete one")},

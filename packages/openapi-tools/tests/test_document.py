@@ -131,7 +131,7 @@ def test_a_url_and_the_files_beside_it_are_read(plain: Generated) -> None:
             Document(f"{url}/none.yaml")
 
 
-def test_a_header_opens_a_document_behind_a_login_and_goes_nowhere_else() -> None:
+def test_a_header_is_sent_only_to_the_documents_server() -> None:
     received: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):

@@ -52,7 +52,7 @@ def test_thousands_of_files_are_read(tmp_path: Path) -> None:
         (loading, "MAX_BYTES", 1500, "has more than"),
     ],
 )
-def test_a_limit_rejects_the_document_and_degrades_nothing(
+def test_a_document_above_a_limit_is_rejected_as_a_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, limit: str, value: int, message: str
 ) -> None:
     path = files_of(tmp_path, 10)
@@ -202,7 +202,7 @@ def test_no_depth_of_schemas_prevents_the_other_tools(tmp_path: Path, kind: str,
             assert deepest < 60
 
 
-def test_an_operation_that_no_rule_expected_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_an_unexpected_operation_does_not_affect_the_others(tmp_path: Path) -> None:
     broken = {
         "parameters": [{"in": "query", "name": "q", "style": ["form"], "schema": {"type": {"not": "a type"}}}],
         "responses": {"200": []},
@@ -278,7 +278,7 @@ def test_a_pattern_means_what_it_means_in_ecma_262(pattern: str, accepted: list[
 
 
 @pytest.mark.parametrize("pattern", ["/^a$/", "/a/i", r"\Aab\Z", "(?=a)b", r"(a)\1", "(", "a{,3}", "[]a]", "x" * 5000])
-def test_a_pattern_without_an_equal_is_not_checked(pattern: str) -> None:
+def test_a_pattern_without_an_equivalent_is_not_checked(pattern: str) -> None:
     assert translated_pattern(pattern) is None
 
 
@@ -286,7 +286,7 @@ def test_a_pattern_without_an_equal_is_not_checked(pattern: str) -> None:
     "path",
     ["https://other.example/abs", "//other.example/abs", "relative", "", "\\\\other\\x", "/a\\b", "http:/x", "?a=b"],
 )
-def test_a_path_that_could_lead_elsewhere_is_no_tool(tmp_path: Path, path: str) -> None:
+def test_a_path_to_another_host_gives_no_tool(tmp_path: Path, path: str) -> None:
     generated = generate_from(
         document_with({path: {"get": operation_with()}, "/good": {"get": operation_with()}}), tmp_path
     )
@@ -296,7 +296,7 @@ def test_a_path_that_could_lead_elsewhere_is_no_tool(tmp_path: Path, path: str) 
 
 @settings(max_examples=400, deadline=None, derandomize=True)
 @given(st.text(st.sampled_from("\"\\ab\n'{}é\u2028 "), max_size=60), st.sampled_from(["", "    "]))
-def test_a_text_is_escaped_by_the_means_of_the_language(text: str, indent: str) -> None:
+def test_a_text_is_escaped_as_a_python_literal(text: str, indent: str) -> None:
     cleaned = clean_text(text, 500) or "x"
     source = docstring(cleaned, "")
     assert " ".join(str(ast.literal_eval(source)).split()) == " ".join(cleaned.split())
@@ -352,7 +352,7 @@ def test_the_parts_of_a_multipart_body(tmp_path: Path) -> None:
         ({"type": "object", "properties": {"a": {}}}, "json"),
     ],
 )
-def test_the_schema_of_any_media_type_says_how_a_body_is_sent(tmp_path: Path, schema: Any, kind: str) -> None:
+def test_the_media_type_of_a_body_decides_its_encoding(tmp_path: Path, schema: Any, kind: str) -> None:
     body = {"content": {"*/*": {"schema": schema}}}
     generated = generate_from(
         document_with({"/x": {"post": operation_with(operationId="x", requestBody=body)}}), tmp_path

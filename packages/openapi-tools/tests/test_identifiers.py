@@ -52,7 +52,7 @@ def test_pascal_case(text: str, expected: str) -> None:
     assert pascal_case(text, "Model") == expected
 
 
-def test_long_names_that_begin_alike_stay_apart() -> None:
+def test_long_names_with_the_same_beginning_stay_distinct() -> None:
     first, second = (snake_case(f"{'word_' * 20}{end}", "x") for end in ("one", "two"))
     assert first != second
     assert max(map(len, (first, second))) <= MAX_IDENTIFIER

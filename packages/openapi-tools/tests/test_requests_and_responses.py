@@ -135,7 +135,7 @@ def test_paging_is_mentioned_in_the_description(plain: Generated) -> None:
     assert description == (
         "Lists the pets,\nnewest first.\n\n"
         "The response may be one page of several, selected by limit, cursor.\n\n"
-        "The API names further pages in its Link header, which is part of the answer.\n\n"
+        "The API names further pages in its Link header, which is part of the response.\n\n"
         "GET /pets"
     )
 

@@ -90,7 +90,7 @@ def test_a_new_version_of_the_document(tmp_path: Path, capsys: pytest.CaptureFix
     assert [case["tool"] for case in cases] == ["one", "two", "new"]
 
 
-def test_what_the_owner_has_changed_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edited_parts_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, api(one={"summary": "First"}, two={}, three={}, four={})) == 0
     edit(tmp_path, '"""First\n', '"""Mine: first\n')
     edit(tmp_path, "from typing import Any\n", "import os\nfrom typing import Any\n")
@@ -144,7 +144,7 @@ def test_another_selection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "removed (breaking): GET /one (one)" in capsys.readouterr().out
 
 
-def test_the_format_is_no_change() -> None:
+def test_formatting_does_not_count_as_a_change() -> None:
     text = 'def f(a: int, b: str = "x") -> None:\n    """Do it."""\n    return g(a, b)\n'
     formatted = "def f(\n    a: int,\n    b: str = 'x',\n) -> None:\n    '''Do it.'''\n    return g(\n        a, b)\n"
     assert fingerprint(text) == fingerprint(formatted)
@@ -152,9 +152,7 @@ def test_the_format_is_no_change() -> None:
     assert fingerprint(text) != fingerprint(text.replace("Do it", "Do that"))
 
 
-def test_in_a_project_of_0_1_0_git_says_what_the_owner_has_changed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_edits_in_a_project_of_0_1_0_are_found_with_git(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tools = tmp_path / TOOLS
     tools.mkdir(parents=True)
     (tmp_path / "tests").mkdir()

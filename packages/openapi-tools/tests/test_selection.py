@@ -50,7 +50,7 @@ def test_commas_and_spaces_separate_patterns() -> None:
         ("! POST /*", set()),
     ],
 )
-def test_what_is_left_out(selection: str, expected: set[str]) -> None:
+def test_an_excluding_pattern_removes_operations(selection: str, expected: set[str]) -> None:
     everything = set(tool_names(generate_from_file("plain.yaml")))
     names = set(tool_names(generate_from_file("plain.yaml", selection)))
     assert names < everything

@@ -133,7 +133,7 @@ def document_of_texts(texts: list[str]) -> dict[str, Any]:
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(HOSTILE_TEXTS, min_size=12, max_size=12))
-def test_any_text_in_any_place_stays_a_text(tmp_path: Path, texts: list[str]) -> None:
+def test_any_text_at_any_place_stays_a_string(tmp_path: Path, texts: list[str]) -> None:
     generated = generate_from(document_of_texts(texts), tmp_path)
     assert_harmless(generated)
     assert_models_work(generated)

@@ -140,7 +140,14 @@ def _redirect_stdio() -> tuple[int, int]:
     """Return file descriptors of the original stdin and stdout, empty stdin, and redirect stdout to stderr.
 
     Called before the tools are imported: whatever they print, even at import, would break the protocol on stdout.
+
+    Raises:
+        StartError: one of the streams is closed.
     """
+    from .production.config import StartError
+
+    if None in (sys.stdin, sys.stdout, sys.stderr):  # as they were when Python started
+        raise StartError("stdin, stdout or stderr is closed: over stdio a host has to start the server with all three")
     source, sink = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)

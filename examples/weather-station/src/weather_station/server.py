@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from .production import environment
-from .production.config import ANSWERS, CHOSEN_AT_COPY, ConfigError, ProductionConfig, about
+from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about
 from .production.features import FEATURES
 from .production.inbound import guard
 from .production.observe import health, plain_logging
@@ -13,8 +13,7 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
-UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
-WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "options")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "once", "options", "replicas", "concurrency")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
@@ -42,7 +41,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
             if not problems:  # else it follows from one of them, such as a directory that does not exist
                 raise
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError([*dict.fromkeys(problems)])  # two features may read the same variable
     with tool_loader.errors_explained():
         server = ProductionServer(registry)
     for register_tools in registry.tools.register:

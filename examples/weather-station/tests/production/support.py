@@ -1,4 +1,4 @@
-"""Tools and readers that the tests of the features share."""
+"""Shared tools, and functions that read metrics and logs."""
 
 import json
 from typing import Any
@@ -42,7 +42,7 @@ def text(result: CallToolResult) -> str:
 
 
 def sample(server: Server, name: str, **labels: str) -> float | None:
-    """Return the value of a sample on /metrics; None where there is none."""
+    """Return the value of a sample on /metrics; None if there is none."""
     for line in server.get("/metrics").text.splitlines():
         series, _, value = line.rpartition(" ")
         if series.partition("{")[0] == name and all(f'{key}="{label}"' in series for key, label in labels.items()):

@@ -1,4 +1,4 @@
-"""Static bearer tokens: no call without one, a token's name is its caller, and a new list counts without a restart."""
+"""Static bearer tokens: each call needs one, it names the caller, and changes need no restart."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_a_token_is_required_and_names_its_caller(capfd: pytest.CaptureFixture[s
     assert "x" * 32 not in log
 
 
-def test_a_changed_file_counts_without_a_restart(tmp_path: Path) -> None:
+def test_a_changed_file_takes_effect_without_a_restart(tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"reader:{READER}\n", "utf-8")
     with Server(tools, auth_tokens_file=tokens) as server:
@@ -52,13 +52,13 @@ def test_a_changed_file_counts_without_a_restart(tmp_path: Path) -> None:
         ("AUTH_TOKENS", "reader:short", "AUTH_TOKENS: entry 1: the token must have at least 16 random characters"),
     ],
 )
-def test_a_server_that_nobody_is_kept_out_of_does_not_start(
+def test_an_unsafe_or_invalid_configuration_stops_the_start(
     variable: str, value: str, problem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("weather_station.server.register", tools)
     monkeypatch.setattr("signal.signal", lambda *arguments: None)
     monkeypatch.setenv(variable, value)
     assert main(["--check"]) == 2
-    said = capsys.readouterr().err
-    assert problem in said
-    assert READER not in said
+    errors = capsys.readouterr().err
+    assert problem in errors
+    assert READER not in errors

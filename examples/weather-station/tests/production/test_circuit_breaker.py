@@ -1,4 +1,4 @@
-"""Circuit breaker: an upstream that keeps failing gets no requests for a while; one that works again gets all."""
+"""Circuit breaker: requests to a failing upstream are rejected until a test request succeeds."""
 
 import pytest
 from mcp.server.mcpserver import Context
@@ -37,13 +37,13 @@ def test_a_test_request_that_succeeds_closes_the_circuit(api: Api, capfd: pytest
     assert capfd.readouterr().err.count("circuit changed") == 3
 
 
-def test_a_404_opens_no_circuit(api: Api) -> None:
+def test_a_404_does_not_open_the_circuit(api: Api) -> None:
     with Server(tools, upstream_base_url=api.url, circuit_recovery_timeout=60, **SETTINGS) as server:
         for _ in range(5):
             assert "answered 404" in text(server.call("fetch", {"path": "/orders"}))
 
 
-def test_a_circuit_around_anything_else() -> None:
+def test_a_circuit_breaker_guards_other_dependencies() -> None:
     def register(server: ProductionServer) -> None:
         async def query(ctx: Context) -> str:
             async with circuit_breaker(ctx, "database", failures=OSError):

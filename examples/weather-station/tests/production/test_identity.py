@@ -1,4 +1,4 @@
-"""Identity: a caller is the access token's, else the peer's address, behind trusted proxies the forwarded one."""
+"""Identity: a caller is identified by its access token, else by its address, also behind trusted proxies."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from .support import tools
         (("127.0.0.0/8",), "nobody", "127.0.0.1"),
     ],
 )
-def test_who_calls(proxies: tuple[str, ...], forwarded: str, caller: str) -> None:
+def test_the_caller_is_identified_by_its_address(proxies: tuple[str, ...], forwarded: str, caller: str) -> None:
     with Server(tools, trusted_proxies=proxies) as server:
         sender: Any = server.call("who", headers={"X-Forwarded-For": forwarded}).structured_content
     assert sender["id"] == caller

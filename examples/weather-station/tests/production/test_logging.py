@@ -14,7 +14,7 @@ from weather_station.production.testing import Server
 from .support import SECRET, log_lines, tools
 
 
-def test_a_call_is_one_line_and_what_it_logs_bears_its_context(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_call_is_one_line_and_its_log_lines_have_its_context(capfd: pytest.CaptureFixture[str]) -> None:
     with Server(tools) as server:
         log_lines(capfd)
         server.call("echo", {"text": "hello"})
@@ -51,7 +51,7 @@ def test_arguments_are_logged_on_request_only(shown: bool, capfd: pytest.Capture
     assert line.get("arguments") == ({"text": "token=[redacted]"} if shown else None)
 
 
-def test_records_and_warnings_of_libraries_join_the_log(
+def test_records_and_warnings_of_libraries_are_in_the_log(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEST_API_KEY", SECRET)
@@ -72,7 +72,7 @@ def test_the_level_decides_what_is_logged(capfd: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no poll for pipes")
-def test_a_log_that_nobody_reads_does_not_hold_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unread_log_does_not_block_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = os.pipe()
     monkeypatch.setattr(log_module, "STDERR", Stderr(writer))
     with Server(tools, log_arguments=True) as server:

@@ -1,4 +1,4 @@
-"""Metrics: what calls leave on /metrics."""
+"""Metrics: calls, upstream requests and readiness on /metrics."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def test_calls_are_counted_and_timed_by_tool_and_outcome() -> None:
         assert "no-such-tool" not in server.get("/metrics").text
 
 
-def test_the_upstream_and_readiness_show_too(api: Any) -> None:
+def test_upstream_requests_and_readiness_have_metrics(api: Any) -> None:
     async def fail() -> None:
         raise OSError("refused")
 
@@ -44,7 +44,7 @@ def test_the_upstream_and_readiness_show_too(api: Any) -> None:
         assert sample(server, "process_open_fds") or sample(server, "python_gc_collections_total") is not None
 
 
-def test_a_port_of_their_own() -> None:
+def test_metrics_can_have_a_port_of_their_own() -> None:
     with Server(tools, metrics_port=0) as server:
         assert sample(server, "mcp_build_info") == 1
         assert server.client.get("/metrics").status_code == 404

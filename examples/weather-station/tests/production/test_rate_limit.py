@@ -20,7 +20,7 @@ def test_calls_beyond_the_limit_are_rejected() -> None:
         assert_sample(server, 1, "mcp_tool_calls_total", tool_name="echo", status="rejected")
 
 
-def test_permits_come_back_with_time() -> None:
+def test_permits_are_restored_over_time() -> None:
     with Server(tools, rate_limit_requests=10, rate_limit_window_seconds=1) as server:
         wait_for(lambda: server.call("echo", {"text": "hello"}).is_error)
         wait_for(lambda: not server.call("echo", {"text": "hello"}).is_error)

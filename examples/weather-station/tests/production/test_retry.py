@@ -1,4 +1,4 @@
-"""Retries: a request that may succeed the next time is repeated where that is safe."""
+"""Retries: transient failures are retried where that is safe."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .support import assert_sample, text, tools
 FAST = {"retry_delay_seconds": 0.01, "retry_max_delay_seconds": 0.01, "circuit_failure_threshold": 100}
 
 
-def test_a_transient_failure_is_repeated_until_it_is_over(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_transient_failure_is_retried_until_it_ends(api: Api, capfd: pytest.CaptureFixture[str]) -> None:
     api.on("GET", "/orders", status=503).then(drop=True).then(200)
     with Server(tools, upstream_base_url=api.url, max_retries=2, **FAST) as server:
         assert server.call("fetch", {"path": "/orders"}).structured_content == {"result": 200}
@@ -31,7 +31,7 @@ def test_a_transient_failure_is_repeated_until_it_is_over(api: Api, capfd: pytes
         ({"path": "/orders", "method": "PUT"}, 503, 3),
     ],
 )
-def test_what_is_repeated_and_how_often(arguments: dict[str, Any], status: int, requests: int, api: Api) -> None:
+def test_only_safe_requests_are_retried(arguments: dict[str, Any], status: int, requests: int, api: Api) -> None:
     api.on(arguments.get("method", "GET"), "/orders", status=status)
     with Server(tools, upstream_base_url=api.url, max_retries=2, **FAST) as server:
         result = server.call("fetch", arguments)
@@ -40,7 +40,7 @@ def test_what_is_repeated_and_how_often(arguments: dict[str, Any], status: int, 
     assert len(api.requests) == requests
 
 
-def test_a_function_of_ones_own_is_repeated_too() -> None:
+def test_the_owners_functions_can_be_retried() -> None:
     attempts = 0
 
     def register(server: ProductionServer) -> None:

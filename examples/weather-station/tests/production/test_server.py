@@ -1,4 +1,4 @@
-"""What every server of the template does, shown on a running one with tools of this file."""
+"""The behaviour of every server, on a running one with the tools of this file."""
 
 import asyncio
 import json
@@ -81,7 +81,7 @@ def test_a_result_and_every_kind_of_failure() -> None:
         assert "Unknown tool: missing" in text(server, "missing")
 
 
-def test_a_tool_that_takes_too_long_is_stopped() -> None:
+def test_a_tool_is_stopped_after_its_timeout() -> None:
     with Server(tools, tool_timeout_seconds=0.05) as server:
         assert text(server, "hold") == "Tool hold did not finish within 0.05 seconds and was stopped."
 
@@ -137,7 +137,7 @@ def test_requests_to_the_upstream(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize(("session_mode", "response_mode"), [("stateless", "json"), ("stateful", "sse")])
-def test_sessions_and_progress_are_there_in_their_modes(session_mode: str, response_mode: str) -> None:
+def test_sessions_and_progress_work_in_their_modes(session_mode: str, response_mode: str) -> None:
     with Server(tools, session_mode=session_mode, response_mode=response_mode) as server:
         message = {"jsonrpc": "2.0", **INITIALIZE}
         opened = server.client.post("/mcp", json=message, headers={"Accept": "application/json, text/event-stream"})
@@ -157,7 +157,7 @@ def test_the_plain_log_is_a_line_for_each_record(capfd: pytest.CaptureFixture[st
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")
-def test_a_stopping_server_answers_the_call_in_flight() -> None:
+def test_a_stopping_server_finishes_the_running_call() -> None:
     results = []
     with Process(tools=TOOLS) as server:
         call = threading.Thread(target=lambda: results.append(server.call("hold")))
@@ -167,7 +167,7 @@ def test_a_stopping_server_answers_the_call_in_flight() -> None:
         server.terminate()
         wait_for(lambda: server.get("/readyz").json().get("failing") == ["draining"])
         assert "Server is shutting down." in str(server.call("echo", {"text": "late"}).content)
-        time.sleep(NOTICE_SECONDS)  # so that the call is what keeps the server
+        time.sleep(NOTICE_SECONDS)  # so that only the call delays the exit
         server.get("/release")
         call.join()
         assert server.exit_status() == 0, server.log()
@@ -177,7 +177,7 @@ def test_a_stopping_server_answers_the_call_in_flight() -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run the command in this process with `register` in the place of the tools, and return its exit status."""
+    """Run the command in this process with `register` instead of the tools, and return its exit status."""
     monkeypatch.setattr(signal, "signal", lambda *arguments: None)
 
     def run(*options: str, register: Callable[[ProductionServer], None] = tools) -> int:
@@ -199,7 +199,7 @@ def test_check_reports_whether_the_upstream_answers(
     assert "failed: http://127.0.0.1:9" in failed
 
 
-def test_a_start_that_cannot_work_says_why(
+def test_a_failed_start_names_the_reason(
     command: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def twice(server: ProductionServer) -> None:

@@ -1,4 +1,4 @@
-"""Traces: what an OTLP receiver gets of a call, over the protocol of this project."""
+"""Traces: the spans of a call that an OTLP receiver gets over the protocol of this project."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""The size of the schemas that a model reads, and where a tool has too many of them: the deepest ones cut."""
+"""Measure the schemas that a language model reads, and cut the deepest objects of tools that exceed the budget."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .recursion import replace_models
 from .report import Report
 
 DEFAULT_BUDGET = 10_000
-"""Tokens of one tool."""
+"""Default maximum size of one tool, in tokens."""
 
 CHARACTERS_PER_TOKEN = 4
 """The usual estimate for English and JSON; tokenizers differ by a fifth."""
 
 MAX_LEVELS = 30
-"""Classes within each other: pydantic reads them recursively."""
+"""Maximum nesting of classes; pydantic reads them recursively."""
 
 JSON_TYPES = {"str": "string", "int": "integer", "Number": "number", "bool": "boolean"}
 KEYWORDS = {
@@ -51,13 +51,13 @@ class Sizes:
         self._of_model: dict[Model, int] = {}
 
     def tokens(self, tool: Tool) -> int:
-        """Return about how many tokens a tool takes in the list of tools: names, texts and schemas."""
+        """Return the estimated size of a tool in the list of tools, in tokens: names, texts and schemas."""
         text = len(tool.name) + len(tool.title) + len(tool.description) + 200
-        for each in arguments_of(tool):
-            text += len(_json(type_schema(each.type) | _described(each.description))) + len(each.argument) + 4
-        answers = _answer_types(tool)
-        text += sum(len(_json(type_schema(type_))) for type_ in answers)
-        models = [level for types in (_argument_types(tool), answers) for level in _levels(types)]
+        for part in arguments_of(tool):
+            text += len(_json(type_schema(part.type) | _described(part.description))) + len(part.argument) + 4
+        responses = _response_types(tool)
+        text += sum(len(_json(type_schema(type_))) for type_ in responses)
+        models = [level for types in (_argument_types(tool), responses) for level in _levels(types)]
         return (text + sum(self._size(model) for level in models for model in level)) // CHARACTERS_PER_TOKEN
 
     def forget(self, model: Model) -> None:
@@ -71,21 +71,21 @@ class Sizes:
 
 
 def keep_within_budget(tools: Sequence[Tool], budget: int, report: Report) -> Sizes:
-    """In tools of more than `budget` tokens let the deepest objects be any object, level by level; return the sizes."""
+    """Replace the deepest objects of tools above `budget` tokens with any object, level by level; return the sizes."""
     sizes = Sizes()
     for tool in tools:
         before = tokens = sizes.tokens(tool)
         cut = 0
         while True:
-            sides = [(_levels(_argument_types(tool)), False), (_levels(_answer_types(tool)), True)]
-            levels, is_answer = max(sides, key=lambda side: (len(side[0]), side[1]))
+            sides = [(_levels(_argument_types(tool)), False), (_levels(_response_types(tool)), True)]
+            levels, is_response = max(sides, key=lambda side: (len(side[0]), side[1]))
             if (tokens <= budget and len(levels) <= MAX_LEVELS) or not levels:
                 break
             cut += len(levels[-1])
-            _cut(levels, tool, is_answer, sizes)
+            _cut(levels, tool, is_response, sizes)
             tokens = sizes.tokens(tool)
         if cut:
-            text = f"of about {before:,} tokens {tokens:,} are kept: {cut} kinds of objects in it are any object"
+            text = f"reduced from about {before:,} to {tokens:,} tokens: {cut} types of objects in it accept any object"
             report.add("size", tool.pointer, text)
         if tokens > budget:
             report.add("size", tool.pointer, f"it has about {tokens:,} tokens without any object to cut")
@@ -97,10 +97,10 @@ def arguments_of(tool: Tool) -> list[Parameter | RequestBody]:
 
 
 def _argument_types(tool: Tool) -> list[Type]:
-    return [each.type for each in arguments_of(tool)]
+    return [part.type for part in arguments_of(tool)]
 
 
-def _answer_types(tool: Tool) -> list[Type]:
+def _response_types(tool: Tool) -> list[Type]:
     return [tool.response.type] if tool.response.kind in ("json", "lines") else []
 
 
@@ -116,7 +116,7 @@ def _levels(types: Iterable[Type]) -> list[list[Model]]:
     return levels
 
 
-def _cut(levels: list[list[Model]], tool: Tool, is_answer: bool, sizes: Sizes) -> None:
+def _cut(levels: list[list[Model]], tool: Tool, is_response: bool, sizes: Sizes) -> None:
     """Replace the models of the deepest level where the level above refers to them."""
     replaced = frozenset(levels[-1])
     if len(levels) > 1:
@@ -124,11 +124,11 @@ def _cut(levels: list[list[Model]], tool: Tool, is_answer: bool, sizes: Sizes) -
             sizes.forget(model)
             for prop in model.properties:
                 prop.type = replace_models(prop.type, replaced)
-    elif is_answer:
+    elif is_response:
         tool.response.type = replace_models(tool.response.type, replaced)
     else:
-        for each in arguments_of(tool):
-            each.type = replace_models(each.type, replaced)
+        for part in arguments_of(tool):
+            part.type = replace_models(part.type, replaced)
 
 
 def _json(value: Any) -> str:

@@ -33,7 +33,7 @@ PATH_TEXT = "a b&c=é"
 BINARY = "application/octet-stream"
 SEPARATORS = {"spaceDelimited": " ", "pipeDelimited": "|"}
 MAX_INTEGRAL_FLOAT = 2**53
-"""Up to here a whole number of type float is written without a fraction."""
+"""Largest integral float that is written without a fraction."""
 
 
 def make_case(tool: Tool) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def example_arguments(tool: Tool) -> dict[str, Any]:
 
 
 def invalid_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return `arguments` with one that the tool rejects, or without a required one; None where neither is known."""
+    """Return `arguments` with one that the tool rejects, or without a required one; None if no such call is known."""
     for parameter in sorted(tool.parameters, key=lambda each: not is_constrained(each.type)):
         for value in invalid_values(parameter.type):
             return {**arguments, parameter.argument: value}
@@ -227,7 +227,7 @@ def _compact_json(value: Any) -> str:
 
 
 def _response_and_result(tool: Tool) -> dict[str, Any]:
-    """Return what the stand-in for the API answers, and the structured content that the tool returns then."""
+    """Return the response of the stand-in for the API, and the structured content that the tool returns for it."""
     response = tool.response
     status = response.status if 200 <= response.status < 300 else 200
     if tool.method == "HEAD":

@@ -30,7 +30,7 @@ RECURSION_LIMIT = 5000
 """Schemas nest, and types are converted and written recursively; Python's default of 1000 is too low for them."""
 
 SHARED_MODULES = frozenset(("__init__", MODELS_MODULE))
-"""Modules of `tools` that are no tool modules: their names are never chosen for one."""
+"""Modules of `tools` that contain no tools; no tool module gets their names."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -122,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
         help="BASE_URL of the server, to compare it with the document's servers",
     )
     arguments.add_argument(
-        "--strict", action="store_true", help="make an answer that does not fit the document an error of the tool"
+        "--strict", action="store_true", help="make a response that does not match the document an error of the tool"
     )
     arguments.add_argument(
         "--budget",
@@ -147,7 +147,7 @@ def header(text: str) -> tuple[str, str]:
     """Return name and value of a header that is written as `Name: value`.
 
     Raises:
-        argparse.ArgumentTypeError: It is not.
+        argparse.ArgumentTypeError: `text` is not of that form.
     """
     name, colon, value = text.partition(":")
     if not colon or not HEADER_NAME.fullmatch(name.strip()) or not value.strip().isprintable():
@@ -170,7 +170,7 @@ def differences(planned: Plan, first: bool = False) -> list[str]:
 
 
 def summary(generated: Generated) -> str:
-    """Return a few lines that say what was generated and how much was not."""
+    """Return a summary of what was generated, and of how much was not."""
     modules = len({tool.module for tool in generated.tools})
     lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
     lines.append(f"  {size_of(generated)}")

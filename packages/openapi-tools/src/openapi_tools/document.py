@@ -82,7 +82,7 @@ class Document:
             headers: Headers of the requests for a document behind a login; they are sent to its server only.
 
         Raises:
-            DocumentError: It cannot be read, exceeds a limit, or is neither OpenAPI 3 nor Swagger 2.0.
+            DocumentError: The document cannot be read, exceeds a limit, or is neither OpenAPI 3 nor Swagger 2.0.
         """
         self.location = location if is_url(location) else str(Path(location).expanduser().resolve())
         self.folder = Path(self.location).parent if root is None else Path(root).expanduser().resolve()
@@ -120,8 +120,8 @@ class Document:
         """Return the node that the `$ref` at `origin` names.
 
         Raises:
-            UnresolvedReferenceError: There is none, or it is in a file that must not be read.
-            LimitError: Its file exceeds a limit.
+            UnresolvedReferenceError: There is no such node, or it is in a file that must not be read.
+            LimitError: The file of the node exceeds a limit.
         """
         file, _, fragment = reference.partition("#")
         source, pointer = origin.source, "#"
@@ -159,13 +159,13 @@ class Document:
     @cached_property
     def subtypes(self) -> dict[str, list[Node]]:
         """The schemas of the components whose `allOf` refers to another one, by the pointer of that."""
-        found: dict[str, list[Node]] = {}
+        subtypes_by_pointer: dict[str, list[Node]] = {}
         for _, node in self.root.get("components").get("schemas").entries():
             for part in node.get("allOf").elements():
                 reference = part.mapping.get("$ref")
                 if isinstance(reference, str) and reference.startswith("#/"):
-                    found.setdefault(reference, []).append(node)
-        return found
+                    subtypes_by_pointer.setdefault(reference, []).append(node)
+        return subtypes_by_pointer
 
     def with_absolute_references(self, value: Any, source: str, depth: int = 0) -> Any:
         """Return `value`, which is of the file `source`, with the full location of the file in every `$ref`."""

@@ -48,7 +48,7 @@ TEXT_BY_FORMAT = {
 
 
 class NoExampleError(Exception):
-    """No example can be made; the message says of what."""
+    """No example can be made of a type, which the message names."""
 
 
 def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with_optional: bool = True) -> Any:

@@ -69,7 +69,7 @@ def generate(
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
         budget: How many tokens the schemas of one tool may have.
-        strict: Whether an answer that does not fit the document is an error of the tool.
+        strict: Whether a response that does not match the document is an error of the tool.
         reads_only: Whether only operations become tools that change nothing, by their method.
         base_url: The `BASE_URL` of the server, which is compared with the servers of the document.
 

@@ -1,4 +1,4 @@
-"""What the generated modules import: the names that nothing in them may shadow."""
+"""Names that the generated modules import, and that nothing in them may shadow."""
 
 from __future__ import annotations
 

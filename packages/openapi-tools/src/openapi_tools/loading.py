@@ -42,7 +42,7 @@ def fetch(location: str, headers: Mapping[str, str] | None = None) -> bytes:
     """Return the bytes at a path or http(s) URL, requested with `headers`.
 
     Raises:
-        DocumentError: They cannot be read, or are more than `MAX_BYTES`.
+        DocumentError: The bytes cannot be read, or exceed `MAX_BYTES`.
     """
     try:
         content = _download(location, headers or {}) if is_url(location) else _read_file(location)
@@ -76,7 +76,7 @@ def parse(content: bytes, location: str) -> Any:
     """Return the value of a JSON or YAML document; `location` is named in errors.
 
     Raises:
-        DocumentError: It is neither.
+        DocumentError: `content` is neither.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -140,7 +140,7 @@ def _to_json_value(value: Any, location: str) -> Any:
     """Return a YAML value as JSON has it: with text as keys, and finite.
 
     Raises:
-        ValueError: It is too large or too deep once its aliases are expanded, or has values that JSON does not have.
+        ValueError: The value is too large or too deep once its aliases are expanded, or JSON cannot express it.
     """
     remaining = MAX_NODES
     converted: dict[int, Any] = {}

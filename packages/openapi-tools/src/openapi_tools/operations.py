@@ -1,4 +1,4 @@
-"""The operations of a document, and the tools that they become."""
+"""The operations of a document, and the tools made of them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class RequestBody:
 
 @dataclass
 class Response:
-    """What the document says of the answer to a request that succeeds."""
+    """The response to a successful request, as the document describes it."""
 
     kind: Literal["json", "lines", "text", "binary", "nothing"]
     """What is expected; what comes decides. `lines` are JSON values, each on a line of its own."""
@@ -102,7 +102,7 @@ class Response:
 
 @dataclass
 class Tool:
-    """What the source of a tool and of its test is written from."""
+    """The description of a tool, from which its source and test are written."""
 
     pointer: str
     method: str
@@ -118,7 +118,7 @@ class Tool:
     body: RequestBody | None
     response: Response
     strict: bool = False
-    """Whether an answer that does not fit the document is an error."""
+    """Whether a response that does not match the document is an error."""
 
     def parameters_in(self, location: Location) -> list[Parameter]:
         return [parameter for parameter in self.parameters if parameter.location == location]
@@ -157,13 +157,13 @@ def find_operations(document: Document, report: Report) -> list[Operation]:
 
 def additional_operations(path_item: Node, report: Report) -> dict[str, Node]:
     """Return the operations of a path item by methods beyond the usual ones (OpenAPI 3.2)."""
-    found: dict[str, Node] = {}
+    operations: dict[str, Node] = {}
     for method, node in path_item.get("additionalOperations").entries():
         if re.fullmatch(r"[A-Za-z-]{1,40}", method) and method.lower() not in (*METHODS, "trace", "connect"):
-            found[method] = node
+            operations[method] = node
         else:
             report.add("skipped operation", node.pointer, "its method is not sent: it is fixed, or no token")
-    return found
+    return operations
 
 
 def _pointers_in_order(document: Document) -> Iterator[str]:

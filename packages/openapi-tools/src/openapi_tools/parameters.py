@@ -212,9 +212,9 @@ def without_declared_pairs(path: str, declared: Container[tuple[str, str]]) -> s
     """Return a path without the pairs `name={name}` of its query whose parameter is declared as one of the query."""
     path, question_mark, query = path.partition("?")
     pairs = [pair for pair in query.split("&") if pair]
-    kept = [
+    remaining = [
         pair
         for pair in pairs
         if not (match := re.fullmatch(r"([^={}]+)=\{([^{}]+)\}", pair)) or ("query", match[1]) not in declared
     ]
-    return path + question_mark + "&".join(kept) if kept else path
+    return path + question_mark + "&".join(remaining) if remaining else path

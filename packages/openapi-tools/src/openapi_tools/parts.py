@@ -1,4 +1,4 @@
-"""The parts of a Python file: its head, and each function or class; whether somebody has changed one."""
+"""The parts of a Python file: its head, and each function or class; whether a part has changed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def split(source: str) -> dict[str, str]:
     """Return the text of each part by its name, in the file's order; comments belong to the part that follows them.
 
     Raises:
-        SyntaxError: It is no Python.
+        SyntaxError: `source` is not valid Python.
     """
     lines = source.splitlines(keepends=True)
     parts: dict[str, str] = {}
@@ -49,7 +49,7 @@ def joined(parts: dict[str, str]) -> str:
 
 
 def fingerprint(text: str) -> str:
-    """Return a hash of a part that its format does not change, but its code, texts and comments do."""
+    """Return a hash of the code, texts and comments of a part, independent of its formatting."""
     try:
         tree = ast.dump(ast.parse(text))
         tokens = tokenize.generate_tokens(io.StringIO(text).readline)
@@ -61,27 +61,27 @@ def fingerprint(text: str) -> str:
 
 def imported(head: str) -> dict[str, str]:
     """Return the import statements of a head, each for one name, by that name."""
-    found: dict[str, str] = {}
+    statements: dict[str, str] = {}
     for node in ast.parse(head).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             for alias in node.names:
                 name = alias.asname or alias.name.partition(".")[0]
                 single = type(node)(**{**dict(ast.iter_fields(node)), "names": [alias]})
-                found[name] = ast.unparse(single)
-    return found
+                statements[name] = ast.unparse(single)
+    return statements
 
 
-def merged_heads(kept: str, other: str) -> str:
-    """Return the head `kept` with the imports of `other` that it lacks."""
-    own = imported(kept)
+def merged_heads(head: str, other: str) -> str:
+    """Return the head `head` with the imports of `other` that it lacks."""
+    own = imported(head)
     missing = [statement for name, statement in imported(other).items() if name not in own]
-    return kept.rstrip("\n") + "\n" + "".join(f"{statement}\n" for statement in missing)
+    return head.rstrip("\n") + "\n" + "".join(f"{statement}\n" for statement in missing)
 
 
 def registrations(register: str) -> dict[str, str]:
     """Return the statements of `register(server)` by the function that they add; others by their text."""
     (function,) = (node for node in ast.parse(register).body if isinstance(node, ast.FunctionDef))
-    found: dict[str, str] = {}
+    statements: dict[str, str] = {}
     for node in function.body:
         text = ast.unparse(node)
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -89,8 +89,8 @@ def registrations(register: str) -> dict[str, str]:
             continue
         call = node.value if isinstance(node, ast.Expr) else None
         added = call.args[1] if isinstance(call, ast.Call) and len(call.args) > 1 else None
-        found[added.id if isinstance(added, ast.Name) else text] = text
-    return found
+        statements[added.id if isinstance(added, ast.Name) else text] = text
+    return statements
 
 
 def with_registrations(register: str, statements: dict[str, str]) -> str:

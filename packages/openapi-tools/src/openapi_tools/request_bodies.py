@@ -84,7 +84,7 @@ class RequestBodyReader:
             self.report.add("request body", node.pointer, text)
 
     def _read_schema(self, body: RequestBody, media: Node, class_name: str) -> None:
-        """Convert the schema of a body that has parts, and what the encoding says of each."""
+        """Convert the schema and the encoding of a body with parts."""
         body.type = self.schemas.convert(media.get("schema"), f"{class_name}Body", "request")
         if body.kind == "json":
             return

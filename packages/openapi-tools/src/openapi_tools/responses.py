@@ -22,7 +22,7 @@ class ResponseReader:
         self.schemas = schemas
 
     def read(self, operation: Operation, class_name: str) -> Response:
-        """Return what the document says of the answer when the request succeeds."""
+        """Return the response of the operation to a successful request."""
         responses = operation.node.get("responses")
         successes = self._successes(responses)
         may_be_empty = operation.method == "HEAD"

@@ -1,4 +1,4 @@
-"""A further run in a project that has generated tools: what the owner has not changed follows the document.
+"""A further run in a project with generated tools: parts that the owner has not changed are generated again.
 
 The first run records in `openapi-tools.json` what it wrote: a fingerprint of each function, class and case, and the
 interface of each operation. A part that still has its fingerprint is replaced or removed. Every other part is the
@@ -114,15 +114,15 @@ def _is_same(path: Path, text: str) -> bool:
 def with_needed_models(new: str, current: str, needed: set[str]) -> str:
     """Return the new module of models with those of the current one that kept tools refer to, and that these do."""
     try:
-        parts, kept = split(new), split(current)
+        parts, merged = split(new), split(current)
     except SyntaxError:
         return new
-    missing = [name for name in needed if name in kept and name not in parts]
+    missing = [name for name in needed if name in merged and name not in parts]
     while missing:
         name = missing.pop()
-        parts[name] = kept[name]
-        words = dict.fromkeys(re.findall(r"\w+", kept[name]))
-        missing += [word for word in words if word in kept and word not in parts]
+        parts[name] = merged[name]
+        words = dict.fromkeys(re.findall(r"\w+", merged[name]))
+        missing += [word for word in words if word in merged and word not in parts]
     return joined(parts) if parts else new
 
 
@@ -144,14 +144,14 @@ def _plan_whole(
 def _plan_cases(result: Plan, path: str, new: str | None, text: str, recorded: Mapping[str, str]) -> None:
     new_cases = {case["tool"]: case for case in json.loads(new or "[]")}
     current = {case["tool"]: case for case in json.loads(text)}
-    kept = _merged(
+    merged = _merged(
         result,
         path,
         recorded,
         {name: _json(case) for name, case in current.items()},
         {name: _json(case) for name, case in new_cases.items()},
     )
-    cases = [json.loads(case) for case in kept.values()]
+    cases = [json.loads(case) for case in merged.values()]
     result.files[path] = json.dumps(cases, indent=1) + "\n"
 
 
@@ -167,17 +167,17 @@ def _plan_module(
     new_parts = split(new) if new is not None else {}
     if is_first:  # its parts use the old run-time part, and cannot be mixed with new ones
         if _fingerprints(path, text) != recorded:
-            explained = f"kept with {FIRST_RUNTIME}, which it uses, since you have changed it"
-            result.lines.append(f"{path}: {explained}: move your changes into a new module by hand")
+            reason = f"kept with {FIRST_RUNTIME}, which it uses, since you have changed it"
+            result.lines.append(f"{path}: {reason}: move your changes into a new module by hand")
         elif new is None:
             result.removed.append(path)
         else:
             result.files[path] = str(new)
         return
-    kept = _merged(result, path, recorded, _comparable(current), _comparable(new_parts))
-    functions = {name: text for name, text in kept.items() if "/" not in name and name != HEAD}
+    merged = _merged(result, path, recorded, _comparable(current), _comparable(new_parts))
+    functions = {name: text for name, text in merged.items() if "/" not in name and name != HEAD}
     if REGISTER in current or REGISTER in new_parts:
-        statements = {name.removeprefix("register/"): text for name, text in kept.items() if "/" in name}
+        statements = {name.removeprefix("register/"): text for name, text in merged.items() if "/" in name}
         functions[REGISTER] = with_registrations(current.get(REGISTER) or new_parts[REGISTER], statements)
     own = [name for name in functions if name != REGISTER]
     if not own and not new_parts:
@@ -194,10 +194,10 @@ def _plan_module(
 
 def _comparable(parts: Mapping[str, str]) -> dict[str, str]:
     """Return the parts of a module, with each registration as a part of its own."""
-    found = {name: text for name, text in parts.items() if name not in (HEAD, REGISTER)}
+    parts_by_name = {name: text for name, text in parts.items() if name not in (HEAD, REGISTER)}
     if REGISTER in parts:
-        found |= {f"register/{name}": text for name, text in registrations(parts[REGISTER]).items()}
-    return found
+        parts_by_name |= {f"register/{name}": text for name, text in registrations(parts[REGISTER]).items()}
+    return parts_by_name
 
 
 def _merged(
@@ -208,7 +208,7 @@ def _merged(
     for name, text in new.items():
         if name not in current:
             if name in recorded:
-                result.lines.append(f"{path}: {_shown(name)}: not written, since you have deleted it")
+                result.lines.append(f"{path}: {_display_name(name)}: not written, since you have deleted it")
             else:
                 merged[name] = text
         elif fingerprint(current[name]) == recorded.get(name):
@@ -217,7 +217,7 @@ def _merged(
             merged[name] = current[name]
             if fingerprint(text) not in (recorded.get(name), fingerprint(current[name])):
                 result.lines.append(
-                    f"{path}: {_shown(name)}: kept, since you have changed it; the document changed it too"
+                    f"{path}: {_display_name(name)}: kept, since you have changed it; the document changed it too"
                 )
     own = {}
     for name, text in current.items():
@@ -225,12 +225,12 @@ def _merged(
             own[name] = text
             if name in recorded:
                 result.lines.append(
-                    f"{path}: {_shown(name)}: kept, since you have changed it; the document lacks it now"
+                    f"{path}: {_display_name(name)}: kept, since you have changed it; the document lacks it now"
                 )
     return merged | own
 
 
-def _shown(name: str) -> str:
+def _display_name(name: str) -> str:
     return f"the registration of {name.removeprefix('register/')}" if "/" in name else name
 
 
@@ -252,7 +252,7 @@ def _json(value: Any) -> str:
 
 
 def interface(tool: Tool) -> dict[str, Any]:
-    """Return what callers of a tool rely on: the arguments and the answer, as JSON schemas."""
+    """Return what callers of a tool rely on: the arguments and the response, as JSON schemas."""
     arguments = {
         each.argument: {"required": each.required, "schema": _expanded(each.type, ())} for each in arguments_of(tool)
     }
@@ -297,7 +297,7 @@ def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str
             if before["schema"] != after["schema"]:
                 yield f"argument {name} has another schema"
     if old["answer"] != new["answer"]:
-        yield "the answer has another schema"
+        yield "the schema of the response has changed"
 
 
 def _key(tool: Tool) -> str:
@@ -309,10 +309,10 @@ def _key(tool: Tool) -> str:
 
 def _state_from_git(project: Path) -> dict[str, Any] | None:
     """Return the state that the first commit of each generated file implies, `None` where there are no such files."""
-    found = sorted(project.glob(f"src/*/tools/{FIRST_RUNTIME}"))
-    if not found:
+    runtimes = sorted(project.glob(f"src/*/tools/{FIRST_RUNTIME}"))
+    if not runtimes:
         return None
-    paths = [path for path in found[0].parent.glob("*.py") if path.name != "__init__.py"]
+    paths = [path for path in runtimes[0].parent.glob("*.py") if path.name != "__init__.py"]
     paths += [project / TESTS_PATH, project / CASES_PATH]
     parts: dict[str, dict[str, str]] = {}
     for path in paths:

@@ -139,7 +139,7 @@ def _function(tool: Tool) -> str:
     return (
         f"async def {tool.function}(\n"
         + "".join(f"    {argument},\n" for argument in arguments)
-        + f") -> Answer[{_answer_type(tool)}]:\n"
+        + f") -> Answer[{_response_type(tool)}]:\n"
         + docstring(tool.description, "    ")
         + "    return await call(\n"
         + "".join(f"        {argument},\n" for argument in _call_arguments(tool))
@@ -157,7 +157,7 @@ def _argument(parameter: Parameter | RequestBody) -> str:
     return f"{parameter.name}: {_annotated(parameter, parameter.argument, 'models.')}"
 
 
-def _answer_type(tool: Tool) -> str:
+def _response_type(tool: Tool) -> str:
     response = tool.response
     if response.kind in ("json", "lines"):
         annotation = response.type.annotation("models.")

@@ -1,4 +1,4 @@
-"""Swagger 2.0 as OpenAPI 3.0: the same operations, with bodies, answers and schemas where version 3 has them."""
+"""Swagger 2.0 as OpenAPI 3.0: the same operations, with bodies, responses and schemas where version 3 has them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SCHEMA_KEYWORDS = (
     "type", "format", "items", "default", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
     "minLength", "pattern", "maxItems", "minItems", "uniqueItems", "enum", "multipleOf",
 )  # fmt: skip
-"""What a parameter of version 2 says of its value, beside its place."""
+"""Keywords of a version 2 parameter that describe its value."""
 
 PLACES = {
     "#/definitions/": "#/components/schemas/",
@@ -86,7 +86,7 @@ class _Converter:
         return converted
 
     def produces(self, operation: dict[str, Any]) -> list[str]:
-        """Return the media types of an operation's answers."""
+        """Return the media types of an operation's responses."""
         given = _list(operation.get("produces", self.document.get("produces")))
         return [each for each in given if isinstance(each, str)] or ["application/json"]
 
@@ -143,8 +143,8 @@ def _request_body(parameters: list[dict[str, Any]], consumes: list[str]) -> dict
 
 def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     """Return a path, query or header parameter."""
-    kept = {key: value for key, value in parameter.items() if key not in (*SCHEMA_KEYWORDS, "collectionFormat")}
-    converted = {**kept, "schema": _value_schema(parameter)}
+    schema_free = {key: value for key, value in parameter.items() if key not in (*SCHEMA_KEYWORDS, "collectionFormat")}
+    converted = {**schema_free, "schema": _value_schema(parameter)}
     if parameter.get("type") == "array":
         in_query = parameter.get("in") == "query"
         style = STYLES.get(str(parameter.get("collectionFormat")), "form") if in_query else "simple"

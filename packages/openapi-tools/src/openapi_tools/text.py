@@ -1,4 +1,4 @@
-"""Texts of a document made fit for Python source.
+"""Convert texts of a document for Python source.
 
 A document is untrusted. Its texts reach the generated source only as identifiers (`identifiers`), as literals of ASCII
 and Latin letters (`literal`) and as docstrings (`docstring`), each cut to a length.
@@ -29,12 +29,12 @@ def clean_text(text: object, limit: int) -> str:
     if not isinstance(text, str):
         return ""
     text = text[: 8 * limit].replace("\r\n", "\n").replace("\t", " ")
-    kept = "".join(char for char in text if char in "\n " or unicodedata.category(char)[0] not in "CZ")
-    lines = [re.sub(r" +", " ", line).strip() for line in kept.split("\n")]
-    whole = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()
-    if len(whole) <= limit:
-        return whole
-    return whole[:limit].rsplit(None, 1)[0].rstrip(" ,;:.") + " ..."
+    readable = "".join(char for char in text if char in "\n " or unicodedata.category(char)[0] not in "CZ")
+    lines = [re.sub(r" +", " ", line).strip() for line in readable.split("\n")]
+    cleaned = re.sub(r"\n{2,}", "\n\n", "\n".join(lines)).strip()
+    if len(cleaned) <= limit:
+        return cleaned
+    return cleaned[:limit].rsplit(None, 1)[0].rstrip(" ,;:.") + " ..."
 
 
 def is_unicode(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""The tools that the operations of a document become."""
+"""Read the operations of a document into tools."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class ToolReader:
             if paging:
                 paragraphs.append(f"The response may be one page of several, selected by {', '.join(paging)}.")
             if self._has_link_header(operation):
-                paragraphs.append("The API names further pages in its Link header, which is part of the answer.")
+                paragraphs.append("The API names further pages in its Link header, which is part of the response.")
         return "\n\n".join([*paragraphs, sent])
 
     def _has_link_header(self, operation: Operation) -> bool:

@@ -120,7 +120,7 @@ def trusted_networks(trusted_proxies: Sequence[str]) -> tuple[Network, ...]:
     """Return the networks of the addresses and CIDR blocks in TRUSTED_PROXIES.
 
     Raises:
-        ConfigError: an entry is neither.
+        ConfigError: an entry is neither an address nor a CIDR block.
     """
     try:
         return tuple(ip_network(entry, strict=False) for entry in trusted_proxies)

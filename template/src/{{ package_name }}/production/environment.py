@@ -1,4 +1,4 @@
-"""Variables that libraries read: a value that a library rejects is one line before the start, and no traceback."""
+"""Check variables that libraries read, so that a rejected value is reported in one line before the start."""
 
 from __future__ import annotations
 
@@ -51,39 +51,38 @@ def require(build: Callable[[], object], library: str, names: Iterable[str]) -> 
     """Call `build`, and once for each of `names` after a failure.
 
     Raises:
-        ConfigError: it fails because of variables that `library` reads.
+        ConfigError: `build` fails because of variables that `library` reads.
     """
-    found = rejected(build, names)
-    if found:
-        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in found])
+    if failing := rejected(build, names):
+        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in failing])
 
 
 def rejected(build: Callable[[], object], names: Iterable[str]) -> list[tuple[str, Exception]]:
-    """Return the variables because of which `build` fails, each with the exception.
+    """Return the variables that make `build` fail, each with the exception.
 
-    They are those that the exception names, else those with which alone it fails, else all that are set.
+    These are the variables that the exception names, else each one that alone makes it fail, else all that are set.
 
     Args:
-        build: Does what reads the variables. It is called once, and only after a failure once for each variable.
+        build: Reads the variables. It is called once, and after a failure once more for each variable.
         names: The variables that it may read.
     """
     present = {name: os.environ[name] for name in names if name in os.environ}
-    whole = _failure(build) if present else None
-    if whole is None:
+    failure = _failure(build) if present else None
+    if failure is None:
         return []
-    if named := [(name, whole) for name in present if name in str(whole)]:
+    if named := [(name, failure) for name in present if name in str(failure)]:
         return named
-    found = []
+    failing = []
     try:
         for name in present:
             for other in present:
                 os.environ.pop(other, None)
             os.environ[name] = present[name]
             if (error := _failure(build)) is not None:
-                found.append((name, error))
+                failing.append((name, error))
     finally:
         os.environ.update(present)
-    return found or [(name, whole) for name in present]
+    return failing or [(name, failure) for name in present]
 
 
 def _failure(build: Callable[[], object]) -> Exception | None:

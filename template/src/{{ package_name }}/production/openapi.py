@@ -1,8 +1,8 @@
 """Run-time part of the tools that were generated from an OpenAPI document: arguments, requests, answers and errors.
 
-The generated modules in `tools/` import everything that they need from here. A tool returns an `Answer`. What the model
-gets of it follows the content type that came: JSON, text, a file in base64, or only the status. An answer that does not
-fit the document is passed on and reported to the operator (log, `mcp_openapi_mismatches_total`), or is an error where
+The generated modules in `tools/` import everything that they need from here. A tool returns an `Answer`. The model gets
+it by its content type: JSON, text, a file in base64, or only the status. An answer that does not match the document is
+passed on and reported to the operator (log, `mcp_openapi_mismatches_total`), or is an error where
 the tool was registered with `strict=True`.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import inspect
 import json
-import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -24,7 +23,6 @@ import httpx2
 import structlog
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp_types import AudioContent, CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from pydantic import (
     BaseModel,
@@ -37,8 +35,10 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from . import upstream
+from .inbound.results import ToolMetadata
 from .registry import registry_of
 from .sdk import ProductionServer
+from .upstream.client import parse_json
 from .upstream.errors import UpstreamStatusError
 
 T = TypeVar("T")
@@ -131,10 +131,10 @@ class Answer(Generic[T]):
         media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if re.search(r"(^|[/+.-])(jsonl|x?-?ndjson|jsonlines|json-seq)$", media_type):
             lines = [line.strip("\x1e \r\t") for line in response.text.split("\n")]
-            values = [_parsed(line) for line in lines if line]
+            values = [_parsed(response, line) for line in lines if line]
             return response.text if _INVALID in values else values
         if not media_type or re.search(r"[/+]json$", media_type):
-            value = _parsed(response.content)
+            value = _parsed(response)
             if value is not _INVALID:
                 return value
         if media_type.startswith("text/") or re.search(
@@ -153,19 +153,12 @@ class Answer(Generic[T]):
 _INVALID = object()
 
 
-def _parsed(content: bytes | str) -> Any:
+def _parsed(response: httpx2.Response, text: str | None = None) -> Any:
     """Return the value of JSON, or `_INVALID`."""
     try:
-        return json.loads(content, parse_constant=_finite, parse_float=_finite)
+        return parse_json(response, text)
     except (ValueError, RecursionError):
         return _INVALID
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
-    return number
 
 
 # --- Registration --------------------------------------------------------------------------------------------
@@ -189,7 +182,7 @@ def add(
         server: A server made by `create_server`.
         tool: A function whose `Answer` has the type that is published.
         title: The tool's title.
-        annotations: What the tool does.
+        annotations: The tool's annotations (read-only, destructive, idempotent, open world).
         name: The tool's name, where it is not the function's.
         strict: Whether an answer that does not fit its type is an error.
 
@@ -229,17 +222,7 @@ def add(
     model.model_rebuild(force=True)
     parameters |= {item.alias: parameter for parameter, item in model.model_fields.items() if item.alias}
     added.parameters = compact(model.model_json_schema(by_alias=True))
-    added.fn_metadata = _Metadata(arg_model=model, output_schema=schema)
-
-
-class _Metadata(FuncMetadata):
-    def pre_parse_json(self, data: dict[str, Any]) -> dict[str, Any]:
-        """Read texts as JSON only where they are not valid as they stand: some hosts send objects as texts."""
-        try:
-            self.arg_model.model_validate(data)
-        except ValidationError:
-            return super().pre_parse_json(data)
-        return data
+    added.fn_metadata = ToolMetadata(arg_model=model, output_schema=schema)
 
 
 class _LazyAdapter:
@@ -264,7 +247,7 @@ class _LazyAdapter:
 
 
 def compact(schema: Any) -> Any:
-    """Return a JSON schema without what says nothing: titles, `default: null`, and `additionalProperties: true`."""
+    """Return a JSON schema without redundant members: titles, `default: null`, and `additionalProperties: true`."""
     if isinstance(schema, list):
         return [compact(item) for item in schema]
     if not isinstance(schema, dict):
@@ -304,7 +287,7 @@ def _output_schema(adapter: _LazyAdapter, strict: bool) -> tuple[dict[str, Any] 
 
 
 def _is_object(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> bool:
-    """Return whether a schema allows nothing but objects."""
+    """Return whether a schema allows objects only."""
     if "$ref" in schema:
         return _is_object(definitions[schema["$ref"].rsplit("/", 1)[-1]], definitions)
     if "anyOf" in schema:
@@ -313,7 +296,7 @@ def _is_object(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> boo
 
 
 def _result(answer: Answer[Any], is_wrapped: bool) -> CallToolResult:
-    """Return what the model gets of an answer."""
+    """Return the result for the model."""
     content, response = answer.content, answer.response
     value = content.model_dump() if isinstance(content, BaseModel) else content
     blocks: list[ContentBlock] = []
@@ -560,7 +543,7 @@ def binary_body(value: str | None, media_type: str) -> Body | None:
     """Return a body that the model gives in base64.
 
     Raises:
-        ToolError: it is not base64.
+        ToolError: the text is not base64.
     """
     return None if value is None else Body(_from_base64("body", value), media_type)
 
@@ -665,8 +648,8 @@ def _explain(error: UpstreamStatusError, ctx: Context) -> None:
         is_html = "html" in error.response.headers.get("Content-Type", "") or content.lstrip()[:1] == "<"
         text = "" if is_html else " ".join(content.split())
     else:
-        useful = _useful(content, depth=0)
-        text = to_json(useful) if useful else ""
+        details = _error_details(content, depth=0)
+        text = to_json(details) if details else ""
     key = registry_of(ctx).config.upstream_api_key
     if key is not None and len(key.get_secret_value()) > 3:
         text = text.replace(key.get_secret_value(), "[redacted]")
@@ -680,19 +663,19 @@ def _explain(error: UpstreamStatusError, ctx: Context) -> None:
         error.advice = "Correct the arguments before trying again."
 
 
-def _useful(value: Any, depth: int) -> Any:
-    """Return the part of an error's body that says what is wrong; the whole where no name is known."""
+def _error_details(value: Any, depth: int) -> Any:
+    """Return the members of an error's body that describe the error; all of it if none is known."""
     if depth > 6:
         return None
     if isinstance(value, list):
-        return [_useful(item, depth + 1) for item in value[:20]]
+        return [_error_details(item, depth + 1) for item in value[:20]]
     if not isinstance(value, dict):
         return value
     known = {name: item for name, item in value.items() if ERROR_KEYS.match(name)} or value
     return {
         name: "[redacted]"
         if SECRET_KEYS.search(name) and not isinstance(item, dict | list)
-        else _useful(item, depth + 1)
+        else _error_details(item, depth + 1)
         for name, item in known.items()
         if item not in (None, "", [], {})
     }

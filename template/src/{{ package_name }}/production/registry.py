@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -33,6 +34,10 @@ Callback = Callable[[], Awaitable[None]]
 
 Check = Callable[[], Awaitable[None]]
 """A readiness check: returns if ready, else raises the reason."""
+
+
+FirstUse = Callable[[str, str, float], Awaitable[bool]]
+"""Gets a purpose, a key and its lifetime in seconds; returns whether the key is new there, and remembers it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,11 @@ class MetricsExport(Protocol):
 class Circuit(Protocol):
     """One circuit of the circuit breaker."""
 
-    def admit(self) -> int:
+    def admit(self, caller: str = "") -> int:
         """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
         ...
 
-    def record(self, generation: int, verdict: Verdict) -> None: ...
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
 
 
 @dataclass(slots=True)
@@ -104,6 +109,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
     listeners: list[Listener] = field(default_factory=list)
     addresses: dict[str, str] = field(default_factory=dict)
@@ -159,6 +166,25 @@ class Runtime:
     upstream: Upstream
 
 
+MAX_LEARNED = 16_384
+"""Greatest number of secrets that are learned; the oldest are forgotten."""
+
+
+class LearnedSecrets:
+    """Secrets that are no settings, such as the tokens of a file and those obtained for the upstream."""
+
+    def __init__(self) -> None:
+        self.latest: deque[str] = deque(maxlen=MAX_LEARNED)
+        self.count = 0
+        """How many were added, the forgotten ones too."""
+
+    def add(self, *secrets: str) -> None:
+        """Redact `secrets` from now on."""
+        for secret in secrets:
+            self.latest.append(secret)
+            self.count += 1
+
+
 @dataclass(slots=True)
 class Registry:
     """One server's registrations."""
@@ -167,8 +193,8 @@ class Registry:
     about: About
     settings: BaseSettings | None = None
     """The owner's own settings (`options.py`)."""
-    presentation: Mapping[str, Any] = field(default_factory=dict)
-    """The owner's arguments for `MCPServer`: instructions, icons, website, cache hints and extensions."""
+    server_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for `MCPServer`: the owner's presentation (`options.py`), and those of features."""
     features: tuple[str, ...] = ()
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
@@ -176,6 +202,10 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    first_use: FirstUse = field(init=False)
+    """Set where `once` and rate limits need it."""
+    policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
+    """The fields of a policy that the server supports."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)
@@ -190,6 +220,7 @@ class Registry:
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""
     running: list[Runtime] = field(default_factory=list)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from mcp.server.context import CallNext as SDKCallNext
@@ -16,6 +15,8 @@ from mcp_types import CallToolResult, TextContent
 
 from .caller import Caller
 from .config import StartError
+from .json_values import valid_unicode
+from .policy import Policy
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -32,9 +33,6 @@ LISTEN = "subscriptions/listen"
 
 REJECTED = -32000
 """JSON-RPC code of a rejected request other than tools/call: implementation-defined (JSON-RPC 2.0, section 5.1)."""
-
-
-NO_POLICY: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -56,11 +54,13 @@ class MCPRequest:
     """The task that handles the request."""
     call_sdk: SDKCallNext
     """Continues in the SDK, which validates the parameters, runs the handler and builds the result."""
-    policy: Mapping[str, Any]
-    """The fields of the target's `policy(...)`."""
+    policy: Policy
+    """The policy of the target."""
     status: Status = "success"
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
+    ran: bool = False
+    """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 
@@ -99,17 +99,17 @@ def give_error(request: MCPRequest, code: int, text: str, **meta: Any) -> CallTo
         MCPError: for any other method, a JSON-RPC error with `code`, `text` as its message and `meta` as its data.
     """
     if request.method == TOOLS_CALL:
-        return error_result(text, **meta)
+        return error_result(valid_unicode(text), **meta)
     if request.method == RESOURCES_READ:
-        meta["uri"] = request.target  # MCP specification 2025-11-25, server/resources#error-handling
-    raise MCPError(code=code, message=text, data=meta or None)
+        meta["uri"] = valid_unicode(request.target)  # MCP specification 2025-11-25, server/resources#error-handling
+    raise MCPError(code=code, message=valid_unicode(text), data=meta or None)
 
 
 def is_own_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
     """Return whether code in `task` failed with `error`, which may be any `BaseException`.
 
-    It did not where the task was cancelled, or its coroutine is closed. A `CancelledError` that the code caused itself
-    is a failure: then nobody has cancelled `task`.
+    False if the task was cancelled, or its coroutine is closed. A `CancelledError` that the code itself caused is a
+    failure, since `task` was not cancelled.
     """
     if isinstance(error, asyncio.CancelledError):
         return task is None or task.cancelling() == 0

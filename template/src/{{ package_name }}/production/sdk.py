@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.runner import ServerRunner
+from mcp.shared._callable_inspection import is_async_callable
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
@@ -44,12 +45,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from .caller import UNKNOWN
-from .config import ConfigError, StartError
-from .inbound import pipeline
+from .config import UPDATE, ConfigError, StartError
+from .inbound import pipeline, results
+from .inbound.arguments import problems_with
+from .inbound.threads import Threads
+from .json_values import valid_unicode
+from .policy import ANSWERS, NO_POLICY, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
-    NO_POLICY,
     PROMPTS_GET,
     RESOURCES_READ,
     TOOLS_CALL,
@@ -63,6 +67,9 @@ from .upstream.client import Upstream
 
 SHUTDOWN_CALLBACK_SECONDS = 5.0
 """Time limit of one shutdown callback."""
+
+INVALID_RESULT = "Handler returned an invalid result"
+"""The SDK's message for a result that does not fit the protocol."""
 
 NO_STATE = ""
 """The state of an `input_required` round that the handler gave none."""
@@ -86,7 +93,7 @@ class ProductionServer(MCPServer[Runtime]):
         self.registry = registry
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
-        self._policies: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._threads = Threads(registry)
         about = registry.about
         super().__init__(
             about.name,
@@ -95,7 +102,7 @@ class ProductionServer(MCPServer[Runtime]):
             version=about.version,
             log_level=registry.config.log_level,
             lifespan=lambda _: self.running(),
-            **registry.presentation,
+            **registry.server_arguments,
         )
         self.drain = drain.install(registry)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
@@ -111,15 +118,20 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken or not allowed, or the function cannot be a tool.
         """
         tool = name or str(getattr(fn, "__name__", ""))
-        existing = self._tool_manager.get_tool(tool)
-        if problem := tool_loader.problem_with(fn, tool, existing.fn if existing else None):
+        if problem := tool_loader.problem_with(fn, tool, self._functions.get((TOOLS_CALL, tool))):
             raise StartError(problem)
         try:
             super().add_tool(fn, tool, *args, **options)
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
-        self._functions[TOOLS_CALL, tool] = fn
+        added = self.registered_tools()[-1]
+        if problem := tool_loader.problem_with_arguments(fn, added):
+            raise StartError(problem)
+        added.fn_metadata = results.metadata_of(added, structured=options.get("structured_output") is not False)
+        if not added.is_async:
+            added.fn, added.is_async = self._threads.wrap(added.fn), True
+        self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
 
@@ -129,7 +141,8 @@ class ProductionServer(MCPServer[Runtime]):
         Raises:
             StartError: the URI is taken, or the function cannot be a resource.
         """
-        return self._registering("resource", RESOURCES_READ, lambda fn: uri, super().resource(uri, **options))
+        add = super().resource(uri, **options)
+        return self._registering("resource", RESOURCES_READ, lambda fn: uri, add, results.resource_content)
 
     def prompt(self, name: str | None = None, *args: Any, **options: Any) -> Callable[[Handler], Handler]:
         """Return a decorator that registers a function as a prompt.
@@ -138,24 +151,41 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken, or the function cannot be a prompt.
         """
         add = super().prompt(name, *args, **options)
-        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add)
+        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add, valid_unicode)
 
     def _registering(
-        self, kind: str, method: str, name_of: Callable[[Handler], str], add: Callable[[Handler], Handler]
+        self,
+        kind: str,
+        method: str,
+        name_of: Callable[[Handler], str],
+        add: Callable[[Callable[..., Any]], object],
+        convert: Callable[[Any], Any],
     ) -> Callable[[Handler], Handler]:
         def decorator(fn: Handler) -> Handler:
             name = name_of(fn)
             if problem := tool_loader.problem_with_handler(fn, f"{kind} {name}", self._functions.get((method, name))):
                 raise StartError(problem)
             try:
-                add(fn)
+                add(results.converting(fn, convert))
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
-            self._functions[method, name] = fn
+            self._bound_threads(kind, name)
+            self._keep(fn, method, name)
             return fn
 
         return decorator
+
+    def _bound_threads(self, kind: str, name: str) -> None:
+        """Run the resource or prompt in a thread of `_threads` if its function is not async."""
+        resources = self._resource_manager
+        registered: Any = (
+            self._prompt_manager.get_prompt(name)
+            if kind == "prompt"
+            else resources._resources.get(name) or resources._templates.get(name)
+        )
+        if not is_async_callable(registered.fn):
+            registered.fn = self._threads.wrap(registered.fn)
 
     def custom_route(
         self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True
@@ -189,8 +219,11 @@ class ProductionServer(MCPServer[Runtime]):
         request = _enter(context)
         if request is None:
             return await super().call_tool(name, arguments, context)
-        if self._tool_manager.get_tool(name) is None:
+        tool = self._tool_manager.get_tool(name)
+        if tool is None:
             return pipeline.explain_unknown(request, "tool")
+        if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
+            return pipeline.explain_arguments(request, "tool", problems)
         try:
             return _with_state(await super().call_tool(name, arguments, context))
         except BaseException as error:
@@ -258,14 +291,28 @@ class ProductionServer(MCPServer[Runtime]):
                 return CompleteResult(completion=completion or Completion(values=[]))
 
             self._lowlevel_server.add_request_handler(COMPLETE, CompleteRequestParams, handler)
+            self._keep(complete, COMPLETE, "")
             return complete
 
         return decorator
 
+    def _keep(self, fn: Callable[..., Any], method: str, label: str) -> None:
+        """Remember the function of a target.
+
+        Raises:
+            StartError: its policy has a field that the server does not support.
+        """
+        self._functions[method, label] = fn
+        for field in policy_of(fn).set_fields():
+            if field not in self.registry.policy_fields:
+                raise StartError(
+                    f"{tool_loader.location(fn)}: policy({field}=...): this project has no {field} feature. "
+                    f"Add it with: {UPDATE} {ANSWERS[field]}"
+                )
+
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
-        handler = self._functions.get((request.method, request.target_label))
-        if isinstance(error, ValidationError) and handler is not None and not tool_loader.ran(handler, error):
+        if isinstance(error, ValidationError) and not request.ran:
             pipeline.explain_arguments(request, kind, pipeline.problems_of(error))
         pipeline.explain_failure(request, error)
 
@@ -278,6 +325,10 @@ class ProductionServer(MCPServer[Runtime]):
             if self._accepts(ctx):
                 raise
             raise MCPError(INVALID_PARAMS, "Invalid request parameters", "") from None
+        except MCPError as error:
+            if error.error.message == INVALID_RESULT and isinstance(error.__context__, ValidationError):
+                raise TypeError(INVALID_RESULT) from error
+            raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
         return result
@@ -307,6 +358,10 @@ class ProductionServer(MCPServer[Runtime]):
 
         connection.exit_stack.callback(report)
 
+    def has_session(self, session_id: str) -> bool:
+        """Return whether a session over HTTP is open."""
+        return session_id in self.session_manager._server_instances
+
     def _to_wire(self, ctx: ServerRequestContext[Any, Any], result: CallToolResult) -> Result:
         runner = ServerRunner(self._lowlevel_server, ctx.session._connection, ctx.lifespan_context)
         return runner._serialize(TOOLS_CALL, ctx.protocol_version, result)
@@ -329,8 +384,9 @@ class ProductionServer(MCPServer[Runtime]):
                 label = self._resource_label(target)
         else:
             served = method == "initialize" or self._lowlevel_server.get_request_handler(method) is not None
-            return method if served else UNKNOWN, "", "", NO_POLICY
-        return method, str(target), label, self._policies.get((method, label), NO_POLICY)
+            method, target, label = method if served else UNKNOWN, "", ""
+        fn = self._functions.get((method, label))
+        return method, str(target), label, NO_POLICY if fn is None else policy_of(fn)
 
     def _resource_label(self, uri: str) -> str:
         """Return the URI of a registered resource, or the URI template that matches."""
@@ -349,7 +405,7 @@ class ProductionServer(MCPServer[Runtime]):
 
         Raises:
             ConfigError: a callback rejects the configuration.
-            StartError: a startup callback failed.
+            StartError: a startup callback failed, or a policy has a field that the server does not support.
         """
         registry = self.registry
         parts = registry.upstream
@@ -360,6 +416,9 @@ class ProductionServer(MCPServer[Runtime]):
             try:
                 for startup in registry.on_startup:
                     await _run_startup(startup)
+                # Again, for decorators above the one that registers.
+                for (method, label), fn in self._functions.items():
+                    self._keep(fn, method, label)
                 started = True
                 yield runtime
             finally:

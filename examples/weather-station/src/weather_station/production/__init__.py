@@ -12,7 +12,9 @@ from structlog.stdlib import get_logger
 
 from .caller import Caller, caller
 from .config import ProductionConfig
+from .inbound.single_use import once
 from .observe.meter import Meter
+from .policy import policy
 from .registry import Callback, CallContext, Check, Runtime, Server, registry_of
 from .serve.options import Settings
 from .serve.tool_loader import register_modules
@@ -49,6 +51,8 @@ __all__ = [
     "meter",
     "on_shutdown",
     "on_startup",
+    "once",
+    "policy",
     "readiness_check",
     "register_modules",
     "retry",

@@ -142,6 +142,9 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 
 
+UPDATE = "uvx copier update --trust --defaults --vcs-ref=:current: --data"
+"""The command that changes the answers given after it."""
+
 CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", "upstream_auth"))
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
@@ -152,6 +155,9 @@ SIMILARITY = 0.87
 
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
+
+SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS")
+"""Variables with several secrets, each of which may stand alone in a text."""
 
 MIN_SECRET = 4
 """Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
@@ -273,15 +279,22 @@ class ProductionConfig(EnvironmentSettings):
     session_mode: Literal["stateless", "stateful"] = "stateless"
     response_mode: Literal["json", "sse"] = "json"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
+    max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)
     max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
+    max_requests_per_caller: int = Field(default=1024, ge=1, le=65_536)
+    max_streams_per_caller: int = Field(default=64, ge=1, le=65_536)
+    max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
+    max_tool_threads: int = Field(default=40, ge=1, le=10_000)
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 
     allowed_hosts: CommaSeparated = ()
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
+
+    request_state_keys: SecretStr | None = None
 
     auth: Literal["token", "jwt", "none"] = "token"
     auth_tokens: SecretStr | None = None
@@ -306,6 +319,7 @@ class ProductionConfig(EnvironmentSettings):
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
     log_arguments: bool = False
+    log_access_sampling: float = Field(default=0.0, ge=0, le=1, allow_inf_nan=False)
 
     enable_metrics: bool = True
     metrics_port: Port | None = None
@@ -317,6 +331,7 @@ class ProductionConfig(EnvironmentSettings):
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"
+    enable_redis: bool = False
     redis_url: SecretStr | None = None
 
     enable_telemetry: bool = True
@@ -328,6 +343,7 @@ class ProductionConfig(EnvironmentSettings):
     upstream_api_key_header: str = Field(default="Authorization", pattern=HTTP_NAME)
     upstream_api_key_scheme: str = Field(default="Bearer", pattern=HTTP_NAME)
     upstream_api_key_query: str = ""
+    max_connections: int = Field(default=100, ge=1, le=10_000)
     upstream_allowed_hosts: CommaSeparated = ()
     upstream_auth: Literal["api_key", "per_caller", "client_credentials", "token_exchange", "entra_obo"] = "api_key"
     upstream_keys_file: Path | None = None
@@ -457,15 +473,16 @@ def secret_texts() -> list[str]:
             value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE"))
         except ValueError:
             value = os.environ.get(name)
-        texts |= secret_forms(value or "", is_list=name == "AUTH_TOKENS")
+        texts |= secret_forms(value or "", is_list=name in SECRET_LISTS)
     return sorted((text for text in texts if len(text) >= MIN_SECRET), key=len, reverse=True)
 
 
 def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
-    """Return a secret as it may occur in texts: itself, the password of a URL, the tokens of a list of `name:token`."""
+    """Return a secret as it may occur in texts: itself, the password of a URL, the items of a list, without names."""
     texts = {value.strip()}
     if is_list:
-        texts |= {part.partition(":")[2].strip() for part in value.split(",")}
+        items = [item.strip() for item in re.split(r"[,\r\n]", value)]
+        texts |= {*items, *(item.partition(":")[2].strip() for item in items)}
     elif "://" in value:
         user = value.partition("://")[2].rpartition("@")[0]
         texts |= {user, user.partition(":")[2]}

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .inbound.auth_token import install as auth_token
+from .inbound.concurrency import install as concurrency
 from .inbound.identity import install as identity
 from .inbound.rate_limit import install as rate_limit
+from .inbound.replicas import install as replicas
+from .inbound.single_use import install as single_use
 from .observe.logging import install as logging
 from .observe.metrics import install as metrics
 from .observe.telemetry_http import install as telemetry_http
@@ -25,11 +28,14 @@ from .upstream.retry import install as retry
 FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "identity": identity,
     "options": options,
+    "once": single_use,
+    "replicas": replicas,
     "metrics": metrics,
     "logging": logging,
     "telemetry": telemetry_http,
     "auth": auth_token,
     "rate_limiting": rate_limit,
+    "concurrency": concurrency,
     "retries": retry,
     "circuit_breaker": circuit_breaker,
     "listeners": listeners,

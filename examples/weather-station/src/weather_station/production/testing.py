@@ -258,14 +258,14 @@ class _ApiHandler(BaseHTTPRequestHandler):
         self.wfile.write(b"" if self.command == "HEAD" else content)
 
     def log_message(self, *arguments: object) -> None:
-        """Keep stderr for the server's own log."""
+        """Write nothing: stderr is for the server's own log."""
 
 
 class Call:
     """Calls tools through the whole pipeline, in this process.
 
     Args:
-        tools: Registers tools in the place of the project's own.
+        tools: Registers tools instead of the project's own.
         settings: Fields of `ProductionConfig`; they override the environment.
     """
 
@@ -382,7 +382,7 @@ class Server(Endpoint):
     """An HTTP server on a loopback port, in a thread of this process; its first use starts it.
 
     Args:
-        tools: Registers tools in the place of the project's own.
+        tools: Registers tools instead of the project's own.
         settings: Fields of `ProductionConfig`; they override the environment.
     """
 
@@ -437,7 +437,7 @@ class Process(Endpoint):
 
     Args:
         options: Options of the command.
-        tools: A function `path.py:register` in the place of the project's own tools.
+        tools: A function `path.py:register` instead of the project's own tools.
         settings: Environment variables.
     """
 

@@ -1,7 +1,7 @@
 """Bearer token authentication of the MCP endpoint (RFC 6750; RFC 9728 for the challenge).
 
 Each method of authentication provides a verifier, which returns the user of a token or raises `AuthError`. A server can
-have several at once: the first one that knows a token decides about it.
+have several at once: the first one that recognises a token decides.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..caller import User
 from ..observe.rejections import Reason, Rejections
 from ..registry import HealthPart, Registry
 from .guard import resolves_to_loopback
-from .http_limits import http_error
+from .http_limits import IS_VALID, http_error
 
 MAX_TOKEN_BYTES = 16_384
 """Longest token that is verified; a large JWT has a few thousand bytes."""
@@ -53,7 +53,7 @@ class AuthError(Exception):
 
 
 class UnknownTokenError(AuthError):
-    """The token is none of this method: another one may know it."""
+    """The token is not of this method, but may be of another one."""
 
     def __init__(self, reason: str = "The access token is not valid") -> None:
         super().__init__(401, "invalid_token", reason)
@@ -68,7 +68,7 @@ class Verifier(Protocol):
             scope: The request, without its user.
 
         Raises:
-            UnknownTokenError: the token is none of this method.
+            UnknownTokenError: the token is not of this method.
             AuthError: the token is not valid, or lacks a required scope.
         """
         ...
@@ -141,16 +141,28 @@ class BearerAuthentication:
         self._app = AuthContextMiddleware(app)
         self._verifiers = verifiers
         self._challenge = challenge
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            scope["user"] = await self._verified(bearer_token(scope), scope)
+            token = bearer_token(scope)
+            user = scope["user"] = await self._verified(token, scope)
         except AuthError as error:
-            peer = (scope.get("client") or ("unknown",))[0]
-            self._rejected(REASONS[error.status], error.reason, http_status=error.status, peer=peer)
+            self._rejected(REASONS[error.status], error.reason, scope, http_status=error.status)
             await self._reject(error, scope, send)
             return
+
+        async def is_valid() -> bool:
+            """Return whether the token is still valid, for a stream that is open; while this is unknown, it is."""
+            try:
+                return (await self._verified(token, scope)).caller.id == user.caller.id
+            except AuthError as error:
+                if error.status not in (401, 403):
+                    return True
+                self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
+                return False
+
+        scope[IS_VALID] = is_valid
         await self._app(scope, receive, send)
 
     async def _verified(self, token: bytes, scope: Scope) -> User:
@@ -203,12 +215,12 @@ class Fingerprint:
 
 def methods(registry: Registry) -> Methods:
     """Return the methods of authentication of a server; the first use creates them."""
-    found = registry.http.authentication
-    if not isinstance(found, Methods):
-        registry.http.authentication = found = Methods(registry)
-        registry.http.start_checks.append(found.problems)
-        registry.health.parts.append(found.health)
-    return found
+    configured = registry.http.authentication
+    if not isinstance(configured, Methods):
+        registry.http.authentication = configured = Methods(registry)
+        registry.http.start_checks.append(configured.problems)
+        registry.health.parts.append(configured.health)
+    return configured
 
 
 def require_tls(registry: Registry, setting: str, url: str, danger: str) -> None:

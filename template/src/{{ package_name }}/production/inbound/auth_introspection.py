@@ -1,4 +1,4 @@
-"""Authentication with opaque access tokens: the authorization server says what a token is (RFC 7662).
+"""Authentication with opaque access tokens, by introspection at the authorization server (RFC 7662).
 
 A response is cached briefly, so that most calls need no request, and a revoked token is rejected soon. While the
 authorization server does not answer, tokens without a cached response are rejected.
@@ -183,7 +183,7 @@ class Introspection:
     def _end(self, fingerprint: bytes, task: asyncio.Task[User | None]) -> None:
         del self._running[fingerprint]
         if not task.cancelled():
-            task.exception()  # retrieved even if every request that waited for it is gone
+            task.exception()  # retrieved even if no request waits for it any more
 
     async def _ask(self, fingerprint: bytes, token: bytes) -> User | None:
         claims = await self._response(token)
@@ -213,7 +213,7 @@ class Introspection:
         """Return the response for a token.
 
         Raises:
-            AuthError: there is none.
+            AuthError: there is no usable response.
         """
         if self._client is None or time.monotonic() < self._failed_until:
             raise self._unavailable()
@@ -252,7 +252,7 @@ class Introspection:
         return AuthError(503, "", reason, retry_after=max(1, round(RETRY_SECONDS)))
 
     def _admit(self, address: str) -> float:
-        """Record an attempt with a token that is not cached, and return its time; `_forget` takes it back.
+        """Record an attempt with a token that is not cached, and return its time; `_forget` removes it.
 
         Raises:
             AuthError: there were too many from this address.

@@ -153,11 +153,11 @@ class JWTVerifier:
 
     def _issuer_of(self, claims: Mapping[str, Any]) -> tuple[Issuer, KeySet]:
         name = claims.get("iss")
-        found = self.issuers.get(name) if isinstance(name, str) else None
-        if found is None:
+        issuer = self.issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
             error = jwt.MissingRequiredClaimError if name is None else jwt.InvalidIssuerError
             raise AuthError(401, "invalid_token", REASONS[error])
-        return found
+        return issuer
 
     def _add_to_cache(self, fingerprint: bytes, user: User) -> None:
         self._cache.pop(fingerprint, None)
@@ -171,7 +171,7 @@ def _parts(token: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the header and the claims of a JWT, neither of them verified.
 
     Raises:
-        UnknownTokenError: it is no JWT.
+        UnknownTokenError: `token` is not a JWT.
     """
     try:
         unverified = jwt.decode_complete(token, options={"verify_signature": False})
@@ -184,7 +184,7 @@ async def _verified_claims(token: bytes, issuer: Issuer, keys: KeySet, kid: obje
     """Return the claims of a token that one of the issuer's keys has signed.
 
     Raises:
-        AuthError: none has, or a claim is not valid.
+        AuthError: no key has signed it, or a claim is not valid.
     """
     async with aclosing(keys.candidates(kid, algorithm)) as candidates:
         async for key in candidates:
@@ -207,7 +207,7 @@ async def _verified_claims(token: bytes, issuer: Issuer, keys: KeySet, kid: obje
 
 
 def is_access_token(header: Mapping[str, Any], claims: Mapping[str, Any]) -> bool:
-    """Return whether a token of a trusted issuer is an access token, and no ID, refresh or logout token.
+    """Return whether a token of a trusted issuer is an access token, not an ID, refresh or logout token.
 
     RFC 9068 marks access tokens by `typ: at+jwt`. Without it some issuers say so in a claim (Keycloak `typ`, Cognito
     `token_use`), and the claims of OpenID Connect Core 1.0, section 2, mark an ID token.

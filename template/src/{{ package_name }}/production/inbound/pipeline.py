@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -27,6 +27,8 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELIC
 from pydantic import ValidationError
 
 from ..caller import current_caller
+from ..json_values import NonFiniteNumberError, sendable
+from ..policy import Policy
 from ..registry import Registry
 from ..request import (
     LISTEN,
@@ -54,6 +56,7 @@ ORDER = (
     "reject_draining",
     "message_limit",
     "rate_limit",
+    "concurrency",
     "timeout",
 )
 """The middleware's names, outermost first."""
@@ -72,9 +75,15 @@ HANDLERS = {
 """What a failed handler was doing, by method, for the text of its error."""
 
 MAX_TARGET = 200
-"""Characters of a name or URI of the client's that an error text repeats."""
+"""Characters of a name, URI or other text of the client's that an error text repeats."""
 
-Target = tuple[str, str, str, Mapping[str, Any]]
+MAX_PROBLEMS = 10
+"""Problems with the arguments of a request that its error lists."""
+
+MAX_LISTED = 2000
+"""Validation errors of which the first can be had: pydantic gives all or none, which takes 5 µs each."""
+
+Target = tuple[str, str, str, Policy]
 """`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""
 
 log = structlog.stdlib.get_logger(__name__)
@@ -145,9 +154,15 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
     try:
         result = await call_next(request)
+        if isinstance(result, dict):
+            result = sendable(result)
     except MCPError as error:
         if request.status == "success":
             request.fail(*_judge(error))
+        try:
+            error.error.data = sendable(error.error.data)
+        except Exception as failure:
+            return explain_failure(request, failure)
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
@@ -191,6 +206,8 @@ def explain_failure(request: MCPRequest, error: BaseException) -> CallToolResult
 
 def status_of(error: Exception) -> Status:
     """Return whose fault an expected error is."""
+    if isinstance(error, NonFiniteNumberError):
+        return "error"
     if not isinstance(error, UpstreamError):
         return "client_error"
     status = error.status or 0
@@ -214,11 +231,20 @@ def expected_error(error: BaseException) -> Exception | None:
 def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
     request.fail("error", type(error).__name__)
     what = "tool" if request.method == TOOLS_CALL else "handler"
-    log.error(f"{what} raised an unexpected exception", exc_info=error)
+    log.error(f"{what} raised an unexpected exception", exc_info=_loggable(error))
     doing = HANDLERS.get(request.method)
     task = f"{doing} {shortened(request.target)}" if doing else f"handling {request.method}"
     text = f"Error {task}: an unexpected error occurred. Request id: {request.request_id}"
     return give_error(request, INTERNAL_ERROR, text, request_id=request.request_id)
+
+
+def _loggable(error: BaseException) -> BaseException:
+    """Return `error`, or in place of one with a long list of validation errors, such as of an answer of the upstream,
+    an exception with their number.
+    """
+    if isinstance(error, ValidationError) and (count := error.error_count()) > MAX_LISTED:
+        return ValueError(f"{count} validation errors for {error.title}").with_traceback(error.__traceback__)
+    return error
 
 
 def explain_unknown(request: MCPRequest, kind: str) -> CallToolResult:
@@ -233,12 +259,23 @@ def explain_arguments(request: MCPRequest, kind: str, problems: str) -> CallTool
     return give_error(request, INVALID_PARAMS, f"Invalid arguments for {kind} {shortened(request.target)}: {problems}")
 
 
-def problems_of(error: ValidationError) -> str:
-    """Return what is wrong with the arguments, without their values."""
-    return "; ".join(
-        f"{'.'.join(str(part) for part in detail['loc']) or 'arguments'}: {detail['msg']}"
-        for detail in error.errors(include_url=False, include_context=False, include_input=False)
-    )
+def problems_of(error: ValidationError, count: int | None = None) -> str:
+    """Return what is wrong with the arguments, without their values: the first problems and the number of others.
+
+    Args:
+        error: The problems, or a part of them.
+        count: Their number, where `error` has a part of them.
+    """
+    listed = error.error_count() <= MAX_LISTED
+    details = error.errors(include_url=False, include_context=False, include_input=False) if listed else []
+    count = error.error_count() if count is None else count
+    lines = [
+        f"{shortened('.'.join(str(part) for part in detail['loc'])) or 'arguments'}: {shortened(detail['msg'])}"
+        for detail in details[:MAX_PROBLEMS]
+    ]
+    if others := count - len(lines):
+        lines.append(f"{others} more problems" if lines else f"arguments: {count} problems")
+    return "; ".join(lines)
 
 
 def shortened(target: str) -> str:
@@ -251,7 +288,7 @@ def timeout(seconds: float) -> Middleware:
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         if request.method == LISTEN:
             return await call_next(request)
-        limit: float = request.policy.get("timeout", seconds)
+        limit = request.policy.timeout or seconds
         try:
             async with asyncio.timeout(limit) as scope:
                 return await call_next(request)

@@ -106,7 +106,7 @@ class SharedBuckets:
         """Prepare the connection, which is made by `open` or the first call.
 
         Args:
-            prefix: What the keys begin with.
+            prefix: What the keys begin with, as their hash tag.
             timeout: Longest time that a call waits, in seconds.
 
         Raises:
@@ -129,7 +129,7 @@ class SharedBuckets:
         )
         self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # redis-py does not type it
         self._errors = (RedisError, OSError)
-        self._prefix = f"{prefix}:rate_limit:{quota.limit}/{quota.window}:"
+        self._prefix = f"{{{prefix}}}:rate_limit:{quota.limit}/{quota.window}:"
         self._timeout = timeout
         self._sent: list[ScriptCall] = []
         self._queue: list[ScriptCall] = []

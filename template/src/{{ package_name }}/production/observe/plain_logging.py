@@ -16,6 +16,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from .throttle import LibraryFilter
+
 REQUEST_LOGGERS = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
 """Loggers that log every request with its whole URL and headers: only their warnings are kept."""
 
@@ -57,6 +59,7 @@ def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> No
     root = logging.getLogger()
     for earlier in [each for each in root.handlers if isinstance(each, RootHandler)]:
         root.removeHandler(earlier)
+    handler.addFilter(LibraryFilter())
     root.addHandler(handler)
     root.setLevel(level)
     for name in REQUEST_LOGGERS:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import structlog
+from starlette.requests import Request
+from starlette.types import Scope
 
+from ..caller import Caller, peer_caller
 from .meter import Meter
-
-LOG_INTERVAL_SECONDS = 10.0
-"""Least time between two log lines about rejected requests, so that many requests do not flood the log."""
+from .throttle import Throttle
 
 Reason = Literal[
     "body",
@@ -31,22 +32,32 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Rejections:
-    """Counts rejections, and logs at most one per `LOG_INTERVAL_SECONDS` with the number of those left out before."""
+    """Counts rejections, and logs at most one per `LOG_INTERVAL_SECONDS` with the number of those left out before.
 
-    def __init__(self, meter: Meter) -> None:
+    Args:
+        meter: Declares the metric.
+        identify: Returns the caller of a request, for the log: its address, behind the trusted proxies.
+    """
+
+    def __init__(self, meter: Meter, identify: Callable[[Request | None], Caller] = peer_caller) -> None:
         rejections = meter.counter(
             "mcp_http_rejections_total", "HTTP requests and connections rejected before an MCP request.", ("reason",)
         )
         self._counters = {reason: rejections(reason) for reason in get_args(Reason)}
-        self._held_back = 0
-        self._next_line = 0.0
+        self._identify = identify
+        self._throttle = Throttle(1, lambda suppressed: log.warning("requests rejected", suppressed=suppressed))
 
-    def __call__(self, reason: Reason, text: str, **context: Any) -> None:
-        """Record one rejection; `text` says for the log what is wrong, and `context` has further fields."""
+    def __call__(self, reason: Reason, text: str, scope: Scope, **context: Any) -> None:
+        """Record one rejection.
+
+        Args:
+            reason: The metric's label.
+            text: What is wrong, for the log.
+            scope: The request, as far as it is known.
+            context: Further fields for the log.
+        """
         self._counters[reason].inc()
-        now = time.monotonic()
-        if now < self._next_line:
-            self._held_back += 1
-            return
-        log.warning("request rejected", reason=text, held_back=self._held_back, **context)
-        self._held_back, self._next_line = 0, now + LOG_INTERVAL_SECONDS
+        suppressed = self._throttle.admit()
+        if suppressed is not None:
+            client_id = self._identify(Request(scope)).id
+            log.warning("request rejected", reason=text, suppressed=suppressed, client_id=client_id, **context)

@@ -82,7 +82,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
     queue = provider.queue
-    redactor = Redactor(configured_secrets(registry))
+    redactor = Redactor(configured_secrets(registry), registry.secrets)
     collector = traces_endpoint(registry.config)
     registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
     registry.upstream.client_hooks.append(_instrument)
@@ -118,7 +118,7 @@ def _resource(about: About) -> Resource:
 async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
     """Record a span around the request, below the client's span that its `_meta` names (W3C Trace Context).
 
-    Names and attributes follow the semantic conventions for MCP; what the client wrote is in none of them unbounded.
+    Names and attributes follow the semantic conventions for MCP; text from the client is always bounded.
     """
     label = request.target_label
     with _tracer.start_as_current_span(
@@ -279,7 +279,7 @@ def _any_is_secret(keys: tuple[str, ...]) -> bool:
     return any(map(is_secret, keys))
 
 
-class OnceAMinute(logging.Filter):
+class OncePerMinute(logging.Filter):
     """Passes one record a minute, without its traceback, so that an outage of the collector does not flood the log."""
 
     _next_time = 0.0
@@ -294,8 +294,8 @@ class OnceAMinute(logging.Filter):
 
 
 def _limit_exporter_logs() -> None:
-    once_a_minute = OnceAMinute()
+    once_per_minute = OncePerMinute()
     for name in EXPORTERS:
-        logging.getLogger(name).addFilter(once_a_minute)
+        logging.getLogger(name).addFilter(once_per_minute)
     # While the queue is full, this logger has a warning for each span, on the event loop.
     logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
 """The configuration that makes an MCP host application (Claude Desktop, VS Code) use this server.
 
 The formats are those of the hosts' documentation in November 2026. Claude Desktop's file supports local commands only,
-so there `mcp-remote` connects to a URL. The output contains no secrets, but placeholders that the host fills in.
+so its entry runs `mcp-remote` for a URL. The output contains placeholders instead of secrets.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def uvicorn_config(application: ASGIApp, connections: Connections, **options: An
 
 
 def routing(routes: Sequence[BaseRoute]) -> Starlette:
-    """Return an application with these routes, without redirects: their address would repeat the Host header."""
+    """Return an application with these routes, without redirects, which would repeat the Host header."""
     starlette = Starlette(routes=routes)
     starlette.router.redirect_slashes = False
     return starlette

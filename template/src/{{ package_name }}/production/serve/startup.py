@@ -193,17 +193,17 @@ async def _reach_http(url: str) -> int:
     """Return the status of the response of `url` to a HEAD request without credentials.
 
     Raises:
-        httpx2.HTTPError: it does not answer.
+        httpx2.HTTPError: there is no response.
     """
     async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as client:
         return (await client.head(url)).status_code
 
 
 async def _reach_tcp(url: str) -> None:
-    """Return if the host and port of `url` accept a TCP connection.
+    """Open a TCP connection to the host and port of `url`, and close it.
 
     Raises:
-        OSError: they do not.
+        OSError: the connection failed.
     """
     parts = urlsplit(url)
     _, writer = await asyncio.open_connection(parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme, 0))

@@ -13,7 +13,7 @@ import structlog
 
 from ..caller import Caller
 from ..config import ConfigError, ProductionConfig
-from ..registry import HealthPart, Registry, Server, registry_of
+from ..registry import HealthPart, LearnedSecrets, Registry, Server, registry_of
 from .credentials import key_credentials
 from .credentials_source import NoSource, Obtained, install_source
 from .errors import UpstreamError
@@ -39,7 +39,7 @@ def install(registry: Registry) -> None:
         install_source(registry, NoSource(registry, "UPSTREAM_KEYS_FILE or upstream_credentials()"))
         return
     try:
-        file = KeyFile(path)
+        file = KeyFile(path, registry.secrets)
     except ValueError as error:
         raise ConfigError([f"UPSTREAM_KEYS_FILE: {error}"]) from None
     registry.on_startup.append(file.watch)
@@ -99,8 +99,10 @@ class KeyFile:
         ValueError: the file cannot be used; the text quotes nothing of it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, secrets: LearnedSecrets) -> None:
         self._path = path
+        self._secrets = secrets
+        self._keys: Mapping[str, str] = {}
         self._keys = self._read()
         self._problem = ""
         self._task: asyncio.Task[None] | None = None
@@ -141,4 +143,6 @@ class KeyFile:
             raise ValueError(f"{self._path} is not valid TOML {line[0] if line else ''}".rstrip()) from None
         if not keys or not all(isinstance(key, str) and key and key.isprintable() for key in keys.values()):
             raise ValueError(f'{self._path} must have lines: caller id = "key", and at most {MAX_FILE_BYTES} bytes')
+        if keys != self._keys:
+            self._secrets.add(*keys.values())
         return keys

@@ -28,14 +28,14 @@ MAX_CACHED = 4096
 
 @dataclass(frozen=True, slots=True)
 class Obtained:
-    """Credentials, and for how long they are kept."""
+    """Credentials, and how long to keep them."""
 
     credentials: Credentials
     seconds: float = 0.0
 
 
 class Source(Protocol):
-    """Where credentials come from."""
+    """Obtains credentials for callers."""
 
     def key(self, caller: Caller | None) -> Hashable:
         """Return what the credentials depend on: requests with the same key share them.
@@ -62,7 +62,7 @@ def install_source(registry: Registry, source: Source) -> None:
 
 
 class NoSource:
-    """Rejects every request, until the settings or the function that it names are there."""
+    """Rejects every request, because settings or a function, which the error names, are missing."""
 
     def __init__(self, registry: Registry, needed: str) -> None:
         self._needed = needed
@@ -81,6 +81,7 @@ class SourcedCredentials:
 
     def __init__(self, registry: Registry, source: Source) -> None:
         self._source = source
+        self._secrets = registry.secrets
         self._kept: dict[Hashable, tuple[Credentials, float]] = {}
         """Credentials and, on the monotonic clock, until when they are kept."""
         self._running: dict[Hashable, asyncio.Task[Credentials | None]] = {}
@@ -102,8 +103,8 @@ class SourcedCredentials:
             return await call_next(request)
         caller = current_caller.get()
         key = self._source.key(caller)
-        kept = self._find(key)
-        credentials = kept or await self._obtain(key, caller, request)
+        cached = self._find(key)
+        credentials = cached or await self._obtain(key, caller, request)
         url, headers = request.http.url, request.http.headers.copy()
         credentials.add_to(request.http)
         try:
@@ -112,7 +113,7 @@ class SourcedCredentials:
             if error.status != 401 or self._find(key) is not credentials:
                 raise
             del self._kept[key]  # revoked before they expired
-            if kept is None:
+            if cached is None:
                 raise
         request.http.url, request.http.headers = url, headers
         (await self._obtain(key, caller, request)).add_to(request.http)
@@ -126,7 +127,7 @@ class SourcedCredentials:
         """Return new credentials, by the deadline of `request`.
 
         Raises:
-            UpstreamError: there are none.
+            UpstreamError: there are no credentials for this caller.
         """
         task = self._running.get(key)
         if task is None:
@@ -156,6 +157,7 @@ class SourcedCredentials:
         self._outcomes["rejected" if obtained is None else "obtained"].inc()
         if obtained is None:
             return None
+        self._secrets.add(obtained.credentials.value.rpartition(" ")[2])
         if obtained.seconds > 0:
             self._kept.pop(key, None)
             if len(self._kept) >= MAX_CACHED:
@@ -166,17 +168,17 @@ class SourcedCredentials:
     def _end(self, key: Hashable, task: asyncio.Task[Credentials | None]) -> None:
         del self._running[key]
         if not task.cancelled():
-            task.exception()  # retrieved even if every request that waited for it is gone
+            task.exception()  # retrieved even if no request waits for it any more
 
 
 def _reject_own_token(request: UpstreamRequest) -> None:
-    """Reject a request that carries the access token with which its caller came.
+    """Reject a request that carries the access token of its caller.
 
     It was issued for this server. The upstream could use it here in the caller's name (MCP, security best practices:
     token passthrough).
 
     Raises:
-        UpstreamError: it does.
+        UpstreamError: the request carries that token.
     """
     access_token = get_access_token()
     token = access_token.token if access_token is not None else ""

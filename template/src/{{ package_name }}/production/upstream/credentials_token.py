@@ -22,7 +22,7 @@ from .credentials_source import NoSource, Obtained, install_source
 from .errors import RETRY_LATER, UpstreamError, Verdict
 
 SKEW_SECONDS = 30.0
-"""Time before its end at which a token is not used any more; half of the lifetime for a token that lives shortly."""
+"""Seconds before its expiry from which a token is not used; at most half of its lifetime."""
 
 TIMEOUT_SECONDS = 10.0
 MAX_RESPONSE_BYTES = 256 * 1024
@@ -134,7 +134,7 @@ class TokenEndpoint:
         """Send the form and return the token of the response.
 
         Raises:
-            UpstreamError: there is none.
+            UpstreamError: the response has no usable token.
         """
         auth = None
         if self._basic:  # RFC 6749, section 2.3.1
@@ -188,7 +188,7 @@ class TokenEndpoint:
 
 
 def _lifetime(expires_in: object) -> float:
-    """Return for how many seconds to keep a token; not at all if the response does not say how long it lives."""
+    """Return how many seconds to keep a token; 0 if the response has no lifetime."""
     try:
         seconds = float(expires_in) if isinstance(expires_in, (int, float, str)) else 0.0
     except (ValueError, OverflowError):

@@ -23,7 +23,7 @@ from starlette.types import Scope
 from ..caller import Caller, User
 from ..config import ConfigError
 from ..observe.meter import Gauge
-from ..registry import HealthPart, Registry
+from ..registry import HealthPart, LearnedSecrets, Registry
 from . import auth
 from .auth import Fingerprint, UnknownTokenError
 from .identity import account_id
@@ -74,7 +74,7 @@ def install(registry: Registry) -> None:
             stale = registry.meter.gauge(
                 "mcp_auth_tokens_stale", "1 while AUTH_TOKENS_FILE has changes that cannot be adopted."
             )()
-            tokens = TokenFile(path, stale, kind)
+            tokens = TokenFile(path, stale, registry.secrets, kind)
             registry.health.parts.append(tokens.health)
             registry.on_startup.append(tokens.watch)
             registry.on_shutdown.append(tokens.unwatch)
@@ -176,17 +176,19 @@ def _attribute_problem(attributes: Sequence[str]) -> str | None:
 class TokenFile(TokenList):
     """The tokens in a file, which is read again every `CHECK_SECONDS` and on SIGHUP.
 
-    What its valid lines say takes effect, removals too. A file without any, such as one that is being written, leaves
-    the tokens as they are. What is new in a last line without a line break is not adopted, since the rest of the line
-    may be missing. Until the whole file is in effect, the server is degraded and `mcp_auth_tokens_stale` is 1.
+    Its valid lines take effect, removals included. A file without valid lines, such as one that is being written,
+    changes nothing. New content of a last line without a line break is ignored, since the rest of the line may be
+    missing. Until the whole file is in effect, the server is degraded and `mcp_auth_tokens_stale` is 1.
 
     Content is compared and not the modification time, which does not show every change (a symbolic link that Kubernetes
     redirects, two writes within one tick).
     """
 
-    def __init__(self, path: Path, stale: Gauge, kind: str = "") -> None:
+    def __init__(self, path: Path, stale: Gauge, secrets: LearnedSecrets, kind: str = "") -> None:
         self._path = path
-        self._text: str | None = self._read()
+        self._secrets = secrets
+        self._text: str | None = None
+        self._text = self._read()
         self._problem = ""
         self._stale = stale
         self._stale.set(0)
@@ -238,7 +240,7 @@ class TokenFile(TokenList):
         self._stale.set(1 if problem else 0)
 
     async def health(self, caller_id: str) -> HealthPart:
-        """Report as degraded that the file is not in effect as it is."""
+        """Report `degraded` while the file is not completely in effect."""
         return HealthPart(degraded=("auth_tokens_file",) if self._problem else ())
 
     def _read(self) -> str:
@@ -247,15 +249,19 @@ class TokenFile(TokenList):
                 content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
                 raise TokensError([f"{self._path} is larger than {MAX_FILE_BYTES} bytes"])
-            return content.decode("utf-8-sig")
+            text = content.decode("utf-8-sig")
         except OSError as error:
             raise TokensError([f"{self._path} cannot be read: {error.strerror}"]) from None
         except UnicodeDecodeError:
             raise TokensError([f"{self._path} is not UTF-8 text"]) from None
+        if text != self._text:
+            tokens = [line.partition(":")[2].split() for line in text.splitlines()]
+            self._secrets.add(*(token[0] for token in tokens if token))
+        return text
 
 
 def _on_sighup(callback: Callable[[], None]) -> Callable[[], object]:
-    """Call `callback` on SIGHUP, and return a function that ends this.
+    """Call `callback` on SIGHUP, and return a function that removes this handler.
 
     Does nothing where SIGHUP does not exist, has another handler, or cannot be handled (outside the main thread).
     """

@@ -83,7 +83,7 @@ class Guard:
         # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = origin = None
@@ -97,13 +97,13 @@ class Guard:
             elif name == b"origin":
                 origin = value if origin is None else b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-            await _reject_host(self._rejected, send, host)
+            await _reject_host(self._rejected, scope, send, host)
             return
         if origin is None:
             await self._app(scope, receive, send)
             return
         if len(origin) > MAX_HEADER_BYTES or not self._origin_allowed(origin, host):
-            self._rejected("origin", "origin is not allowed", origin=_quoted(origin), setting="ALLOWED_ORIGINS")
+            self._rejected("origin", "origin is not allowed", scope, origin=_quoted(origin), setting="ALLOWED_ORIGINS")
             await http_error(send, 403, f"Requests from origin {_quoted(origin)} are not allowed: see ALLOWED_ORIGINS.")
             return
         if scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method") is not None:
@@ -203,20 +203,20 @@ class ReportGuard:
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         self._app = app
         self._host_allowed = report_host_rule(registry.config)
-        self._rejected = Rejections(registry.meter)
+        self._rejected = Rejections(registry.meter, registry.identify)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in REPORTS:
             hosts = [value.rstrip(b" \t") for name, value in scope["headers"] if name == b"host"]
             host = hosts[0] if len(hosts) == 1 else b""
             if len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-                await _reject_host(self._rejected, send, host)
+                await _reject_host(self._rejected, scope, send, host)
                 return
         await self._app(scope, receive, send)
 
 
-async def _reject_host(rejected: Rejections, send: Send, host: bytes | None) -> None:
-    rejected("host", "host is not allowed", host=_quoted(host), setting="ALLOWED_HOSTS")
+async def _reject_host(rejected: Rejections, scope: Scope, send: Send, host: bytes | None) -> None:
+    rejected("host", "host is not allowed", scope, host=_quoted(host), setting="ALLOWED_HOSTS")
     await http_error(send, 421, f"This server does not answer for host {_quoted(host)}: see ALLOWED_HOSTS.")
 
 

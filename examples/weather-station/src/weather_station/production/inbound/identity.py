@@ -92,7 +92,7 @@ def account_id(name: str, kind: str = "", issuer: str = "") -> str:
 
     Args:
         name: The subject, or the name of the client or the static token.
-        kind: `client` or `token` where `name` is no subject that the main issuer has issued.
+        kind: `client` or `token` unless `name` is a subject of the main issuer.
         issuer: The URL of an issuer other than the main one.
     """
     if kind:

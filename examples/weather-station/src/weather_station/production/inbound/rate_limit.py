@@ -8,7 +8,6 @@ The libraries that were measured scan all their keys or, through rounding, admit
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from ..request import (
     Result,
     reject,
 )
+from .single_use import SingleUseError
 
 LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
 """Methods that run the owner's code, and so share `rate_limit_requests`."""
@@ -37,8 +37,8 @@ LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
 MESSAGES_PER_REQUEST = 10
 """Default of `rate_limit_messages`, as a multiple of `rate_limit_requests`."""
 
-MAX_STATES = 10_000
-"""Greatest number of request states that are remembered. They expire after ten minutes (`RequestStateSecurity`)."""
+STATE_SECONDS = 600.0
+"""Lifetime of a request state (`RequestStateSecurity`)."""
 
 MAX_CALLERS = 100_000
 """Greatest number of buckets, about 35 MB. Beyond that the bucket that is full again first is removed."""
@@ -152,27 +152,19 @@ class Buckets:
         del self._full_at[heappop(self._heap)[1]]
 
 
-class UsedStates:
-    """The states of `input_required` rounds that clients have sent back: the retry of a round takes no permit, once.
+async def _continues_round(registry: Registry, request: MCPRequest) -> bool:
+    """Return whether the request continues an `input_required` round: its retry takes no permit, but once only.
 
-    A state that was not used may be forged. The SDK, which seals states, rejects such a request before it runs.
+    A state that was not used may be forged. The SDK, which seals states, rejects such a request before it runs. Where
+    it cannot be known whether the state was used, the retry takes a permit.
     """
-
-    def __init__(self) -> None:
-        self._used: dict[bytes, None] = {}
-
-    def first_use(self, request: MCPRequest) -> bool:
-        """Return whether the request continues a round whose state has not come back before, and remember the state."""
-        state = request.params.get("requestState")
-        if not isinstance(state, str) or request.method not in INPUT_REQUIRED_METHODS:
-            return False
-        digest = hashlib.sha256(state.encode(errors="surrogatepass")).digest()
-        if digest in self._used:
-            return False
-        if len(self._used) >= MAX_STATES:
-            del self._used[next(iter(self._used))]
-        self._used[digest] = None
-        return True
+    state = request.params.get("requestState")
+    if not isinstance(state, str) or request.method not in INPUT_REQUIRED_METHODS:
+        return False
+    try:
+        return await registry.first_use("request_state", state, STATE_SECONDS)
+    except SingleUseError:
+        return False
 
 
 def install(registry: Registry) -> None:
@@ -241,10 +233,9 @@ class Rejections:
 def limiter(registry: Registry, quota: Quota, spend: Spend) -> Middleware:
     """Return middleware that spends a permit for every request that runs the owner's code, and rejects it without."""
     rejected = Rejections(registry, "RateLimited", quota)
-    states = UsedStates()
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        if request.method not in LIMITED or states.first_use(request):
+        if request.method not in LIMITED or await _continues_round(registry, request):
             return await call_next(request)
         wait = await spend(request.caller.id)
         return rejected(request, wait) if wait else await call_next(request)

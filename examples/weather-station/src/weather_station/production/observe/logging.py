@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -28,12 +29,17 @@ from ..config import coloured
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Middleware, Result
 from . import plain_logging
+from .access_log import AccessLog
 from .log_formats import Console, Format, as_json, bounded
 from .redaction import Redactor, configured_secrets
 from .stderr import FLUSH_SECONDS, STDERR
+from .throttle import Throttle
 
 MAX_EXCEPTION = 8192
 """Characters of a traceback: half of them from its beginning, half from its end, where the exception is."""
+
+MAX_REJECTED = 20
+"""Lines in ten seconds about requests that are rejected for one reason."""
 
 RESERVED_FIELDS = frozenset(("timestamp", "level", "severity", "logger", "message", "status"))
 """Fields with a meaning to log stores (Datadog takes `status` for the level). Other fields of these names get a `_`."""
@@ -60,19 +66,31 @@ def install(registry: Registry) -> None:
     config = registry.config
     console = config.log_format == "console" or (config.log_format == "auto" and os.isatty(2))
     writer = RecordWriter(
-        Redactor(configured_secrets(registry)),
+        Redactor(configured_secrets(registry), registry.secrets),
         Console(colours=coloured(sys.stderr)) if console else as_json,
         STDERR.write,
     )
     plain_logging.use(StdlibHandler(writer), [writer.process_event], config.log_level)
-    _log_what_python_prints()
+    _log_warnings_and_uncaught_exceptions()
     registry.middleware["logging"] = log_calls(writer, arguments=config.log_arguments)
+    if config.log_access_sampling or config.log_level == "DEBUG":
+        registry.http.wrappers.append(partial(AccessLog, registry))
     registry.on_shutdown.append(_flush)
 
 
 def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
     """Return middleware that logs each request when it has ended, with its redacted arguments if `arguments` is set."""
     logger = logging.getLogger(__name__)
+    throttles: dict[str | None, Throttle] = {}
+
+    def left_out(reason: str | None, count: int) -> None:
+        writer.write_line(logging.WARNING, __name__, "requests rejected", {"error_type": reason, "suppressed": count})
+
+    def admit(reason: str | None) -> int | None:
+        throttle = throttles.get(reason)
+        if throttle is None:
+            throttle = throttles[reason] = Throttle(MAX_REJECTED, partial(left_out, reason))
+        return throttle.admit()
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         request_fields = {"method": request.method}
@@ -87,11 +105,15 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
             return await call_next(request)
         finally:
             level = logging.INFO if request.status in ("success", "input_required") else logging.WARNING
-            if logger.isEnabledFor(level):
+            # Nothing else bounds how often a caller is rejected.
+            suppressed = admit(request.error_type) if request.status == "rejected" else 0
+            if suppressed is not None and logger.isEnabledFor(level):
                 fields: dict[str, Any] = {
                     "duration_ms": round((time.perf_counter() - started) * 1000, 3),
                     "outcome": request.status,
                 }
+                if suppressed:
+                    fields["suppressed"] = suppressed
                 if request.error_type is not None:
                     fields["error_type"] = request.error_type
                 if arguments and "arguments" in request.params:
@@ -106,7 +128,7 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
 
 
 class RecordWriter:
-    """Redacts log records and writes each as one line. Whatever a record contains, it raises nothing."""
+    """Redacts log records and writes each as one line. Never raises an exception."""
 
     def __init__(self, redactor: Redactor, to_line: Format, output: Callable[[bytes], object]) -> None:
         self.redactor = redactor
@@ -169,9 +191,11 @@ class RecordWriter:
         self._output(bounded(line, self._to_line))
 
     def _redacted_trace(self, text: str) -> str:
-        # Redacted before each cut: half of a secret would not be recognised.
-        text = _without_middle(self.redactor.without_configured(text), 8 * MAX_EXCEPTION)
-        return _without_middle(self.redactor.text(text), MAX_EXCEPTION)
+        if len(text) <= MAX_EXCEPTION:
+            return self.redactor.text(text)
+        half = MAX_EXCEPTION // 2
+        left_out = f"... ({len(text) - MAX_EXCEPTION} characters)"
+        return "\n".join((self.redactor.beginning(text, half), left_out, self.redactor.end(text, half)))
 
 
 class StdlibHandler(plain_logging.RootHandler):
@@ -201,19 +225,12 @@ def _exception_info(exc_info: object) -> ExcInfo | None:
     return info if isinstance(info[0], type) else None
 
 
-def _without_middle(text: str, limit: int) -> str:
-    if len(text) <= limit:
-        return text
-    half = limit // 2
-    return f"{text[:half]}\n... ({len(text) - limit} characters)\n{text[-half:]}"
-
-
 async def _flush() -> None:
     if not STDERR.flush(0):
         await asyncio.to_thread(STDERR.flush, FLUSH_SECONDS)
 
 
-def _log_what_python_prints() -> None:
+def _log_warnings_and_uncaught_exceptions() -> None:
     """Log warnings and uncaught exceptions, unless another hook than Python's own is set."""
     logging.captureWarnings(True)
     if sys.excepthook is sys.__excepthook__:

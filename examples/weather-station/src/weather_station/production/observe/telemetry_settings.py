@@ -1,6 +1,6 @@
 """Settings of the trace export: OpenTelemetry's own `OTEL_*` variables, and `OTEL_EXPORTER_ENDPOINT`.
 
-Apart from `telemetry`, because it is read before OpenTelemetry's SDK is imported.
+In a module of its own, because it is used before OpenTelemetry's SDK is imported.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Hashable
 from typing import Protocol
 
+from starlette.types import Scope
+
 from ..caller import UNKNOWN, address_id, is_within, trusted_networks
 from ..config import variable
 from ..observe.rejections import Rejections
@@ -50,7 +52,7 @@ class Connections:
         Raises:
             ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
         """
-        self.rejected = Rejections(registry.meter)
+        self.rejected = Rejections(registry.meter, registry.identify)
         self._limit = limit
         self._per_address = per_address
         self._trusted = trusted_networks(registry.config.trusted_proxies)
@@ -76,7 +78,8 @@ class Connections:
             self._gauge.set(len(self._open))
             return None
         if len(self._reserve) >= RESERVE:
-            self.rejected("connections", "too many connections", setting=variable(setting), peer=host)
+            scope: Scope = {"type": "http", "client": connection.client, "headers": []}
+            self.rejected("connections", "too many connections", scope, setting=variable(setting))
             oldest = next(iter(self._reserve))
             del self._reserve[oldest]
             oldest.drop()

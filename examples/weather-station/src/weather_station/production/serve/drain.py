@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Awaitable, Callable
 from typing import cast
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..inbound.http_limits import IS_VALID, LISTEN_HEADER
 from ..registry import Registry
 from ..request import LISTEN, REJECTED, CallNext, MCPRequest, Result, give_error, reject
 
-LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
-"""Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+RECHECK_SECONDS = 5.0
+"""Interval in which the credentials of an open stream are verified again."""
 
 RETRY_SECONDS = 5
 """When a rejected client should try again, by when a load balancer has another replica for it."""
@@ -113,8 +115,8 @@ def install(registry: Registry) -> Drain:
 class Streams:
     """ASGI middleware that counts running requests for the drain, and ends open streams after it.
 
-    A GET stream and `subscriptions/listen` stay open until the client disconnects; after the drain they receive an
-    `http.disconnect` in its place.
+    A GET stream and `subscriptions/listen` stay open until the client disconnects; after the drain, or when their
+    caller's credentials are not valid any more, they receive an `http.disconnect` in its place.
     """
 
     def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:
@@ -142,12 +144,30 @@ class Streams:
             incomplete = message.get("more_body", message["type"] == "http.response.start")
             await send(message)
 
-        await self._request(scope, receive, send_and_track)
-        if incomplete and self._drain.closing.is_set():
+        closing = self._drain.closing
+        watching: asyncio.Task[None] | None = None
+        if (is_valid := scope.get(IS_VALID)) is not None:
+            closing = asyncio.Event()
+            watching = asyncio.create_task(self._close_when_invalid(closing, is_valid))
+        try:
+            await self._request(scope, receive, send_and_track, closing)
+        finally:
+            if watching is not None:
+                watching.cancel()
+        if incomplete and closing.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
-        closing = self._drain.closing
+    async def _close_when_invalid(self, closing: asyncio.Event, is_valid: Callable[[], Awaitable[bool]]) -> None:
+        """Set `closing` after the drain, or when the credentials are not valid any more."""
+        valid = True
+        while valid and not self._drain.closing.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._drain.closing.wait(), RECHECK_SECONDS)
+            valid = await is_valid()
+        closing.set()
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send, closing: asyncio.Event | None = None) -> None:
+        ends = closing or self._drain.closing
         body_read = scope["method"] != "POST"
 
         async def receive_until_closing() -> Message:
@@ -156,7 +176,7 @@ class Streams:
                 message = await receive()
                 body_read = not message.get("more_body", False)
                 return message
-            return await _receive_or_disconnect(receive, closing)
+            return await _receive_or_disconnect(receive, ends)
 
         await self._handler(scope, receive_until_closing, send)
 

@@ -1,6 +1,6 @@
 """Creation of `.env` from `.env.example`, with file mode 600 and a random secret in place of each placeholder.
 
-An existing `.env` gets the variables that a feature brought since; what it has is unchanged.
+Variables that an existing `.env` lacks are added; its lines stay unchanged.
 """
 
 from __future__ import annotations
@@ -56,12 +56,13 @@ def create(directory: Path) -> list[str]:
 
 
 def _complete(target: Path, filled: str) -> str:
-    """Append what `filled` sets and the file does not mention, not even in a comment."""
-    there = target.read_text("utf-8")
-    known = {found[2] for found in VARIABLE.finditer(there)}
-    missing = {found[2]: found[0] for found in VARIABLE.finditer(filled) if not found[1] and found[2] not in known}
+    """Append the variables in `filled` that the file does not contain, not even in a comment."""
+    existing = target.read_text("utf-8")
+    known = {match[2] for match in VARIABLE.finditer(existing)}
+    missing = {match[2]: match[0] for match in VARIABLE.finditer(filled) if not match[1] and match[2] not in known}
     if not missing:
         return f"{target} has every variable that needs a value, and was not changed"
+    separator = "\n" if existing and not existing.endswith("\n") else ""
     with target.open("a", encoding="utf-8") as file:
-        file.write("".join([there and "\n" * (not there.endswith("\n")), *(f"{line}\n" for line in missing.values())]))
+        file.write(separator + "".join(f"{line}\n" for line in missing.values()))
     return f"added {', '.join(missing)} to {target}"

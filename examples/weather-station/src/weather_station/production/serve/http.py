@@ -5,6 +5,7 @@ from __future__ import annotations
 from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..inbound.caller_limits import CallerLimits, RouteLimits
 from ..inbound.guard import Guard, ReportGuard
 from ..inbound.http_limits import InputLimits
 from ..sdk import ProductionServer
@@ -13,13 +14,17 @@ from .listen import routing
 
 ENDPOINT = "/mcp"
 
+PROBES = frozenset(("/livez", "/readyz", "/health", "/metrics"))
+"""Routes for probes and monitoring, which have no limits: they read no body."""
+
 
 def build(server: ProductionServer) -> ASGIApp:
     """Return the ASGI application of `server`.
 
-    A request to the MCP endpoint passes, in this order: the Host and Origin guard, authentication, the limits on its
-    body, the count of running requests, and the SDK's handler. `/mcp` is not a Starlette route, because its router
-    costs 12 µs a call. The SDK's own Host check is off: it runs after authentication and compares by prefix.
+    A request to the MCP endpoint passes, in this order: the Host and Origin guard, authentication, the limits of its
+    caller and on its body, the count of running requests, and the SDK's handler. `/mcp` is not a Starlette route,
+    because its router costs 12 µs a call. The SDK's own Host check is off: it runs after authentication and compares by
+    prefix.
     """
     registry = server.registry
     config = registry.config
@@ -31,13 +36,14 @@ def build(server: ProductionServer) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
-    limits = InputLimits(registry, handler)
+    is_open = server.has_session if config.session_mode == "stateful" else None
+    limits = CallerLimits(registry, InputLimits(registry, handler), is_open)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
     endpoint = Guard(registry, authentication)
 
     starlette = routing(registry.http.routes)
     starlette.router.lifespan_context = sdk.router.lifespan_context
-    routes = ReportGuard(registry, starlette)
+    routes = ReportGuard(registry, RouteLimits(registry, starlette, PROBES))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in (ENDPOINT, f"{ENDPOINT}/"):
@@ -45,4 +51,7 @@ def build(server: ProductionServer) -> ASGIApp:
         else:
             await routes(scope, receive, send)
 
-    return application
+    app: ASGIApp = application
+    for wrap in registry.http.wrappers:
+        app = wrap(app)
+    return app

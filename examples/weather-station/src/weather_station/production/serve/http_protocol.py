@@ -27,6 +27,9 @@ MAX_HEADERS = 100
 HEAD_SECONDS = 10.0
 """Time for the URL and headers of a request from their first byte, and for its trailers."""
 
+BODY_SECONDS = 30.0
+"""Time for the body of a request from its head."""
+
 RESERVE_SECONDS = 1.0
 """Seconds in which a connection beyond the limits has to deliver the head of its request."""
 
@@ -59,6 +62,7 @@ TOO_LARGE = Rejection(
     431, "head", f"The URL and headers, or the trailers, exceed {MAX_HEAD_BYTES} bytes or {MAX_HEADERS} lines."
 )
 TOO_SLOW = Rejection(408, "timeout", f"The URL and headers, or the trailers, took more than {HEAD_SECONDS:g} seconds.")
+SLOW_BODY = Rejection(408, "timeout", f"The body of the request took more than {BODY_SECONDS:g} seconds.")
 TOO_MANY = Rejection(400, "malformed", f"More than {MAX_PIPELINED} requests at once on one connection.")
 
 
@@ -83,6 +87,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     - The head of a request, and its trailers, have at most `MAX_HEAD_BYTES` and `MAX_HEADERS` (431), and arrive within
       `HEAD_SECONDS` (408). The number of connections is limited, see `Connections`.
+    - A body arrives within `BODY_SECONDS` (408).
     - Trailers are dropped: uvicorn would append them to the headers, where an application takes them for those that a
       proxy has checked (RFC 9110, section 6.5.1).
     - An offer to upgrade to HTTP/2 or WebSocket is ignored (RFC 9110, section 7.8): httptools would end the request
@@ -102,6 +107,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._unfinished = 0
         """Bytes of a head, of trailers or of a chunk's size that have arrived, at least 1 while they are expected."""
         self._timer: asyncio.TimerHandle | None = None
+        self._reads_body = False
+        self._body_timer: asyncio.TimerHandle | None = None
         self._rejected = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -122,6 +129,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.remove(self)
         self._stop_timer()
+        self._stop_body_timer()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -146,6 +154,8 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if self._unfinished and self._timer is None:
             self._timer = self.loop.call_later(HEAD_SECONDS, self._reject, TOO_SLOW)
+        if self._reads_body and self._body_timer is None:
+            self._body_timer = self.loop.call_later(BODY_SECONDS, self._body_too_slow)
 
     def _feed(self, data: bytes) -> None:
         offered = True
@@ -189,6 +199,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._excess is not None and self.url.partition(b"?")[0] not in PROBES:
             raise RejectedError(self._excess)
         super().on_headers_complete()
+        self._reads_body = True
         if self._excess is not None:
             self.cycle.keep_alive = False
         self.headers = []  # where trailers go; those of the request are in its scope
@@ -216,6 +227,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return
         self._finished()
+        self._stop_body_timer()
         super().on_message_complete()
 
     def _finished(self) -> None:
@@ -227,13 +239,27 @@ class HttpProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _stop_body_timer(self) -> None:
+        self._reads_body = False
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _body_too_slow(self) -> None:
+        if self.cycle.response_started:  # the application did not want the body
+            self.transport.close()
+        else:
+            self._reject(SLOW_BODY)
+
     def _reject(self, rejection: Rejection) -> None:
         """Answer with an HTTP error, unless an earlier response is not complete, and close the connection."""
         self._rejected = True
         self._stop_timer()
         fields = {} if rejection.setting is None else {"setting": rejection.setting}
-        peer = self.client[0] if self.client else "unknown"
-        self._connections.rejected(rejection.reason, rejection.text, http_status=rejection.status, peer=peer, **fields)
+        # The headers are those of a head that is not complete, or in the scope of the last request.
+        headers = self.headers or (self.scope or {}).get("headers", [])
+        scope = {"type": "http", "client": self.client, "headers": headers}
+        self._connections.rejected(rejection.reason, rejection.text, scope, http_status=rejection.status, **fields)
         cycle = self.cycle
         reads_body = cycle is not None and cycle.more_body and not cycle.response_started and not self.pipeline
         if cycle is not None and not cycle.response_complete and not reads_body:

@@ -1,4 +1,4 @@
-"""The owner's `options.py`: own settings, and what hosts show of the server. A project may be without the file."""
+"""The owner's `options.py`: own settings, and what hosts show of the server. The file is optional."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def install(registry: Registry) -> None:
         ConfigError: a setting is not valid.
     """
     module = load()
-    registry.presentation = dict(_presentation(module))
+    registry.server_arguments = dict(_presentation(module))
     registry.check_rows.append(lambda: (("setting", text) for text in rows(registry)))
     registry.check_rows.append(lambda: (("advice", text) for text in advice(registry)))
     own = settings_class(module)
@@ -101,7 +101,7 @@ def load() -> ModuleType | None:
     """Import and return `options.py`; `None` where there is none.
 
     Raises:
-        StartError: it cannot be imported.
+        StartError: `options.py` cannot be imported.
     """
     if find_spec(MODULE) is None:
         return None
@@ -113,7 +113,7 @@ def settings_class(module: ModuleType | None) -> type[Settings] | None:
     """Return the class `Settings` of `options.py`; `None` where it has none, or one without fields.
 
     Raises:
-        StartError: it is no subclass of `production.Settings`, or has a variable of the template.
+        StartError: the class is not a subclass of `production.Settings`, or uses a variable of the template.
     """
     own = getattr(module, "Settings", None)
     if own is None or own is Settings:
@@ -154,7 +154,7 @@ def rows(registry: Registry) -> Iterator[str]:
 
 def advice(registry: Registry) -> Iterator[str]:
     """Yield possible improvements, one line each."""
-    length = len(registry.presentation.get("instructions", ""))
+    length = len(registry.server_arguments.get("instructions", ""))
     if length > MAX_INSTRUCTIONS:
         yield f"INSTRUCTIONS have {length} characters: Claude Code cuts them after {MAX_INSTRUCTIONS}"
     example = Path(".env.example")
@@ -210,27 +210,27 @@ _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 
 
 def _with_section(text: str, own: type[Settings]) -> str:
-    """Return the text of `.env.example` with the settings of `own` as they are now."""
-    kept: list[str] = []
+    """Return the text of `.env.example` with its section on the settings of `own` replaced."""
+    others: list[str] = []
     inside = False
     at = None
     for line in text.splitlines(keepends=True):
         if line.startswith("# --- "):
             inside = line.startswith(SECTION)
             if inside:
-                at = len(kept)
+                at = len(others)
         if not inside:
-            kept.append(line)
+            others.append(line)
     if at is None:
-        at = len(kept)
-        if kept and kept[-1].strip():
-            kept.append("\n" if kept[-1].endswith("\n") else "\n\n")
+        at = len(others)
+        if others and others[-1].strip():
+            others.append("\n" if others[-1].endswith("\n") else "\n\n")
             at += 1
     lines = [f"{SECTION}".ljust(109, "-"), f"# `uv run {ANSWERS['slug']} --init-env` writes this part"]
     for name, field in variables(own).items():
         lines += _described(own, name, field)
     section = "".join(f"{line}\n" for line in lines)
-    return "".join([*kept[:at], section, *(["\n"] if kept[at:] else []), *kept[at:]])
+    return "".join([*others[:at], section, *(["\n"] if others[at:] else []), *others[at:]])
 
 
 def _described(own: type[Settings], name: str, field: FieldInfo) -> Iterator[str]:

@@ -22,6 +22,7 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import TypeAdapter
 
 from ..config import ConfigError, StartError
+from ..inbound.results import BARE, CONTENT
 
 RESERVED = ("get_metrics", "health_check")
 """Names of the production layer's own tools, reserved even if the feature with the tool is off."""
@@ -67,13 +68,13 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
     """Call a function that registers tools.
 
     Raises:
-        StartError: it is asynchronous, so that the call would register nothing.
+        StartError: the function is asynchronous, so that the call would register nothing.
     """
     result = register(server)
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise StartError(f"{_location(register)}: register is async, but nothing awaits it; make it a plain def")
+        raise StartError(f"{location(register)}: register is async, but nothing awaits it; make it a plain def")
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def errors_explained(redact: Callable[[str], str] = str) -> Iterator[None]:
 
     Raises:
         StartError: the block raised an exception.
-        ConfigError: the block raised it.
+        ConfigError: the block raised a `ConfigError`.
     """
     try:
         yield
@@ -103,7 +104,7 @@ def problem_with(fn: Callable[..., Any], name: str, existing: Callable[..., Any]
     Args:
         existing: The function that is already registered under this name.
     """
-    tool = f"{_location(fn)}: tool {name}"
+    tool = f"{location(fn)}: tool {name}"
     is_production = PRODUCTION in Path(str(getattr(_code(fn), "co_filename", ""))).parents
     if not is_production and name in RESERVED:
         return f"{tool}: the name is reserved for a tool of the production layer; choose another one"
@@ -127,9 +128,9 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
         what: Its kind and name.
         existing: The function that is already registered under this name.
     """
-    handler = f"{_location(fn)}: {what}"
+    handler = f"{location(fn)}: {what}"
     if existing is not None:
-        return f"{handler}: {_location(existing)} has the same name; rename one of them"
+        return f"{handler}: {location(existing)} has the same name; rename one of them"
     inner = inspect.unwrap(fn)
     if inspect.iscoroutinefunction(inner) and not _is_async(fn):
         return (
@@ -141,9 +142,22 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
     return None
 
 
+def problem_with_arguments(fn: Callable[..., Any], tool: Tool) -> str | None:
+    """Return which parameter the SDK and pydantic could not make an argument, in one line, or `None`."""
+    fields = dict(tool.fn_metadata.arg_model.model_fields)
+    fields |= {field.alias: field for field in tool.fn_metadata.arg_model.model_fields.values() if field.alias}
+    for parameter in _parameters(fn):
+        if parameter.name == tool.context_kwarg or parameter.name in tool.resolved_params:
+            continue
+        field = fields.get(parameter.name)
+        if field is None or (parameter.default is parameter.empty and not field.is_required()):
+            return f"{location(fn)}: tool {tool.name}: no parameter can be called {parameter.name}; rename it"
+    return None
+
+
 def problem_with_callback(fn: Callable[..., Any], what: str) -> str | None:
     """Return why `fn` cannot be awaited, in one line, or `None` if it can; `what` is its purpose."""
-    return None if _is_async(fn) else f"{_location(fn)}: {what}: it must be async def"
+    return None if _is_async(fn) else f"{location(fn)}: {what}: it must be async def"
 
 
 def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
@@ -151,11 +165,11 @@ def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
     for parameter in _parameters(fn):
         if not _has_schema(parameter.annotation):
             return (
-                f"{_location(fn)}: {what}: parameter {parameter.name} is of type "
+                f"{location(fn)}: {what}: parameter {parameter.name} is of type "
                 f"{inspect.formatannotation(parameter.annotation)}, which has no JSON schema; "
                 f"use str, int, float, bool, list, dict, Literal, an Enum, a dataclass or a pydantic model"
             )
-    return f"{_location(fn)}: {what}: {_one_line(error)}"
+    return f"{location(fn)}: {what}: {_one_line(error)}"
 
 
 def own_name(fn: Callable[..., Any]) -> str:
@@ -163,21 +177,19 @@ def own_name(fn: Callable[..., Any]) -> str:
     return str(getattr(fn, "__name__", ""))
 
 
-def ran(fn: Callable[..., Any], error: BaseException) -> bool:
-    """Return whether `error` was raised while `fn` ran, and not by the check of its arguments."""
-    code = getattr(_callable(fn), "__code__", None)
-    return any(frame.f_code is code for frame, _ in traceback.walk_tb(error.__traceback__))
-
-
 def advice(tools: Iterable[Tool]) -> Iterator[str]:
     """Yield possible improvements of registered tools, one line each."""
     for tool in tools:
-        if not tool.is_async:
+        if not _is_async(inspect.unwrap(tool.fn)):
             yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
         if not tool.description.strip():
             yield f"{tool.name} has no docstring: the model gets no description of it"
-        if inspect.signature(tool.fn).return_annotation is inspect.Signature.empty:
+        returned = inspect.signature(tool.fn, eval_str=True).return_annotation
+        if returned is inspect.Signature.empty:
             yield f"{tool.name} has no return type: its results are text only, without an output schema"
+        elif tool.output_schema is None and _is_undescribed(returned):
+            name = inspect.formatannotation(returned)
+            yield f"{tool.name} returns {name}, which has no JSON schema: its results are text only"
 
 
 def dotted_name(fn: Callable[..., Any]) -> str:
@@ -185,7 +197,7 @@ def dotted_name(fn: Callable[..., Any]) -> str:
     return f"{getattr(fn, '__module__', '?')}.{getattr(fn, '__qualname__', repr(fn))}"
 
 
-def _location(fn: Callable[..., Any]) -> str:
+def location(fn: Callable[..., Any]) -> str:
     """Return `file:line` of a function, or its dotted name if it is not written in Python."""
     code = _code(fn)
     return dotted_name(fn) if code is None else f"{_display_path(code.co_filename)}:{code.co_firstlineno}"
@@ -218,6 +230,13 @@ def _has_schema(annotation: Any) -> bool:
     except Exception:
         return False
     return True
+
+
+def _is_undescribed(returned: Any) -> bool:
+    """Return whether a return type says nothing of the results."""
+    if returned in BARE:
+        return True
+    return isinstance(returned, type) and not issubclass(returned, CONTENT) and not _has_schema(returned)
 
 
 def _owner_location(error: Exception) -> str:

@@ -1,5 +1,7 @@
 """Circuit breakers: after consecutive failures requests are rejected for a time, then a few test requests are admitted.
 
+Failures of one caller open a circuit for that caller only: what it requests can be the only thing that fails.
+
 A check and the transition that follows from it have no `await` between them, so that the limits hold for any number of
 concurrent calls in one event loop.
 """
@@ -7,7 +9,6 @@ concurrent calls in one event loop.
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -16,9 +17,11 @@ from typing import Any, Literal, ParamSpec, TypeVar
 import httpx2
 import structlog
 
+from ..caller import current_caller
 from ..config import ProductionConfig
 from ..observe.meter import Meter
 from ..registry import CallContext, Circuit, HealthPart, Registry, Server, registry_of
+from ..request import current_request
 from .client import UpstreamCallNext, UpstreamRequest
 from .errors import UpstreamError, Verdict, leaves, seconds_text
 
@@ -50,11 +53,12 @@ class CircuitOpenError(UpstreamError):
 class CircuitBreaker:
     """One circuit: closed, open or half-open.
 
-    Every transition starts a new generation. The verdict of a call counts only in the generation that admitted it.
+    Every transition starts a new generation. The verdict of an attempt counts only in the generation that admitted it.
+    A circuit that only one caller's failures have opened admits all other callers, until one of their attempts fails.
 
     Args:
         name: Name of the dependency.
-        failure_threshold: Consecutive failures that open the circuit.
+        failure_threshold: Failed calls without a success between them that open the circuit.
         recovery_timeout: Seconds from opening to the first test request.
         half_open_requests: Concurrent test requests, and successes that close the circuit.
         clock: Monotonic seconds.
@@ -79,19 +83,24 @@ class CircuitBreaker:
         self._clock = clock
         self._on_transition = on_transition
         self._generation = 0
-        self._failures = 0
+        self._failed: dict[object, str] = {}
+        """The caller of each call that failed since the last success."""
+        self._rejected_caller: str | None = None
+        """The only caller that an open or half-open circuit rejects; `None` for all."""
         self._opened_at = 0.0
         self._test_requests = 0
         self._successes = 0
 
-    def admit(self) -> int:
-        """Admit a call and return the generation, which `record` needs when the call has ended, however it ended.
+    def admit(self, caller: str = "") -> int:
+        """Admit an attempt of a caller and return its generation, which `record` needs when it has ended, however.
 
         Raises:
             CircuitOpenError: the circuit is open, or all test requests of a half-open circuit are running.
         """
         if self.state == "closed":
             return self._generation
+        if self._rejected_caller not in (None, caller):
+            return -self._generation
         if self.state == "open":
             remaining = self.seconds_left()
             if remaining > 0:
@@ -102,35 +111,51 @@ class CircuitBreaker:
         self._test_requests += 1
         return self._generation
 
-    def record(self, generation: int, verdict: Verdict) -> None:
-        """Count the verdict of a call that `generation` admitted."""
-        if generation != self._generation:
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None:
+        """Count the verdict of an attempt.
+
+        Args:
+            generation: What `admit` returned.
+            verdict: The outcome.
+            caller: The caller that was admitted.
+            call: The call that the attempt belongs to: its retries are one failure. `None` for one of its own.
+        """
+        if self.state != "closed" and generation == -self._generation:
+            if verdict is Verdict.FAILURE:
+                self._open(None)
+        elif generation != self._generation:
             return
-        if self.state == "half_open":
+        elif self.state == "half_open":
             self._test_requests -= 1
             if verdict is Verdict.FAILURE:
-                self._enter("open")
+                self._open(self._rejected_caller if caller == self._rejected_caller else None)
             elif verdict is Verdict.SUCCESS:
                 self._successes += 1
                 if self._successes == self._half_open_requests:
                     self._enter("closed")
         elif verdict is Verdict.SUCCESS:
-            self._failures = 0
+            self._failed.clear()
         elif verdict is Verdict.FAILURE:
-            self._failures += 1
-            if self._failures == self._failure_threshold:
-                self._enter("open")
+            self._failed.setdefault(object() if call is None else call, caller)
+            if len(self._failed) == self._failure_threshold:
+                callers = set(self._failed.values())
+                self._open(callers.pop() if len(callers) == 1 else None)
 
     def seconds_left(self) -> float:
         """Return the seconds until an open circuit admits a test request; 0 or less if it does now."""
         return self._opened_at + self._recovery_timeout - self._clock()
 
+    def _open(self, caller: str | None) -> None:
+        """Open the circuit for one caller, or for all."""
+        self._rejected_caller = caller
+        self._opened_at = self._clock()
+        self._enter("open")
+
     def _enter(self, state: State) -> None:
         self.state = state
         self._generation += 1
-        self._failures = self._test_requests = self._successes = 0
-        if state == "open":
-            self._opened_at = self._clock()
+        self._test_requests = self._successes = 0
+        self._failed.clear()
         self._on_transition(state)
 
 
@@ -149,16 +174,17 @@ class Circuits:
 
     async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         circuit = self.circuit(request.host_label)
-        generation = circuit.admit()
+        caller = _caller_id()
+        generation = circuit.admit(caller)
+        verdict = Verdict.NEUTRAL
         try:
             response = await call_next(request)
+            verdict = Verdict.SUCCESS
         except UpstreamError as error:
-            circuit.record(generation, error.verdict)
+            verdict = error.verdict
             raise
-        except BaseException:
-            circuit.record(generation, Verdict.NEUTRAL)
-            raise
-        circuit.record(generation, Verdict.SUCCESS)
+        finally:
+            circuit.record(generation, verdict, caller, _call_id() or request.id)
         return response
 
     def circuit(self, name: str) -> CircuitBreaker:
@@ -199,22 +225,23 @@ class CircuitGuard:
     def __init__(self, circuit: Circuit, failure_types: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._circuit = circuit
         self._failure_types = failure_types
-        self._generations: dict[asyncio.Task[Any] | None, list[int]] = {}
-        """The generations of the blocks that each task has entered, the innermost last."""
+        self._admitted: dict[asyncio.Task[Any] | None, list[tuple[int, str]]] = {}
+        """Generation and caller of the blocks that each task has entered, the innermost last."""
 
     async def __aenter__(self) -> None:
-        generation = self._circuit.admit()
-        self._generations.setdefault(asyncio.current_task(), []).append(generation)
+        caller = _caller_id()
+        generation = self._circuit.admit(caller)
+        self._admitted.setdefault(asyncio.current_task(), []).append((generation, caller))
 
     async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         task = asyncio.current_task()
-        if task not in self._generations:  # an async generator that another task closes
-            task = next(iter(self._generations))
-        generations = self._generations[task]
-        generation = generations.pop()
-        if not generations:
-            del self._generations[task]
-        self._circuit.record(generation, self._verdict(error))
+        if task not in self._admitted:  # an async generator that another task closes
+            task = next(iter(self._admitted))
+        admitted = self._admitted[task]
+        generation, caller = admitted.pop()
+        if not admitted:
+            del self._admitted[task]
+        self._circuit.record(generation, self._verdict(error), caller, _call_id())
 
     def __call__(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
         @wraps(function)
@@ -235,6 +262,18 @@ class CircuitGuard:
         if isinstance(error, UpstreamError):
             return error.verdict
         return Verdict.FAILURE if isinstance(error, self._failure_types) else Verdict.NEUTRAL
+
+
+def _caller_id() -> str:
+    """Return the id of the caller, empty for the server itself, such as in a background task."""
+    caller = current_caller.get()
+    return "" if caller is None else caller.id
+
+
+def _call_id() -> str | None:
+    """Return the id of the request that is being handled."""
+    request = current_request.get()
+    return None if request is None else request.request_id
 
 
 def install(registry: Registry) -> None:
@@ -264,9 +303,14 @@ def circuit_breaker(
     Raises:
         CircuitOpenError: on entry, while the circuit is open.
     """
-    circuit = registry_of(where).upstream.circuit or _closed_circuit
-    return CircuitGuard(circuit(name), failures)
+    circuit = registry_of(where).upstream.circuit
+    return CircuitGuard(_AlwaysClosed() if circuit is None else circuit(name), failures)
 
 
-def _closed_circuit(name: str) -> CircuitBreaker:
-    return CircuitBreaker(name, failure_threshold=sys.maxsize, recovery_timeout=1, half_open_requests=1)
+class _AlwaysClosed:
+    """The circuit of every name where circuit breakers are switched off."""
+
+    def admit(self, caller: str = "") -> int:
+        return 0
+
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...

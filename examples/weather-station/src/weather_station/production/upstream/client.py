@@ -6,10 +6,11 @@ A request passes the middleware in `ORDER` and then makes one attempt over httpx
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -23,6 +24,7 @@ import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..config import About, ProductionConfig
+from ..json_values import non_finite
 from ..request import compose
 from .credentials import credentials_of
 from .errors import (
@@ -37,13 +39,16 @@ from .errors import (
     Verdict,
     seconds_text,
 )
+from .shares import Shares, ShareTimeoutError
 
 ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 MAX_REDIRECTS = 5
-MAX_CONNECTIONS = 100
 MAX_CONNECT_SECONDS = 5.0
+
+CALLER_SHARE = 4
+"""A caller uses at most one in so many connections to the upstream."""
 
 MAX_HOSTS = 64
 """Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
@@ -64,6 +69,9 @@ MAX_ENCODINGS = 8
 MAX_RETRY_AFTER = 10**9
 """Upper bound of a Retry-After header in seconds."""
 
+NON_FINITE = re.compile(rb"NaN|Infinity|[eE]\+?\d{3}|\d{300}")
+"""Found in every JSON text with a number that is not finite as a `float`."""
+
 log = structlog.stdlib.get_logger(__name__)
 
 
@@ -79,6 +87,8 @@ class UpstreamRequest:
     """On the event loop's clock."""
     repeatable: bool
     """Whether it is safe to send again after it may have arrived."""
+    id: object = field(default_factory=object)
+    """Stands for this request and its retries."""
     at_base: bool = False
     """Whether it goes to the origin of `BASE_URL`, which alone gets credentials."""
 
@@ -111,6 +121,7 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
+        self._shares = Shares(max(1, config.max_connections // CALLER_SHARE), connect_seconds(config))
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -135,10 +146,12 @@ class Upstream:
             StartError: a middleware's name is not in `ORDER`.
         """
         attempt = config.attempt_timeout_seconds
-        connect = min(MAX_CONNECT_SECONDS, attempt / 2)  # before the attempt ends, so that nothing was sent
+        connect = connect_seconds(config)
         async with httpx2.AsyncClient(
             timeout=httpx2.Timeout(attempt, connect=connect, pool=connect),
-            limits=httpx2.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS),
+            limits=httpx2.Limits(
+                max_connections=config.max_connections, max_keepalive_connections=config.max_connections
+            ),
             headers={"User-Agent": f"{about.name}/{about.version}", "Accept": "application/json, */*;q=0.5"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no cookies: callers must not share a session
         ) as client:
@@ -161,11 +174,13 @@ class Upstream:
         """
         response = await self.request("GET", path, params=params, path_params=path_params, headers=headers)
         try:
-            return response.json()
+            return parse_json(response)
         except (ValueError, RecursionError) as error:
             upstream_error = _json_error(response, error)
-            _log_failed(upstream_error)
-            raise upstream_error from None
+        except UpstreamResponseError as error:
+            upstream_error = error
+        _log_failed(upstream_error)
+        raise upstream_error from None
 
     async def request(
         self,
@@ -250,8 +265,16 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         ends = min(now + self._attempt_seconds, request.deadline)
         try:
-            async with asyncio.timeout_at(ends):
+            async with asyncio.timeout_at(ends), self._shares.use():
                 response = await self._follow_redirects(request)
+        except ShareTimeoutError:
+            raise UpstreamConnectError(
+                f"{self._shares.size} requests of this caller are running, a quarter of the connections"
+                f" (MAX_CONNECTIONS), so no request was sent to {request.host}",
+                "Try again in a few seconds.",
+                host=request.host,
+                may_retry=True,
+            ) from None
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
             upstream_error = _transport_error(request, error, seconds)
@@ -294,6 +317,11 @@ class Upstream:
             for name in ("content-encoding", "content-length"):
                 headers.pop(name, None)
         return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
+
+
+def connect_seconds(config: ProductionConfig) -> float:
+    """Return how long a request waits for a connection: it ends before the attempt, so that nothing was sent."""
+    return min(MAX_CONNECT_SECONDS, config.attempt_timeout_seconds / 2)
 
 
 def _log_failed(error: UpstreamError) -> None:
@@ -422,6 +450,23 @@ def _status_error(request: UpstreamRequest, response: httpx2.Response) -> Upstre
         may_retry=status in TRANSIENT and request.repeatable,
         verdict=Verdict.FAILURE if status >= 500 else Verdict.SUCCESS,
     )
+
+
+def parse_json(response: httpx2.Response, text: str | None = None) -> Any:
+    """Return the value of a body that is JSON, or of `text`, a part of it.
+
+    Raises:
+        ValueError: it is not JSON.
+        RecursionError: it is nested too deeply.
+        UpstreamResponseError: it has NaN or an infinity, or a number beyond the range of `float`.
+    """
+    value = response.json() if text is None else json.loads(text)
+    if NON_FINITE.search(response.content) and (found := non_finite(value)):
+        host = response.url.netloc.decode("ascii")
+        raise UpstreamResponseError(
+            f"{host} answered with {found}, which JSON does not have", host=host, verdict=Verdict.SUCCESS
+        )
+    return value
 
 
 def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponseError:

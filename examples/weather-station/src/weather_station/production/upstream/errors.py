@@ -1,6 +1,6 @@
 """Exceptions of the upstream client.
 
-Their texts are meant for the model: they name the upstream's host and say whether and when another try can help. They
+Their texts are for the model: they name the upstream's host, and state whether and when another attempt can help. They
 never contain the query of a URL, the value of a header or a body.
 """
 
@@ -98,7 +98,7 @@ class UpstreamResponseError(UpstreamError):
 
 
 def leaves(error: BaseException) -> list[BaseException]:
-    """Return the exceptions of a group, of the groups in it too; any other exception as the only one."""
+    """Return the exceptions in a group and its nested groups; for any other exception, the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         return [leaf for inner in error.exceptions for leaf in leaves(inner)]
     return [error]

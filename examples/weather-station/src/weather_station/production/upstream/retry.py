@@ -41,7 +41,7 @@ def retry(
         where: The server, or the context of a call.
         name: Name of the dependency for the metric, the log and the span.
         on: Exceptions after which repeating the function is safe. An `UpstreamError` decides with its `may_retry`
-            instead, so that an open circuit ends the retries. Of a group every exception has to allow it.
+            instead, so that an open circuit ends the retries. Every exception of a group has to allow it.
     """
     registry = registry_of(where)
     if not registry.config.enable_retries:
@@ -89,11 +89,11 @@ class Retries:
         Args:
             attempt: Makes one attempt.
             name: Name of the dependency for the metric, the log and the span.
-            may_retry: Returns whether another attempt can succeed and is safe after an exception, which is no group.
+            may_retry: Returns whether another attempt can succeed and is safe after an exception that is not a group.
             deadline: Time on the event loop's clock.
 
         Raises:
-            Exception: that of the last attempt.
+            Exception: the exception of the last attempt.
         """
         counter = self._counter(name)
         failed_attempts = 0

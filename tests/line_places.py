@@ -1,6 +1,6 @@
-"""Where the lines of a file stand, by parsers of its language: what the tests of merging compare with.
+"""The enclosing blocks of each line of a file, by parsers of its language: the expected values of the merge tests.
 
-The merge has an outline of its own, by indentation; nothing of it is used here.
+The merge itself uses an outline by indentation, and these parsers are independent of it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ Place = tuple[str, ...]
 """Names from the outermost block to the innermost one."""
 
 NAMES = ("title", "name", "alert", "record", "uses", "run", "refId", "id")
-"""By what an item of a list is known."""
+"""Keys that identify an item of a list, in order of preference."""
 
 
 def places(path: str, text: str) -> list[Place]:
-    """The place of each line.
+    """Return the place of each line.
 
     Raises:
-        ValueError: the file is not of its language.
+        ValueError: the file has a syntax error.
     """
     kind = path.rpartition(".")[2]
     lines = text.split("\n")
@@ -38,8 +38,8 @@ def places(path: str, text: str) -> list[Place]:
 
 
 def _of_yaml(text: str, count: int) -> list[Place]:
-    """JSON is YAML too; a comment, which marks an edit, is allowed in both."""
-    found: list[Place] = [()] * count
+    """Return the places in YAML or JSON, which is parsed as YAML so that comments can mark edits."""
+    line_places: list[Place] = [()] * count
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
@@ -50,22 +50,22 @@ def _of_yaml(text: str, count: int) -> list[Place]:
             for key, value in node.value:
                 last = value.end_mark.line - (value.end_mark.column == 0)
                 for line in range(key.start_mark.line, min(last + 1, count)):
-                    found[line] = path
+                    line_places[line] = path
                 inner = (*path, str(key.value))
                 if isinstance(value, (yaml.MappingNode, yaml.SequenceNode)):
                     for line in range(key.start_mark.line + 1, min(last + 1, count)):
-                        found[line] = inner
+                        line_places[line] = inner
                 visit(value, inner)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 inner = (*path, _name(item))
                 last = item.end_mark.line - (item.end_mark.column == 0)
                 for line in range(item.start_mark.line, min(last + 1, count)):
-                    found[line] = inner
+                    line_places[line] = inner
                 visit(item, inner)
 
     visit(root, ())
-    return found
+    return line_places
 
 
 def _name(item: yaml.Node) -> str:
@@ -76,7 +76,7 @@ def _name(item: yaml.Node) -> str:
 
 
 def _of_python(text: str, count: int) -> list[Place]:
-    found: list[Place] = [()] * count
+    line_places: list[Place] = [()] * count
     try:
         tree = ast.parse(text)
     except SyntaxError as error:
@@ -89,15 +89,15 @@ def _of_python(text: str, count: int) -> list[Place]:
                 inner = (*path, child.name)
                 first = min([child.lineno, *(decorator.lineno for decorator in child.decorator_list)])
                 for line in range(first - 1, child.end_lineno or first):
-                    found[line] = inner
+                    line_places[line] = inner
             visit(child, inner)
 
     visit(tree, ())
-    return found
+    return line_places
 
 
 def _of_markdown(lines: list[str]) -> list[Place]:
-    found: list[Place] = []
+    line_places: list[Place] = []
     path: list[tuple[int, str]] = []
     fenced = False
     for line in lines:
@@ -106,20 +106,20 @@ def _of_markdown(lines: list[str]) -> list[Place]:
         if heading and not fenced:
             level = len(heading[1])
             path = [(depth, title) for depth, title in path if depth < level] + [(level, heading[2])]
-        found.append(tuple(title for _, title in path))
-    return found
+        line_places.append(tuple(title for _, title in path))
+    return line_places
 
 
 def _of_toml(lines: list[str]) -> list[Place]:
-    found: list[Place] = []
+    line_places: list[Place] = []
     table = ""
     for line in lines:
         if header := re.match(r"\[\[?[\w.\"-]+\]\]?", line):
             table = header[0]
-        found.append((table,))
-    return found
+        line_places.append((table,))
+    return line_places
 
 
 def marked(text: str, mark: str) -> Iterator[int]:
-    """The numbers of the lines that have a mark, from 0."""
+    """Return the numbers of the lines with a mark, counted from 0."""
     return (number for number, line in enumerate(text.split("\n")) if mark in line)

