@@ -28,6 +28,7 @@ SECTIONS = {
         "../benchmarks/README",
         "../benchmarks/results/table",
         "../packages/openapi-tools/README",
+        "redaction-score",
         "decisions/*",
     ],
     "The template": [
