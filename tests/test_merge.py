@@ -362,3 +362,25 @@ def test_changed_answers_next_to_the_owners_version_do_not_conflict() -> None:
 def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:
     owner_text, updated = (PYPROJECT.replace("A server", text) for text in ("Mine", "Theirs"))
     assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1
+
+
+# --- Files whose end is the owner's --------------------------------------------------------------------------------
+
+ENV = "#HOST=127.0.0.1\n#PORT=8000\n"
+
+
+@pytest.mark.parametrize("path", [".env.example", ".gitignore"])
+@pytest.mark.parametrize("change", ["", "#HOST=0.0.0.0\n"], ids=["appended only", "edited as well"])
+def test_lines_appended_by_both_sides_are_no_conflict(path: str, change: str) -> None:
+    appended = "# The map's key\n#MAP_KEY=\n"
+    edited = (change or "#HOST=127.0.0.1\n") + "#PORT=8000\n" + appended
+    updated = ENV + "\n# Features\n#ENABLE_METRICS=true\n"
+    expected = (change or "#HOST=127.0.0.1\n") + updated.removeprefix("#HOST=127.0.0.1\n") + appended
+    merged = merge(path, ENV.encode(), edited.encode(), updated.encode())
+    assert merged == (expected.encode(), 0)
+    again = merge(path, updated.encode(), merged.content, (updated + "#NEW=1\n").encode())
+    assert again == ((expected.removesuffix(appended) + "#NEW=1\n" + appended).encode(), 0)
+
+
+def test_lines_appended_by_both_sides_of_another_file_are_a_conflict() -> None:
+    assert merge("Dockerfile", b"FROM a\n", b"FROM a\nUSER b\n", b"FROM a\nUSER c\n").conflicts == 1

@@ -27,6 +27,9 @@ For git, changes of adjacent lines are one change. In pyproject.toml the version
 name and the description, which are answers.
 """
 
+APPENDED = (".env.example", ".gitignore")
+"""Files whose end is the owner's: what the owner appended stays at the end, after what the template adds there."""
+
 
 class Merged(NamedTuple):
     content: bytes
@@ -53,13 +56,25 @@ def merge(path: str, base: bytes, edited: bytes, updated: bytes) -> Merged:
     base, edited, updated = (with_lf(content) for content in (base, edited, updated))
     if updated in (base, edited):
         return Merged(unchanged)
+    edited, appended = _split_appended(base, edited) if path in APPENDED else (edited, b"")
     if edited == base:
         merged = Merged(updated)
     elif any(b"\0" in content for content in (base, edited, updated)):
         return Merged(edited, conflicts=1)
     else:
         merged = _merge_lines_of(path, base, edited, updated)
+    if appended:
+        merged = merged._replace(content=merged.content.rstrip(b"\n") + b"\n" + appended)
     return merged._replace(content=merged.content.replace(b"\n", b"\r\n")) if to_crlf else merged
+
+
+def _split_appended(base: bytes, edited: bytes) -> tuple[bytes, bytes]:
+    """Return the owner's version up to the last line of `base`, and the lines that the owner appended after it."""
+    last_line = base.rstrip(b"\n").rpartition(b"\n")[2] + b"\n"
+    kept, found, appended = edited.rpartition(last_line)
+    if not found or not appended.strip():
+        return edited, b""
+    return kept + found, appended
 
 
 def has_crlf(content: bytes) -> bool:
