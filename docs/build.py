@@ -1,4 +1,4 @@
-"""Makes the site: a page for each Markdown file of this repository, and for each page of a generated project.
+"""Make the site: a page for each Markdown file of this repository, and for each page of a generated project.
 
     python3 with_uv.py run --isolated --group docs python -m docs.build [FOLDER]
 

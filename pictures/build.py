@@ -1,4 +1,4 @@
-"""Writes docs/pictures/ from a server that runs, in about eleven minutes.
+"""Write docs/pictures/ from a server that runs, in about eleven minutes.
 
     python3 with_uv.py run python -m pictures.build [--only dashboards|terminal] [--seconds 600]
 
@@ -100,8 +100,8 @@ def first_commands() -> Iterator[str]:
 
 
 def draw_terminal(place: Path) -> None:
-    checkout, desk, home = place / "checkout", place / "desk", place / "home"
-    for folder in (checkout, desk, home):
+    checkout, folder_of_reader, home = place / "checkout", place / "folder_of_reader", place / "home"
+    for folder in (checkout, folder_of_reader, home):
         folder.mkdir()
     copy_template(checkout)
     git("init", "--quiet", cwd=checkout)
@@ -121,7 +121,7 @@ def draw_terminal(place: Path) -> None:
     )
     port = free_port()
     environment["PORT"] = str(port)
-    output = session(list(first_commands()), desk, environment, port)
+    output = session(list(first_commands()), folder_of_reader, environment, port)
     picture = draw.terminal(shortened(output).replace(f"127.0.0.1:{port}", ADDRESS), COLUMNS, "The first minute")
     described = "".join(f"{command}\n" for command in first_commands())
     write("terminal", picture.replace("</title>", f"</title><desc>{escape(described)}</desc>", 1))

@@ -263,7 +263,7 @@ def state_timeline(panel: Mapping[str, Any], found: Sequence[Series], frame: Fra
     for index, series in enumerate(found):
         top = inner.top + index * height
         drawn.append(text(inner.left - 8, top + height / 2 + 4, series.legend, 11, TEXT, "end"))
-        for begin, end, value in spells(series.points, frame.end):
+        for begin, end, value in intervals(series.points, frame.end):
             state = options[f"{value:g}"]
             x, width = inner.x(begin), inner.x(end) - inner.x(begin)
             drawn.append(
@@ -275,7 +275,7 @@ def state_timeline(panel: Mapping[str, Any], found: Sequence[Series], frame: Fra
     return "".join(drawn)
 
 
-def spells(points: Sequence[tuple[float, float]], end: float) -> Iterator[tuple[float, float, float]]:
+def intervals(points: Sequence[tuple[float, float]], end: float) -> Iterator[tuple[float, float, float]]:
     """Return begin, end and value of each time in which a series had the same value."""
     begin, current = points[0]
     for time, value in points[1:]:

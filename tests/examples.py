@@ -1,4 +1,4 @@
-"""Writes examples/: the projects that the template makes, for those who read before they generate.
+"""Write examples/: the projects that the template makes, for those who read before they generate.
 
     python3 with_uv.py run python -m tests.examples
 

@@ -135,7 +135,7 @@ class Shell:
         return done.stdout
 
     def run_marked(self, block: Block) -> str:
-        """Runs a block where its mark says."""
+        """Run a block where its mark says."""
         if block.mark == "checkout":
             assert self.checkout
             return Shell(self.checkout, self.environment, self.port).run(block.body)
@@ -211,18 +211,18 @@ def clean(home: Path, port: int, **settings: str) -> dict[str, str]:
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A reader with an empty home, in a folder with an OpenAPI document; the URL of README is that of a checkout."""
-    checkout, desk, port = tmp_path / "checkout", tmp_path / "desk", free_port()
+    checkout, folder, port = tmp_path / "checkout", tmp_path / "folder", free_port()
     checkout.mkdir()
     copy_template(checkout)
     shutil.copy(ROOT / "with_uv.py", checkout)
     git("init", "--quiet", cwd=checkout)
     commit(checkout)
-    for place in (checkout, desk):
+    for place in (checkout, folder):
         place.mkdir(exist_ok=True)
         shutil.copy(DOCUMENT, place / "petstore.yaml")
     (url,) = re.findall(r"^TEMPLATE=(\S+)", README.read_text("utf-8"), re.MULTILINE)
     instead = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{checkout}.insteadOf", "GIT_CONFIG_VALUE_0": url}
-    return Shell(desk, clean(tmp_path / "home", port, MCP_TEMPLATE_STRICT="1", **instead), port, checkout)
+    return Shell(folder, clean(tmp_path / "home", port, MCP_TEMPLATE_STRICT="1", **instead), port, checkout)
 
 
 @pytest.mark.slow
