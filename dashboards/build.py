@@ -24,6 +24,8 @@ TAG = "mcp-server"
 
 SERVER = 'job=~"$job", instance=~"$instance"'
 TOOL = f'{SERVER}, tool_name=~"$tool"'
+NO_FAILURE = "[1234]xx|cancelled|success|exception"
+"""Outcomes of attempts that say nothing against the upstream."""
 
 
 def rate(by: str, metric: str, selector: str) -> str:
@@ -231,7 +233,11 @@ UPSTREAM: Rows = {
             "percentunit",
             Query(
                 share(
-                    rate("host", "mcp_upstream_requests_total", f'{SERVER}, outcome!~"[1234]xx|cancelled"'),
+                    rate(
+                        "host",
+                        "mcp_upstream_requests_total",
+                        f'{SERVER}, outcome!~"[1234]xx|cancelled|success|exception"',
+                    ),
                     rate("host", "mcp_upstream_requests_total", SERVER),
                 ),
                 "{{host}}",

@@ -1,6 +1,6 @@
 """Prepare and check a project, once after `copier copy` and once after `copier update`.
 
-    python post_generate.py copy|update [PROJECT] [--openapi SPEC [--operations SELECTION]]
+    python post_generate.py copy|update [PROJECT] [--openapi SPEC [--operations SELECTION]] [--next TEXT]
 
 On copy it makes the lock file, the environment and .env, and the tools of an OpenAPI document if one is given; on
 update it looks for conflicts, renews the first two, and adds to .env the variables it lacks.
@@ -350,6 +350,7 @@ def main() -> int:
     parser.add_argument("project", nargs="?", type=Path, default=Path())
     parser.add_argument("--openapi", default="", metavar="SPEC", help="an OpenAPI document to make tools of")
     parser.add_argument("--operations", default="", metavar="SELECTION", help="which of its operations")
+    parser.add_argument("--next", default="", metavar="TEXT", help="what to print at the end of a copy")
     options = parser.parse_args()
     if sys.version_info < (3, 10):
         print(f"post_generate.py: Python 3.10 or later is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
@@ -382,6 +383,8 @@ def main() -> int:
         print(f"\n{hint}\n", file=sys.stderr)
     if updating:
         print(after_update(os.environ.get("VERSION_FROM", "")), file=sys.stderr)
+    if options.next:
+        print(f"\n{options.next}", file=sys.stderr)
     if done:
         return 0
     return 1 if os.environ.get("CI") or os.environ.get("MCP_TEMPLATE_STRICT") else 0

@@ -118,7 +118,20 @@ def test_with_git_the_project_says_to_commit_it(repository: TemplateRepository, 
     done = copier("copy", "-T", "--defaults", str(repository.template), "weather-station", cwd=tmp_path)
     assert done.returncode == 0
     assert "Commit the project to git now" in done.stderr
+    assert "git init && git add --all && git commit" in done.stderr
     assert "cannot be updated" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--trust",), ("--trust", "-q"), ("-T",)])
+def test_a_copy_says_what_to_do_next(tmp_path: Path, options: tuple[str, ...]) -> None:
+    repository = TemplateRepository.from_working_tree(tmp_path / "source", "print(sys.argv[-1], file=sys.stderr)")
+    done = copier("copy", *options, "--defaults", str(repository.template), "weather-station", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert ("--skip-tasks" in done.stderr) is ("-T" in options)
+    assert done.stderr.count("is in weather-station.") == 1
+    assert done.stderr.count("    git init && git add --all && git commit") == 1
+    assert ("Copying from template" in done.stderr) is ("-q" not in options)
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ OPTIONAL = (
     "observe.redaction",
     "observe.telemetry",
     "openapi",
+    "serve.background",
+    "serve.console",
     "serve.env_file",
     "serve.host_config",
     "serve.listeners",
@@ -28,6 +30,7 @@ OPTIONAL = (
     "upstream.credentials_exchange",
     "upstream.credentials_keys",
     "upstream.credentials_obo",
+    "upstream.dependency",
     "upstream.retry",
 )
 """Each is tested by `test_<name>.py`."""

@@ -107,6 +107,28 @@ async def test_all_parts_of_a_request_are_sent(api: StandIn) -> None:
     assert (request.headers["x-one"], request.headers["idempotency-key"]) == ("1", "k1")
 
 
+async def test_forms_and_files_are_sent_again_by_a_retry(api: StandIn) -> None:
+    form, files = {"name": "Ann Lee", "tag": ["a", "b"]}, {"scan": ("scan.txt", b"content", "text/plain")}
+    async with opened(api.url, enable_circuit_breaker=False, retry_delay_seconds=0.001) as runtime:
+        api.behave(respond(503), respond())
+        if runtime.registry.upstream.middleware.get("retry") is None:
+            api.behave(respond())
+        await runtime.upstream.request("PUT", "/files", form=form, files=files)
+    *_, first, last = api.requests if len(api.requests) > 1 else api.requests * 2
+    assert first.body == last.body
+    assert last.headers["content-type"].startswith("multipart/form-data; boundary=")
+    assert b'name="name"\r\n\r\nAnn Lee\r\n' in last.body
+    assert b'filename="scan.txt"\r\nContent-Type: text/plain\r\n\r\ncontent\r\n' in last.body
+
+
+async def test_a_form_is_url_encoded(api: StandIn) -> None:
+    async with opened(api.url, **ALONE) as runtime:
+        await runtime.upstream.request("POST", "/forms", form={"name": "Ann Lee", "tag": ["a", "b"]})
+    (request,) = api.requests
+    assert request.body == b"name=Ann+Lee&tag=a&tag=b"
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+
+
 async def test_cookies_are_not_kept(api: StandIn) -> None:
     api.behave(respond(set_cookie="session=of-one-caller; Path=/"))
     async with opened(api.url, **ALONE) as runtime:
