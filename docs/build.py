@@ -17,7 +17,7 @@ from pathlib import Path
 
 from copier import run_copy
 
-from tests.support import EVERYTHING, ROOT, copy_template
+from tests.support import EVERYTHING, ROOT, choices, copy_template, questions
 from tests.template_repository import git
 
 SECTIONS = {
@@ -42,6 +42,8 @@ SECTIONS = {
 }
 """The pages of each part of the navigation, as seen from docs/."""
 
+SILENT: dict[str, bool] = {"defaults": True, "skip_tasks": True, "quiet": True}
+
 START = '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">Documentation</a>\n'
 
 
@@ -51,10 +53,17 @@ def collect(folder: Path) -> None:
         if not name.startswith("template/") and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
-    with tempfile.TemporaryDirectory() as source:
-        copy_template(Path(source))
+    with tempfile.TemporaryDirectory() as name:
+        source = Path(name) / "source"
+        source.mkdir()
+        copy_template(source)
         answers = EVERYTHING | {"upstream_auth": "per_caller"}
-        run_copy(source, folder / "template", data=answers, defaults=True, skip_tasks=True, quiet=True)
+        run_copy(str(source), folder / "template", data=answers, **SILENT)
+        for method in {*choices(questions()["auth"])} - {answers["auth"]}:  # pages that exclude each other
+            run_copy(str(source), Path(name) / method, data=answers | {"auth": method}, **SILENT)
+            for page in (Path(name) / method / "docs").iterdir():
+                if not (folder / "template" / "docs" / page.name).exists():
+                    shutil.copy(page, folder / "template" / "docs")
     for page in folder.rglob("*.md"):
         text = page.read_text("utf-8")
         text = re.sub(r"\]\((\.\./)?(examples/)?weather-station/", project_of(page, folder), text)

@@ -52,8 +52,9 @@ def variable_rows() -> Iterator[str]:
     yield "| for | variables |"
     yield "|---|---|"
     sections: dict[str, dict[str, None]] = {}
-    for credentials in choices(questions()["upstream_auth"]):
-        for section, name in listed(EVERYTHING | {"upstream_auth": credentials, "upstream_api_key_env": "API_KEY"}):
+    changes = [{"upstream_auth": credentials} for credentials in choices(questions()["upstream_auth"])]
+    for change in [*changes, {"auth": "oauth"}]:
+        for section, name in listed(EVERYTHING | {"upstream_api_key_env": "API_KEY"} | change):
             sections.setdefault(section, {})[name] = None
     for section, names in sections.items():
         yield f"| {section} | {' '.join(f'`{name}`' for name in names)} |"

@@ -91,7 +91,8 @@ def test_every_question_is_a_field_or_decides_files_only(model: Model) -> None:
 def test_every_setting_is_in_the_example_of_the_environment(model: Model) -> None:
     settings = set(model.variables.values())
     with_key = EVERYTHING | {"upstream_api_key_env": "API_KEY"}
-    known = {name for auth in ("token", "jwt") for _, name in listed(with_key | {"auth": auth})}
+    varied = [(name, value) for name in ("auth", "upstream_auth") for value in choices(questions()[name])]
+    known = {variable for name, value in varied for _, variable in listed(with_key | {name: value})}
     assert sorted(settings - known) == []
 
 

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.slow
 
 TOKENS = "everything with tokens only"
 OPENAPI = "with an OpenAPI document"
+SIGN_IN = "default-auth-oauth"
 API = {
     "project_name": "Weather Station",
     "upstream_base_url": "https://api.example.com",
@@ -84,6 +85,16 @@ def prepared(
     [
         *SELECTIONS.items(),
         *(pytest.param(*item, marks=pytest.mark.acceptance) for item in [*CREDENTIALS.items()][1:]),
+        pytest.param(
+            SIGN_IN,
+            (
+                "test_auth_oauth.py",
+                "test_auth_oauth_clients.py",
+                "test_auth_oauth_provider.py",
+                "test_auth_oauth_redis.py",
+            ),
+            marks=pytest.mark.acceptance,
+        ),
         *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in COMPLETE_VARIANTS),
     ],
 )
@@ -95,11 +106,19 @@ def test_the_tests_of_the_layer_pass(
 
 @pytest.mark.parametrize(
     ("name", "absent"),
-    [("everything", r"credentials_\w+"), ("default-upstream_auth-token_exchange", r"(?!credentials_exchange)\w+")],
+    [
+        ("everything", r"(credentials|auth_oauth)\w*"),
+        ("default-upstream_auth-token_exchange", r"(?!credentials_exchange)\w+"),
+    ],
 )
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
-    absent = f"test_({absent}|openapi.*)|openapi_tools_under_test"
+    absent = f"test_({absent}|openapi.*)|openapi_tools_under_test|sign_in_provider"
     assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
+
+
+@pytest.mark.release
+def test_the_tests_of_the_sign_in_are_typed(prepared: Callable[[str], Project]) -> None:
+    assert_typed(prepared(SIGN_IN), *LAYER.glob("*auth_oauth*.py"))
 
 
 @pytest.mark.release

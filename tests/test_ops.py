@@ -104,6 +104,8 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default
     assert alerts("everything") == default | {"RateLimitStoreDown"}
+    sign_in = {"SignInFails", "StolenRefreshToken", "RegistrationFlood"}
+    assert alerts("default-auth-oauth") == default - {"TokensStale"} | sign_in
 
 
 def with_env_file(rendering: Rendering, directory: Path) -> Path:
@@ -214,6 +216,7 @@ def test_services_follow_the_answers() -> None:
     assert services("default-enable_metrics-False") == {"server", "jaeger"}
     assert services("default-enable_telemetry-False") == {"server"} | watching
     assert services("everything") == {"server", "jaeger", "redis"} | watching
+    assert services("default-auth-oauth") == {"server", "jaeger", "redis"} | watching
 
 
 def test_the_compose_file_passes_schema_and_security_checks(each_rendering: Sequence[Rendering]) -> None:
@@ -333,6 +336,18 @@ def test_the_autoscaler_reacts_before_a_core_is_saturated(renderings: Mapping[st
         (
             {"auth": "jwt", "rate_limit_backend": "redis"},
             ["JWT_ISSUER", "JWT_AUDIENCE", "REQUEST_STATE_KEYS", "REDIS_URL"],
+        ),
+        (
+            {"auth": "oauth"},
+            [
+                "PUBLIC_URL",
+                "OAUTH_ISSUER",
+                "OAUTH_CLIENT_ID",
+                "OAUTH_CLIENT_SECRET",
+                "OAUTH_KEYS",
+                "REQUEST_STATE_KEYS",
+                "REDIS_URL",
+            ],
         ),
         ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["REQUEST_STATE_KEYS", "API_KEY"]),
         ({"auth": "none"}, ["REQUEST_STATE_KEYS"]),

@@ -1,12 +1,12 @@
 // An identity provider for the tests: npm's oidc-provider with opaque and JWT access tokens, introspection, revocation,
-// and token exchange (RFC 8693) through its hook for grants.
+// and token exchange (RFC 8693) through its hook for grants; users sign in at its development pages.
 //
-//     node identity_provider.mjs NODE_MODULES PORT KEY_ID
+//     node identity_provider.mjs NODE_MODULES PORT KEY_ID [REDIRECT_URI]
 
 import { generateKeyPairSync } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 
-const [modules, port, kid] = process.argv.slice(2);
+const [modules, port, kid, redirectUri] = process.argv.slice(2);
 const load = (path) => import(pathToFileURL(`${modules}/${path}`));
 const { Provider, errors } = await load('oidc-provider/lib/index.js');
 const jose = await load('jose/dist/webapi/index.js');
@@ -25,6 +25,9 @@ const client = (client_id, grant_types) => ({
   client_id, client_secret: `secret of ${client_id}`, grant_types, redirect_uris: [], response_types: [],
   id_token_signed_response_alg: 'ES256',
 });
+const connector = {
+  ...client('connector', ['authorization_code', 'refresh_token']), redirect_uris: [redirectUri], response_types: ['code'],
+};
 const resourceServer = (resource) => ({
   scope: 'orders:read orders:write', audience: resource, accessTokenFormat: FORMATS[resource], accessTokenTTL: 300,
   jwt: { sign: { alg: 'ES256' } },
@@ -32,16 +35,22 @@ const resourceServer = (resource) => ({
 
 const provider = new Provider(issuer, {
   jwks: { keys: [signing] },
-  clients: [client('app', [LOGIN, 'client_credentials']), client('mcp-server', [EXCHANGE])],
+  clients: [
+    client('app', [LOGIN, 'client_credentials']), client('mcp-server', [EXCHANGE]), ...(redirectUri ? [connector] : []),
+  ],
   scopes: ['openid', 'offline_access', 'orders:read', 'orders:write'],
+  issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
+  pkce: { required: () => true },
   findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
   features: {
-    devInteractions: { enabled: false },
+    devInteractions: { enabled: Boolean(redirectUri) },
     clientCredentials: { enabled: true },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: () => true },
     resourceIndicators: {
       enabled: true,
+      defaultResource: (ctx) => (ctx.oidc.client.clientId === 'connector' ? Object.keys(FORMATS)[0] : undefined),
+      useGrantedResource: () => true,
       getResourceServerInfo: (ctx, resource) => {
         if (!(resource in FORMATS)) throw new errors.InvalidTarget();
         return resourceServer(resource);

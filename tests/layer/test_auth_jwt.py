@@ -32,8 +32,9 @@ from clocks import Clock
 from harness import DEADLINE_SECONDS, Running, Serve, config, modern, text_of, wait_for
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, about
-from weather_station.production.inbound import auth_jwt
-from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS, MAX_DOCUMENT_BYTES, signing_keys
+from weather_station.production.inbound import auth_jwt, issuer_keys
+from weather_station.production.inbound.auth_jwt import LEEWAY_SECONDS
+from weather_station.production.inbound.issuer_keys import MAX_DOCUMENT_BYTES, signing_keys
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import drain, startup
@@ -506,7 +507,7 @@ def test_a_bounded_number_of_tokens_is_remembered(
 def test_a_new_key_is_accepted_at_once_and_a_removed_one_is_rejected(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
     with protected() as server:
         old = issuer.token()
@@ -520,12 +521,12 @@ def test_a_new_key_is_accepted_at_once_and_a_removed_one_is_rejected(
 def test_known_keys_verify_while_new_ones_are_fetched(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "FETCH_TIMEOUT_SECONDS", 3600.0)
+    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT_SECONDS", 3600.0)
     with protected() as server:
         assert call(server, issuer.token()).status_code == 200
-        monkeypatch.setattr(auth_jwt, "REFRESH_SECONDS", 0.0)
+        monkeypatch.setattr(issuer_keys, "REFRESH_SECONDS", 0.0)
         issuer.responding.clear()
         issuer.serve_keys(jwk("second", OTHER_P256))
         # A request that waited for the issuer would have no response until the issuer responds.
@@ -538,7 +539,7 @@ def test_known_keys_verify_while_new_ones_are_fetched(
 def test_invented_key_ids_cause_no_request_to_the_issuer(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 3600.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 3600.0)
     with protected() as server:
         assert len(issuer.requests) == 1
         with ThreadPoolExecutor(8) as pool:
@@ -551,7 +552,7 @@ def test_invented_key_ids_cause_no_request_to_the_issuer(
 def test_the_keys_are_fetched_once_for_many_waiting_requests(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     issuer.die()
     with protected() as server, ThreadPoolExecutor(20) as pool:
         issuer.responding.clear()
@@ -567,7 +568,7 @@ def test_the_keys_are_fetched_once_for_many_waiting_requests(
 def test_a_server_without_keys_responds_503_and_recovers(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 1.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 1.0)
     issuer.die()
     with protected() as server:
         response = call(server, issuer.token())
@@ -586,8 +587,8 @@ def test_a_server_without_keys_responds_503_and_recovers(
 def test_known_keys_survive_an_issuer_that_dies_or_serves_nonsense(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
-    monkeypatch.setattr(auth_jwt, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(auth_jwt, "CACHE_SECONDS", 0.0)
     nonsense: list[Any] = [None, {}, {"keys": []}, {"keys": "no"}, [], b"<html>", b"[" * 100_000]
     nonsense.append({"keys": [jwk("first", OTHER_P256)], "padding": "x" * MAX_DOCUMENT_BYTES})
@@ -606,7 +607,7 @@ def test_known_keys_survive_an_issuer_that_dies_or_serves_nonsense(
 def test_a_fetch_from_an_issuer_that_hangs_is_given_up(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "FETCH_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(issuer_keys, "FETCH_TIMEOUT_SECONDS", 0.3)
     issuer.responding.clear()
     with protected() as server:
         assert call(server, issuer.token()).status_code == 503
@@ -676,7 +677,7 @@ def test_two_keys_of_one_id_differ_by_their_algorithm(protected: Serve, issuer: 
 def test_a_key_without_an_id_can_be_replaced(
     protected: Serve, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, kid: str | None
 ) -> None:
-    monkeypatch.setattr(auth_jwt, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
+    monkeypatch.setattr(issuer_keys, "MIN_FETCH_INTERVAL_SECONDS", 0.0)
     issuer.serve_keys(jwk(None, OTHER_P256))
     with protected() as server:
         assert call(server, issuer.token(kid=kid)).status_code == 401

@@ -123,12 +123,18 @@ def test_over_http_the_host_provides_the_token(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", host_config.HOSTS)
-@pytest.mark.parametrize("auth", ["none", "jwt"])
+@pytest.mark.parametrize("auth", ["none", "jwt", "oauth"])
 def test_without_static_tokens_the_entry_has_no_authorization(name: str, auth: Any) -> None:
-    """With JWT the host gets a token by itself, from the issuer that the server names."""
+    """With JWT and sign-in the host gets a token by itself, from the issuer that the server names."""
     document = json.dumps(build(name, ProductionConfig(auth=auth), transport="http"))
     assert URL in document
     assert "Authorization" not in document
+
+
+@pytest.mark.parametrize("name", host_config.HOSTS)
+def test_the_entry_has_the_public_url(name: str) -> None:
+    config = ProductionConfig(auth="none", port=0, public_url="https://mcp.example.com/weather/")
+    assert "https://mcp.example.com/weather/mcp" in json.dumps(build(name, config, transport="http"))
 
 
 def test_an_entry_for_a_port_of_the_systems_choice_cannot_be_printed(capsys: pytest.CaptureFixture[str]) -> None:

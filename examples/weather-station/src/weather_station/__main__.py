@@ -48,6 +48,13 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "print the configuration for a host application (%(choices)s), which starts the server over stdio, "
         "or with --transport http connects to it",
     },
+    "call": {
+        "metavar": ("TOOL", "JSON"),
+        "nargs": "+",
+        "help": "call a tool with the arguments of a JSON object and print its result",
+    },
+    "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
+    "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
 }
 """Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""
 
@@ -66,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if value := getattr(options, name):
                 from .production import features
 
-                return _report(features.COMMANDS[name](value, overrides), 0)
+                done = features.COMMANDS[name](value, overrides)
+                return done if isinstance(done, int) else _report(done, 0)
         return _run(_load(overrides), check=options.check)
     except ConfigError as error:
         return _report(error.problems, 2)

@@ -13,7 +13,7 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
-WITHOUT_SWITCH = ("identity", "auth_introspection", "listeners", "once", "options", "replicas", "concurrency")
+WITHOUT_SWITCH = ("identity", "auth_introspection", "lease", "listeners", "once", "options", "replicas", "concurrency")
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 

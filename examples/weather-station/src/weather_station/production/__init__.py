@@ -16,10 +16,12 @@ from .inbound.single_use import once
 from .observe.meter import Meter
 from .policy import policy
 from .registry import Callback, CallContext, Check, Runtime, Server, registry_of
+from .serve.background import every
 from .serve.options import Settings
 from .serve.tool_loader import register_modules
 from .upstream.circuit_breaker import CircuitOpenError, circuit_breaker
 from .upstream.client import Upstream
+from .upstream.dependency import Dependency, dependency
 from .upstream.errors import (
     UpstreamConnectError,
     UpstreamError,
@@ -36,6 +38,7 @@ tracer = trace.get_tracer(__name__)
 __all__ = [
     "Caller",
     "CircuitOpenError",
+    "Dependency",
     "ProductionConfig",
     "Secret",
     "Settings",
@@ -47,6 +50,8 @@ __all__ = [
     "UpstreamTimeoutError",
     "caller",
     "circuit_breaker",
+    "dependency",
+    "every",
     "get_logger",
     "meter",
     "on_shutdown",

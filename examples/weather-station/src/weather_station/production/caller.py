@@ -49,9 +49,11 @@ class Caller(NamedTuple):
 class User(AuthenticatedUser):
     """The SDK's user of an access token, and its caller."""
 
-    def __init__(self, token: AccessToken, caller: Caller) -> None:
+    def __init__(self, token: AccessToken, caller: Caller, subject_token: str | None = None) -> None:
         super().__init__(token)
         self.caller = caller
+        self.subject_token = token.token if subject_token is None else subject_token
+        """The token that stands for the caller at a token exchange; empty if there is none."""
 
 
 current_caller: ContextVar[Caller | None] = ContextVar("current_caller", default=None)

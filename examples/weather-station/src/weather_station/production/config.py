@@ -293,10 +293,11 @@ class ProductionConfig(EnvironmentSettings):
     allowed_hosts: CommaSeparated = ()
     allowed_origins: CommaSeparated = ()
     trusted_proxies: CommaSeparated = ()
+    public_url: OptionalHttpUrl = None
 
     request_state_keys: SecretStr | None = None
 
-    auth: Literal["token", "jwt", "none"] = "token"
+    auth: Literal["token", "jwt", "oauth", "none"] = "token"
     auth_tokens: SecretStr | None = None
     auth_tokens_file: Path | None = None
     auth_methods: CommaSeparated = ()

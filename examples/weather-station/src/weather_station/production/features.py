@@ -18,6 +18,7 @@ from .observe.logging import install as logging
 from .observe.metrics import install as metrics
 from .observe.telemetry_http import install as telemetry_http
 from .registry import Registry
+from .serve.console import call, dev, inspect
 from .serve.env_file import init_env
 from .serve.host_config import print_config
 from .serve.listeners import install as listeners
@@ -41,8 +42,11 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "listeners": listeners,
 }
 
-COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str]]] = {
+COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
     "init_env": init_env,
     "print_config": print_config,
+    "call": call,
+    "dev": dev,
+    "inspect": inspect,
 }
-"""By option of the command line; each gets its value and the overrides of the configuration, and returns messages."""
+"""By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""

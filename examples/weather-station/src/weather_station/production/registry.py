@@ -103,6 +103,19 @@ class Circuit(Protocol):
     def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
 
 
+class Retry(Protocol):
+    """Repeats an attempt as the settings say: `upstream.retry.Retries.run`."""
+
+    def __call__(
+        self,
+        attempt: Callable[[], Awaitable[Any]],
+        name: str,
+        may_retry: Callable[[BaseException], bool],
+        deadline: float,
+        /,
+    ) -> Awaitable[Any]: ...
+
+
 @dataclass(slots=True)
 class HttpParts:
     """What features add to the HTTP server."""
@@ -128,6 +141,10 @@ class UpstreamParts:
     """Each gets the HTTP client before its first request."""
     circuit: Callable[[str], Circuit] | None = None
     """Returns the circuit of a name; `None` without circuit breakers."""
+    retry: Retry | None = None
+    """Repeats attempts; `None` without retries."""
+    dependencies: dict[str, object] = field(default_factory=dict)
+    """Dependencies beside the upstream API, by name."""
 
 
 @dataclass(slots=True)
@@ -136,6 +153,8 @@ class HealthParts:
 
     checks: dict[str, Check] = field(default_factory=dict)
     """Readiness checks by name."""
+    degrading: set[str] = field(default_factory=set)
+    """The checks whose failure makes the server degraded, but not unready."""
     parts: list[Callable[[str], Awaitable[HealthPart]]] = field(default_factory=list)
     """Each gets the id of the caller that requests the report."""
     probes: dict[str, Probe] = field(default_factory=dict)
@@ -216,6 +235,10 @@ class Registry:
     """Each gets the duration in seconds of every session that has ended."""
     on_startup: list[Callback] = field(default_factory=list)
     on_shutdown: list[Callback] = field(default_factory=list)
+    lease: Callable[[str, float], Awaitable[bool | None]] | None = None
+    """Takes the lease of a name for some seconds; `None` where replicas share no Redis."""
+    jobs: set[str] = field(default_factory=set)
+    """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)

@@ -468,7 +468,7 @@ async def _run_startup(callback: Callback) -> None:
     task = asyncio.current_task()
     try:
         await callback()
-    except (ConfigError, KeyboardInterrupt):
+    except (ConfigError, StartError, KeyboardInterrupt):
         raise
     except BaseException as error:
         if not is_own_failure(error, task):

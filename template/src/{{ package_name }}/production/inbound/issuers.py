@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from ..caller import Caller, User
 from ..config import ConfigError, ProductionConfig, UrlWithQuery
 from .auth import AuthError
+from .claims import claim, texts
 from .identity import account_id
 
 
@@ -50,11 +51,11 @@ class Issuer(BaseModel):
         client = _text_claim(claims, "client_id", "azp", "cid") or subject
         if client is None:
             raise AuthError(401, "invalid_token", "The access token names neither a subject nor a client")
-        scopes = list(dict.fromkeys(scope for name in self.scope_claims for scope in _texts(_claim(claims, name))))
+        scopes = list(dict.fromkeys(scope for name in self.scope_claims for scope in texts(claim(claims, name))))
         missing = sorted({*self.required_scopes} - {*scopes})
         if missing:
             raise AuthError(403, "insufficient_scope", f"The access token lacks the scope {' '.join(missing)}")
-        audience = [value for value in self.audience if value in _texts(claims.get("aud"), separator=None)]
+        audience = [value for value in self.audience if value in texts(claims.get("aud"), separator=None)]
         access_token = AccessToken(
             token=token.decode("ascii"),
             client_id=client,
@@ -70,8 +71,8 @@ class Issuer(BaseModel):
             client=client,
             issuer=self.issuer,
             scopes=frozenset(scopes),
-            tier=next(iter(_texts(_claim(claims, self.tier_claim), separator=None)), None),
-            tenant=next(iter(_texts(_claim(claims, self.tenant_claim), separator=None)), None),
+            tier=next(iter(texts(claim(claims, self.tier_claim), separator=None)), None),
+            tenant=next(iter(texts(claim(claims, self.tenant_claim), separator=None)), None),
             claims=access_token.claims or {},
         )
         return User(access_token, caller)
@@ -136,23 +137,6 @@ def _explain(error: ValidationError) -> str:
     problem = str(detail["msg"]).removeprefix("Value error, ")
     place = ".".join(str(part) for part in detail["loc"])
     return problem if place == "issuer" else f"{place}: {problem}"
-
-
-def _claim(claims: Mapping[str, Any], path: str | None) -> Any:
-    """Return a claim by its name, or by its place in nested claims, such as `realm_access.roles`."""
-    if path is None or path in claims:
-        return claims.get(path or "")
-    value: Any = claims
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return value
-
-
-def _texts(value: object, separator: str | None = " ") -> Iterable[str]:
-    """Return the texts of a claim: a list of texts, or one text, split at `separator` where there is one."""
-    if isinstance(value, str):
-        value = value.split(separator) if separator else [value]
-    return [text for text in value if isinstance(text, str) and text] if isinstance(value, list) else []
 
 
 def _text_claim(claims: Mapping[str, Any], *names: str) -> str | None:

@@ -115,11 +115,13 @@ def _vscode_input(variable: str) -> dict[str, Any]:
 
 
 def url(config: ProductionConfig) -> str:
-    """Return the URL at which a program on this machine reaches the server.
+    """Return the URL at which a host reaches the server: the public one, or that on this machine.
 
     Raises:
         ConfigError: the port is 0.
     """
+    if config.public_url is not None:
+        return f"{config.public_url}{ENDPOINT}"
     if config.port == 0:
         raise ConfigError(["PORT: 0 lets the system choose a port, which the host cannot know; set one with --port"])
     address = LOCAL_ADDRESSES.get(config.host, f"[{config.host}]" if ":" in config.host else config.host)

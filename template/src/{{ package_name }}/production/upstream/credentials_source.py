@@ -14,9 +14,9 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 import httpx2
-from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.middleware.auth_context import auth_context_var
 
-from ..caller import Caller, current_caller
+from ..caller import Caller, User, current_caller
 from ..registry import Registry
 from .client import UpstreamCallNext, UpstreamRequest
 from .credentials import Credentials
@@ -180,8 +180,8 @@ def _reject_own_token(request: UpstreamRequest) -> None:
     Raises:
         UpstreamError: the request carries that token.
     """
-    access_token = get_access_token()
-    token = access_token.token if access_token is not None else ""
+    user = auth_context_var.get()
+    tokens = {user.access_token.token, user.subject_token} - {""} if isinstance(user, User) else set()
     sent = (str(request.http.url), *request.http.headers.values())
-    if token and any(token in text for text in sent):
+    if any(token in text for token in tokens for text in sent):
         raise UpstreamError("The caller's own token must not be sent to another service", host=request.host)

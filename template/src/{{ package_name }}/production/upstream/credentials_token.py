@@ -12,9 +12,9 @@ from urllib.parse import quote_plus, urlsplit
 
 import httpx2
 import structlog
-from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.middleware.auth_context import auth_context_var
 
-from ..caller import Caller
+from ..caller import Caller, User
 from ..config import ConfigError, ProductionConfig, without_credentials
 from ..registry import Probe, Registry
 from .credentials import Credentials
@@ -125,10 +125,11 @@ class TokenEndpoint:
             self._circuit.record(generation, verdict)
 
     def _callers_token(self) -> str:
-        access_token = get_access_token()
-        if access_token is None or not access_token.token:
+        user = auth_context_var.get()
+        token = user.subject_token if isinstance(user, User) else ""
+        if not token:
             raise UpstreamError("This caller has no access token that can be exchanged", host=self._host)
-        return access_token.token
+        return token
 
     async def _request(self, form: dict[str, str]) -> Obtained:
         """Send the form and return the token of the response.

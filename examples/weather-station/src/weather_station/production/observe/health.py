@@ -84,7 +84,7 @@ def install(registry: Registry) -> None:
 
 
 async def failing_checks(registry: Registry) -> list[str]:
-    """Return the names of the readiness checks that fail; while the server stops, `draining` alone.
+    """Return the names of the failing checks without which there is no readiness; in a drain `draining` alone.
 
     The checks run once at a time, and their result is used for `SHARED_SECONDS`.
     """
@@ -96,7 +96,7 @@ async def failing_checks(registry: Registry) -> list[str]:
     if latest is None or latest.get_loop() is not loop or (latest.done() and loop.time() >= health.latest_until):
         # In an empty context: the run belongs to no request's trace.
         latest = health.latest = loop.create_task(_run_checks(registry), context=ContextVariables())
-    return await asyncio.shield(latest)
+    return [name for name in await asyncio.shield(latest) if name not in health.degrading]
 
 
 async def _run_checks(registry: Registry) -> list[str]:
@@ -129,6 +129,7 @@ async def report(registry: Registry, caller_id: str) -> HealthReport:
     """Return the health report for a caller, whose rate limit is part of it."""
     failing = await failing_checks(registry)
     problems = [f"not ready: {name}" for name in failing]
+    problems += [f"degraded: {name}" for name in sorted(registry.health.failing & registry.health.degrading)]
     fields: dict[str, Any] = {}
     for get_part in registry.health.parts:
         part = await get_part(caller_id)

@@ -71,9 +71,9 @@ def build(name: str, config: ProductionConfig, *, transport: str) -> dict[str, A
         token = f"{slug.upper().replace('-', '_')}_TOKEN"
         secrets = {token: host.placeholder(token)} if config.auth == "token" else {}
         if name == "claude-desktop":
-            kind, server = "stdio", _mcp_remote_command(_url(config), secrets)
+            kind, server = "stdio", _mcp_remote_command(url(config), secrets)
         else:
-            kind, server = "http", {"url": _url(config)}
+            kind, server = "http", {"url": url(config)}
             if secrets:
                 server["headers"] = {"Authorization": f"Bearer {secrets[token]}"}
     if host.typed:
@@ -114,7 +114,14 @@ def _vscode_input(variable: str) -> dict[str, Any]:
     return {"type": "promptString", "id": _input_id(variable), "description": variable, "password": True}
 
 
-def _url(config: ProductionConfig) -> str:
+def url(config: ProductionConfig) -> str:
+    """Return the URL at which a host reaches the server: the public one, or that on this machine.
+
+    Raises:
+        ConfigError: the port is 0.
+    """
+    if config.public_url is not None:
+        return f"{config.public_url}{ENDPOINT}"
     if config.port == 0:
         raise ConfigError(["PORT: 0 lets the system choose a port, which the host cannot know; set one with --port"])
     address = LOCAL_ADDRESSES.get(config.host, f"[{config.host}]" if ":" in config.host else config.host)

@@ -191,6 +191,8 @@ class Upstream:
         path_params: Mapping[str, object] | None = None,
         json: Any = None,
         content: bytes | str | None = None,
+        form: Mapping[str, Any] | None = None,
+        files: Mapping[str, tuple[str, bytes, str]] | None = None,
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
     ) -> httpx2.Response:
@@ -204,6 +206,8 @@ class Upstream:
                 one or more, separated by slashes. They are quoted.
             json: A body to encode as JSON.
             content: A body to send as it is.
+            form: Fields of a form, URL-encoded or, with `files`, as multipart.
+            files: Files of a multipart form by field: name, content and media type.
             headers: Further headers; they override the configured credentials.
             idempotency_key: Sent as `Idempotency-Key`, for APIs that process a repeated request once.
 
@@ -219,7 +223,7 @@ class Upstream:
             if not absolute:
                 target = f"{self._base_url}/{target.lstrip('/')}"
             http = self._client.build_request(
-                method, target, params=params, json=json, content=content, headers=headers
+                method, target, params=params, json=json, content=content, data=form, files=files, headers=headers
             )
             if idempotency_key is not None:
                 http.headers["Idempotency-Key"] = idempotency_key

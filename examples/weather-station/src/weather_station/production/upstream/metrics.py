@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from time import perf_counter
 
 import httpx2
@@ -15,8 +16,12 @@ LATENCY_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """Upper bounds in seconds."""
 
 
-def recorder(meter: Meter) -> UpstreamMiddleware:
-    """Return upstream middleware that records each attempt."""
+Record = Callable[[str, str, str, float], None]
+"""Gets the labels `host`, `method` and `outcome` of an attempt, and its duration in seconds."""
+
+
+def attempt_metrics(meter: Meter) -> Record:
+    """Return the function that records attempts."""
     requests = meter.counter(
         "mcp_upstream_requests_total",
         "Attempts to get a response from an upstream, by outcome.",
@@ -29,6 +34,21 @@ def recorder(meter: Meter) -> UpstreamMiddleware:
         buckets=LATENCY_BUCKETS,
     )
     children: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+
+    def record(host: str, method: str, outcome: str, seconds: float) -> None:
+        key = (host, method, outcome)
+        if key not in children:
+            children[key] = (requests(*key), latency(host))
+        count, duration = children[key]
+        count.inc()
+        duration.observe(seconds)
+
+    return record
+
+
+def recorder(meter: Meter) -> UpstreamMiddleware:
+    """Return upstream middleware that records each attempt."""
+    record = attempt_metrics(meter)
 
     async def middleware(request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         started = perf_counter()
@@ -45,11 +65,7 @@ def recorder(meter: Meter) -> UpstreamMiddleware:
             raise
         finally:
             method = request.http.method
-            key = (request.host_label, method if method in METHODS else OTHER, outcome)
-            if key not in children:
-                children[key] = (requests(*key), latency(request.host_label))
-            count, duration = children[key]
-            count.inc()
-            duration.observe(perf_counter() - started)
+            label = method if method in METHODS else OTHER
+            record(request.host_label, label, outcome, perf_counter() - started)
 
     return middleware

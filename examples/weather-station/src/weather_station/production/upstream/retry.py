@@ -26,7 +26,9 @@ _random = SystemRandom()
 
 
 def install(registry: Registry) -> None:
-    registry.upstream.middleware["retry"] = Retries(registry.config, registry.meter).middleware
+    retries = Retries(registry.config, registry.meter)
+    registry.upstream.middleware["retry"] = retries.middleware
+    registry.upstream.retry = retries.run
 
 
 def retry(
