@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from copier import run_copy
 
@@ -42,7 +43,7 @@ SECTIONS = {
 }
 """The pages of each part of the navigation, as seen from docs/."""
 
-SILENT: dict[str, bool] = {"defaults": True, "skip_tasks": True, "quiet": True}
+SILENT: dict[str, Any] = {"defaults": True, "skip_tasks": True, "quiet": True}
 
 START = '<meta http-equiv="refresh" content="0; url=docs/index.html"><a href="docs/index.html">Documentation</a>\n'
 
