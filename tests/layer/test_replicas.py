@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from weather_station.server import create_server
 
 TOOLS = "rounds:rounds"
 NAME = "a tool with a state"
-OLD, NEW, FOREIGN = (secrets.token_urlsafe(32) for _ in range(3))
+OLD, NEW, FOREIGN = (hashlib.sha256(name).hexdigest() for name in (b"old", b"new", b"foreign"))
 BEYOND_LOOPBACK: dict[str, Any] = {"host": "0.0.0.0", "auth": "none"}  # noqa: S104 (nothing listens there)
 
 
