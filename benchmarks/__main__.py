@@ -2,7 +2,7 @@
 
     python3 with_uv.py run python -m benchmarks            # everything, about half an hour
     python3 with_uv.py run python -m benchmarks --quick    # two minutes: only checks that it runs
-    python3 with_uv.py run python -m benchmarks --against v0.1.0    # beside the servers of another commit, too
+    python3 with_uv.py run python -m benchmarks --against 0.1.0    # beside the servers of another commit, too
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
 another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare

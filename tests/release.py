@@ -1,12 +1,12 @@
 """Check that this commit can be released, and print the commands that release it.
 
-    python3 with_uv.py run python -m tests.release 0.2.0 [--tested]
+    python3 with_uv.py run python -m tests.release 0.2.0 [--tested | --notes]
 
 It changes nothing. It checks that the tree is clean and on main; that the version is above the last one; that
 CHANGELOG.md has a section for it with what an update changes in a project, and nothing under Unreleased; that the
 commits in tests/releases.toml exist, are tagged and are ancestors of this one; and that no path or question is lost
 without a migration. Then all tests run, and none may be skipped. `--tested` is for CI, which has run them in an
-earlier step.
+earlier step. `--notes` only prints the text of the release: the version's section of CHANGELOG.md.
 """
 
 from __future__ import annotations
@@ -60,8 +60,13 @@ def problems_of_the_version(version: str) -> Iterator[str]:
         yield f"the tag {version} already exists"
 
 
+def sections_of(changelog: str) -> dict[str, str]:
+    """Return the text of each version by its number."""
+    return dict(re.findall(r"^## \[([^\]]+)\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL))
+
+
 def problems_of_the_changelog(version: str, changelog: str) -> Iterator[str]:
-    sections = dict(re.findall(r"^## \[([^\]]+)\][^\n]*\n(.*?)(?=^## \[|\Z)", changelog, re.MULTILINE | re.DOTALL))
+    sections = sections_of(changelog)
     if version not in sections:
         yield f"CHANGELOG.md has no section ## [{version}] - <date>"
     elif not re.search(rf"^## \[{re.escape(version)}\] - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
@@ -123,9 +128,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("version")
     parser.add_argument("--tested", action="store_true", help="the whole test-suite has passed on this very commit")
+    parser.add_argument("--notes", action="store_true", help="only print the text of the release")
     options = parser.parse_args()
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    if options.notes:
+        notes = sections_of(changelog).get(options.version, "").strip()
+        print(notes or f"CHANGELOG.md has no section of {options.version}", file=sys.stdout if notes else sys.stderr)
+        return 0 if notes else 1
     try:
-        problems_found = list(problems(options.version, (ROOT / "CHANGELOG.md").read_text("utf-8")))
+        problems_found = list(problems(options.version, changelog))
         commit = commit_of("HEAD")
     except LookupError as error:
         problems_found = [str(error)]

@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE_PATHS = ("copier.yml", "interview", "template", "hooks", "packages")
 """The files and folders of this repository that belong to the template."""
 
+DOCUMENTATION = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+"""The pages about the template: README.md, and those of docs/."""
+
 ANSWERS_FILE = ".copier-answers.yml"
 OWNERSHIP: dict[str, list[str]] = tomllib.loads((ROOT / "tests" / "ownership.toml").read_text("utf-8"))
 """Patterns of a project's paths by their owner: template, user, shared, and made by the hook."""

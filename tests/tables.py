@@ -1,4 +1,4 @@
-"""Write the tables of README.md that are generated from other files, between their markers.
+"""Write the tables of docs/reference.md that are generated from other files, between their markers.
 
     uv run python -m tests.tables
 
@@ -18,9 +18,9 @@ from copier import run_copy
 
 from .support import EVERYTHING, ROOT, Answers, choices, questions
 
-README = ROOT / "README.md"
+REFERENCE = ROOT / "docs" / "reference.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
-"""Pages that belong to no feature; the README links them elsewhere."""
+"""Pages that belong to no feature; the reference links them elsewhere."""
 
 
 def feature_rows() -> Iterator[str]:
@@ -29,7 +29,7 @@ def feature_rows() -> Iterator[str]:
     for page in sorted((ROOT / "template" / "docs").iterdir()):
         if page.name not in OPERATIONS:
             title, text = page.read_text("utf-8").split("\n", 1)
-            yield f"| [{title.removeprefix('# ')}](template/docs/{page.name}) | {first_sentence(text)} |"
+            yield f"| [{title.removeprefix('# ')}](../template/docs/{page.name}) | {first_sentence(text)} |"
 
 
 def first_sentence(text: str) -> str:
@@ -92,4 +92,4 @@ def with_tables(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_tables(README.read_text("utf-8")), "utf-8")
+    REFERENCE.write_text(with_tables(REFERENCE.read_text("utf-8")), "utf-8")

@@ -249,19 +249,25 @@ def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:
 
 
 def test_workflows_are_clean_and_their_actions_pinned(each_rendering: Sequence[Rendering]) -> None:
-    folders = [rendering.first / ".github" for rendering in distinct(each_rendering, ".github/")]
+    """Those of projects, and this repository's own, which use the same versions."""
+    folders = [ROOT / ".github", *(rendering.first / ".github" for rendering in distinct(each_rendering, ".github/"))]
     workflows = [path for folder in folders for path in sorted((folder / "workflows").glob("*.yml"))]
     dependabot = [folder / "dependabot.yml" for folder in folders]
     passes(tool("zizmor"), "--offline", "--no-progress", *folders, cwd=ROOT)
     passes(tool("jactionlint"), "--shellcheck=", *workflows, cwd=ROOT)
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *workflows, cwd=ROOT)
     passes(tool("check-jsonschema"), "--builtin-schema", "vendor.dependabot", *dependabot, cwd=ROOT)
+    forms = [path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml"]
+    passes(tool("check-jsonschema"), "--builtin-schema", "vendor.github-issue-forms", *forms, cwd=ROOT)
+    pins: dict[str, set[tuple[str, str]]] = {}
     for workflow in workflows:
         text = workflow.read_text("utf-8")
         assert load(workflow)["permissions"] == {}
         for action, reference, version in ACTION.findall(text):
             assert re.fullmatch(r"[0-9a-f]{40}", reference), action
             assert version, action
+            pins.setdefault(action, set()).add((reference, version))
+    assert [action for action, used in pins.items() if len(used) > 1] == []
 
 
 def test_kubernetes_accepts_base_and_overlay(each_rendering: Sequence[Rendering], tmp_path: Path) -> None:

@@ -63,8 +63,11 @@ def test_few_files_are_shared() -> None:
 
 @pytest.fixture(scope="module")
 def pages(renderings: Renderings) -> dict[str, str]:
-    """This repository's README, and the README and docs/ of projects that together have every page."""
-    pages = {"README.md of the template": (ROOT / "README.md").read_text("utf-8")}
+    """README and docs/ of this repository, and of projects that together have every page."""
+    pages = {
+        f"{path.name} of the template": path.read_text("utf-8")
+        for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))
+    }
     for name in ("everything", "default-auth-jwt"):
         pages |= {
             f"{path} ({name})": content.decode()

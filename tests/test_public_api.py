@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from copier import run_copy
 
-from .support import EVERYTHING, ROOT, files
+from .support import DOCUMENTATION, EVERYTHING, ROOT, files
 
 TESTING = "production.testing"
 """The one submodule that owners use, for their tests: its fixtures and their types."""
@@ -53,7 +53,7 @@ def blocks(project: Mapping[str, str]) -> list[tuple[str, str]]:
     """Every Python code block of the documentation, with the path of its page."""
     pages = {f"template/docs/{path.name}": path.read_text("utf-8") for path in (ROOT / "template/docs").glob("*.md")}
     pages |= {path: text for path, text in project.items() if path.endswith(".md") and f"template/{path}" not in pages}
-    pages["README.md of the template"] = (ROOT / "README.md").read_text("utf-8")
+    pages |= {f"{path.name} of the template": path.read_text("utf-8") for path in DOCUMENTATION}
     assert {"README.md", "AGENTS.md", "template/docs/tools.md", "docs/deployment.md"} <= pages.keys()
     return [
         (page, textwrap.dedent(match["code"])) for page, text in sorted(pages.items()) for match in BLOCK.finditer(text)

@@ -1,8 +1,15 @@
-"""What the READMEs say is so: their commands run in order, their JSON parses, their links lead somewhere.
+"""What READMEs and docs/ say is so: their commands run in order, their JSON parses, their links lead somewhere.
 
-A shell block that does not run here has the reason in the line above it, `<!-- not run: reason -->`; one that serves
-has `<!-- serves -->` and runs until the blocks after it, up to the next heading, are done. What stands in
-another fence, such as console, is not run.
+The line above a shell block says how it runs:
+
+- `<!-- not run: reason -->` does not.
+- `<!-- serves -->` runs until the blocks after it, up to the next heading, are done.
+- `<!-- checkout -->` runs in a checkout of this repository.
+- `<!-- at the start -->` runs where the first block began.
+- `<!-- committed -->` runs in a project that is committed.
+
+What stands in another fence, such as console, is not run. The URL in README stands for this repository: git fetches a
+copy of it instead (`insteadOf`).
 """
 
 from __future__ import annotations
@@ -30,10 +37,12 @@ from .conftest import Rendering
 from .live_servers import free_port
 from .matrix import Project
 from .support import (
+    ANSWERS_FILE,
     DEADLINE_SECONDS,
+    DOCUMENTATION,
     ROOT,
-    TEMPLATE_PATHS,
     clean_environment,
+    copy_template,
     files,
     path_with_uv,
     questions,
@@ -41,14 +50,25 @@ from .support import (
     uv,
     wait_for,
 )
+from .template_repository import commit, git
 
 README = ROOT / "README.md"
+MOST_LINES = 150
+"""The length of README.md. The rest is in docs/."""
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>[^>]*) -->\n)?```(?P<language>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 VARIANTS = ("default", "minimal", "everything")
 ADDRESS = "127.0.0.1:8000"
+MARKS = ("serves", "checkout", "at the start", "committed")
+OF_THE_HOST = "../../actions/"
+"""A link to a page of the place that shows README.md, and no file of this repository."""
+DOCUMENT = ROOT / "packages" / "openapi-tools" / "tests" / "documents" / "plain.yaml"
+"""What `petstore.yaml` in the documentation stands for."""
+
+TEST_COMMAND = "python3 with_uv.py run pytest\n"
+"""What README says to run, and .ci/run runs: it is what runs this."""
 
 RUN_BY_TEST_PROJECTS = ("uv run pytest", "uv run ruff check . && uv run ruff format --check . && uv run mypy")
 """Lines of the generated README that `test_projects.py` runs in each project."""
@@ -86,12 +106,17 @@ class Shell:
     directory: Path
     environment: dict[str, str]
     port: int
+    checkout: Path | None = None
+
+    def __post_init__(self) -> None:
+        self.start = self.directory
 
     def run(self, body: str) -> str:
         """Runs a block and returns what it printed; any command of it that fails fails the test."""
         read_end, write_end = os.pipe()
         with open(read_end, encoding="utf-8") as pipe:
-            script = body.replace(ADDRESS, f"127.0.0.1:{self.port}") + f"\npwd >&{write_end}\n"
+            place = f'printf "%s\\n" "$PWD" "${{TEMPLATE-}}" >&{write_end}'
+            script = f"{body.replace(ADDRESS, f'127.0.0.1:{self.port}')}\n{place}\n"
             done = subprocess.run(
                 ["bash", "-euc", script],  # noqa: S607 (the shell on PATH)
                 cwd=self.directory,
@@ -105,8 +130,23 @@ class Shell:
             )
             os.close(write_end)
             assert done.returncode == 0, f"{body}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-            self.directory = Path(pipe.read().strip())
+            directory, self.environment["TEMPLATE"] = pipe.read().splitlines()
+            self.directory = Path(directory)
         return done.stdout
+
+    def run_marked(self, block: Block) -> str:
+        """Run a block where its mark says."""
+        if block.mark == "checkout":
+            assert self.checkout
+            return Shell(self.checkout, self.environment, self.port).run(block.body)
+        if block.mark == "at the start":
+            return Shell(self.start, self.environment, self.port).run(block.body)
+        if block.mark == "committed":
+            assert self.checkout
+            commit(self.checkout, "a newer version")
+            git("init", "--quiet", cwd=self.directory)
+            commit(self.directory, "before the update")
+        return self.run(block.body)
 
     @contextmanager
     def serving(self, body: str) -> Iterator[None]:
@@ -145,14 +185,14 @@ def wait_until_it_serves(url: str, started: subprocess.Popen[str]) -> None:
     wait_for(serves, lambda: f"{url} does not answer")
 
 
-def run_in_order(shell: Shell, text: str) -> list[str]:
+def run_in_order(shell: Shell, ahead: list[Block]) -> list[str]:
     """Runs the blocks that run; returns what each of them printed."""
     output: list[str] = []
-    ahead = [block for block in blocks(text, "sh") if not block.mark.startswith("not run: ")]
+    ahead = [block for block in ahead if not block.mark.startswith("not run: ")]
     while ahead:
         block = ahead.pop(0)
         if block.mark != "serves":
-            output.append(shell.run(block.body))
+            output.append(shell.run_marked(block))
             continue
         with shell.serving(block.body):
             while ahead and ahead[0].section == block.section:
@@ -168,23 +208,48 @@ def clean(home: Path, port: int, **settings: str) -> dict[str, str]:
     return inherited | {"HOME": str(home), "PATH": path_with_uv(), "UV_CACHE_DIR": cache, "PORT": str(port)} | settings
 
 
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    """A reader with an empty home, in a folder with an OpenAPI document; the URL of README is that of a checkout."""
+    checkout, folder, port = tmp_path / "checkout", tmp_path / "folder", free_port()
+    checkout.mkdir()
+    copy_template(checkout)
+    shutil.copy(ROOT / "with_uv.py", checkout)
+    git("init", "--quiet", cwd=checkout)
+    commit(checkout)
+    for place in (checkout, folder):
+        place.mkdir(exist_ok=True)
+        shutil.copy(DOCUMENT, place / "petstore.yaml")
+    (url,) = re.findall(r"^TEMPLATE=(\S+)", README.read_text("utf-8"), re.MULTILINE)
+    instead = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{checkout}.insteadOf", "GIT_CONFIG_VALUE_0": url}
+    return Shell(folder, clean(tmp_path / "home", port, MCP_TEMPLATE_STRICT="1", **instead), port, checkout)
+
+
 @pytest.mark.slow
 @pytest.mark.acceptance
 @pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
-def test_the_commands_of_the_readme_work_in_order(tmp_path: Path) -> None:
-    checkout, port = tmp_path / "checkout", free_port()
-    checkout.mkdir()
-    for name in (*TEMPLATE_PATHS, "with_uv.py"):
-        source = ROOT / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, checkout / name)
-    text = README.read_text("utf-8")
-    shell = Shell(checkout, clean(tmp_path / "home", port, MCP_TEMPLATE_STRICT="1"), port)
-    output = run_in_order(shell, text)
-    assert len(output) >= 3
-    call = next(match for match in output if match.startswith("{") and '"jsonrpc"' in match)
+def test_the_first_commands_of_the_readme_work_in_order(shell: Shell) -> None:
+    output = run_in_order(
+        shell, [block for block in blocks(README.read_text("utf-8"), "sh") if block.section == "Start"]
+    )
+    call, metric = output[-1].splitlines()
     assert json.loads(call)["result"]["structuredContent"]["status"] in ("healthy", "degraded")
-    assert (tmp_path / "my-server" / "uv.lock").exists()
-    assert "```sh\npython3 with_uv.py run pytest\n```" in text
+    assert metric == 'mcp_tool_calls_total{status="success",tool_name="health_check"} 1.0'
+    assert (shell.start / "my-server" / "uv.lock").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.release
+@pytest.mark.skipif(sys.platform == "win32", reason="the commands are those of a POSIX shell")
+def test_every_command_of_the_documentation_works_in_order(shell: Shell) -> None:
+    """README from the beginning to the end, then each page of docs/ in a reader's folder with README's project."""
+    assert shell.checkout
+    for page in DOCUMENTATION:
+        shutil.rmtree(shell.start / "petstore", ignore_errors=True)
+        run_in_order(shell, [block for block in blocks(page.read_text("utf-8"), "sh") if block.body != TEST_COMMAND])
+    recorded = (shell.start / "my-server" / ANSWERS_FILE).read_text("utf-8")
+    assert git("rev-parse", "--short", "HEAD", cwd=shell.checkout).strip() in recorded
+    assert list((shell.checkout.parent / "my-server").glob("src/*/tools/pets.py"))
 
 
 @pytest.mark.slow
@@ -226,9 +291,15 @@ def test_every_json_block_parses(renderings: Mapping[str, Rendering]) -> None:
         json.loads(body.replace("…", ""))
 
 
-def test_every_code_block_that_is_not_run_has_a_reason() -> None:
-    marks = {block.mark for block in blocks(README.read_text("utf-8"), "sh")}
-    assert all(mark in ("", "serves") or re.fullmatch(r"not run: .{10,}", mark) for mark in marks), marks
+def test_every_mark_has_its_reason() -> None:
+    marks = {block.mark for page in DOCUMENTATION for block in blocks(page.read_text("utf-8"), "sh")}
+    assert all(mark in ("", *MARKS) or re.fullmatch(r"not run: .{10,}", mark) for mark in marks), marks
+
+
+def test_the_readme_is_short() -> None:
+    text = README.read_text("utf-8")
+    assert len(text.splitlines()) <= MOST_LINES
+    assert f"```sh\n{TEST_COMMAND}```" in text
 
 
 def broken_links(texts: Mapping[str, str], exists: Callable[[str], bool]) -> Iterator[str]:
@@ -236,7 +307,7 @@ def broken_links(texts: Mapping[str, str], exists: Callable[[str], bool]) -> Ite
     for path, text in texts.items():
         prose = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
         for link in LINK.findall(prose):
-            if re.match(r"[a-z]+:", link):
+            if re.match(r"[a-z]+:", link) or link.startswith(OF_THE_HOST):
                 continue
             file, _, anchor = unquote(link).partition("#")
             target = os.path.normpath(os.path.join(os.path.dirname(path), file)) if file else path
@@ -267,12 +338,12 @@ def test_every_link_of_a_project_leads_somewhere(renderings: Mapping[str, Render
 
 def test_the_tables_are_up_to_date() -> None:
     """After a change: `uv run python -m tests.tables`."""
-    text = README.read_text("utf-8")
+    text = tables.REFERENCE.read_text("utf-8")
     assert tables.with_tables(text) == text
 
 
 def test_the_tables_have_every_question_and_page() -> None:
-    text = README.read_text("utf-8")
+    text = tables.REFERENCE.read_text("utf-8")
     assert all(f"| `{name}` |" in text for name in questions())
-    linked = {link.removeprefix("template/docs/") for link in LINK.findall(text)}
-    assert set(files(ROOT / "template" / "docs")) - linked == set()
+    linked = {Path(link).name for link in LINK.findall(text)}
+    assert {name.removesuffix(".jinja") for name in files(ROOT / "template" / "docs")} - linked == set()

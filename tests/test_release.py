@@ -93,7 +93,7 @@ def test_a_problem_is_reported_before_the_tests_run(
         ("0.0.9", "0.0.9 is not above the last release, 0.1.0"),
         ("v0.2.0", "a release has three numbers"),
         ("0.2.0rc1", "a release has three numbers"),
-        ("next", "next is no version"),
+        ("next", "next is not a version"),
     ],
 )
 def test_a_wrong_version_is_named(repository: Path, version: str, line: str) -> None:
@@ -115,6 +115,13 @@ def test_a_changelog_that_is_not_ready_is_named(old: str, new: str, line: str) -
     assert line in problem
 
 
+def test_the_text_of_a_release_is_its_section(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert output(monkeypatch, capsys, "0.2.0", "--notes") == (0, "### What an update changes\n\nNothing.\n")
+    assert output(monkeypatch, capsys, "0.3.0", "--notes") == (1, "")
+
+
 def test_another_branch_is_named(repository: Path) -> None:
     git("switch", "--quiet", "--create", "feature", cwd=repository)
     assert list(under_test.problems_of_the_tree()) == ["this is the branch feature; releases are made on main"]
@@ -134,7 +141,7 @@ def test_a_tag_that_is_not_listed_and_a_release_without_its_tag_are_named(reposi
 def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
     (repository / "template" / "docs" / "tools.md").unlink()
     (problem,) = under_test.problems_of_the_list()
-    assert problem == "template/docs/tools.md is gone, and no migration says where to"
+    assert problem == "template/docs/tools.md was removed without a migration"
 
 
 def test_a_release_on_another_branch_is_reported(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +151,7 @@ def test_a_release_on_another_branch_is_reported(repository: Path, monkeypatch: 
     git("tag", "0.1.1", cwd=repository)
     git("switch", "--quiet", "main", cwd=repository)
     monkeypatch.setattr(under_test, "releases", lambda: [*list_of_releases.releases(), Release("0.1.1", aside)])
-    assert list(under_test.problems_of_the_list()) == ["tests/releases.toml: 0.1.1 does not lie behind this commit"]
+    assert list(under_test.problems_of_the_list()) == ["tests/releases.toml: 0.1.1 is not an ancestor of this commit"]
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ COMMAND = re.compile(r"copier update (--[^`\"\n]*)")
 BROKEN = re.compile(r"(?<= )\"\n\s+f?\"")
 """Matches the line break in a string of Python that continues on the next line."""
 
-PLACES = ("template", "hooks", "interview", "README.md", "tests/layer")
+PLACES = ("template", "hooks", "interview", "README.md", "docs", "tests/layer")
 
 
 def commands() -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Every way to copy and to update that README names: where from, where to, with trust and without, from Python."""
+"""Every way to copy and to update that the documentation names: places, with trust and without, from Python."""
 
 from __future__ import annotations
 
@@ -211,9 +211,9 @@ def test_windows_can_check_out_this_repository() -> None:
 # --- From Python ---------------------------------------------------------------------------------------------
 
 
-def test_the_example_for_use_from_python_in_readme_runs(repository: TemplateRepository, tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text("utf-8")
-    (example,) = re.findall(r"```python\n(from copier import run_copy.*?)```", readme, re.DOTALL)
+def test_the_example_of_the_page_on_use_from_python_runs(repository: TemplateRepository, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python-use.md").read_text("utf-8")
+    (example,) = re.findall(r"```python\n(from copier import run_copy.*?)```", page, re.DOTALL)
     program = f"TEMPLATE = {mirror(repository).as_uri()!r}\n{example}"
     done = run(sys.executable, "-c", program, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,52 @@
+"""The features of this project by the names of their switches, in the order of installation, and its further commands.
+
+`uvx copier update --trust --defaults --vcs-ref=:current: --data enable_x=true` adds a feature, `=false` removes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .inbound.auth_token import install as auth_token
+from .inbound.concurrency import install as concurrency
+from .inbound.identity import install as identity
+from .inbound.rate_limit import install as rate_limit
+from .inbound.replicas import install as replicas
+from .inbound.single_use import install as single_use
+from .observe.logging import install as logging
+from .observe.metrics import install as metrics
+from .observe.telemetry_http import install as telemetry_http
+from .registry import Registry
+from .serve.console import call, dev, inspect
+from .serve.env_file import init_env
+from .serve.host_config import print_config
+from .serve.listeners import install as listeners
+from .serve.options import install as options
+from .upstream.circuit_breaker import install as circuit_breaker
+from .upstream.retry import install as retry
+
+FEATURES: Mapping[str, Callable[[Registry], None]] = {
+    "identity": identity,
+    "options": options,
+    "once": single_use,
+    "replicas": replicas,
+    "metrics": metrics,
+    "logging": logging,
+    "telemetry": telemetry_http,
+    "auth": auth_token,
+    "rate_limiting": rate_limit,
+    "concurrency": concurrency,
+    "retries": retry,
+    "circuit_breaker": circuit_breaker,
+    "listeners": listeners,
+}
+
+COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
+    "init_env": init_env,
+    "print_config": print_config,
+    "call": call,
+    "dev": dev,
+    "inspect": inspect,
+}
+"""By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""

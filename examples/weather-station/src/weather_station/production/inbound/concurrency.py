@@ -1,0 +1,37 @@
+"""Concurrency limits: the requests of one tool, resource or prompt that run at the same time in this process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from ..registry import Registry
+from ..request import TOOLS_CALL, CallNext, MCPRequest, Result, reject
+
+RETRY_AFTER_SECONDS = 1
+"""When a rejected request should be sent again: what runs may end at any time."""
+
+
+def install(registry: Registry) -> None:
+    """Reject requests beyond the `concurrency` of their target's policy."""
+    registry.policy_fields.add("concurrency")
+    running: defaultdict[tuple[str, str], int] = defaultdict(int)
+
+    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+        limit = request.policy.concurrency
+        if limit is None:
+            return await call_next(request)
+        key = (request.method, request.target_label)
+        if running[key] >= limit:
+            what = f"Tool {request.target}" if request.method == TOOLS_CALL else request.target or request.method
+            text = (
+                f"Concurrency limit exceeded. {what} handles {limit} requests at a time. "
+                f"Try again in {RETRY_AFTER_SECONDS} seconds."
+            )
+            return reject(request, "ConcurrencyLimited", text, retry_after_seconds=RETRY_AFTER_SECONDS, limit=limit)
+        running[key] += 1
+        try:
+            return await call_next(request)
+        finally:
+            running[key] -= 1
+
+    registry.middleware["concurrency"] = middleware

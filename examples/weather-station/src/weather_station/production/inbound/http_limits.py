@@ -1,0 +1,204 @@
+"""Limits on request bodies, and the HTTP errors sent before a request reaches the pipeline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import accumulate, islice
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..observe.rejections import Reason, Rejections
+from ..registry import Registry
+from ..request import LISTEN
+
+MAX_JSON_DEPTH = 100
+"""Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
+
+LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
+"""Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+
+IS_VALID = "mcp.credentials_are_valid"
+"""Key of a request's scope: an async function that returns whether its credentials are still valid."""
+
+MAX_LISTEN_BYTES = 65_536
+MAX_LISTEN_VALUES = 1000
+"""Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
+
+UNUSABLE_ID = "The id of a request must be a string or an integer."
+
+INVALID_REQUEST = -32600
+PARSE_ERROR = -32700
+
+MAX_ID_DIGITS = 100
+"""Digits of a number of which more are not read."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class InputLimits:
+    """ASGI middleware for the body of a POST.
+
+    It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES or MAX_JSON_VALUES (413), and JSON
+    deeper than `MAX_JSON_DEPTH` or a request with an unusable id (400). The SDK limits neither depth nor values,
+    compares the media type with case, answers in plain text, which MCP clients do not show, and takes such a request
+    for a notification.
+    """
+
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._limit = registry.config.max_request_bytes
+        self._max_values = registry.config.max_json_values
+        self._rejected = Rejections(registry.meter, registry.identify)
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        limit, max_values, settings = self._limit, self._max_values, ("MAX_REQUEST_BYTES", "MAX_JSON_VALUES")
+        if LISTEN_HEADER in scope["headers"]:
+            limit, max_values = min(limit, MAX_LISTEN_BYTES), min(max_values, MAX_LISTEN_VALUES)
+            settings = ("a subscription", "a subscription")
+        length = media_type = b""
+        headers = scope["headers"]
+        for index, (name, value) in enumerate(headers):
+            if name == b"content-length":
+                length = value.lstrip(b"0")
+            elif name == b"content-type" and not media_type:
+                media_type = value.partition(b";")[0].strip().lower()
+                headers[index] = (name, media_type)
+        if media_type != b"application/json":
+            error = "The Content-Type of a message must be application/json."
+            await self._reject(scope, send, 415, "media_type", error)
+            return
+        # Compared as text first: a number of thousands of digits is none that Python converts.
+        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+            await self._too_large(scope, send, limit, settings[0])
+            return
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":  # the client has disconnected
+                return
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                await self._too_large(scope, send, limit, settings[0])
+                return
+        if more_values_than(max_values, body):
+            error = f"The message has more than {max_values} JSON values and member names ({settings[1]})."
+            await self._reject(scope, send, 413, "body", error)
+            return
+        if deeper_than(MAX_JSON_DEPTH, body):
+            error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
+            await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
+            return
+        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def receive_buffered() -> Message:
+            return buffered.pop() if buffered else await receive()
+
+        lost = False
+
+        async def send_response(message: Message) -> None:
+            nonlocal lost
+            if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
+                lost = True
+                await self._reject(scope, send, 400, "body", UNUSABLE_ID)
+            elif not lost:
+                await send(message)
+
+        await self._app(scope, receive_buffered, send_response)
+
+    async def _too_large(self, scope: Scope, send: Send, limit: int, setting: str) -> None:
+        error = f"The request body is larger than {limit} bytes ({setting})."
+        await self._reject(scope, send, 413, "body", error)
+
+    async def _reject(
+        self, scope: Scope, send: Send, status: int, reason: Reason, text: str, code: int = INVALID_REQUEST
+    ) -> None:
+        self._rejected(reason, text, scope, http_status=status)
+        await http_error(send, status, text, code=code)
+
+
+# Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.
+_STRING = re.compile(rb'"[^"]*+"?')
+_VALUE = re.compile(rb'[\s,:\]}]*+("[^"]*+"?|[\[{]|[^\s,:\[\]{}"]++|\Z)')
+_DEPTH_CHANGES = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")  # 1 and, as a signed byte, -1
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
+
+
+def more_values_than(limit: int, body: bytes | bytearray) -> bool:
+    """Return whether the JSON text `body` has more than `limit` values and names of members.
+
+    It is counted before a parser or a model sees them: a model collects an error for each value. A text that is not
+    well-formed may count as one with fewer.
+    """
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:  # each value but the first follows one of them
+        return False
+    value = next(islice(_VALUE.finditer(_without_escapes(body)), limit, None), None)
+    return value is not None and bool(value[1])
+
+
+def _without_escapes(body: bytes | bytearray) -> bytes | bytearray:
+    """Return `body` without escaped backslashes and quotation marks, so that each other one begins or ends a string."""
+    return body.replace(b"\\\\", b"").replace(b'\\"', b"") if b"\\" in body else body
+
+
+def deeper_than(limit: int, body: bytes | bytearray) -> bool:
+    """Return whether the arrays and objects of the JSON text `body` are nested deeper than `limit`."""
+    opening = body.count(b"[") + body.count(b"{")
+    if opening <= limit:  # counting is cheap
+        return False
+    brackets = _STRING.sub(b"", _without_escapes(body)).translate(None, _NOT_BRACKETS)
+    brackets = brackets[: 2 * opening]  # more are not well-formed
+    changes = memoryview(brackets.translate(_DEPTH_CHANGES)).cast("b")
+    return any(depth > limit for depth in accumulate(changes))
+
+
+def ids_of_requests(text: bytes | bytearray) -> list[str | int | None]:
+    """Return the ids of the requests in JSON text, a message or a batch of them; `None` for an id of another type.
+
+    It reads what the SDK does not, such as half of a surrogate pair. Nothing is returned for a text that is not JSON.
+    """
+    try:
+        # A number of thousands of digits is none that Python converts, and no id.
+        decoded = json.loads(text.decode(errors="replace"), parse_int=lambda digits: int(digits[:MAX_ID_DIGITS]))
+    except (ValueError, RecursionError):
+        return []
+    messages = decoded if isinstance(decoded, list) else [decoded]
+    ids = [item["id"] for item in messages if isinstance(item, dict) and "method" in item and "id" in item]
+    return [request_id if _is_id(request_id) else None for request_id in ids]
+
+
+def _is_id(value: object) -> bool:
+    if isinstance(value, str):
+        return "\ufffd" not in value  # it replaces bytes that are not UTF-8
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10 ** (MAX_ID_DIGITS - 1)
+
+
+def error_body(message: str, code: int = INVALID_REQUEST) -> bytes:
+    """Return the body of an HTTP error: a JSON-RPC error without id, which MCP clients show to their user."""
+    return json.dumps({"jsonrpc": "2.0", "id": None, "error": {"code": code, "message": message}}).encode()
+
+
+async def http_error(
+    send: Send, status: int, message: str, *headers: tuple[bytes, bytes], code: int = INVALID_REQUEST
+) -> None:
+    """Send an HTTP error with `error_body`."""
+    body = error_body(message, code)
+    fixed = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def header_of(scope: Scope, name: bytes) -> bytes | None:
+    """Return the first header `name` (in lower case) of a request."""
+    headers: Headers = scope["headers"]
+    return next((value for key, value in headers if key == name), None)

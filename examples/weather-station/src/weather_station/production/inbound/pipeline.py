@@ -1,0 +1,304 @@
+"""The pipeline around every MCP request: the order of its middleware, and how failures become results.
+
+It runs as a middleware of the SDK, which calls it for every message. A failure inside a tool, resource or prompt is
+explained where it happens, in `sdk`, because only there the exception itself is visible; the `errors` middleware
+explains those of all other methods, and what the middleware inside it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from mcp.server.context import CallNext as SDKCallNext
+from mcp.server.context import ServerRequestContext
+from mcp.server.mcpserver.exceptions import (
+    ResourceError,
+    ResourceNotFoundError,
+    ToolError,
+    UnexpectedResourceError,
+    UnexpectedToolError,
+)
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELICITATION_REQUIRED, CallToolResult
+from pydantic import ValidationError
+
+from ..caller import current_caller
+from ..json_values import NonFiniteNumberError, sendable
+from ..policy import Policy
+from ..registry import Registry
+from ..request import (
+    LISTEN,
+    PROMPTS_GET,
+    RESOURCES_READ,
+    TOOLS_CALL,
+    CallNext,
+    MCPRequest,
+    Middleware,
+    Result,
+    Status,
+    compose,
+    current_request,
+    give_error,
+    is_own_failure,
+)
+from ..upstream.errors import UpstreamError, leaves
+
+ORDER = (
+    "drain",
+    "telemetry",
+    "logging",
+    "metrics",
+    "errors",
+    "reject_draining",
+    "message_limit",
+    "rate_limit",
+    "concurrency",
+    "timeout",
+)
+"""The middleware's names, outermost first."""
+
+SERVER_CREDENTIALS = frozenset({401, 407})
+"""Statuses of an upstream that its callers cannot change: the operator's credentials are wrong."""
+
+ERROR_TYPES = {INVALID_PARAMS: "InvalidParams", METHOD_NOT_FOUND: "MethodNotFound"}
+"""Error types of JSON-RPC errors by code; that of any other one is the class of the exception."""
+
+HANDLERS = {
+    TOOLS_CALL: "executing tool",
+    RESOURCES_READ: "reading resource",
+    PROMPTS_GET: "rendering prompt",
+}
+"""What a failed handler was doing, by method, for the text of its error."""
+
+MAX_TARGET = 200
+"""Characters of a name, URI or other text of the client's that an error text repeats."""
+
+MAX_PROBLEMS = 10
+"""Problems with the arguments of a request that its error lists."""
+
+MAX_LISTED = 2000
+"""Validation errors of which the first can be had: pydantic gives all or none, which takes 5 µs each."""
+
+Target = tuple[str, str, str, Policy]
+"""`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Pipeline:
+    """Middleware of the SDK that handles every request in the middleware of `registry`.
+
+    Args:
+        target_of: Returns the target of a request.
+        handler: Runs the request in the SDK, inside all middleware.
+        to_wire: Returns the wire form of a result that did not come from the SDK.
+
+    Raises:
+        StartError: a middleware's name is not in `ORDER`.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        target_of: Callable[[ServerRequestContext[Any, Any]], Target],
+        handler: CallNext,
+        to_wire: Callable[[ServerRequestContext[Any, Any], CallToolResult], Result],
+    ) -> None:
+        self._registry = registry
+        self._target_of = target_of
+        self._to_wire = to_wire
+        middleware = {"errors": errors, "timeout": timeout(registry.config.tool_timeout_seconds), **registry.middleware}
+        self._handle: CallNext = compose(ORDER, middleware, handler)
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
+        caller = self._registry.identify(ctx.request)
+        if ctx.request_id is None:
+            return await self._notify(ctx, caller.id, call_next)
+        method, target, label, policy = self._target_of(ctx)
+        request = MCPRequest(
+            method, target, label, ctx, caller, new_request_id(), asyncio.current_task(), call_next, policy
+        )
+        outer_request = current_request.set(request)
+        outer_caller = current_caller.set(caller)
+        try:
+            result = await self._handle(request)
+        finally:
+            current_caller.reset(outer_caller)
+            current_request.reset(outer_request)
+        return self._to_wire(ctx, result) if isinstance(result, CallToolResult) else result
+
+    async def _notify(self, ctx: ServerRequestContext[Any, Any], caller_id: str, call_next: SDKCallNext) -> Result:
+        """Handle a notification, which has no answer: one beyond the limit of messages is dropped."""
+        if not self._registry.admit_notification(caller_id):
+            return None
+        task = asyncio.current_task()
+        try:
+            return await call_next(ctx)
+        except BaseException as error:
+            if not is_own_failure(error, task):
+                raise
+            log.error("handler of a notification raised an unexpected exception", exc_info=error)
+            return None
+
+
+def new_request_id() -> str:
+    """Return a random id; JSON-RPC ids are not unique across clients."""
+    return os.urandom(8).hex()
+
+
+async def errors(request: MCPRequest, call_next: CallNext) -> Result:
+    """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
+    try:
+        result = await call_next(request)
+        if isinstance(result, dict):
+            result = sendable(result)
+    except MCPError as error:
+        if request.status == "success":
+            request.fail(*_judge(error))
+        try:
+            error.error.data = sendable(error.error.data)
+        except Exception as failure:
+            return explain_failure(request, failure)
+        raise
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
+            if request.method != LISTEN:
+                request.fail("error", "Cancelled")
+            raise
+        return explain_failure(request, error)
+    if request.status == "success" and isinstance(result, dict):
+        if result.get("resultType") == "input_required":
+            request.status = "input_required"
+        elif result.get("isError") is True:
+            request.fail("client_error", "ToolError")
+    return result
+
+
+def _judge(error: MCPError) -> tuple[Status, str]:
+    """Return status and error type of a request that was answered with a protocol error."""
+    code = error.error.code
+    error_type = ERROR_TYPES.get(code, type(error).__name__)
+    if code == URL_ELICITATION_REQUIRED:
+        return "input_required", error_type
+    return "error" if code == INTERNAL_ERROR else "client_error", error_type
+
+
+def explain_failure(request: MCPRequest, error: BaseException) -> CallToolResult:
+    """Return the error result of a failed handler, and record the failure.
+
+    Raises:
+        MCPError: the handler asked for a protocol error, or the request is no tools/call.
+        BaseException: `error`, where the request was cancelled.
+    """
+    if isinstance(error, MCPError) or not is_own_failure(error, request.task):
+        raise error
+    expected = expected_error(error)
+    if expected is None:
+        return _explain_crash(request, error)
+    request.fail(status_of(expected), type(expected).__name__)
+    code = INVALID_PARAMS if isinstance(expected, ResourceNotFoundError) else INTERNAL_ERROR
+    return give_error(request, code, str(expected))
+
+
+def status_of(error: Exception) -> Status:
+    """Return whose fault an expected error is."""
+    if isinstance(error, NonFiniteNumberError):
+        return "error"
+    if not isinstance(error, UpstreamError):
+        return "client_error"
+    status = error.status or 0
+    return "client_error" if 400 <= status < 500 and status not in SERVER_CREDENTIALS else "error"
+
+
+def expected_error(error: BaseException) -> Exception | None:
+    """Return the error whose text is meant for the client, or `None` where the exception is a crash.
+
+    A group counts as its first error where all of them are expected.
+    """
+    found = [
+        leaf
+        for leaf in leaves(error)
+        if isinstance(leaf, ToolError | ResourceError)
+        and not isinstance(leaf, UnexpectedToolError | UnexpectedResourceError)
+    ]
+    return found[0] if found and len(found) == len(leaves(error)) else None
+
+
+def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
+    request.fail("error", type(error).__name__)
+    what = "tool" if request.method == TOOLS_CALL else "handler"
+    log.error(f"{what} raised an unexpected exception", exc_info=_loggable(error))
+    doing = HANDLERS.get(request.method)
+    task = f"{doing} {shortened(request.target)}" if doing else f"handling {request.method}"
+    text = f"Error {task}: an unexpected error occurred. Request id: {request.request_id}"
+    return give_error(request, INTERNAL_ERROR, text, request_id=request.request_id)
+
+
+def _loggable(error: BaseException) -> BaseException:
+    """Return `error`, or in place of one with a long list of validation errors, such as of an answer of the upstream,
+    an exception with their number.
+    """
+    if isinstance(error, ValidationError) and (count := error.error_count()) > MAX_LISTED:
+        return ValueError(f"{count} validation errors for {error.title}").with_traceback(error.__traceback__)
+    return error
+
+
+def explain_unknown(request: MCPRequest, kind: str) -> CallToolResult:
+    """Return the error of a request for a tool, resource or prompt (`kind`) that is not registered, and record it."""
+    request.fail("client_error", f"Unknown{kind.capitalize()}")
+    return give_error(request, INVALID_PARAMS, f"Unknown {kind}: {shortened(request.target)}")
+
+
+def explain_arguments(request: MCPRequest, kind: str, problems: str) -> CallToolResult:
+    """Return the error of a request whose arguments the handler does not accept, and record it."""
+    request.fail("client_error", "InvalidArguments")
+    return give_error(request, INVALID_PARAMS, f"Invalid arguments for {kind} {shortened(request.target)}: {problems}")
+
+
+def problems_of(error: ValidationError, count: int | None = None) -> str:
+    """Return what is wrong with the arguments, without their values: the first problems and the number of others.
+
+    Args:
+        error: The problems, or a part of them.
+        count: Their number, where `error` has a part of them.
+    """
+    listed = error.error_count() <= MAX_LISTED
+    details = error.errors(include_url=False, include_context=False, include_input=False) if listed else []
+    count = error.error_count() if count is None else count
+    lines = [
+        f"{shortened('.'.join(str(part) for part in detail['loc'])) or 'arguments'}: {shortened(detail['msg'])}"
+        for detail in details[:MAX_PROBLEMS]
+    ]
+    if others := count - len(lines):
+        lines.append(f"{others} more problems" if lines else f"arguments: {count} problems")
+    return "; ".join(lines)
+
+
+def shortened(target: str) -> str:
+    return target if len(target) <= MAX_TARGET else f"{target[:MAX_TARGET]}…"
+
+
+def timeout(seconds: float) -> Middleware:
+    """Return middleware that cancels a handler after `seconds`; the cancellation reaches its upstream request."""
+
+    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+        if request.method == LISTEN:
+            return await call_next(request)
+        limit = request.policy.timeout or seconds
+        try:
+            async with asyncio.timeout(limit) as scope:
+                return await call_next(request)
+        except TimeoutError:
+            if not scope.expired():
+                raise
+        is_tool = request.method == TOOLS_CALL
+        what = f"Tool {request.target}" if is_tool else request.method
+        request.fail("error", "ToolTimeout" if is_tool else "Timeout")
+        text = f"{what} did not finish within {limit:g} seconds and was stopped."
+        return give_error(request, INTERNAL_ERROR, text, timeout_seconds=limit)
+
+    return middleware

@@ -1,0 +1,147 @@
+"""What handlers return, on its way into the SDK: sendable as JSON, and as the published schemas say.
+
+A plain `def` runs in a thread here and not in the SDK, which loses the context variables that it sets.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial, wraps
+from typing import Annotated, Any, TypeVar, get_args, get_origin
+
+import anyio.to_thread
+from mcp.server.mcpserver import Audio, Image
+from mcp.server.mcpserver.resources import Resource
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, StrictJsonSchema
+from mcp_types import CallToolResult, ContentBlock, InputRequiredResult, TextContent
+from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
+from pydantic_core import PydanticSerializationError, to_json
+
+from ..json_values import encode, require_finite, valid_unicode
+from ..request import current_request
+
+T = TypeVar("T")
+
+CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, *get_args(ContentBlock))
+"""Return types that are content, not data."""
+
+
+BARE = (list, dict, tuple, set, frozenset, object, Any)
+"""Types that say nothing of their items: as return types they stay without an output schema."""
+
+
+def converting(fn: Callable[..., Any], convert: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
+    """Return `fn` as an async function that returns what `convert` makes of its result."""
+
+    @wraps(fn)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        if request := current_request.get():
+            request.ran = True
+        is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
+        return convert(await (fn(*args, **kwargs) if is_async else _in_thread(partial(fn, *args, **kwargs))))
+
+    return run
+
+
+async def _in_thread(fn: Callable[[], T]) -> T:
+    """Run `fn` in a thread, and keep the context variables that it sets."""
+    context = contextvars.copy_context()
+    try:
+        return await anyio.to_thread.run_sync(context.run, fn)
+    finally:
+        for variable, value in context.items():
+            if variable.get(None) is not value:
+                variable.set(value)
+
+
+def resource_content(value: Any) -> Any:
+    """Return the content of a resource whose function returned `value`."""
+    if isinstance(value, bytes | InputRequiredResult | Resource):
+        return value
+    return valid_unicode(value) if isinstance(value, str) else encode(value, indent=2).decode()
+
+
+class ToolMetadata(FuncMetadata):
+    """The arguments and results of a tool."""
+
+    def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments; a text that is not valid itself is read as JSON, since some hosts send objects so."""
+        try:
+            return self.arg_model.model_validate(arguments_to_validate).model_dump_one_level()
+        except ValidationError:
+            texts = {key: value for key, value in arguments_to_validate.items() if self._is_invalid_text(key, value)}
+            if not texts:
+                raise
+        parsed = arguments_to_validate | self.pre_parse_json(texts)
+        return self.arg_model.model_validate(parsed).model_dump_one_level()
+
+    def _is_invalid_text(self, key: str, value: Any) -> bool:
+        if not isinstance(value, str):
+            return False
+        names = (name for name, field in self.arg_model.model_fields.items() if key == (field.alias or name))
+        model = self.arg_model
+        try:
+            for name in names:
+                model.__pydantic_validator__.validate_assignment(model.model_construct(), name, value)
+        except ValidationError:
+            return True
+        return False
+
+    async def call_fn(
+        self,
+        fn: Callable[..., Any | Awaitable[Any]],
+        fn_is_async: bool,
+        arguments: dict[str, Any],
+        arguments_to_pass_directly: dict[str, Any] | None = None,
+    ) -> Any:
+        call = partial(fn, **arguments, **(arguments_to_pass_directly or {}))
+        return await (call() if fn_is_async else _in_thread(call))
+
+    def convert_result(self, result: Any) -> CallToolResult | InputRequiredResult:
+        """Return the result with U+FFFD for lone surrogates.
+
+        Raises:
+            NonFiniteNumberError: its text would have a number that JSON lacks.
+        """
+        try:
+            converted = super().convert_result(result)
+            if converted is result:
+                to_json(result)
+        except (PydanticSerializationError, UnicodeError, ValidationError):
+            converted = super().convert_result(valid_unicode(result))
+        if isinstance(result, CallToolResult):
+            require_finite(result.structured_content)
+        elif isinstance(converted, CallToolResult) and not isinstance(result, str):
+            texts = [block.text for block in converted.content if isinstance(block, TextContent)]
+            if any(word in text for text in texts for word in ("NaN", "Infinity", "null")):
+                require_finite(result)
+        return converted
+
+
+def metadata_of(tool: Tool, *, structured: bool) -> ToolMetadata:
+    """Return the metadata of a tool; where it may be `structured`, with the output schema that the SDK left out."""
+    metadata = tool.fn_metadata
+    model, schema, is_wrapped = metadata.output_model, metadata.output_schema, metadata.wrap_output
+    annotation = inspect.signature(tool.fn, eval_str=True).return_annotation
+    if structured and _lacks_schema(annotation, schema):
+        with suppress(PydanticUserError, TypeError, ValueError):  # no JSON schema: `tool_loader.advice` names it
+            wrapped = create_model(f"{tool.name}Output", result=annotation)
+            schema = wrapped.model_json_schema(schema_generator=StrictJsonSchema)
+            model, is_wrapped = wrapped, True
+    return ToolMetadata(arg_model=metadata.arg_model, output_schema=schema, output_model=model, wrap_output=is_wrapped)
+
+
+def _lacks_schema(annotation: Any, schema: Mapping[str, Any] | None) -> bool:
+    """Return whether the SDK made no output schema of a class, or one that does not describe it."""
+    inner = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if not isinstance(inner, type) or inner in (*BARE, inspect.Signature.empty) or issubclass(inner, CONTENT):
+        return False
+    if schema is None or schema.get("type") != "object":
+        return True
+    # The SDK takes the attributes of types such as `AnyUrl` for fields.
+    is_opaque = hasattr(inner, "__get_pydantic_core_schema__") and not issubclass(inner, BaseModel)
+    return is_opaque and not schema.get("properties")

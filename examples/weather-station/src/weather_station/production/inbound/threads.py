@@ -1,0 +1,99 @@
+"""Threads for tools, resources and prompts that are plain functions (`def`), in a bounded number.
+
+A thread cannot be stopped. One whose call has ended, because its timeout is over or its client has left, keeps its
+place until the function returns; the SDK would start another thread in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial, wraps
+from typing import Any, Literal
+
+import anyio
+import anyio.to_thread
+from mcp.server.mcpserver.exceptions import ToolError
+
+from ..registry import Registry
+from ..request import current_request, reject
+
+
+class Threads:
+    """The threads of one server."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._limit = registry.config.max_tool_threads
+        self._free = asyncio.Semaphore(self._limit)
+        self._stuck = 0
+        self._gauge = registry.meter.gauge(
+            "mcp_tool_threads_stuck", "Threads of plain functions that still run although their call has ended."
+        )()
+
+    def wrap(self, function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+        """Return an async function that runs `function` in a thread.
+
+        While all threads are stuck, it returns or raises the rejection of the request. While they are merely in use, it
+        waits.
+        """
+
+        @wraps(function)
+        async def run(*args: Any, **kwargs: Any) -> Any:
+            if self._stuck >= self._limit:
+                return self._reject()
+            await self._free.acquire()
+            return await self._run(partial(function, *args, **kwargs))
+
+        return run
+
+    async def _run(self, function: Callable[[], Any]) -> Any:
+        state: Literal["waiting", "running", "ended"] = "waiting"
+        lock = threading.Lock()
+        loop = asyncio.get_running_loop()
+        stuck = False
+
+        def release() -> None:
+            self._free.release()
+            if stuck:
+                self._count_stuck(-1)
+
+        def in_thread() -> Any:
+            nonlocal state
+            with lock:
+                if state == "ended":
+                    return None
+                state = "running"
+            try:
+                return function()
+            finally:
+                with lock:
+                    state = "ended"
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(release)
+
+        try:
+            return await anyio.to_thread.run_sync(in_thread, limiter=anyio.CapacityLimiter(math.inf))
+        finally:
+            with lock:
+                if state == "waiting":
+                    release()
+                    state = "ended"
+                elif state == "running":
+                    stuck = True
+                    self._count_stuck(1)
+
+    def _count_stuck(self, change: int) -> None:
+        self._stuck += change
+        self._gauge.set(self._stuck)
+
+    def _reject(self) -> Any:
+        text = (
+            f"All {self._limit} threads for plain functions (MAX_TOOL_THREADS) still run calls that were stopped. "
+            "Try again later."
+        )
+        request = current_request.get()
+        if request is None:
+            raise ToolError(text)
+        return reject(request, "ThreadsStuck", text)

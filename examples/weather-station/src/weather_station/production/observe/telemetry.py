@@ -1,0 +1,301 @@
+"""Distributed tracing: redacted spans, exported over OTLP by a thread, so that a slow collector delays no call.
+
+The spans are those of each request, of each attempt of the upstream client, and of the owner's `tracer`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import httpx2
+import structlog
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link as SpanLink
+from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.util.types import Attributes
+
+from ..config import About, without_credentials
+from ..environment import require
+from ..registry import Probe, Registry
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
+from .redaction import Redactor, configured_secrets, is_secret
+from .telemetry_settings import OTLP_ENDPOINTS, otel_environment, traces_endpoint
+
+FLUSH_SECONDS = 2.0
+"""How long a stopping server waits for the export of the last spans."""
+
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+EXPORTERS = (
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+)
+"""The loggers of both exporters."""
+
+TRACE_FIELDS = ("traceparent", "tracestate", "baggage")
+"""Fields of a request's `_meta` (MCP specification 2026-07-28, basic#meta)."""
+
+MAX_ID = 64
+"""Characters of a JSON-RPC id in a span."""
+
+MakeExporter = Callable[[str | None], SpanExporter]
+"""Returns an exporter to an OTLP endpoint, or to that of the environment for `None`."""
+
+_tracer = trace.get_tracer(__name__)
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> None:
+    """Record a span for each request and export it over `protocol`.
+
+    Raises:
+        ConfigError: the exporter rejects an `OTEL_*` variable.
+    """
+    environment = otel_environment()
+    registry.notices += _notices(environment, protocol)
+    # The standard variables override the setting.
+    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
+
+    def build() -> None:
+        provider = TracerProvider(resource=_resource(registry.about), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(make_exporter(endpoint)))
+        provider.shutdown()
+
+    # A wrong variable is rejected now and not while the server starts.
+    require(build, "OpenTelemetry", sorted(environment))
+    registry.middleware["telemetry"] = _trace
+    provider = _process_provider(registry.about)
+    if provider is None:
+        registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
+        return
+    queue = provider.queue
+    redactor = Redactor(configured_secrets(registry), registry.secrets)
+    collector = traces_endpoint(registry.config)
+    registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
+    registry.upstream.client_hooks.append(_instrument)
+
+    async def start() -> None:
+        queue.start(RedactingExporter(make_exporter(endpoint), redactor))
+
+    registry.on_startup.append(start)
+    registry.on_shutdown.append(queue.stop)
+
+
+def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
+    requested = next((environment[name] for name in PROTOCOLS if name in environment), protocol)
+    if requested == protocol:
+        return []
+    return [
+        f"telemetry: this project exports {protocol}, not {requested}; "
+        "change it with: uvx copier update --trust --defaults --vcs-ref=:current: "
+        f"--data telemetry_protocol={requested}"
+    ]
+
+
+def _resource(about: About) -> Resource:
+    defaults = {
+        "service.name": about.name,
+        "service.version": about.version,
+        "service.instance.id": str(uuid.uuid4()),
+    }
+    configured = OTELResourceDetector().detect().attributes
+    return Resource.create({name: value for name, value in defaults.items() if name not in configured})
+
+
+async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
+    """Record a span around the request, below the client's span that its `_meta` names (W3C Trace Context).
+
+    Names and attributes follow the semantic conventions for MCP; text from the client is always bounded.
+    """
+    label = request.target_label
+    with _tracer.start_as_current_span(
+        f"{request.method} {label}" if label else request.method,
+        context=_parent(request.context.meta or {}),
+        kind=SpanKind.SERVER,
+        attributes=_attributes(request),
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            return await call_next(request)
+        finally:
+            if span.is_recording():
+                span.set_attribute("mcp_server.status", request.status)
+                if request.error_type is not None:
+                    span.set_attribute("error.type", request.error_type)
+                if request.status == "error":
+                    span.set_status(StatusCode.ERROR)
+
+
+def _parent(meta: Mapping[str, Any]) -> Context | None:
+    """Return the context that `_meta` names, or `None` for that of the running code."""
+    carrier = {name: value for name in TRACE_FIELDS if isinstance(value := meta.get(name), str)}
+    return propagate.extract(carrier) if "traceparent" in carrier else None
+
+
+def _attributes(request: MCPRequest) -> dict[str, str]:
+    context = request.context
+    attributes = {
+        "mcp.method.name": request.method,
+        "mcp.protocol.version": context.protocol_version,
+        "jsonrpc.request.id": str(context.request_id)[:MAX_ID],
+        "enduser.id": request.caller.id,
+        "mcp_server.request_id": request.request_id,
+    }
+    if request.method == TOOLS_CALL:
+        attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": request.target_label}
+    elif request.method == PROMPTS_GET:
+        attributes["gen_ai.prompt.name"] = request.target_label
+    elif request.method == RESOURCES_READ:
+        attributes["mcp_server.resource_template"] = request.target_label
+    return attributes
+
+
+def _instrument(client: httpx2.AsyncClient) -> None:
+    HTTPX2ClientInstrumentor.instrument_client(client)
+
+
+class SpanQueue(SpanProcessor):
+    """Queues finished spans for a thread that exports them; drops them while the server does not run."""
+
+    def __init__(self) -> None:
+        self._exporter: SpanExporter | None = None
+        self._batch: BatchSpanProcessor | None = None
+
+    def start(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._batch = BatchSpanProcessor(exporter)
+
+    async def stop(self) -> None:
+        """Export what is queued, for at most `FLUSH_SECONDS`."""
+        batch, exporter = self._batch, self._exporter
+        if batch is None or exporter is None:  # the start failed before it began
+            return
+        self._batch = self._exporter = None
+        # A daemon thread, so that a collector that does not answer cannot keep the process alive.
+        flush = threading.Thread(target=batch.shutdown, name="span flush", daemon=True)
+        flush.start()
+        await asyncio.to_thread(flush.join, FLUSH_SECONDS)
+        if flush.is_alive():
+            log.warning("the last spans are lost: the collector did not accept them", seconds=FLUSH_SECONDS)
+            exporter.shutdown()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        if self._batch is not None:
+            self._batch.on_end(span)
+
+
+class ServerTracerProvider(TracerProvider):
+    """The provider of this process, which OpenTelemetry accepts once: servers that run one after the other share it."""
+
+    def __init__(self, about: About) -> None:
+        super().__init__(resource=_resource(about), shutdown_on_exit=False)
+        self.queue = SpanQueue()
+        self.add_span_processor(self.queue)
+
+
+def _process_provider(about: About) -> ServerTracerProvider | None:
+    """Set and return the provider of this process; `None` where another one is set, as by auto-instrumentation."""
+    current = trace.get_tracer_provider()
+    if isinstance(current, trace.ProxyTracerProvider):
+        _limit_exporter_logs()
+        provider = ServerTracerProvider(about)
+        trace.set_tracer_provider(provider)
+        return provider
+    return current if isinstance(current, ServerTracerProvider) else None
+
+
+class RedactingExporter(SpanExporter):
+    """Removes secrets from spans and passes them to another exporter, in the exporting thread."""
+
+    def __init__(self, exporter: SpanExporter, redactor: Redactor) -> None:
+        self._exporter = exporter
+        self._redactor = redactor
+        self._closed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._exporter.export([span if self._is_clean(span) else self._redacted(span) for span in spans])
+
+    def shutdown(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
+
+    def _is_clean(self, span: ReadableSpan) -> bool:
+        """Return whether `span` can be exported as it is: a check that costs an eighth of a redacted copy."""
+        attributes = span.attributes or {}
+        if span.events or span.links or span.status.description or _any_is_secret(tuple(attributes)):
+            return False
+        texts = [span.name]
+        for value in attributes.values():
+            if isinstance(value, str):
+                texts.append(value)
+            elif not isinstance(value, (int, float)):
+                return False
+        text = "\n".join(texts)
+        return self._redactor.shortened(text) == text
+
+    def _redacted(self, span: ReadableSpan) -> ReadableSpan:
+        text = self._redactor.shortened
+        return ReadableSpan(
+            text(span.name),
+            span.context,
+            span.parent,
+            span.resource,
+            self._attributes(span.attributes),
+            [Event(text(event.name), self._attributes(event.attributes), event.timestamp) for event in span.events],
+            [SpanLink(link.context, self._attributes(link.attributes)) for link in span.links],
+            span.kind,
+            status=Status(span.status.status_code, text(span.status.description or "") or None),
+            start_time=span.start_time,
+            end_time=span.end_time,
+            instrumentation_scope=span.instrumentation_scope,
+        )
+
+    def _attributes(self, attributes: Attributes) -> dict[str, Any]:
+        redacted: dict[str, Any] = self._redactor.value(attributes or {})
+        return redacted
+
+
+@lru_cache(maxsize=256)
+def _any_is_secret(keys: tuple[str, ...]) -> bool:
+    # Cached, because most spans have the same keys.
+    return any(map(is_secret, keys))
+
+
+class OncePerMinute(logging.Filter):
+    """Passes one record a minute, without its traceback, so that an outage of the collector does not flood the log."""
+
+    _next_time = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next_time:
+            return False
+        self._next_time = now + 60
+        record.exc_info = None
+        return True
+
+
+def _limit_exporter_logs() -> None:
+    once_per_minute = OncePerMinute()
+    for name in EXPORTERS:
+        logging.getLogger(name).addFilter(once_per_minute)
+    # While the queue is full, this logger has a warning for each span, on the event loop.
+    logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)

@@ -1,0 +1,69 @@
+"""Policies: limits of one tool, resource, prompt or completion function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+Handler = TypeVar("Handler", bound=Callable[..., Any])
+
+ANSWERS = {"concurrency": "profile=custom"}
+"""The answer that brings the feature of a field; fields without one need no feature."""
+
+_ATTRIBUTE = "__production_policy__"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """Limits of the function that it decorates, above or below the decorator that registers the function.
+
+    Where a function has several policies, each field has its outermost value. The start stops where a function has a
+    field whose feature the server lacks.
+
+    Raises:
+        TypeError: a field has a value of another type, or the object to decorate cannot keep a policy.
+        ValueError: a field is out of range.
+    """
+
+    timeout: float | None = None
+    """Seconds until a request is cancelled, instead of `tool_timeout_seconds`."""
+    concurrency: int | None = None
+    """Greatest number of requests that run at the same time in this process."""
+
+    def __post_init__(self) -> None:
+        self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
+        self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
+
+    def __call__(self, fn: Handler) -> Handler:
+        values = {name: getattr(self, name) for name in self.set_fields()}
+        inner = policy_of(fn)
+        try:
+            setattr(fn, _ATTRIBUTE, Policy(**{name: getattr(inner, name) for name in inner.set_fields()} | values))
+        except AttributeError:
+            raise TypeError(f"policy: {fn!r} cannot have one; decorate a function, or a method in its class") from None
+        return fn
+
+    def set_fields(self) -> Iterator[str]:
+        """Yield the names of the fields that have a value."""
+        return (field.name for field in fields(self) if getattr(self, field.name) is not None)
+
+    def _check(self, name: str, expected: str, types: Any, is_valid: Callable[[Any], bool]) -> None:
+        value = getattr(self, name)
+        if value is None:
+            return
+        if isinstance(value, bool) or not isinstance(value, types):
+            raise TypeError(f"policy: {name}={value!r} is not {expected}")
+        if not is_valid(value):
+            raise ValueError(f"policy: {name}={value!r} is not {expected}")
+
+
+policy = Policy
+NO_POLICY = Policy()
+
+
+def policy_of(fn: Callable[..., Any]) -> Policy:
+    """Return the policy of a function; one without values where it has none."""
+    found: Policy = getattr(fn, _ATTRIBUTE, NO_POLICY)
+    return found

@@ -1,0 +1,264 @@
+"""What features and owners register for one server: data only.
+
+Features add to the registry in their `install(registry)`, before the server is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+import httpx2
+from mcp.server.mcpserver import Context, MCPServer
+from pydantic_settings import BaseSettings
+from starlette.requests import Request
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
+
+from .caller import Caller, peer_caller
+from .config import About, ProductionConfig
+from .observe.meter import Meter, NullMeter
+from .request import Middleware
+from .upstream.client import Upstream, UpstreamMiddleware
+from .upstream.errors import Verdict
+
+Server = MCPServer[Any]
+CallContext = Context[Any, Any]
+
+Callback = Callable[[], Awaitable[None]]
+"""A startup or shutdown callback."""
+
+Check = Callable[[], Awaitable[None]]
+"""A readiness check: returns if ready, else raises the reason."""
+
+
+FirstUse = Callable[[str, str, float], Awaitable[bool]]
+"""Gets a purpose, a key and its lifetime in seconds; returns whether the key is new there, and remembers it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPart:
+    """A feature's contribution to the health report."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    degraded: tuple[str, ...] = ()
+    """Why the server works with restrictions: a code for each reason, whose details are for the log only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A reachability check that `--check` runs."""
+
+    target: str
+    """The dependency's URL without credentials."""
+    check: Literal["http", "tcp"] | Check
+    """What has to work: an HTTP request to `target`, a TCP connection to it, or the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Routes on a port other than the server's."""
+
+    name: str
+    setting: str
+    """The environment variable of the port, for error messages."""
+    port: int
+    path: str
+    """The path of the address that is logged at start."""
+    routes: tuple[BaseRoute, ...]
+
+
+class Sample(NamedTuple):
+    """One sample of a metric."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+class MetricsExport(Protocol):
+    """The collected metrics."""
+
+    path: str
+    """The path of the HTTP endpoint."""
+
+    def samples(self) -> Iterable[Sample]: ...
+
+    def text(self) -> str:
+        """Return the metrics in the Prometheus text format."""
+        ...
+
+
+class Circuit(Protocol):
+    """One circuit of the circuit breaker."""
+
+    def admit(self, caller: str = "") -> int:
+        """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
+        ...
+
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
+
+
+class Retry(Protocol):
+    """Repeats an attempt as the settings say: `upstream.retry.Retries.run`."""
+
+    def __call__(
+        self,
+        attempt: Callable[[], Awaitable[Any]],
+        name: str,
+        may_retry: Callable[[BaseException], bool],
+        deadline: float,
+        /,
+    ) -> Awaitable[Any]: ...
+
+
+@dataclass(slots=True)
+class HttpParts:
+    """What features add to the HTTP server."""
+
+    authentication: Callable[[ASGIApp], ASGIApp] | None = None
+    """Wraps the MCP endpoint, but not the other routes."""
+    wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the whole application."""
+    routes: list[BaseRoute] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
+    addresses: dict[str, str] = field(default_factory=dict)
+    """Addresses that are logged at start, by name: a path on the server's own port, or a URL."""
+    start_checks: list[Callable[[], list[str]]] = field(default_factory=list)
+    """Each returns why this configuration must not be served over HTTP, one line for each reason."""
+
+
+@dataclass(slots=True)
+class UpstreamParts:
+    """What features add to the upstream client."""
+
+    middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
+    client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
+    """Each gets the HTTP client before its first request."""
+    circuit: Callable[[str], Circuit] | None = None
+    """Returns the circuit of a name; `None` without circuit breakers."""
+    retry: Retry | None = None
+    """Repeats attempts; `None` without retries."""
+    dependencies: dict[str, object] = field(default_factory=dict)
+    """Dependencies beside the upstream API, by name."""
+
+
+@dataclass(slots=True)
+class HealthParts:
+    """What features and owners add to readiness, to the health report and to `--check`."""
+
+    checks: dict[str, Check] = field(default_factory=dict)
+    """Readiness checks by name."""
+    degrading: set[str] = field(default_factory=set)
+    """The checks whose failure makes the server degraded, but not unready."""
+    parts: list[Callable[[str], Awaitable[HealthPart]]] = field(default_factory=list)
+    """Each gets the id of the caller that requests the report."""
+    probes: dict[str, Probe] = field(default_factory=dict)
+    """By the purpose of the dependency, such as `traces`."""
+    failing: frozenset[str] = frozenset()
+    """The readiness checks that failed the last time."""
+    latest: asyncio.Task[list[str]] | None = None
+    """The latest run of the readiness checks, which returns the names of those that fail."""
+    latest_until: float = 0.0
+    """When that result is too old, on the event loop's clock."""
+
+
+@dataclass(slots=True)
+class ToolParts:
+    """The production layer's own tools, and callbacks for all tools."""
+
+    register: list[Callable[[MCPServer[Any]], None]] = field(default_factory=list)
+    """Each registers a tool of the production layer."""
+    on_added: list[Callable[[str], object]] = field(default_factory=list)
+    """Each gets the name of every tool that is registered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """The state of a running server: the SDK's lifespan context."""
+
+    registry: Registry
+    upstream: Upstream
+
+
+MAX_LEARNED = 16_384
+"""Greatest number of secrets that are learned; the oldest are forgotten."""
+
+
+class LearnedSecrets:
+    """Secrets that are no settings, such as the tokens of a file and those obtained for the upstream."""
+
+    def __init__(self) -> None:
+        self.latest: deque[str] = deque(maxlen=MAX_LEARNED)
+        self.count = 0
+        """How many were added, the forgotten ones too."""
+
+    def add(self, *secrets: str) -> None:
+        """Redact `secrets` from now on."""
+        for secret in secrets:
+            self.latest.append(secret)
+            self.count += 1
+
+
+@dataclass(slots=True)
+class Registry:
+    """One server's registrations."""
+
+    config: ProductionConfig
+    about: About
+    settings: BaseSettings | None = None
+    """The owner's own settings (`options.py`)."""
+    server_arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments for `MCPServer`: the owner's presentation (`options.py`), and those of features."""
+    features: tuple[str, ...] = ()
+    """The installed features by the names of their switches."""
+    meter: Meter = field(default_factory=NullMeter)
+    metrics: MetricsExport | None = None
+    identify: Callable[[Request | None], Caller] = peer_caller
+    middleware: dict[str, Middleware] = field(default_factory=dict)
+    """Middleware by the names in `inbound.pipeline.ORDER`."""
+    first_use: FirstUse = field(init=False)
+    """Set where `once` and rate limits need it."""
+    policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
+    """The fields of a policy that the server supports."""
+    admit_notification: Callable[[str], bool] = lambda caller_id: True
+    """Returns whether a notification of the caller is handled."""
+    http: HttpParts = field(default_factory=HttpParts)
+    upstream: UpstreamParts = field(default_factory=UpstreamParts)
+    health: HealthParts = field(default_factory=HealthParts)
+    tools: ToolParts = field(default_factory=ToolParts)
+    on_session_end: list[Callable[[float], None]] = field(default_factory=list)
+    """Each gets the duration in seconds of every session that has ended."""
+    on_startup: list[Callback] = field(default_factory=list)
+    on_shutdown: list[Callback] = field(default_factory=list)
+    lease: Callable[[str, float], Awaitable[bool | None]] | None = None
+    """Takes the lease of a name for some seconds; `None` where replicas share no Redis."""
+    jobs: set[str] = field(default_factory=set)
+    """The names of the owner's jobs."""
+    notices: list[str] = field(default_factory=list)
+    """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
+    check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
+    """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
+    draining: bool = False
+    """Whether the server is stopping: running requests are finished and new ones are rejected."""
+    running: list[Runtime] = field(default_factory=list)
+    """The state of the running server; each in-process test client adds another one."""
+    started_at: float = field(default_factory=time.monotonic)
+
+
+def registry_of(where: Server | CallContext) -> Registry:
+    """Return the registry of a server, given as itself or by the context of one of its calls.
+
+    Raises:
+        TypeError: the server was not made by `create_server`.
+    """
+    server = where.mcp_server if isinstance(where, Context) else where
+    registry = getattr(server, "registry", None)
+    if not isinstance(registry, Registry):
+        raise TypeError("this server has no production layer: make it with create_server()")
+    return registry

@@ -1,0 +1,149 @@
+"""MCP requests, and the middleware that handles them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from mcp.server.context import CallNext as SDKCallNext
+from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
+
+from .caller import Caller
+from .config import StartError
+from .json_values import valid_unicode
+from .policy import Policy
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+Result = HandlerResult
+Status = Literal["success", "input_required", "client_error", "rejected", "error"]
+
+TOOLS_CALL = "tools/call"
+RESOURCES_READ = "resources/read"
+PROMPTS_GET = "prompts/get"
+COMPLETE = "completion/complete"
+LISTEN = "subscriptions/listen"
+"""The only request whose response stays open until the client disconnects."""
+
+REJECTED = -32000
+"""JSON-RPC code of a rejected request other than tools/call: implementation-defined (JSON-RPC 2.0, section 5.1)."""
+
+
+@dataclass(slots=True)
+class MCPRequest:
+    """One request of a client while the pipeline handles it."""
+
+    method: str
+    """The JSON-RPC method, or `unknown` where the server does not answer it: safe as a label."""
+    target: str
+    """The tool's or prompt's name or the resource's URI as the client sent it: unbounded, so never a label."""
+    target_label: str
+    """Name of a registered tool or prompt, URI or URI template of a registered resource, `unknown` for any other
+    target, empty for methods without a target: safe as a label."""
+    context: ServerRequestContext[Any, Any]
+    caller: Caller
+    request_id: str
+    """Random and unique, unlike JSON-RPC ids, which several clients can choose alike."""
+    task: asyncio.Task[Any] | None
+    """The task that handles the request."""
+    call_sdk: SDKCallNext
+    """Continues in the SDK, which validates the parameters, runs the handler and builds the result."""
+    policy: Policy
+    """The policy of the target."""
+    status: Status = "success"
+    error_type: str | None = None
+    """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
+    ran: bool = False
+    """Whether the function of the resource or prompt was called, so that its arguments were valid."""
+    entered: bool = False
+    """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The parameters as the client sent them, not validated."""
+        return self.context.params or {}
+
+    def fail(self, status: Status, error_type: str) -> None:
+        """Record a failure."""
+        self.status, self.error_type = status, error_type
+
+
+CallNext = Callable[[MCPRequest], Awaitable[Result]]
+Middleware = Callable[[MCPRequest, CallNext], Awaitable[Result]]
+
+current_request: ContextVar[MCPRequest | None] = ContextVar("current_request", default=None)
+"""The request that is being handled, or `None`."""
+
+
+def error_result(text: str, **meta: Any) -> CallToolResult:
+    """Return an error result with `text` for the model, and `meta` for programs as its `_meta`."""
+    return CallToolResult(content=[TextContent(type="text", text=text)], is_error=True, _meta=meta or None)
+
+
+def reject(request: MCPRequest, reason: str, text: str, **meta: Any) -> CallToolResult:
+    """Record the rejection of `request` for `reason`, and return or raise its error as `give_error` does."""
+    request.fail("rejected", reason)
+    return give_error(request, REJECTED, text, **meta)
+
+
+def give_error(request: MCPRequest, code: int, text: str, **meta: Any) -> CallToolResult:
+    """Return an error result for a tools/call, which the model reads.
+
+    Raises:
+        MCPError: for any other method, a JSON-RPC error with `code`, `text` as its message and `meta` as its data.
+    """
+    if request.method == TOOLS_CALL:
+        return error_result(valid_unicode(text), **meta)
+    if request.method == RESOURCES_READ:
+        meta["uri"] = valid_unicode(request.target)  # MCP specification 2025-11-25, server/resources#error-handling
+    raise MCPError(code=code, message=valid_unicode(text), data=meta or None)
+
+
+def is_own_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
+    """Return whether code in `task` failed with `error`, which may be any `BaseException`.
+
+    False if the task was cancelled, or its coroutine is closed. A `CancelledError` that the code itself caused is a
+    failure, since `task` was not cancelled.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return task is None or task.cancelling() == 0
+    if isinstance(error, GeneratorExit):
+        return _current_task() is task
+    return True
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # the event loop has ended
+        return None
+
+
+def compose(
+    order: Sequence[str],
+    middleware: Mapping[str, Callable[[R, Callable[[R], Awaitable[T]]], Awaitable[T]]],
+    handler: Callable[[R], Awaitable[T]],
+) -> Callable[[R], Awaitable[T]]:
+    """Return `handler` inside `middleware`; the first name of `order` is the outermost.
+
+    Raises:
+        StartError: a middleware's name is not in `order`.
+    """
+    if unknown := sorted(middleware.keys() - set(order)):
+        raise StartError(f"middleware {', '.join(unknown)} has no place in the order {', '.join(order)}")
+    for name in reversed(order):
+        if name in middleware:
+            handler = _wrap(middleware[name], handler)
+    return handler
+
+
+def _wrap(
+    middleware: Callable[[R, Callable[[R], Awaitable[T]]], Awaitable[T]], call_next: Callable[[R], Awaitable[T]]
+) -> Callable[[R], Awaitable[T]]:
+    return lambda request: middleware(request, call_next)

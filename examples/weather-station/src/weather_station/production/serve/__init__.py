@@ -1,0 +1,1 @@
+"""Starting, serving and stopping over HTTP and stdio, and what the command line offers."""
