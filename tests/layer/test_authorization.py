@@ -149,8 +149,6 @@ def completion(ref: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         (*completion({"type": "ref/prompt", "name": "summary"}), ["", "refund"], ["read"]),
         (*completion({"type": "ref/resource", "uri": "orders://{number}"}), ["", "read"], ["admin"]),
         (*completion({"type": "ref/resource", "uri": "orders://7"}), ["", "read"], ["admin"]),
-        (*completion({"type": "ref/prompt", "name": "other"}), ["", "admin"], []),
-        (*completion({"type": "ref/resource", "uri": "other://x"}), ["", "admin"], []),
     ],
 )
 def test_a_request_needs_all_scopes_of_its_target(
@@ -286,6 +284,8 @@ def test_with_deny_only_what_has_a_rule_is_open(guarded: Start, version: str) ->
         assert not rejection(send(server, version, "", "tools/call", {"name": "open"}))
         assert rejection(send(server, version, "admin", "resources/read", {"uri": "free://text"}))
         assert rejection(send(server, version, "admin", "other/run", {}))
+        for ref in ({"type": "ref/prompt", "name": "other"}, {"type": "ref/resource", "uri": "other://x"}):
+            assert rejection(send(server, version, "admin", *completion(ref)))
         assert not rejection(send(server, version, "extension", "ext/run", {}))
         tools = send(server, version, "", "tools/list", {})["result"]["tools"]
         assert [tool["name"] for tool in tools] == ["open"]

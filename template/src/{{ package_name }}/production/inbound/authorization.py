@@ -2,7 +2,7 @@
 
 They come from `policy(scopes=...)` beside a function and from the rules in `ACCESS_RULES_FILE`; where several apply,
 all of their scopes are needed. Where none applies, `DEFAULT_ACCESS` decides. Lists show what the caller may use.
-Whatever cannot be matched to a registered target is rejected.
+A subscription to what cannot be matched to a registered resource is rejected.
 """
 
 from __future__ import annotations
@@ -235,15 +235,14 @@ class Access:
 
     def _completed(self, params: Mapping[str, Any]) -> Scopes | None:
         """Return the scopes for the prompt or the resource template whose argument is completed."""
-        ref = params.get("ref")
+        targets, ref = self._registry.targets, params.get("ref")
         if not isinstance(ref, Mapping):
-            return None
-        if ref.get("type") == "ref/prompt":
-            return self.scopes_of(PROMPTS_GET, self._registry.targets.label(PROMPTS_GET, ref))
+            return self._default
+        method = PROMPTS_GET if ref.get("type") == "ref/prompt" else RESOURCES_READ
         uri = ref.get("uri")
-        if isinstance(uri, str) and uri in self._registry.targets.labels(RESOURCES_READ):
-            return self.scopes_of(RESOURCES_READ, uri)
-        return self._resource(uri)
+        is_template = method == RESOURCES_READ and isinstance(uri, str) and uri in targets.labels(method)
+        label = str(uri) if is_template else targets.label(method, ref)
+        return self._default if label == UNKNOWN else self.scopes_of(method, label)
 
 
 def _all(ruled: Scopes | None, *needed: Scopes | None) -> Scopes | None:
