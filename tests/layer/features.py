@@ -2,6 +2,7 @@
 
 OPTIONAL = (
     "inbound.auth",
+    "inbound.auth_challenge",
     "inbound.auth_introspection",
     "inbound.auth_jwt",
     "inbound.auth_oauth",
@@ -9,6 +10,7 @@ OPTIONAL = (
     "inbound.auth_oauth_provider",
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
+    "inbound.authorization",
     "inbound.concurrency",
     "inbound.identity",
     "inbound.rate_limit",
@@ -16,6 +18,7 @@ OPTIONAL = (
     "inbound.replicas",
     "inbound.replicas_redis",
     "inbound.single_use",
+    "inbound.tool_selection",
     "observe.access_log",
     "observe.logging",
     "observe.metrics",

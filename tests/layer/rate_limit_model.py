@@ -38,13 +38,13 @@ class TokenBucket:
         self.tokens = min(Fraction(self.quota.limit), self.tokens + gained)
         self.seen_at = now
 
-    def spend(self, now: int) -> int:
-        """Take a token; return 0, or the microseconds until there is one, rounded up."""
+    def spend(self, now: int, cost: int = 1) -> int:
+        """Take `cost` tokens; return 0, or the microseconds until there are as many, rounded up."""
         self.fill(now)
-        if self.tokens >= 1:
-            self.tokens -= 1
+        if self.tokens >= cost:
+            self.tokens -= cost
             return 0
-        return math.ceil((1 - self.tokens) * self.quota.window / self.quota.limit)
+        return math.ceil((cost - self.tokens) * self.quota.window / self.quota.limit)
 
     def remaining(self, now: int) -> int:
         self.fill(now)

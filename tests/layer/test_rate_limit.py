@@ -27,6 +27,7 @@ from weather_station.production.inbound.rate_limit import (
     Buckets,
     Quota,
 )
+from weather_station.production.policy import MAX_COST
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
@@ -54,6 +55,12 @@ class LimiterAgainstModel(RuleBasedStateMachine):
     def spend_many(self, client: str, calls: int) -> None:
         for _ in range(calls):
             self.spend(client)
+
+    @rule(client=clients, cost=st.integers(2, MAX_COST), share=st.fractions(0, 1))
+    def spend_several(self, client: str, cost: int, share: Fraction) -> None:
+        cost = min(cost, max(1, int(share * self.quota.limit)))
+        self.wait = self.buckets.spend(client, cost)
+        assert self.wait == self.models[client].spend(self.clock.now, cost)
 
     @rule(client=clients)
     def look(self, client: str) -> None:

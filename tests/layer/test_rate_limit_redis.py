@@ -32,6 +32,7 @@ from weather_station.production.inbound.rate_limit_redis import (
     SharedBuckets,
     StoreDownError,
 )
+from weather_station.production.policy import MAX_COST
 from weather_station.production.registry import Registry
 from weather_station.production.request import MCPRequest
 from weather_station.production.serve import startup
@@ -157,6 +158,13 @@ return {answer[1], answer[2], answer[3], now, redis.call('GET', KEYS[1]) or '', 
         for _ in range(calls):
             self.spend(client)
 
+    @rule(client=clients, cost=st.integers(2, MAX_COST), share=st.fractions(0, 1))
+    def spend_several(self, client: str, cost: int, share: Fraction) -> None:
+        cost = min(cost, max(1, int(share * self.quota.limit)))
+        answer = self.evaluate(client, cost * self.quota.window)
+        wait = 0 if answer.taken else self.quota.wait(answer.debt, cost)
+        assert wait == self.models[client].spend(answer.now, cost)
+
     @rule(client=clients)
     def look(self, client: str) -> None:
         answer = self.evaluate(client, 0)
@@ -184,6 +192,24 @@ def test_the_script_agrees_with_the_model(store: Store) -> None:
             redis = client
 
         run_state_machine_as_test(Here, settings=settings(max_examples=60, stateful_step_count=25))
+
+
+async def test_replicas_share_the_permits_of_each_tier_and_cost(store: Store) -> None:
+    """32 callers at two replicas, each with calls of several costs: exactly the permitted number is admitted."""
+    tiers = [Quota(60, DAY * MICROSECONDS), Quota(101, DAY * MICROSECONDS), Quota(7, 60 * 60 * MICROSECONDS)]
+    async with buckets(store, tiers[0]) as one, buckets(store, tiers[0]) as other:
+
+        async def spent(caller: int) -> int:
+            quota, costs = tiers[caller % len(tiers)], [1, 5, 2, 3] * 10
+            calls = [each.take(f"caller {caller}", cost, quota) for cost in costs for each in (one, other)]
+            taken = await asyncio.gather(*calls)
+            each_cost = [cost for cost in costs for _ in range(2)]
+            return sum(cost for cost, (admitted, _) in zip(each_cost, taken, strict=True) if admitted)
+
+        totals = [
+            total for group in range(0, 32, 8) for total in await asyncio.gather(*map(spent, range(group, group + 8)))
+        ]
+        assert totals == [tiers[caller % len(tiers)].limit for caller in range(32)]
 
 
 async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:

@@ -192,13 +192,12 @@ class ResourceMetadata:
         self._url = audience if is_url else None
         self._path = parts.path.rstrip("/") if is_url else ENDPOINT_PATH
         self._scopes = registry.config.jwt_required_scopes
+        self._scopes_supported = registry.http.scopes_supported
         self._document: dict[str, Any] = {
             "authorization_servers": [issuer.issuer for issuer in issuers],
             "bearer_methods_supported": ["header"],
             "resource_name": registry.about.title,
         }
-        if self._scopes:
-            self._document["scopes_supported"] = list(self._scopes)
 
     def routes(self) -> list[Route]:
         handler = cors_middleware(self._metadata, ["GET", "OPTIONS"])
@@ -210,7 +209,10 @@ class ResourceMetadata:
         if resource is None:
             return JSONResponse({"error": "the Host header is not valid"}, status_code=400)
         headers = {"cache-control": "max-age=300" if self._url else "no-store"}
-        return JSONResponse({"resource": resource, **self._document}, headers=headers)
+        document = {"resource": resource, **self._document}
+        if scopes := [*self._scopes, *sorted(self._scopes_supported - {*self._scopes})]:
+            document["scopes_supported"] = scopes
+        return JSONResponse(document, headers=headers)
 
     def challenge(self, scope: Scope) -> str:
         """Return the parameters of WWW-Authenticate (RFC 9728, section 5.1; RFC 6750, section 3)."""

@@ -21,7 +21,7 @@ from ..config import ConfigError, without_credentials
 from ..registry import HealthPart, Probe, Registry
 from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
-from .rate_limit import Buckets, Quota, health_fields, limit_messages, limiter
+from .rate_limit import LocalBuckets, Quota, Tiers, health_fields, limit_messages, limiter
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -85,12 +85,13 @@ class StoreDownError(Exception):
 
 
 class ScriptCall(NamedTuple):
-    """One call of the script: its bucket, its cost in ticks, and its result.
+    """One call of the script: its bucket, its quota, its cost in ticks, and its result.
 
     The result is whether a permit was spent and the debt in ticks, or the reason why Redis did not reply.
     """
 
     key: bytes
+    quota: Quota
     cost: int
     result: asyncio.Future[tuple[bool, int] | str]
 
@@ -129,7 +130,7 @@ class SharedBuckets:
         )
         self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # redis-py does not type it
         self._errors = (RedisError, OSError)
-        self._prefix = f"{{{prefix}}}:rate_limit:{quota.limit}/{quota.window}:"
+        self._prefix = f"{{{prefix}}}:rate_limit:"
         self._timeout = timeout
         self._sent: list[ScriptCall] = []
         self._queue: list[ScriptCall] = []
@@ -144,23 +145,37 @@ class SharedBuckets:
             await self._connect()
             await self._load_script()
 
-    async def spend(self, caller_id: str) -> int:
-        """Spend a permit: return 0, or the microseconds until there is a permit.
+    async def spend(self, caller_id: str, cost: int = 1) -> int:
+        """Spend `cost` permits: return 0, or the microseconds until there are as many.
 
         Raises:
             StoreDownError
         """
-        spent, debt = await self._call_script(caller_id, self.quota.window)
-        return 0 if spent else self.quota.wait(debt)
+        spent, debt = await self.take(caller_id, cost, self.quota)
+        return 0 if spent else self.quota.wait(debt, cost)
 
-    async def remaining(self, caller_id: str) -> int:
-        """Return how many permits the caller has, without spending one.
+    async def take(self, key: str, cost: int, quota: Quota) -> tuple[bool, int]:
+        """Spend `cost` permits, and return whether there were as many, and the debt in ticks.
 
         Raises:
             StoreDownError
         """
-        _, debt = await self._call_script(caller_id, 0)
-        return self.quota.remaining(debt)
+        if cost > quota.limit:
+            return False, await self._debt(key, quota)
+        return await self._call_script(key, quota, cost * quota.window)
+
+    async def remaining(self, key: str, quota: Quota | None = None) -> int:
+        """Return how many permits there are, without spending one.
+
+        Raises:
+            StoreDownError
+        """
+        quota = quota or self.quota
+        return quota.remaining(await self._debt(key, quota))
+
+    async def _debt(self, key: str, quota: Quota) -> int:
+        _, debt = await self._call_script(key, quota, 0)
+        return debt
 
     async def ping(self) -> None:
         """Return if Redis replies.
@@ -168,7 +183,7 @@ class SharedBuckets:
         Raises:
             StoreDownError
         """
-        await self._call_script("", 0)
+        await self._call_script("", self.quota, 0)
 
     async def close(self) -> None:
         """Close the connection; waiting calls fail, and a later call opens a new connection."""
@@ -177,8 +192,8 @@ class SharedBuckets:
             await asyncio.wait([self._sender])
         await self._connection.disconnect(nowait=True)
 
-    async def _call_script(self, caller_id: str, cost: int) -> tuple[bool, int]:
-        """Return whether a permit was spent, and the debt in ticks."""
+    async def _call_script(self, key: str, quota: Quota, cost: int) -> tuple[bool, int]:
+        """Return whether the cost in ticks was spent, and the debt in ticks."""
         if self._outage is not None:
             now = time.monotonic()
             if now < self._retry_at:
@@ -186,8 +201,8 @@ class SharedBuckets:
             self._retry_at = now + RETRY_INTERVAL_SECONDS  # this call tries again; others fail without waiting for it
         loop = asyncio.get_running_loop()
         # Encoded here and always possible, because a failure while the batch is packed would fail its other calls too.
-        key = (self._prefix + caller_id).encode(errors="surrogatepass")
-        call = ScriptCall(key, cost, loop.create_future())
+        name = f"{self._prefix}{quota.limit}/{quota.window}:{key}".encode(errors="surrogatepass")
+        call = ScriptCall(name, quota, cost, loop.create_future())
         self._queue.append(call)
         if self._sender is None:
             # In an empty context: the task sends the calls of all callers, so it belongs to no request's trace.
@@ -218,7 +233,7 @@ class SharedBuckets:
             in_time = False
             for call, (spent, microseconds, ticks) in zip(batch, replies, strict=True):
                 if not call.result.done():  # done: timed out or cancelled
-                    call.result.set_result((spent == 1, microseconds * self.quota.limit + ticks))
+                    call.result.set_result((spent == 1, microseconds * call.quota.limit + ticks))
                     in_time = True
             if in_time and self._outage is not None:
                 self._outage = None
@@ -251,8 +266,9 @@ class SharedBuckets:
         """Return the replies to the calls of `batch`, in their order."""
         from redis.exceptions import NoScriptError
 
-        limit, window = self.quota.limit, self.quota.window
-        commands = [("EVALSHA", SCRIPT_SHA, 1, call.key, limit, window, call.cost) for call in batch]
+        commands = [
+            ("EVALSHA", SCRIPT_SHA, 1, call.key, call.quota.limit, call.quota.window, call.cost) for call in batch
+        ]
         await self._connection.send_packed_command(self._connection.pack_commands(commands))
         replies: list[list[int]] = []
         not_run: list[int] = []
@@ -310,10 +326,10 @@ def install(registry: Registry) -> None:
         registry.notices.append("REDIS_URL is not set: each process keeps its rate limits in its own memory")
         rate_limit.install(registry)
         return
-    quota = Quota.of(config)
+    tiers = Tiers(config)
     url = config.redis_url.get_secret_value()
     try:
-        shared = SharedBuckets(quota, url, registry.about.name)
+        shared = SharedBuckets(tiers.default, url, registry.about.name)
     except (ValueError, TypeError):  # their texts may contain the password
         problem = "REDIS_URL: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"
         raise ConfigError([problem]) from None
@@ -321,18 +337,18 @@ def install(registry: Registry) -> None:
     registry.on_shutdown.append(shared.close)
     registry.health.probes["redis"] = Probe(without_credentials(url), shared.ping)
     policy = config.rate_limit_on_store_failure
-    local = Buckets(quota)
+    local = LocalBuckets()
 
-    async def spend(caller_id: str) -> int:
+    async def take(key: str, cost: int, quota: Quota) -> tuple[bool, int]:
         try:
-            return await shared.spend(caller_id)
+            return await shared.take(key, cost, quota)
         except StoreDownError:
             failures.inc()
             if policy == "closed":
                 raise
-            return local.spend(caller_id) if policy == "local" else 0
+            return await local.take(key, cost, quota) if policy == "local" else (True, 0)
 
-    limit = limiter(registry, quota, spend)
+    limit = limiter(registry, tiers, take)
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         try:
@@ -348,10 +364,11 @@ def install(registry: Registry) -> None:
             )
 
     async def health(caller_id: str) -> HealthPart:
+        quota, key = tiers.current(caller_id)
         try:
-            return HealthPart(health_fields(quota, await shared.remaining(caller_id)))
+            return HealthPart(health_fields(quota, await shared.remaining(key, quota)))
         except StoreDownError:
-            fields = health_fields(quota, local.remaining(caller_id)) if policy == "local" else {}
+            fields = health_fields(quota, local.of(quota).remaining(key)) if policy == "local" else {}
             return HealthPart(fields, ("rate_limit_store",))
 
     registry.middleware["rate_limit"] = middleware

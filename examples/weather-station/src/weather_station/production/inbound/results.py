@@ -5,14 +5,12 @@ A plain `def` runs in a thread here and not in the SDK, which loses the context 
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import anyio.to_thread
 from mcp.server.mcpserver import Audio, Image
 from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool

@@ -1,0 +1,74 @@
+"""The answer to an access token without the scopes of an operation: HTTP 403 (RFC 6750, section 3.1; RFC 9728).
+
+It names all scopes of the operation, and comes before a stream opens. `authorization` decides again in the pipeline,
+where it also answers callers with a static token, which cannot get further scopes.
+"""
+
+from __future__ import annotations
+
+from mcp.shared.exceptions import MCPError
+from pydantic_core import from_json
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..caller import User
+from ..observe.rejections import Rejections
+from ..registry import Registry
+from . import auth
+from .auth import AuthError
+from .authorization import Access
+
+
+def install(registry: Registry) -> None:
+    """Answer tokens without a scope with a challenge, where there is an authorization server."""
+    access = registry.middleware.get("authorization")
+    if isinstance(access, Access):
+        registry.http.endpoint.append(lambda app: ScopeChallenge(registry, access, app))
+
+
+class ScopeChallenge:
+    """ASGI middleware that rejects a request whose access token lacks scopes."""
+
+    def __init__(self, registry: Registry, access: Access, app: ASGIApp) -> None:
+        self._app = app
+        self._access = access
+        self._methods = auth.methods(registry)
+        self._rejected = Rejections(registry.meter, registry.identify)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        user = scope.get("user")
+        # Only an authorization server, which has an issuer, can give a caller further scopes.
+        if scope["method"] != "POST" or not isinstance(user, User) or user.caller.issuer is None:
+            await self._app(scope, receive, send)
+            return
+        body = await receive()  # whole: the limits on a body have read it
+        needed = scopes_needed(self._access, body.get("body", b""))
+        if missing := self._access.missing(user.caller, needed):
+            reason = "The access token lacks a scope of the operation"
+            self._rejected("forbidden", reason, scope, http_status=403, missing_scopes=missing)
+            error = AuthError(403, "insufficient_scope", reason, scopes=needed)
+            await auth.send_error(error, self._methods.challenge(scope), send)
+            return
+        waiting = [body]
+
+        async def receive_again() -> Message:
+            return waiting.pop() if waiting else await receive()
+
+        await self._app(scope, receive_again, send)
+
+
+def scopes_needed(access: Access, body: bytes) -> frozenset[str]:
+    """Return all scopes of the request in a body; none where it is no request, or one that scopes do not open."""
+    try:
+        message = from_json(body)
+    except ValueError:
+        return frozenset()
+    if not isinstance(message, dict) or "id" not in message:
+        return frozenset()
+    method, params = message.get("method"), message.get("params")
+    if not isinstance(method, str):
+        return frozenset()
+    try:
+        need = access.need(method, params if isinstance(params, dict) else {})
+    except MCPError:
+        return frozenset()
+    return need.scopes or frozenset()
