@@ -237,6 +237,9 @@ if has("inbound.rate_limit"):
         "completion/complete",
     )
 
+    exhausted: list[Peer] = []
+    """Servers whose limit of messages is used up."""
+
     def require_rejection(peer: Peer, name: str, limit: int, error_type: str) -> None:
         answer = peer.ask(name)
         require_form(answer, name, -32000)
@@ -251,8 +254,10 @@ if has("inbound.rate_limit"):
     def test_every_message_counts(servers: Serving, transport: str, name: str) -> None:
         limit = 4
         peer = servers(transport, rate_limit_messages=limit, rate_limit_requests=1000, rate_limit_window_seconds=DAY)
-        while "result" in peer.ask("tools/list"):
-            pass
+        if peer not in exhausted:  # few rejections, since the log has 20 of a kind in ten seconds
+            while "result" in peer.ask("tools/list"):
+                pass
+            exhausted.append(peer)
         require_rejection(peer, name, limit, "MessageRateLimited")
 
     @pytest.mark.parametrize("transport", TRANSPORTS)

@@ -13,7 +13,18 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
-WITHOUT_SWITCH = ("identity", "auth_introspection", "lease", "listeners", "once", "options", "replicas", "concurrency")
+WITHOUT_SWITCH = (
+    "identity",
+    "auth_introspection",
+    "auth_challenge",
+    "lease",
+    "listeners",
+    "once",
+    "options",
+    "replicas",
+    "concurrency",
+    "tool_selection",
+)
 """Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
 
@@ -67,7 +78,7 @@ def _enabled_features(config: ProductionConfig) -> list[str]:
     """Return the names of the features to install, in the order of `FEATURES`."""
     off = {switch.removeprefix("enable_") for switch in SWITCHES if not getattr(config, switch)}
     if config.auth == "none":
-        off |= {name for name in FEATURES if name.startswith("auth")}
+        off |= {name for name in FEATURES if name == "auth" or name.startswith("auth_")}
     if config.upstream_auth == "api_key":
         off.add("upstream_auth")
     return [name for name in FEATURES if name not in off]
@@ -80,6 +91,13 @@ def _absent_features(config: ProductionConfig) -> list[str]:
         f"ENABLE_{name.upper()}: this project has no {name} feature. Add it with: {UPDATE} enable_{name}=true"
         for name in sorted(on - FEATURES.keys())
     ]
+    if not config.enable_authorization and (config.access_rules_file or config.default_access == "deny"):
+        problems.append("ACCESS_RULES_FILE and DEFAULT_ACCESS=deny need ENABLE_AUTHORIZATION=true")
+    if "tool_selection" not in FEATURES and (config.tools_allow or config.tools_deny or config.read_only):
+        problems.append(
+            "TOOLS_ALLOW, TOOLS_DENY and READ_ONLY: this project cannot select tools. "
+            f"Add it with: {UPDATE} profile=custom"
+        )
     problems += [
         f"{field}={value}: this project was generated with {ANSWERS['config'][field]}. "
         f"Change it with: {UPDATE} {field}={value}"

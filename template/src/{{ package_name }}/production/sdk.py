@@ -23,7 +23,6 @@ from mcp.server.mcpserver.exceptions import (
 )
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.runner import ServerRunner
-from mcp.shared._callable_inspection import is_async_callable
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
@@ -168,26 +167,14 @@ class ProductionServer(MCPServer[Runtime]):
             if problem := tool_loader.problem_with_handler(fn, f"{kind} {name}", self._functions.get((method, name))):
                 raise StartError(problem)
             try:
-                add(results.converting(fn, convert))
+                add(results.converting(fn, convert, self._threads.run))
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
-            self._bound_threads(kind, name)
             self._keep(fn, method, name)
             return fn
 
         return decorator
-
-    def _bound_threads(self, kind: str, name: str) -> None:
-        """Run the resource or prompt in a thread of `_threads` if its function is not async."""
-        resources = self._resource_manager
-        registered: Any = (
-            self._prompt_manager.get_prompt(name)
-            if kind == "prompt"
-            else resources._resources.get(name) or resources._templates.get(name)
-        )
-        if not is_async_callable(registered.fn):
-            registered.fn = self._threads.wrap(registered.fn)
 
     def custom_route(
         self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True

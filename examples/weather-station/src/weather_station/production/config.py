@@ -316,6 +316,16 @@ class ProductionConfig(EnvironmentSettings):
     introspection_client_secret: SecretStr | None = None
     introspection_cache_seconds: Seconds = 30.0
 
+    enable_authorization: bool = False
+    access_rules_file: Path | None = None
+    default_access: Literal["allow", "deny"] = "allow"
+    anonymous_scopes: CommaSeparated = ()
+
+    tools_allow: CommaSeparated = ()
+    tools_deny: CommaSeparated = ()
+    read_only: bool = False
+    health_tool: bool = True
+
     enable_logging: bool = True
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], BeforeValidator(_upper)] = "INFO"
     log_format: Literal["auto", "json", "console"] = "auto"
@@ -329,6 +339,8 @@ class ProductionConfig(EnvironmentSettings):
     enable_rate_limiting: bool = True
     rate_limit_requests: int = Field(default=100, ge=1, le=1_000_000_000)
     rate_limit_window_seconds: int = Field(default=60, ge=1, le=86_400, validation_alias="RATE_LIMIT_WINDOW")
+    rate_limit_tiers: CommaSeparated = ()
+    rate_limit_key: Literal["caller", "tenant"] = "caller"
     rate_limit_messages: int | None = Field(default=None, ge=1, le=10_000_000_000)
     rate_limit_backend: Literal["memory", "redis"] = "memory"
     rate_limit_on_store_failure: Literal["local", "open", "closed"] = "local"

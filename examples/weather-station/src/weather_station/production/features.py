@@ -14,6 +14,7 @@ from .inbound.identity import install as identity
 from .inbound.rate_limit import install as rate_limit
 from .inbound.replicas import install as replicas
 from .inbound.single_use import install as single_use
+from .inbound.tool_selection import install as tool_selection
 from .observe.logging import install as logging
 from .observe.metrics import install as metrics
 from .observe.telemetry_http import install as telemetry_http
@@ -35,6 +36,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "logging": logging,
     "telemetry": telemetry_http,
     "auth": auth_token,
+    "tool_selection": tool_selection,
     "rate_limiting": rate_limit,
     "concurrency": concurrency,
     "retries": retry,

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ANSWERS = {"concurrency": "profile=custom"}
+ANSWERS = {"concurrency": "profile=custom", "cost": "enable_rate_limiting=true", "scopes": "enable_authorization=true"}
 """The answer that brings the feature of a field; fields without one need no feature."""
+
+MAX_COST = 100_000
+"""Greatest cost: with the longest window, its ticks still are a number that Redis's scripts represent exactly."""
+
+SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""The syntax of a scope (RFC 6749, section 3.3)."""
 
 _ATTRIBUTE = "__production_policy__"
 
@@ -31,10 +38,18 @@ class Policy:
     """Seconds until a request is cancelled, instead of `tool_timeout_seconds`."""
     concurrency: int | None = None
     """Greatest number of requests that run at the same time in this process."""
+    cost: int | None = None
+    """Requests that one counts as in the rate limit, at most `MAX_COST`."""
+    scopes: Sequence[str] | None = None
+    """All scopes that a caller needs; with none in the list, every caller may."""
 
     def __post_init__(self) -> None:
         self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
         self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
+        self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
+        self._check("scopes", "a list of scopes", list | tuple, are_scopes)
+        if self.scopes is not None:
+            object.__setattr__(self, "scopes", tuple(self.scopes))
 
     def __call__(self, fn: Handler) -> Handler:
         values = {name: getattr(self, name) for name in self.set_fields()}
@@ -57,6 +72,11 @@ class Policy:
             raise TypeError(f"policy: {name}={value!r} is not {expected}")
         if not is_valid(value):
             raise ValueError(f"policy: {name}={value!r} is not {expected}")
+
+
+def are_scopes(values: Sequence[object]) -> bool:
+    """Return whether all of `values` are scopes."""
+    return all(isinstance(value, str) and SCOPE.fullmatch(value) for value in values)
 
 
 policy = Policy

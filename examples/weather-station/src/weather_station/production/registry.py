@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx2
 from mcp.server.mcpserver import Context, MCPServer
+from mcp_types import ToolAnnotations
 from pydantic_settings import BaseSettings
 from starlette.requests import Request
 from starlette.routing import BaseRoute
@@ -22,6 +23,7 @@ from starlette.types import ASGIApp
 from .caller import Caller, peer_caller
 from .config import About, ProductionConfig
 from .observe.meter import Meter, NullMeter
+from .policy import Policy
 from .request import Middleware
 from .upstream.client import Upstream, UpstreamMiddleware
 from .upstream.errors import Verdict
@@ -116,12 +118,30 @@ class Retry(Protocol):
     ) -> Awaitable[Any]: ...
 
 
+class Targets(Protocol):
+    """The tools, resources and prompts of a server."""
+
+    def labels(self, method: str) -> Iterable[str]:
+        """Return the target labels of tools/call, resources/read or prompts/get."""
+        ...
+
+    def policy(self, method: str, label: str) -> Policy: ...
+
+    def label(self, method: str, params: Mapping[str, Any]) -> str:
+        """Return the target label of a request, as `MCPRequest` has it."""
+        ...
+
+
 @dataclass(slots=True)
 class HttpParts:
     """What features add to the HTTP server."""
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
+    """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
+    scopes_supported: set[str] = field(default_factory=set)
+    """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the whole application."""
     routes: list[BaseRoute] = field(default_factory=list)
@@ -173,6 +193,8 @@ class ToolParts:
 
     register: list[Callable[[MCPServer[Any]], None]] = field(default_factory=list)
     """Each registers a tool of the production layer."""
+    is_hidden: Callable[[str, ToolAnnotations | None], bool] = lambda name, annotations: False
+    """Returns whether a tool is left out: neither listed nor callable."""
     on_added: list[Callable[[str], object]] = field(default_factory=list)
     """Each gets the name of every tool that is registered."""
 
@@ -225,6 +247,10 @@ class Registry:
     """Set where `once` and rate limits need it."""
     policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
     """The fields of a policy that the server supports."""
+    targets: Targets = field(init=False)
+    """The tools, resources and prompts, once the server is built."""
+    on_registered: list[Callable[[], None]] = field(default_factory=list)
+    """Each is called before the first request, when all tools, resources and prompts are registered."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -17,14 +17,12 @@ from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import (
-    ResourceNotFoundError,
     ToolError,
     UnexpectedResourceError,
     UnexpectedToolError,
 )
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.runner import ServerRunner
-from mcp.shared._callable_inspection import is_async_callable
 from mcp.shared._stream_protocols import ReadStream, WriteStream
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import SessionMessage
@@ -50,7 +48,7 @@ from .inbound import pipeline, results
 from .inbound.arguments import problems_with
 from .inbound.threads import Threads
 from .json_values import valid_unicode
-from .policy import ANSWERS, NO_POLICY, policy_of
+from .policy import ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
@@ -91,6 +89,7 @@ class ProductionServer(MCPServer[Runtime]):
     def __init__(self, registry: Registry) -> None:
         # First: extensions add their tools in the constructor of the SDK.
         self.registry = registry
+        registry.targets = self
         self._functions: dict[tuple[str, str], Callable[..., Any]] = {}
         """The owner's function by method and target label."""
         self._threads = Threads(registry)
@@ -120,6 +119,8 @@ class ProductionServer(MCPServer[Runtime]):
         tool = name or str(getattr(fn, "__name__", ""))
         if problem := tool_loader.problem_with(fn, tool, self._functions.get((TOOLS_CALL, tool))):
             raise StartError(problem)
+        if self.registry.tools.is_hidden(tool, options.get("annotations")):
+            return
         try:
             super().add_tool(fn, tool, *args, **options)
         except Exception as error:
@@ -166,26 +167,14 @@ class ProductionServer(MCPServer[Runtime]):
             if problem := tool_loader.problem_with_handler(fn, f"{kind} {name}", self._functions.get((method, name))):
                 raise StartError(problem)
             try:
-                add(results.converting(fn, convert))
+                add(results.converting(fn, convert, self._threads.run))
             except Exception as error:
                 log.debug("cannot register a handler", exc_info=error)
                 raise StartError(tool_loader.explain(fn, f"{kind} {name}", error)) from error
-            self._bound_threads(kind, name)
             self._keep(fn, method, name)
             return fn
 
         return decorator
-
-    def _bound_threads(self, kind: str, name: str) -> None:
-        """Run the resource or prompt in a thread of `_threads` if its function is not async."""
-        resources = self._resource_manager
-        registered: Any = (
-            self._prompt_manager.get_prompt(name)
-            if kind == "prompt"
-            else resources._resources.get(name) or resources._templates.get(name)
-        )
-        if not is_async_callable(registered.fn):
-            registered.fn = self._threads.wrap(registered.fn)
 
     def custom_route(
         self, path: str, methods: list[str], name: str | None = None, include_in_schema: bool = True
@@ -241,13 +230,12 @@ class ProductionServer(MCPServer[Runtime]):
         request = _enter(context)
         if request is None:
             return await super().read_resource(uri, context)
+        if request.target_label == UNKNOWN:
+            pipeline.explain_unknown(request, "resource")
         try:
             return _with_state(await super().read_resource(uri, context))
         except BaseException as error:
-            cause = _raised(error)
-            if isinstance(cause, ResourceNotFoundError) and request.target_label == UNKNOWN:
-                pipeline.explain_unknown(request, "resource")
-            self._explain(request, "resource", cause)
+            self._explain(request, "resource", _raised(error))
             raise
 
     async def get_prompt(
@@ -369,24 +357,37 @@ class ProductionServer(MCPServer[Runtime]):
     def _target_of(self, ctx: ServerRequestContext[Any, Any]) -> pipeline.Target:
         """Return method, target, target label and policy of a request, as `MCPRequest` has them."""
         method, params = ctx.method, ctx.params or {}
-        label = UNKNOWN
-        if method == TOOLS_CALL:
-            target = params.get("name")
-            if isinstance(target, str) and self._tool_manager.get_tool(target) is not None:
-                label = target
-        elif method == PROMPTS_GET:
-            target = params.get("name")
-            if isinstance(target, str) and self._prompt_manager.get_prompt(target) is not None:
-                label = target
-        elif method == RESOURCES_READ:
+        label = self.label(method, params)
+        if method == RESOURCES_READ:
             target = params.get("uri")
-            if isinstance(target, str):
-                label = self._resource_label(target)
+        elif method in (TOOLS_CALL, PROMPTS_GET):
+            target = params.get("name")
         else:
             served = method == "initialize" or self._lowlevel_server.get_request_handler(method) is not None
-            method, target, label = method if served else UNKNOWN, "", ""
+            method, target = method if served else UNKNOWN, ""
+        return method, str(target), label, self.policy(method, label)
+
+    def labels(self, method: str) -> Iterable[str]:
+        """Return the target labels of tools/call, resources/read or prompts/get."""
+        if method == TOOLS_CALL:
+            return [tool.name for tool in self.registered_tools()]
+        return self.registered_resources() if method == RESOURCES_READ else self.registered_prompts()
+
+    def policy(self, method: str, label: str) -> Policy:
+        """Return the policy of a target."""
         fn = self._functions.get((method, label))
-        return method, str(target), label, NO_POLICY if fn is None else policy_of(fn)
+        return NO_POLICY if fn is None else policy_of(fn)
+
+    def label(self, method: str, params: Mapping[str, Any]) -> str:
+        """Return the target label of a request."""
+        if method == RESOURCES_READ:
+            uri = params.get("uri")
+            return self._resource_label(uri) if isinstance(uri, str) else UNKNOWN
+        if method not in (TOOLS_CALL, PROMPTS_GET):
+            return ""
+        name = params.get("name")
+        find = self._tool_manager.get_tool if method == TOOLS_CALL else self._prompt_manager.get_prompt
+        return name if isinstance(name, str) and find(name) is not None else UNKNOWN
 
     def _resource_label(self, uri: str) -> str:
         """Return the URI of a registered resource, or the URI template that matches."""
@@ -419,6 +420,8 @@ class ProductionServer(MCPServer[Runtime]):
                 # Again, for decorators above the one that registers.
                 for (method, label), fn in self._functions.items():
                     self._keep(fn, method, label)
+                for check in registry.on_registered:
+                    check()
                 started = True
                 yield runtime
             finally:

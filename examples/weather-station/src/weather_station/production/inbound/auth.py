@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
@@ -37,11 +38,20 @@ REASONS: dict[ErrorStatus, Reason] = {
 Challenge = Callable[[Scope], str]
 """Returns the parameters of WWW-Authenticate that tell a client how to get a token (`name="value", ...`), or ""."""
 
+_SCOPE_PARAMETER = re.compile(r'(?:^|, )scope="(?P<scopes>[^"]*)"')
+
 
 class AuthError(Exception):
     """The request is not authenticated or not authorized."""
 
-    def __init__(self, status: ErrorStatus, error: str, reason: str, retry_after: int | None = None) -> None:
+    def __init__(
+        self,
+        status: ErrorStatus,
+        error: str,
+        reason: str,
+        retry_after: int | None = None,
+        scopes: Collection[str] = (),
+    ) -> None:
         super().__init__(reason)
         self.status = status
         self.error = error
@@ -50,6 +60,8 @@ class AuthError(Exception):
         """Text for the client, so without anything confidential."""
         self.retry_after = retry_after
         """Seconds until a retry may succeed."""
+        self.scopes = scopes
+        """Scopes of the operation, for the challenge, beside those that every token needs."""
 
 
 class UnknownTokenError(AuthError):
@@ -149,7 +161,7 @@ class BearerAuthentication:
             user = scope["user"] = await self._verified(token, scope)
         except AuthError as error:
             self._rejected(REASONS[error.status], error.reason, scope, http_status=error.status)
-            await self._reject(error, scope, send)
+            await send_error(error, self._challenge(scope), send)
             return
 
         async def is_valid() -> bool:
@@ -173,15 +185,28 @@ class BearerAuthentication:
                 continue
         return await self._verifiers[-1](token, scope)
 
-    async def _reject(self, error: AuthError, scope: Scope, send: Send) -> None:
-        headers = []
-        if error.status in (401, 403):
-            details = f'error="{error.error}", error_description="{error.reason}"' if error.error else ""
-            parameters = ", ".join(filter(None, (details, self._challenge(scope))))
-            headers.append((b"www-authenticate", f"Bearer {parameters}".strip().encode()))
-        if error.retry_after is not None:
-            headers.append((b"retry-after", str(error.retry_after).encode()))
-        await http_error(send, error.status, f"{error.reason}.", *headers)
+
+async def send_error(error: AuthError, challenge: str, send: Send) -> None:
+    """Send the HTTP error of a request, with the parameters `challenge` in WWW-Authenticate."""
+    headers = []
+    if error.status in (401, 403):
+        details = f'error="{error.error}", error_description="{error.reason}"' if error.error else ""
+        parameters = ", ".join(filter(None, (details, with_scopes(challenge, error.scopes))))
+        headers.append((b"www-authenticate", f"Bearer {parameters}".strip().encode()))
+    if error.retry_after is not None:
+        headers.append((b"retry-after", str(error.retry_after).encode()))
+    await http_error(send, error.status, f"{error.reason}.", *headers)
+
+
+def with_scopes(challenge: str, scopes: Collection[str]) -> str:
+    """Return the parameters `challenge` with `scopes` added to its scopes (RFC 6750, section 3)."""
+    if not scopes:
+        return challenge
+    found = _SCOPE_PARAMETER.search(challenge)
+    others = [challenge] if found is None else [challenge[: found.start()], challenge[found.end() :]]
+    named = found["scopes"].split() if found else []
+    scope = " ".join([*named, *sorted({*scopes} - {*named})])
+    return ", ".join([*filter(None, (part.strip(", ") for part in others)), f'scope="{scope}"'])
 
 
 def bearer_token(scope: Scope) -> bytes:

@@ -55,6 +55,7 @@ ORDER = (
     "errors",
     "reject_draining",
     "message_limit",
+    "authorization",
     "rate_limit",
     "concurrency",
     "timeout",

@@ -8,6 +8,7 @@ The libraries that were measured scan all their keys or, through rounding, admit
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from heapq import heappop, heappush, heapreplace
 from mcp_types import CallToolResult
 from mcp_types.methods import INPUT_REQUIRED_METHODS
 
-from ..config import ProductionConfig
+from ..caller import Caller, current_caller
+from ..config import ConfigError, ProductionConfig
 from ..registry import HealthPart, Registry
 from ..request import (
     COMPLETE,
@@ -46,11 +48,14 @@ MAX_CALLERS = 100_000
 SWEEP_SIZE = 8
 """Greatest number of buckets to examine for removal when one is added."""
 
+MAX_LIMIT = 1_000_000_000
+MAX_WINDOW_SECONDS = 86_400
+"""Greatest values of a tier, as of `rate_limit_requests` and `rate_limit_window_seconds`."""
+
 MICROSECONDS = 1_000_000
 """Microseconds per second."""
 
-Spend = Callable[[str], Awaitable[int]]
-"""Spends a permit of a caller id; returns 0, or the microseconds until there is a permit."""
+_TIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]{0,63})=([0-9]{1,10})/([0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +78,64 @@ class Quota:
         limit = config.rate_limit_messages or MESSAGES_PER_REQUEST * config.rate_limit_requests
         return cls(limit, config.rate_limit_window_seconds * MICROSECONDS)
 
-    def wait(self, debt: int) -> int:
-        """Return the microseconds, rounded up, until a caller with a debt of `debt` ticks may call; 0 means now."""
-        excess = debt + self.window - self.limit * self.window
+    def wait(self, debt: int, cost: int = 1) -> int:
+        """Return the microseconds, rounded up, until a caller with a debt of `debt` ticks may call; 0 means now.
+
+        Args:
+            cost: Permits of the call, at most `limit`.
+        """
+        excess = debt + (cost - self.limit) * self.window
         return -(-excess // self.limit) if excess > 0 else 0
 
     def remaining(self, debt: int) -> int:
         """Return how many calls a caller with a debt of `debt` ticks may make now."""
         return self.limit - -(-debt // self.window)
+
+
+Take = Callable[[str, int, Quota], Awaitable[tuple[bool, int]]]
+"""Spends permits of a key: gets the key, their number and the quota; returns what `Buckets.take` does."""
+
+
+class Tiers:
+    """The quota and the key of each caller."""
+
+    def __init__(self, config: ProductionConfig) -> None:
+        """Read `rate_limit_tiers`.
+
+        Raises:
+            ConfigError: an entry is malformed or out of range, or a tier is there twice.
+        """
+        self.default = Quota.of(config)
+        self._by_tenant = config.rate_limit_key == "tenant"
+        self._quotas: dict[str, Quota] = {}
+        problems = []
+        for entry in config.rate_limit_tiers:
+            match = _TIER.fullmatch(entry)
+            name, limit, seconds = (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
+            if not (1 <= limit <= MAX_LIMIT and 1 <= seconds <= MAX_WINDOW_SECONDS):
+                problems.append(f"RATE_LIMIT_TIERS: {entry!r} is no tier (accepted: name=requests/seconds)")
+            elif name in self._quotas:
+                problems.append(f"RATE_LIMIT_TIERS: {name} is there twice")
+            else:
+                self._quotas[name] = Quota(limit, seconds * MICROSECONDS)
+        if problems:
+            raise ConfigError(problems)
+
+    def of(self, caller: Caller) -> Quota:
+        """Return the quota of the caller's tier; the default one without a tier, or with one that has no limit."""
+        return self._quotas.get(caller.tier, self.default) if caller.tier else self.default
+
+    def key(self, caller: Caller) -> str:
+        """Return the key of the caller's permits."""
+        if not self._by_tenant:
+            return caller.id
+        return f"tenant:{caller.tenant}" if caller.tenant else f"caller:{caller.id}"
+
+    def current(self, caller_id: str) -> tuple[Quota, str]:
+        """Return quota and key of a caller id: of its tier and tenant where its request is being handled."""
+        sender = current_caller.get()
+        known = sender if sender is not None and sender.id == caller_id else Caller(caller_id)
+        return self.of(known), self.key(known)
 
 
 class Buckets:
@@ -106,26 +161,29 @@ class Buckets:
         self._clock = clock
         self._full_at: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
-        self._cost = quota.window
         self._capacity = quota.limit * quota.window
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def spend(self, caller_id: str) -> int:
-        """Spend a permit: return 0, or the microseconds until there is a permit."""
+    def spend(self, caller_id: str, cost: int = 1) -> int:
+        """Spend `cost` permits: return 0, or the microseconds until there are as many."""
+        spent, debt = self.take(caller_id, cost)
+        return 0 if spent else self.quota.wait(debt, cost)
+
+    def take(self, caller_id: str, cost: int) -> tuple[bool, int]:
+        """Spend `cost` permits, and return whether there were as many, and the debt in ticks."""
         now = self._clock() * self.quota.limit
         full_at = self._full_at.get(caller_id)
+        debt = 0 if full_at is None or full_at <= now else full_at - now
+        new_debt = debt + cost * self.quota.window
+        if new_debt > self._capacity:
+            return False, debt
         if full_at is None:
             self._make_room(now)
-            full_at = now + self._cost
-            heappush(self._heap, (full_at, caller_id))
-        else:
-            full_at = max(full_at, now) + self._cost
-            if full_at > now + self._capacity:
-                return self.quota.wait(full_at - self._cost - now)
-        self._full_at[caller_id] = full_at
-        return 0
+            heappush(self._heap, (now + new_debt, caller_id))
+        self._full_at[caller_id] = now + new_debt
+        return True, new_debt
 
     def remaining(self, caller_id: str) -> int:
         """Return how many permits the caller has, without spending one."""
@@ -152,6 +210,23 @@ class Buckets:
         del self._full_at[heappop(self._heap)[1]]
 
 
+class LocalBuckets:
+    """The token buckets of one process for several quotas."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[Quota, Buckets] = {}
+
+    def of(self, quota: Quota) -> Buckets:
+        """Return the buckets of a quota."""
+        buckets = self._buckets.get(quota)
+        if buckets is None:
+            buckets = self._buckets[quota] = Buckets(quota)
+        return buckets
+
+    async def take(self, key: str, cost: int, quota: Quota) -> tuple[bool, int]:
+        return self.of(quota).take(key, cost)
+
+
 async def _continues_round(registry: Registry, request: MCPRequest) -> bool:
     """Return whether the request continues an `input_required` round: its retry takes no permit, but once only.
 
@@ -169,15 +244,14 @@ async def _continues_round(registry: Registry, request: MCPRequest) -> bool:
 
 def install(registry: Registry) -> None:
     """Limit the requests and messages of each caller, in memory."""
-    buckets = Buckets(Quota.of(registry.config))
-
-    async def spend(caller_id: str) -> int:
-        return buckets.spend(caller_id)
+    tiers = Tiers(registry.config)
+    local = LocalBuckets()
 
     async def health(caller_id: str) -> HealthPart:
-        return HealthPart(health_fields(buckets.quota, buckets.remaining(caller_id)))
+        quota, key = tiers.current(caller_id)
+        return HealthPart(health_fields(quota, local.of(quota).remaining(key)))
 
-    registry.middleware["rate_limit"] = limiter(registry, buckets.quota, spend)
+    registry.middleware["rate_limit"] = limiter(registry, tiers, local.take)
     registry.health.parts.append(health)
     limit_messages(registry)
 
@@ -185,11 +259,11 @@ def install(registry: Registry) -> None:
 def limit_messages(registry: Registry) -> None:
     """Limit the messages of each caller in the memory of this process, whose work they bound."""
     buckets = Buckets(Quota.of_messages(registry.config))
-    rejected = Rejections(registry, "MessageRateLimited", buckets.quota)
+    rejected = Rejections(registry, "MessageRateLimited")
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         wait = buckets.spend(request.caller.id)
-        return rejected(request, wait) if wait else await call_next(request)
+        return rejected(request, buckets.quota, wait) if wait else await call_next(request)
 
     def admit_notification(caller_id: str) -> bool:
         wait = buckets.spend(caller_id)
@@ -209,35 +283,43 @@ def health_fields(quota: Quota, remaining: int) -> dict[str, dict[str, int]]:
 class Rejections:
     """Rejects requests beyond a limit, and counts them."""
 
-    def __init__(self, registry: Registry, reason: str, quota: Quota) -> None:
+    def __init__(self, registry: Registry, reason: str) -> None:
         text = "Requests and notifications rejected by a rate limit."
         self.count = registry.meter.counter("mcp_rate_limit_rejections_total", text)().inc
         self._reason = reason
-        self._quota = quota
 
-    def __call__(self, request: MCPRequest, wait: int) -> CallToolResult:
-        """Reject `request`, whose caller has a permit again after `wait` microseconds."""
+    def __call__(
+        self, request: MCPRequest, quota: Quota, wait: int, *, remaining: int = 0, cost: int = 1
+    ) -> CallToolResult:
+        """Reject `request`, whose caller has `remaining` permits, and `cost` again after `wait` microseconds."""
         self.count()
         seconds = -(-wait // MICROSECONDS)
-        return reject(
-            request,
-            self._reason,
-            f"Rate limit exceeded. 0 requests remaining. Try again in {seconds} seconds.",
-            retry_after_seconds=seconds,
-            remaining=0,
-            limit=self._quota.limit,
-            window_seconds=self._quota.window // MICROSECONDS,
-        )
+        window = quota.window // MICROSECONDS
+        text = f"Rate limit exceeded. {remaining} requests remaining. Try again in {seconds} seconds."
+        counts = f" This request counts as {cost} of {quota.limit} in {window} seconds."
+        if cost > quota.limit:
+            text = f"Rate limit exceeded.{counts} It is never admitted."
+        elif cost > 1:
+            text += counts
+        again = {"retry_after_seconds": seconds} if cost <= quota.limit else {}
+        meta = {**again, "remaining": remaining, "limit": quota.limit, "window_seconds": window}
+        return reject(request, self._reason, text, **meta)
 
 
-def limiter(registry: Registry, quota: Quota, spend: Spend) -> Middleware:
-    """Return middleware that spends a permit for every request that runs the owner's code, and rejects it without."""
-    rejected = Rejections(registry, "RateLimited", quota)
+def limiter(registry: Registry, tiers: Tiers, take: Take) -> Middleware:
+    """Return middleware that spends the permits of every request that runs the owner's code, or rejects it."""
+    registry.policy_fields.add("cost")
+    rejected = Rejections(registry, "RateLimited")
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
         if request.method not in LIMITED or await _continues_round(registry, request):
             return await call_next(request)
-        wait = await spend(request.caller.id)
-        return rejected(request, wait) if wait else await call_next(request)
+        caller = request.caller
+        quota = tiers.of(caller)
+        cost = request.policy.cost or 1
+        spent, debt = await take(tiers.key(caller), cost, quota)
+        if spent:
+            return await call_next(request)
+        return rejected(request, quota, quota.wait(debt, cost), remaining=quota.remaining(debt), cost=cost)
 
     return middleware

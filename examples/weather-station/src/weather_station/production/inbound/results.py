@@ -5,14 +5,12 @@ A plain `def` runs in a thread here and not in the SDK, which loses the context 
 
 from __future__ import annotations
 
-import contextvars
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from functools import partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import anyio.to_thread
 from mcp.server.mcpserver import Audio, Image
 from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool
@@ -34,28 +32,22 @@ BARE = (list, dict, tuple, set, frozenset, object, Any)
 """Types that say nothing of their items: as return types they stay without an output schema."""
 
 
-def converting(fn: Callable[..., Any], convert: Callable[[Any], Any]) -> Callable[..., Awaitable[Any]]:
-    """Return `fn` as an async function that returns what `convert` makes of its result."""
+def converting(
+    fn: Callable[..., Any], convert: Callable[[Any], Any], run_in_thread: Callable[[Callable[[], Any]], Awaitable[Any]]
+) -> Callable[..., Awaitable[Any]]:
+    """Return `fn` as an async function that returns what `convert` makes of its result.
+
+    `run_in_thread` runs a plain function.
+    """
 
     @wraps(fn)
     async def run(*args: Any, **kwargs: Any) -> Any:
         if request := current_request.get():
             request.ran = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
-        return convert(await (fn(*args, **kwargs) if is_async else _in_thread(partial(fn, *args, **kwargs))))
+        return convert(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
 
     return run
-
-
-async def _in_thread(fn: Callable[[], T]) -> T:
-    """Run `fn` in a thread, and keep the context variables that it sets."""
-    context = contextvars.copy_context()
-    try:
-        return await anyio.to_thread.run_sync(context.run, fn)
-    finally:
-        for variable, value in context.items():
-            if variable.get(None) is not value:
-                variable.set(value)
 
 
 def resource_content(value: Any) -> Any:
@@ -90,16 +82,6 @@ class ToolMetadata(FuncMetadata):
         except ValidationError:
             return True
         return False
-
-    async def call_fn(
-        self,
-        fn: Callable[..., Any | Awaitable[Any]],
-        fn_is_async: bool,
-        arguments: dict[str, Any],
-        arguments_to_pass_directly: dict[str, Any] | None = None,
-    ) -> Any:
-        call = partial(fn, **arguments, **(arguments_to_pass_directly or {}))
-        return await (call() if fn_is_async else _in_thread(call))
 
     def convert_result(self, result: Any) -> CallToolResult | InputRequiredResult:
         """Return the result with U+FFFD for lone surrogates.

@@ -7,6 +7,7 @@ place until the function returns; the SDK would start another thread in its plac
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import threading
 from collections.abc import Awaitable, Callable
@@ -33,20 +34,29 @@ class Threads:
         )()
 
     def wrap(self, function: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
-        """Return an async function that runs `function` in a thread.
-
-        While all threads are stuck, it returns or raises the rejection of the request. While they are merely in use, it
-        waits.
-        """
+        """Return an async function that runs `function` in a thread, as `run` does."""
 
         @wraps(function)
-        async def run(*args: Any, **kwargs: Any) -> Any:
-            if self._stuck >= self._limit:
-                return self._reject()
-            await self._free.acquire()
-            return await self._run(partial(function, *args, **kwargs))
+        async def in_thread(*args: Any, **kwargs: Any) -> Any:
+            return await self.run(partial(function, *args, **kwargs))
 
-        return run
+        return in_thread
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """Return the result of `function`, run in a thread; the context variables that it sets are kept.
+
+        While all threads are stuck, return or raise the rejection of the request. While they are merely in use, wait.
+        """
+        if self._stuck >= self._limit:
+            return self._reject()
+        await self._free.acquire()
+        context = contextvars.copy_context()
+        try:
+            return await self._run(partial(context.run, function))
+        finally:
+            for variable, value in context.items():
+                if variable.get(None) is not value:
+                    variable.set(value)
 
     async def _run(self, function: Callable[[], Any]) -> Any:
         state: Literal["waiting", "running", "ended"] = "waiting"

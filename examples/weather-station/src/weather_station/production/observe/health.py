@@ -80,7 +80,8 @@ def install(registry: Registry) -> None:
             annotations=ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False),
         )(health_check)
 
-    registry.tools.register.append(register)
+    if registry.config.health_tool:
+        registry.tools.register.append(register)
 
 
 async def failing_checks(registry: Registry) -> list[str]:

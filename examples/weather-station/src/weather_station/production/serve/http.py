@@ -36,6 +36,8 @@ def build(server: ProductionServer) -> ASGIApp:
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
+    for wrap in registry.http.endpoint:
+        handler = wrap(handler)
     is_open = server.has_session if config.session_mode == "stateful" else None
     limits = CallerLimits(registry, InputLimits(registry, handler), is_open)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
