@@ -140,7 +140,7 @@ class Project:
             AssertionError: a test failed or was skipped.
         """
         done = subprocess.run(
-            [uv(), "run", "--no-sync", "--project", self.path, "pytest", "-q", "--numprocesses=2", *selection],
+            [uv(), "run", "--no-sync", "--project", self.path, "pytest", "-q", "--numprocesses=3", *selection],
             cwd=LAYER,
             env=clean_environment(UV_OFFLINE="1"),
             stdin=subprocess.DEVNULL,

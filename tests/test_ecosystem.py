@@ -143,7 +143,7 @@ def test_the_public_names_are_typed(built: Callable[[str], Project], tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_the_hooks_report_problems_offline(template: Path, tmp_path: Path) -> None:
     """With the environment in place; run by prek, which reads pre-commit's configuration."""
     project = tmp_path / "project"

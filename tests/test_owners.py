@@ -24,7 +24,7 @@ PATCHES = {path.stem: path for path in sorted((ROOT / "tests" / "owners").glob("
 ANSWERS: Mapping[str, str] = {"cluster": "everything", "library": "minimal", "stateful": "mixed"}
 """The set of answers of an owner's project, where it is not `default`."""
 
-SAMPLE = ("observability", "stateful")
+SAMPLE = ("observability",)
 """Those that run before each commit; all of them run before a release."""
 
 

@@ -42,7 +42,7 @@ from .test_identity_provider import ORDERS, Orders, claims, orders
 
 __all__ = ["orders"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,7 @@ def register(world: World, **metadata: Any) -> str:
         return str(json.loads(connection.getresponse().read())["client_id"])
 
 
+@pytest.mark.acceptance
 def test_a_client_registers_and_its_user_reaches_the_upstream(world: World) -> None:
     with world.serving() as server:
         report = report_of(world.client("alice", "", ""), server)
@@ -179,6 +180,7 @@ def test_a_client_registers_and_its_user_reaches_the_upstream(world: World) -> N
         assert not any(text in log for text in (first["access_token"], first["refresh_token"], "secret of connector"))
 
 
+@pytest.mark.acceptance
 def test_a_client_with_a_document_needs_no_registration(world: World, certificate: Path) -> None:
     with world.serving() as server:
         report = report_of(world.client("bob", str(certificate), ""), server)
@@ -189,6 +191,7 @@ def test_a_client_with_a_document_needs_no_registration(world: World, certificat
         assert call(world, report["second"]["access_token"]) == 401
 
 
+@pytest.mark.acceptance
 def test_another_replica_goes_on_at_each_step(world: World) -> None:
     with contextlib.ExitStack() as serving:
         server = serving.enter_context(world.serving())
@@ -238,6 +241,7 @@ def document_site(certificate: Path) -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.release
 def test_the_client_of_the_typescript_sdk_registers_or_has_a_document(world: World, certificate: Path) -> None:
     client = npm_packages("inspector", "@modelcontextprotocol/inspector@2.12.0", "node@22")
     command = (node(client), IN_PROJECT / "client_sign_in.mjs", client / "node_modules", f"{world.url}/mcp", "erin")
@@ -279,6 +283,7 @@ def test_chromium_signs_in_without_a_script(world: World, figure: Callable[[str]
     figure(f"Chromium signs in without a script; its picture of the consent page has {picture.stat().st_size} bytes")
 
 
+@pytest.mark.acceptance
 def test_check_proves_the_sign_in(world: World) -> None:
     environment = {name: str(value) for name, value in world.settings.items()}
     done = run(world.project.command, "--check", cwd=world.directory, **environment)

@@ -105,7 +105,7 @@ def test_a_file_that_git_does_not_show_and_that_the_new_version_brings_is_not_ov
     output = update(project, "2.0.0").stderr
     assert "# Mine\n" in (project / "docs/new.md").read_text("utf-8")
     assert "conflict     docs/new.md: in 1 place" in output
-    (saved,) = re.findall(r"docs/new.md, of which git shows no change, .* git (show \S+)", output)
+    (saved,) = re.findall(r"docs/new.md, of which git shows no change; .* git (show \S+)", output)
     assert git(*saved.split(), cwd=project) == "# Mine\n"
 
 

@@ -51,7 +51,7 @@ def register(server: ProductionServer) -> None:
     """Add targets of every kind; the caller is the one whose scopes the header X-Scopes has."""
 
     def identify(request: Request | None) -> Caller:
-        scopes = request and request.headers.get("x-scopes")
+        scopes = request.headers.get("x-scopes") if request is not None else None
         if scopes is None:
             return peer_caller(request)
         return Caller("reader", client="reader", scopes=frozenset(scopes.split()))

@@ -472,7 +472,10 @@ def test_hosts_see_what_the_owner_presents(own: Own, serve: Serve) -> None:
         assert shown["serverInfo"]["icons"] == [{"src": "https://shop.example.com/icon.png"}]
         content, headers = modern("tools/list")
         listed = result_of(server.client.post(server.url, json=content, headers=headers))
-        assert (listed["ttlMs"], listed["cacheScope"]) == (60_000, "public")
+        assert (listed["ttlMs"], listed["cacheScope"]) == (
+            60_000,
+            "private" if has("inbound.authorization") else "public",
+        )
         (tool,) = [tool for tool in listed["tools"] if tool["name"] == "show_time"]
         assert tool["_meta"]["ui"]["resourceUri"] == "ui://clock/app.html"
         assert server.call("show_time")["content"][0]["text"] == "12:00 in UTC"

@@ -50,6 +50,10 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def tools(server: ProductionServer) -> None:
     add_use(server)
 
+    @server.resource("test://{number}")
+    async def numbered(number: str) -> str:
+        return number
+
     @server.tool()
     async def change(ctx: Context[Any, Any]) -> None:
         await ctx.notify_resource_updated("test://8")
