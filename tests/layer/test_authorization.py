@@ -165,7 +165,6 @@ def test_a_request_needs_all_scopes_of_its_target(
     ("version", "method", "params", "too_few", "enough"),
     [
         (LEGACY, "resources/subscribe", {"uri": "orders://7"}, "read", "admin"),
-        (LEGACY, "resources/subscribe", {"uri": "unknown://x"}, "admin", None),
         (MODERN, "subscriptions/listen", {"notifications": {"resourceSubscriptions": ["orders://7"]}}, "read", None),
         (
             MODERN,
@@ -184,6 +183,17 @@ def test_subscriptions_and_methods_of_extensions_need_their_scopes(
         assert rejection(send(server, version, too_few, method, params))
         if enough is not None:
             assert not rejection(send(server, version, enough, method, params))
+
+
+@pytest.mark.parametrize(("access", "is_rejected"), [("allow", False), ("deny", True)])
+def test_default_access_decides_about_a_subscription_to_no_registered_resource(
+    guarded: Start, access: str, is_rejected: bool
+) -> None:
+    with guarded(default_access=access) as server:
+        answer = send(server, LEGACY, "admin", "resources/subscribe", {"uri": "unknown://x"})
+        assert bool(rejection(answer)) is is_rejected
+        removed = send(server, MODERN, "admin", "resources/subscribe", {"uri": "unknown://x"})
+        assert (removed["error"]["code"] == -32601) is not is_rejected  # 2026-07-28 has no such method
 
 
 def test_the_resources_of_one_subscription_are_limited(guarded: Start) -> None:

@@ -1,8 +1,8 @@
 """Authorization: the scopes that a caller needs for each tool, resource, prompt and method.
 
 They come from `policy(scopes=...)` beside a function and from the rules in `ACCESS_RULES_FILE`; where several apply,
-all of their scopes are needed. Where none applies, `DEFAULT_ACCESS` decides. Lists show what the caller may use.
-A subscription to what cannot be matched to a registered resource is rejected.
+all of their scopes are needed. Where none applies, `DEFAULT_ACCESS` decides, as for subscriptions and completions of
+what is not registered. Lists show what the caller may use.
 """
 
 from __future__ import annotations
@@ -231,7 +231,8 @@ class Access:
         return self._of_rules[key]
 
     def _resource(self, uri: object) -> Scopes | None:
-        return self.scopes_of(RESOURCES_READ, self._registry.targets.label(RESOURCES_READ, {"uri": uri}))
+        label = self._registry.targets.label(RESOURCES_READ, {"uri": uri})
+        return self._default if label == UNKNOWN else self.scopes_of(RESOURCES_READ, label)
 
     def _completed(self, params: Mapping[str, Any]) -> Scopes | None:
         """Return the scopes for the prompt or the resource template whose argument is completed."""
