@@ -24,9 +24,6 @@ PATCHES = {path.stem: path for path in sorted((ROOT / "tests" / "owners").glob("
 ANSWERS: Mapping[str, str] = {"cluster": "everything", "library": "minimal", "stateful": "mixed"}
 """The set of answers of an owner's project, where it is not `default`."""
 
-SAMPLE = ("observability",)
-"""Those that run before each commit; all of them run before a release."""
-
 
 @pytest.fixture(scope="module")
 def history(tmp_path_factory: pytest.TempPathFactory) -> TemplateHistory:
@@ -50,12 +47,11 @@ def only_imports(loss: str, edited: Mapping[str, bytes], now: Mapping[str, bytes
 
 def test_there_are_ten_owners() -> None:
     assert len(PATCHES) == 10
-    assert ANSWERS.keys() | {*SAMPLE} <= PATCHES.keys()
+    assert ANSWERS.keys() <= PATCHES.keys()
 
 
-@pytest.mark.parametrize(
-    "owner", [pytest.param(name, marks=[] if name in SAMPLE else pytest.mark.release) for name in PATCHES]
-)
+@pytest.mark.release
+@pytest.mark.parametrize("owner", [*PATCHES])
 def test_one_update_has_the_result_of_many_and_loses_nothing(
     history: TemplateHistory, tmp_path: Path, owner: str
 ) -> None:

@@ -68,7 +68,7 @@ def test_the_wheel_contains_the_answers(project: Project, tmp_path: Path) -> Non
     ] == []
 
 
-@pytest.mark.acceptance
+@pytest.mark.release
 def test_the_templates_tests_do_not_load_the_owners_tools(make: Callable[[str], Project], tmp_path: Path) -> None:
     """Owners' tools may need a database or names that a test uses too."""
     project = make("default")
