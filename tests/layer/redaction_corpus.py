@@ -145,7 +145,7 @@ POSITIVES: dict[str, tuple[str, ...]] = {
     ),
     "JSON Web Token": ("eyJ«{b20}.eyJ{b20}.{b36}»", "bad token eyJ«{b36}.{b36}.{b20}» here", "t:eyJ«{b20}.{b20}.»"),
     "sentence": ("wrong password: «hunter2x»", "the token: «abc123def» was used", "secret key: «{b8}4z» is weak"),
-    "passphrase without a name": ("the door opens with «correct horse»", "they said «sesame», twice", "use «Tuesday-42»"),
+    "passphrase without a name": ("the door opens with «correct horse»", "I said «sesame», twice", "use «Tuesday-42»"),
     "multipart form": ('name="password"\r\n\r\n«{b8}»\r\n--x', 'name="api_key"\r\n\r\n«{b20}»\r\n--y'),
     "command line": ("psql --password «hunter2»", "mysql -p«hunter2»", "curl -u «ann:{b8}»", "x --api-key «{b20}»"),
 }

@@ -7,7 +7,6 @@ authorization server does not answer, tokens without a cached response are rejec
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from ..observe.meter import Counter
 from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, UnknownTokenError
+from .issuer_keys import read_json
 from .issuers import Issuer, trusted_issuers
 
 UNKNOWN_SECONDS = 60.0
@@ -230,20 +230,8 @@ class Introspection:
     async def _post(self, client: httpx2.AsyncClient, token: bytes) -> dict[str, Any]:
         form = {"token": token.decode("latin-1"), "token_type_hint": "access_token"}
         headers = {"accept": "application/json"}
-        body = bytearray()
         async with client.stream("POST", self._url, data=form, headers=headers, auth=self._credentials) as response:
-            if response.status_code != 200:
-                raise ValueError(f"the endpoint answered with status {response.status_code}")
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_RESPONSE_BYTES:
-                    raise ValueError(f"the endpoint answered with more than {MAX_RESPONSE_BYTES} bytes")
-        try:
-            claims = json.loads(body)
-        except (ValueError, RecursionError):
-            claims = None
-        if not isinstance(claims, dict):
-            raise ValueError("the endpoint did not answer with a JSON object")
+            claims = await read_json(response, "the endpoint", MAX_RESPONSE_BYTES)
         self._problem = ""
         return claims
 

@@ -213,20 +213,35 @@ async def get_json(client: httpx2.AsyncClient, url: str, **headers: str) -> dict
         httpx2.HTTPError: it does not answer.
         ValueError: the response has another status than 200, is too large, or is no JSON object.
     """
-    body = bytearray()
     async with client.stream("GET", url, headers={"accept": "application/json", **headers}) as response:
-        if response.status_code != 200:
-            raise ValueError(f"{url} answered with status {response.status_code}")
-        async for chunk in response.aiter_bytes():
-            body += chunk
-            if len(body) > MAX_DOCUMENT_BYTES:
-                raise ValueError(f"{url} answered with more than {MAX_DOCUMENT_BYTES} bytes")
+        return await read_json(response, url, MAX_DOCUMENT_BYTES)
+
+
+async def read_json(response: httpx2.Response, source: str, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in the body of a response that is not read yet.
+
+    Args:
+        response: has to have status 200.
+        source: who answered, for the text of an error.
+        max_bytes: greatest size of the body.
+
+    Raises:
+        httpx2.HTTPError: the connection fails.
+        ValueError: the response has another status than 200, is too large, or is no JSON object.
+    """
+    if response.status_code != 200:
+        raise ValueError(f"{source} answered with status {response.status_code}")
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise ValueError(f"{source} answered with more than {max_bytes} bytes")
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise ValueError(f"{url} did not answer with a JSON object")
+        raise ValueError(f"{source} did not answer with a JSON object")
     return document
 
 
