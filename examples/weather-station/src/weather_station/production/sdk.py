@@ -439,6 +439,11 @@ class ProductionServer(MCPServer[Runtime]):
         await server.run(incoming, outgoing, server.create_initialization_options())
 
 
+def channel_of(context: ServerRequestContext[Any, Any]) -> Any:
+    """Return the `DispatchContext` of a request, by which a handler sends messages to the client."""
+    return context.session._request_outbound
+
+
 def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     """Return the request that `context` belongs to, or `None` for a call in Python or from within a handler."""
     request = current_request.get()
