@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio
@@ -20,6 +21,7 @@ from harness import (
     MODERN,
     Running,
     Serve,
+    config,
     message,
     rebuild_pipeline,
     stdio_process,
@@ -27,10 +29,12 @@ from harness import (
     wait_for,
 )
 from held import open_session
+from weather_station.production import policy
 from weather_station.production.config import ConfigError
-from weather_station.production.inbound.long_calls import REQUEST_CANCELLED
+from weather_station.production.inbound.long_calls import REQUEST_CANCELLED, reports_progress
 from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
 
 PROXY = {"trusted_proxies": ("127.0.0.1",)}
 ALICE, BOB = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
@@ -239,3 +243,80 @@ def test_a_time_for_the_user_that_is_none_stops_the_start(serve: Serve, monkeypa
     monkeypatch.setenv("USER_TIMEOUT_SECONDS", "never")
     with pytest.raises(ConfigError, match="USER_TIMEOUT_SECONDS: "), serve():
         pass
+
+
+# --- Notices -------------------------------------------------------------------------------------------------
+
+
+async def with_progress(ctx: Context[Any, Any]) -> None:
+    await ctx.report_progress(1)
+
+
+async def with_progress_inside(ctx: Context[Any, Any]) -> None:
+    async def step(number: int) -> None:
+        await ctx.report_progress(number)
+
+    await step(1)
+
+
+@functools.wraps(with_progress)
+async def wrapped(*arguments: Any, **options: Any) -> None:
+    await with_progress(*arguments, **options)
+
+
+class Owner:
+    async def method(self, ctx: Context[Any, Any]) -> None:
+        await ctx.report_progress(1)
+
+
+async def silent(text: str = "report_progress") -> str:
+    return text
+
+
+@pytest.mark.parametrize("fn", [with_progress, with_progress_inside, wrapped, Owner().method])
+def test_a_function_that_reports_progress_is_recognized(fn: Callable[..., Any]) -> None:
+    assert reports_progress(fn)
+
+
+@pytest.mark.parametrize("fn", [silent, len, functools.partial(silent, "x"), None])
+def test_another_function_is_not(fn: Callable[..., Any] | None) -> None:
+    assert not reports_progress(fn)
+
+
+JSON_PROGRESS = "RESPONSE_MODE=json leaves out the progress of with_progress: set RESPONSE_MODE=auto"
+LATE = ": with RESPONSE_MODE=json a proxy in front gives up before that, after PROXY_TIMEOUT_SECONDS="
+ADVICE = ": set RESPONSE_MODE=auto, or raise it"
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "expected"),
+    [
+        ({"response_mode": "json"}, {}, [JSON_PROGRESS, f"policy(timeout=100) of late{LATE}90{ADVICE}"]),
+        ({"response_mode": "json"}, {"PROXY_TIMEOUT_SECONDS": "101"}, [JSON_PROGRESS]),
+        (
+            {"response_mode": "json", "tool_timeout_seconds": 300.0},
+            {"PROXY_TIMEOUT_SECONDS": "101"},
+            [JSON_PROGRESS, f"TOOL_TIMEOUT_SECONDS=300{LATE}101{ADVICE}"],
+        ),
+        ({"response_mode": "auto", "tool_timeout_seconds": 300.0}, {}, []),
+        ({"response_mode": "sse", "tool_timeout_seconds": 300.0}, {}, []),
+        ({"response_mode": "json", "transport": "stdio"}, {}, []),
+        (
+            {"response_mode": "auto"},
+            {"SSE_AFTER_SECONDS": "20", "PROXY_TIMEOUT_SECONDS": "20"},
+            ["SSE_AFTER_SECONDS=20: a proxy gives up before that (PROXY_TIMEOUT_SECONDS=20)"],
+        ),
+    ],
+)
+async def test_a_start_says_which_calls_do_not_arrive(
+    settings: dict[str, Any], environment: dict[str, str], expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    server = create_server(config(**settings))
+    before = [*server.registry.notices]
+    server.tool()(with_progress)
+    server.tool(name="late")(policy(timeout=100)(silent))
+    for _ in range(2):  # once, however often it starts
+        async with server.running():
+            assert [text for text in server.registry.notices if text not in before] == expected

@@ -125,6 +125,10 @@ class Targets(Protocol):
         """Return the target labels of tools/call, resources/read or prompts/get."""
         ...
 
+    def function(self, method: str, label: str) -> Callable[..., Any] | None:
+        """Return the owner's function of a target."""
+        ...
+
     def policy(self, method: str, label: str) -> Policy: ...
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:

@@ -9,25 +9,27 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from types import CodeType
 from typing import Any, TypeVar
 
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import ServerRequest
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
 from ..registry import Registry
-from ..request import CallNext, MCPRequest, Result
+from ..request import TOOLS_CALL, CallNext, MCPRequest, Result
 from ..sdk import channel_of
-from .response_mode import RESPONSE, DeferredResponse
+from .response_mode import RESPONSE, DeferredResponse, ResponseSettings
 
 REQUEST_CANCELLED = -32800
 """JSON-RPC code with which the SDK answers a cancelled request of protocol 2025-11-25 and earlier."""
@@ -40,18 +42,63 @@ class LongCallSettings(EnvironmentSettings):
 
     user_timeout_seconds: Seconds = 600.0
     """Time in which a client answers a request of a call, such as a question to its user."""
+    proxy_timeout_seconds: int = Field(default=90, ge=1, le=86_400)
+    """Time after which a proxy in front gives up a response without a byte; `ops/load-balancer` reads it too."""
 
 
 def install(registry: Registry) -> None:
     """Add the middleware.
 
     Raises:
-        ConfigError: USER_TIMEOUT_SECONDS is not valid.
+        ConfigError: USER_TIMEOUT_SECONDS or PROXY_TIMEOUT_SECONDS is not valid.
     """
-    calls = LongCalls(registry, LongCallSettings.load().user_timeout_seconds)
+    settings = LongCallSettings.load()
+    calls = LongCalls(registry, settings.user_timeout_seconds)
     registry.middleware["long_calls"] = calls.middleware
     if calls.stateless:
         registry.cancel_call = calls.cancel
+
+    async def add_notices() -> None:
+        registry.notices += [text for text in notices(registry, settings) if text not in registry.notices]
+
+    registry.on_startup.append(add_notices)
+
+
+def notices(registry: Registry, settings: LongCallSettings) -> Iterator[str]:
+    """Yield a line for each part of the configuration with which long calls do not arrive."""
+    config = registry.config
+    if config.transport != "http" or config.response_mode == "sse":
+        return
+    limit = settings.proxy_timeout_seconds
+    if config.response_mode == "auto":
+        if (silence := ResponseSettings.load().sse_after_seconds) >= limit:
+            yield f"SSE_AFTER_SECONDS={silence:g}: a proxy gives up before that (PROXY_TIMEOUT_SECONDS={limit})"
+        return
+    advice = "set RESPONSE_MODE=auto"
+    tools = registry.targets.labels(TOOLS_CALL)
+    with_progress = [tool for tool in tools if reports_progress(registry.targets.function(TOOLS_CALL, tool))]
+    if with_progress:
+        yield f"RESPONSE_MODE=json leaves out the progress of {', '.join(with_progress)}: {advice}"
+    timeouts = {tool: registry.targets.policy(TOOLS_CALL, tool).timeout for tool in tools}
+    late = [f"policy(timeout={seconds:g}) of {tool}" for tool, seconds in timeouts.items() if (seconds or 0) >= limit]
+    if config.tool_timeout_seconds >= limit and None in timeouts.values():
+        late.append(f"TOOL_TIMEOUT_SECONDS={config.tool_timeout_seconds:g}")
+    if late:
+        yield (
+            f"{', '.join(late)}: with RESPONSE_MODE=json a proxy in front gives up before that, after "
+            f"PROXY_TIMEOUT_SECONDS={limit}: {advice}, or raise it"
+        )
+
+
+def reports_progress(fn: Callable[..., Any] | None) -> bool:
+    """Return whether the code of a function, or of one inside it, names `report_progress`."""
+    pending = [getattr(inspect.unwrap(fn), "__code__", None)] if fn is not None else []
+    while pending:
+        if isinstance(code := pending.pop(), CodeType):
+            if "report_progress" in code.co_names:
+                return True
+            pending += code.co_consts
+    return False
 
 
 class LongCalls:
