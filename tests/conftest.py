@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from pytest_copier.plugin import CopierFixture
 
+from .environments import shared_files
 from .matrix import Project, outbound_pairs
 from .support import (
     ROOT,
@@ -251,6 +252,11 @@ def _start_rendering(template: Path, projects: Mapping[str, Answers], hash_seed:
 def figure(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
     """`figure("hook: 9.1 s")` prints a measured figure at the end of the session."""
     return lambda text: record_property(FIGURE, text)
+
+
+def pytest_configure() -> None:
+    """Make the folder of shared files before the workers start, which inherit its name."""
+    shared_files()
 
 
 LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")

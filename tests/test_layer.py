@@ -101,7 +101,9 @@ def prepared(
 def test_the_tests_of_the_layer_pass(
     prepared: Callable[[str], Project], name: str, selection: tuple[str, ...], figure: Callable[[str], None]
 ) -> None:
-    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*selection)}")
+    processes = 3 if selection == QUICK else 0
+    last = prepared(name).check_layer(*selection, processes=processes)
+    figure(f"tests of the production layer in {name}: {last}")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,4 @@ def test_random_documents(prepared: Callable[[str], Project], figure: Callable[[
 
 
 def assert_typed(project: Project, *arguments: str | Path) -> None:
-    cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache))
-    done = project.python("-m", "mypy", *options, *map(str, arguments))
-    assert done.returncode == 0, done.stdout + done.stderr
+    project.check_types("--config-file", LAYER / "mypy.ini", *arguments)
