@@ -153,12 +153,13 @@ class Project:
         assert done.returncode == 0, done.stderr
         compile_modules(self.path / ".venv")
 
-    def check_layer(self, *selection: str, processes: int = 0) -> str:
+    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True) -> str:
         """Run tests of the production layer in the project's environment, and return the last line of their output.
 
         Args:
             selection: options of pytest and names of modules; all tests unless given.
             processes: number of workers, each of which takes some seconds to start; 0 for none.
+            forks: whether servers in processes of their own may be forks, whose libraries are imported already.
 
         Raises:
             AssertionError: a test failed or was skipped.
@@ -176,7 +177,7 @@ class Project:
                 *selection,
             ],
             cwd=LAYER,
-            env=clean_environment(UV_OFFLINE="1"),
+            env=clean_environment(UV_OFFLINE="1", **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -330,7 +331,7 @@ def check_project(make: Callable[[Path], None]) -> str:
         project = Project.of(path)
         last = {check: project.check(check) for check in CHECKS}["tests"]
         project.prepare_layer()
-        return f"{last}; production layer: {project.check_layer(*QUICK, processes=3)}"
+        return f"{last}; production layer: {project.check_layer(*QUICK, processes=3, forks=False)}"
 
 
 def check_projects(
