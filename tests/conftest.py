@@ -18,6 +18,7 @@ from pytest_copier.plugin import CopierFixture
 
 from .environments import shared_files
 from .matrix import Project, outbound_pairs
+from .render_many import compile_templates_once
 from .support import (
     ROOT,
     TEMPLATE_PATHS,
@@ -140,6 +141,11 @@ class Renderings(Mapping[str, Rendering]):
 
     @cached_property
     def main(self) -> list[Rendering]:
+        """The main variants."""
+        return [self[name] for name in MAIN_VARIANTS]
+
+    @cached_property
+    def main_twice(self) -> list[Rendering]:
         """The main variants; the second time another process renders them, from a plain directory."""
         second = self._root / "main"
         make_once(second, lambda root: render_many(self._template, [root], MAIN_VARIANTS))
@@ -165,6 +171,12 @@ def renderings(
 def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
     """The main variants, and for a release all of them."""
     return {"main": lambda: renderings.main, "every": lambda: renderings.every}[request.param]()
+
+
+@pytest.fixture(params=[pytest.param("main", marks=pytest.mark.slow), pytest.param("every", marks=pytest.mark.release)])
+def each_rendered_twice(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
+    """As `each_rendering`, each with the `second` rendering."""
+    return {"main": lambda: renderings.main_twice, "every": lambda: renderings.every}[request.param]()
 
 
 @pytest.fixture(scope="session")
@@ -255,8 +267,9 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
 
 
 def pytest_configure() -> None:
-    """Make the folder of shared files before the workers start, which inherit its name."""
+    """Make the folder of shared files before the workers start, which inherit its name, and make renderings faster."""
     shared_files()
+    compile_templates_once()
 
 
 LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")
