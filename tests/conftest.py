@@ -272,17 +272,34 @@ def pytest_configure() -> None:
     compile_templates_once()
 
 
-LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")
+LONGEST_FIRST = (
+    "test_layer.py",
+    "test_projects.py",
+    "test_openapi.py",
+    "test_readme.py",
+    "test_hook.py",
+    "test_update_matrix.py",
+    "test_ops_live.py",
+    "test_fuzz.py",
+    "test_soak.py",
+    "test_sign_in.py",
+)
 """Files to start first: one worker runs a whole file, so a long one at the end would leave the other idle."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files, and count the tests of the other sets as slow, so that `not slow` is quick."""
+    """Start with the longest files, and count the tests of the other sets as slow, so that `not slow` is quick.
+
+    Raises:
+        pytest.UsageError: a test is in two sets; `-m acceptance` would run one that is for a release.
+    """
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
     for item in items:
         if item.get_closest_marker("acceptance") or item.get_closest_marker("release"):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("acceptance") and item.get_closest_marker("release"):
+            raise pytest.UsageError(f"{item.nodeid} is marked acceptance and release: a test belongs to one set")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
