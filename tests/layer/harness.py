@@ -116,7 +116,7 @@ def config(**overrides: Any) -> ProductionConfig:
     return ProductionConfig(**(neutral | overrides))
 
 
-ALONE: dict[str, Any] = {"enable_retries": False, "enable_circuit_breaker": False}
+ONE_ATTEMPT: dict[str, Any] = {"enable_retries": False, "enable_circuit_breaker": False}
 """Each request to the upstream is one attempt, whatever features the project has."""
 
 

@@ -45,7 +45,7 @@ from ..request import (
     give_error,
     is_own_failure,
 )
-from ..upstream.errors import UpstreamError, leaves
+from ..upstream.errors import UpstreamError, ungrouped
 
 ORDER = (
     "drain",
@@ -221,12 +221,12 @@ def expected_error(error: BaseException) -> Exception | None:
     A group counts as its first error where all of them are expected.
     """
     found = [
-        leaf
-        for leaf in leaves(error)
-        if isinstance(leaf, ToolError | ResourceError)
-        and not isinstance(leaf, UnexpectedToolError | UnexpectedResourceError)
+        single
+        for single in ungrouped(error)
+        if isinstance(single, ToolError | ResourceError)
+        and not isinstance(single, UnexpectedToolError | UnexpectedResourceError)
     ]
-    return found[0] if found and len(found) == len(leaves(error)) else None
+    return found[0] if found and len(found) == len(ungrouped(error)) else None
 
 
 def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:

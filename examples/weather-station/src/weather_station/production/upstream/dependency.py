@@ -24,7 +24,7 @@ from .errors import (
     UpstreamInterruptedError,
     UpstreamTimeoutError,
     Verdict,
-    leaves,
+    ungrouped,
 )
 from .metrics import attempt_metrics
 
@@ -216,7 +216,7 @@ class Dependency(Generic[T]):
         except UpstreamError:
             raise
         except Exception as error:
-            if not any(isinstance(leaf, self._failures) for leaf in leaves(error)):
+            if not any(isinstance(single, self._failures) for single in ungrouped(error)):
                 raise
             raise UpstreamInterruptedError(
                 f"{self.name} failed", advice, host=self.name, may_retry=repeatable, verdict=Verdict.FAILURE
