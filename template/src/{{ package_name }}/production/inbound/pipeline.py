@@ -82,7 +82,7 @@ MAX_PROBLEMS = 10
 """Problems with the arguments of a request that its error lists."""
 
 MAX_LISTED = 2000
-"""Validation errors of which the first can be had: pydantic gives all or none, which takes 5 µs each."""
+"""Greatest number of validation errors that pydantic is asked to list: it lists all or none, in 5 µs each."""
 
 Target = tuple[str, str, str, Policy]
 """`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""

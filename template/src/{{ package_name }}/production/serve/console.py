@@ -1,4 +1,4 @@
-"""Commands for the terminal while tools are written.
+"""Commands for the development of tools.
 
 `--call` makes one call, `--dev` restarts on each change, and `--inspect` prints the command of the MCP inspector.
 """
