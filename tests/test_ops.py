@@ -93,6 +93,7 @@ def test_the_runbook_covers_the_features_of_the_project() -> None:
     assert "kubectl -n weather-station logs -l app.kubernetes.io/name=weather-station " in page("everything")
 
 
+@pytest.mark.slow
 def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) -> None:
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
@@ -487,6 +488,7 @@ def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[
             assert {name for name in names if ":" in name} <= recorded, expression
 
 
+@pytest.mark.slow
 def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
     def shown(name: str) -> set[str]:
         return set(dashboards(renderings[name].first))

@@ -94,8 +94,8 @@ def tools(server: ProductionServer) -> None:
         on_shutdown(server, write)
 
 
-class Held:
-    """A server in a process of its own, with the tools above, that a test stops while calls run."""
+class ServerWithHeldCalls:
+    """A server in a process of its own, with the tools above, that a test stops while it holds calls."""
 
     def __init__(self, client: httpx2.AsyncClient, process: Process) -> None:
         self._client = client

@@ -400,7 +400,7 @@ class SchemaConverter:
             self.report.add("schema", node.pointer, text)
 
     def _kinds(self, node: Node) -> dict[str, str]:
-        """Return what a discriminator says of the property with its name: which value is for which schema."""
+        """Return, for the property that the discriminator names, a sentence on which value selects which schema."""
         discriminator = node.get("discriminator")
         name, mapping = discriminator.mapping.get("propertyName"), discriminator.get("mapping").mapping
         if not isinstance(name, str) or not mapping:

@@ -70,7 +70,7 @@ INVALID_RESULT = "Handler returned an invalid result"
 """The SDK's message for a result that does not fit the protocol."""
 
 NO_STATE = ""
-"""The state of an `input_required` round that the handler gave none."""
+"""The state of an `input_required` round whose handler gave none."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Handler = TypeVar("Handler", bound=Callable[..., Any])

@@ -45,7 +45,7 @@ from ..request import (
     give_error,
     is_own_failure,
 )
-from ..upstream.errors import UpstreamError, leaves
+from ..upstream.errors import UpstreamError, ungrouped
 
 ORDER = (
     "drain",
@@ -83,7 +83,7 @@ MAX_PROBLEMS = 10
 """Problems with the arguments of a request that its error lists."""
 
 MAX_LISTED = 2000
-"""Validation errors of which the first can be had: pydantic gives all or none, which takes 5 µs each."""
+"""Greatest number of validation errors that pydantic is asked to list: it lists all or none, in 5 µs each."""
 
 Target = tuple[str, str, str, Policy]
 """`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""
@@ -224,12 +224,12 @@ def expected_error(error: BaseException) -> Exception | None:
     A group counts as its first error where all of them are expected.
     """
     found = [
-        leaf
-        for leaf in leaves(error)
-        if isinstance(leaf, ToolError | ResourceError)
-        and not isinstance(leaf, UnexpectedToolError | UnexpectedResourceError)
+        single
+        for single in ungrouped(error)
+        if isinstance(single, ToolError | ResourceError)
+        and not isinstance(single, UnexpectedToolError | UnexpectedResourceError)
     ]
-    return found[0] if found and len(found) == len(leaves(error)) else None
+    return found[0] if found and len(found) == len(ungrouped(error)) else None
 
 
 def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
