@@ -21,7 +21,8 @@ from pathlib import Path
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 GENERATOR = TEMPLATE / "packages" / "openapi-tools" / "src"
-RUN_TIME_PART = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production" / "openapi.py"
+PRODUCTION = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production"
+RUN_TIME_PART = ("openapi_schema.py", "openapi.py")
 
 
 def main() -> int:
@@ -49,12 +50,14 @@ def main() -> int:
 
 
 def bring_run_time_part(project: Path, package: str) -> None:
-    """Copy `production/openapi.py` into a project that was generated without a document, and say how to keep it."""
-    target = project / "src" / package / "production" / RUN_TIME_PART.name
-    if not target.exists() and RUN_TIME_PART.exists():
-        target.write_bytes(RUN_TIME_PART.read_bytes())
+    """Copy `production/openapi*.py` into a project that was generated without a document, and say how to keep them."""
+    folder = project / "src" / package / "production"
+    missing = [name for name in RUN_TIME_PART if not (folder / name).exists() and (PRODUCTION / name).exists()]
+    for name in missing:
+        (folder / name).write_bytes((PRODUCTION / name).read_bytes())
+    if missing:
         print(
-            f"openapi-tools: {target} is new. Updates repair it once the answer is recorded: "
+            f"openapi-tools: {', '.join(missing)} in {folder}: new. Updates repair them once the answer is recorded: "
             "copier update --trust --defaults --vcs-ref=:current: --data openapi_spec=<the document>",
             file=sys.stderr,
         )

@@ -5,14 +5,21 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from mcp import Client
+from mcp.server.mcpserver import Context
+from pydantic import Field
 
+from harness import has
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
 from weather_station.production import policy
-from weather_station.production.testing import Api
+from weather_station.production.config import StartError
+from weather_station.production.openapi import READ_ONLY, Answer, ApiModel, add, call, form
+from weather_station.production.testing import Api, Call, create_server
 
 Make = Callable[..., Tools]
 
@@ -445,3 +452,95 @@ async def test_a_number_that_json_lacks_is_an_error_that_names_it(make: Make, re
         result = await tools.call("find")
         assert result.is_error
         assert f" answered with {named}, which JSON does not have. " in text_of(result)
+
+
+# --- What is published ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not has("inbound.tool_selection"), reason="this project cannot hide tools")
+async def test_a_hidden_tool_leaves_the_others_as_they_are(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("READ_ONLY", "true")
+    find = operation("find", responses=answer({"type": "object", "properties": {"name": {}}}))
+    change = operation("change", responses=answer({"type": "object", "properties": {"colour": {}}}))
+    tools = make(document({"/items": {"get": find, "post": change}}))
+    published = await tools.published()
+    assert "change" not in published
+    schema = published["find"].output_schema
+    assert schema is not None
+    assert schema["anyOf"][0]["properties"] == {"name": {}}
+
+
+EVERY_TYPE: dict[str, Any] = {
+    "text": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^a", "description": "A text."},
+    "day": {"type": "string", "format": "date"},
+    "whole": {"type": "integer", "minimum": 1, "maximum": 9, "multipleOf": 2},
+    "ratio": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "flag": {"type": "boolean"},
+    "level": {"type": "string", "enum": ["low", "high"]},
+    "one": {"type": "string", "const": "x"},
+    "list": {"type": "array", "items": {"type": "number", "minimum": 3}, "minItems": 1, "maxItems": 4},
+    "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "anything": {},
+    "maybe": {"type": ["string", "null"], "description": "Or nothing."},
+    "inner": {"type": "object", "properties": {"a": {"type": "string"}}, "description": "An object."},
+    "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+}
+PUBLISHED: dict[str, Any] = EVERY_TYPE | {
+    "level": {"type": "string", "enum": ["low", "high"]},
+    "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "Or nothing."},
+}
+
+
+async def test_schemas_are_published_as_the_document_has_them(make: Make) -> None:
+    parameters = [parameter(name, schema) for name, schema in EVERY_TYPE.items()]
+    tools = make(document({"/items": {"get": operation("find", parameters=parameters)}}))
+    schema = (await tools.published())["find"].input_schema
+    assert not schema["additionalProperties"]
+    for name, expected in PUBLISHED.items():
+        published = dict(schema["properties"][name])
+        if "$ref" in published:
+            published = schema["$defs"][published.pop("$ref").rpartition("/")[2]] | published
+        assert published == expected, name
+
+
+@pytest.mark.parametrize("name", ["ratio", "whole", "list", "text"])
+async def test_a_bound_that_is_published_is_enforced(make: Make, rest: Api, name: str) -> None:
+    values = {"ratio": (0.5, 0), "whole": (2, 3), "list": ([3], [2.5]), "text": ("a", "b")}
+    schema = {"type": "object", "properties": {name: EVERY_TYPE[name]}}
+    tools = make(document({"/items": {"post": operation("make", requestBody=body(schema))}}))
+    fitting, other = values[name]
+    assert (await tools.sent("make", {"body": {name: fitting}})).json() == {name: fitting}
+    del rest.requests[:]
+    assert (await tools.call("make", {"body": {name: other}})).is_error
+    assert not rest.requests
+
+
+class Opening(ApiModel):
+    """The owner's own type, of which only pydantic knows the schema."""
+
+    day: date
+
+
+async def find_opening(ctx: Context, day: Annotated[date, Field(description="When.")]) -> Answer[Opening]:
+    """Find an opening."""
+    return await call(ctx, "GET", "/openings", query=form("day", day))
+
+
+async def test_a_tool_that_the_owner_has_changed_may_have_any_type(rest: Api) -> None:
+    rest.on("GET", "/openings", json={"day": "2026-11-27"})
+    caller = Call(lambda server: add(server, find_opening, "Find", READ_ONLY), upstream_base_url=rest.url)
+    async with Client(caller.server) as client:
+        (tool,) = [tool for tool in (await client.list_tools()).tools if tool.name == "find_opening"]
+    assert tool.input_schema["properties"] == {"day": {"type": "string", "format": "date", "description": "When."}}
+    assert tool.output_schema is not None
+    assert (await caller("find_opening", {"day": "2026-11-27"})).structured_content == {"day": "2026-11-27"}
+    assert rest.requests[0].target == "/openings?day=2026-11-27"
+
+
+def test_a_tool_without_a_type_stops_the_start_with_one_line() -> None:
+    async def find(ctx: Context, day) -> Answer[Any]:  # type: ignore[no-untyped-def]
+        return await call(ctx, "GET", f"/{day}")
+
+    registered = create_server(lambda server: None, upstream_base_url="http://127.0.0.1:1")
+    with pytest.raises(StartError, match=r"test_openapi\.py:\d+: tool find: parameter day has no type hint"):
+        add(registered, find, "Find", READ_ONLY)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .budget import DEFAULT_BUDGET
+from .budget import DEFAULT_BUDGET, DEFAULT_TOTAL_BUDGET
 from .document import Document
 from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.only,
             existing,
             budget=options.budget,
+            total_budget=options.total_budget,
             strict=options.strict,
             reads_only=options.reads_only,
             base_url=options.base_url,
@@ -130,6 +131,13 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_BUDGET,
         metavar="TOKENS",
         help="size of one tool's schemas; what is deeper is any object (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--total-budget",
+        type=int,
+        default=DEFAULT_TOTAL_BUDGET,
+        metavar="TOKENS",
+        help="size of all tools together, for which the largest ones are cut further (default: %(default)s)",
     )
     arguments.add_argument(
         "--root",

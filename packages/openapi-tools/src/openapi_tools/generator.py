@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from .budget import DEFAULT_BUDGET, keep_within_budget
+from .budget import DEFAULT_BUDGET, DEFAULT_TOTAL_BUDGET, keep_within_budget
 from .cases import make_case
 from .document import Document
 from .examples import NoExampleError
@@ -57,6 +57,7 @@ def generate(
     existing_modules: frozenset[str] = frozenset(),
     *,
     budget: int = DEFAULT_BUDGET,
+    total_budget: int = DEFAULT_TOTAL_BUDGET,
     strict: bool = False,
     reads_only: bool = False,
     base_url: str = "",
@@ -69,6 +70,7 @@ def generate(
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
         budget: How many tokens the schemas of one tool may have.
+        total_budget: How many tokens all tools together may have.
         strict: Whether a response that does not match the document is an error of the tool.
         reads_only: Whether only operations become tools that change nothing, by their method.
         base_url: The `BASE_URL` of the server, which is compared with the servers of the document.
@@ -87,7 +89,7 @@ def generate(
     for tool in tools:
         tool.strict = strict
     cut_large_recursive_groups(reader.schemas.models, report)
-    sizes = keep_within_budget(tools, budget, report)
+    sizes = keep_within_budget(tools, budget, report, total_budget)
     if problem := problem_with_base_url(document, base_url):
         report.add("base url", "#/servers", problem)
     credential_settings = reader.security.advice(KEY_VARIABLE)
