@@ -17,12 +17,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 GENERATOR = TEMPLATE / "packages" / "openapi-tools" / "src"
 PRODUCTION = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production"
-RUN_TIME_PART = ("openapi_schema.py", "openapi.py")
+RUN_TIME_PART = ("openapi_schema.py", "openapi_document.py", "openapi.py")
 
 
 def main() -> int:
@@ -41,9 +43,10 @@ def main() -> int:
         )
         return 1
     bring_run_time_part(project, package)
+    answers = answers_of(project, package)
     generator = [sys.executable, "-m", "openapi_tools", f"--package={package}", f"--output={project}", "--format"]
     return subprocess.run(
-        [*generator, *base_url_of(project, package), f"--only={options.only}", *more, "--", options.spec],
+        [*generator, *options_of(answers), f"--only={options.only}", *more, "--", options.spec],
         env={**os.environ, "PYTHONPATH": str(GENERATOR)},
         check=False,
     ).returncode
@@ -63,13 +66,20 @@ def bring_run_time_part(project: Path, package: str) -> None:
         )
 
 
-def base_url_of(project: Path, package: str) -> list[str]:
-    """Return the option that names the URL of the API in the project's answers."""
+def options_of(answers: Mapping[str, Any]) -> list[str]:
+    """Return the options that a project's answers decide: the URL of the API, and whether tools need scopes."""
+    url = answers.get("upstream_base_url")
+    options = [f"--base-url={url}"] if isinstance(url, str) else []
+    return [*options, "--scopes"] if answers.get("enable_authorization") is True else options
+
+
+def answers_of(project: Path, package: str) -> dict[str, Any]:
+    """Return the answers that the project is configured with, an empty dictionary where they cannot be read."""
     try:
         answers = json.loads((project / "src" / package / "production" / "answers.json").read_text("utf-8"))
-        return [f"--base-url={answers['config']['upstream_base_url']}"]
+        return dict(answers["config"])
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return {}
 
 
 def package_of(project: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -16,9 +17,11 @@ from pydantic import Field
 
 from harness import has
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
-from weather_station.production import policy
-from weather_station.production.config import StartError
+from weather_station.production import get_logger, policy, upstream
+from weather_station.production.config import ConfigError, StartError
 from weather_station.production.openapi import READ_ONLY, Answer, ApiModel, add, call, form
+from weather_station.production.openapi_document import describe
+from weather_station.production.serve import startup
 from weather_station.production.testing import Api, Call, create_server
 
 Make = Callable[..., Tools]
@@ -544,3 +547,134 @@ def test_a_tool_without_a_type_stops_the_start_with_one_line() -> None:
     registered = create_server(lambda server: None, upstream_base_url="http://127.0.0.1:1")
     with pytest.raises(StartError, match=r"test_openapi\.py:\d+: tool find: parameter day has no type hint"):
         add(registered, find, "Find", READ_ONLY)
+
+
+# --- Settings ------------------------------------------------------------------------------------------------
+
+VERSIONED: dict[str, Any] = document(
+    {
+        f"/{name}": {
+            "get": operation(
+                name,
+                parameters=[
+                    parameter("X-Version", {"type": "string", "default": "1"}, "header", required=True),
+                    parameter("X-Tenant", {"type": "string"}, "header", required=True),
+                ],
+                security=[{"one": [], "two": []}],
+            )
+        }
+        for name in ("find", "search")
+    },
+    securitySchemes={
+        "one": {"type": "apiKey", "in": "header", "name": "DD-API-KEY"},
+        "two": {"type": "apiKey", "in": "header", "name": "DD-APPLICATION-KEY"},
+    },
+)
+SECOND_KEY = "second-key-of-the-api"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("X-Tenant:acme", {"X-Tenant": "acme", "X-Version": "1"}),
+        ("x-version: 2, X-Tenant: acme, and more", {"X-Tenant": "acme, and more", "X-Version": "2"}),
+        ("X-Tenant:acme,Accept-Language:en, de;q=0.5", {"X-Tenant": "acme", "Accept-Language": "en, de;q=0.5"}),
+    ],
+)
+async def test_headers_are_settings(
+    make: Make, monkeypatch: pytest.MonkeyPatch, setting: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setenv("UPSTREAM_HEADERS", setting)
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    monkeypatch.setenv("UPSTREAM_API_KEY_HEADER", "DD-API-KEY")
+    tools = make(VERSIONED)
+    request = await tools.sent("find")
+    headers = {"DD-API-KEY": KEY, "DD-APPLICATION-KEY": SECOND_KEY} | expected
+    assert {name: request.headers[name] for name in headers} == headers
+    assert not tools.server_call.server.registry.notices
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_another_origin_gets_no_header_of_the_api(
+    make: Make, rest: Api, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    with Api() as other:
+        other.on(method, "/y", json={})
+
+        async def leave(ctx: Context) -> Answer[Any]:
+            return Answer(await upstream(ctx).request(method, f"{other.url}/y"))
+
+        tools = make(VERSIONED)
+        add(tools.server_call.server, leave, "Leave", READ_ONLY)
+        await tools.call("leave")
+        assert "DD-APPLICATION-KEY" not in other.requests[0].headers
+        assert "X-Version" not in other.requests[0].headers
+
+
+async def test_a_missing_header_is_a_notice_and_other_servers_are_advice(make: Make) -> None:
+    tools = make(VERSIONED | {"servers": [{"url": "https://api.example.com/v2"}]})
+    lines, _ = await startup.check(tools.server_call.server)
+    text = "\n".join(lines)
+    assert "UPSTREAM_HEADERS: the document of T has X-Tenant, which is not set" in text
+    assert "UPSTREAM_SECRET_HEADERS: the document of T has DD-APPLICATION-KEY, which is not set" in text
+    assert re.search(
+        r"^advice +BASE_URL is http://127\.0\.0\.1:\d+, and .* names https://api.example.com/v2$", text, re.M
+    )
+    assert re.search(r"^document +T 1$", text, re.MULTILINE)
+
+
+async def test_the_server_of_the_document_is_no_advice(make: Make, rest: Api) -> None:
+    tools = make(VERSIONED | {"servers": [{"url": f"{rest.url}/"}]})
+    lines, _ = await startup.check(tools.server_call.server)
+    assert not any("BASE_URL is" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("UPSTREAM_HEADERS", "X-Tenant", "must be headers Name:value, comma-separated"),
+        ("UPSTREAM_HEADERS", "X Y:1", "must be headers Name:value, comma-separated"),
+        ("UPSTREAM_HEADERS", "X-Tenant:é", "the value of X-Tenant must be printable ASCII"),
+        ("UPSTREAM_SECRET_HEADERS", f"X-Key:\x01{SECOND_KEY}", "the value of X-Key must be printable ASCII"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str, problem: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ConfigError) as raised:
+        describe(create_server(lambda server: None, upstream_base_url="http://127.0.0.1:1"), title="T")
+    assert raised.value.problems == [f"{setting}: {problem}"]
+
+
+@pytest.mark.skipif(not has("observe.redaction"), reason="plain logs are not redacted")
+async def test_a_secret_header_is_redacted(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    tools = make(VERSIONED)
+    logged = []
+
+    async def leak(ctx: Context) -> Answer[Any]:
+        get_logger("leak").warning("the headers", sent=f"x{SECOND_KEY}x")
+        logged.append(True)
+        return await call(ctx, "GET", "/find")
+
+    add(tools.server_call.server, leak, "Leak", READ_ONLY)
+    await tools.call("leak")
+    assert logged
+    assert SECOND_KEY not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not has("inbound.authorization"), reason="this project has no authorization")
+async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
+    protected = operation("find", security=[{"oauth": ["items:read"]}])
+    tools = make(
+        document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
+        with_scopes=True,
+    )
+    result = await tools.call("find")
+    assert result.is_error
+    assert "needs the scope items:read" in text_of(result)
+    assert not rest.requests

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from document_builders import document_with, findings, json_response, operation_with
-from openapi_tools import Document, Generated, generate
+from document_builders import document_with, findings, generate_from, json_response, operation_with
+from openapi_tools import Generated
 
 
 def nested(levels: int, width: int, name: str) -> dict[str, Any]:
@@ -17,15 +16,13 @@ def nested(levels: int, width: int, name: str) -> dict[str, Any]:
     return {"type": "object", "properties": properties | ({"next": nested(levels - 1, width, name)} if levels else {})}
 
 
-def tools_of_sizes(folder: Path, sizes: list[int], **budgets: int) -> Generated:
+def tools_of_sizes(folder: Path, sizes: list[int], **budgets: Any) -> Generated:
     """Generate a tool of each size, in levels of about 300 tokens; no two share a class."""
     paths = {
         f"/x{number}": {"get": operation_with(responses=json_response(nested(levels, 30, f"of_{number}")))}
         for number, levels in enumerate(sizes)
     }
-    path = folder / "document.json"
-    path.write_text(json.dumps(document_with(paths)), "utf-8")
-    return generate(Document(str(path)), "package", **budgets)
+    return generate_from(document_with(paths), folder, **budgets)
 
 
 def test_a_tool_above_its_budget_is_cut_and_the_others_are_not(tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ def make_case(tool: Tool) -> dict[str, Any]:
             "method": tool.method,
             "path": _expected_path(tool, arguments),
             "query": _expected_query(tool, arguments),
-            "headers": {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
+            "headers": {name.lower(): text for name, text in tool.headers.items()}
+            | {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
             "cookies": {name: quote(text, safe="") for name, text in _texts(tool.parameters_in("cookie"), arguments)},
             "body": None if body is None else _expected_body(body, arguments[body.name]),
         },

@@ -53,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             strict=options.strict,
             reads_only=options.reads_only,
             base_url=options.base_url,
+            with_scopes=options.scopes,
         )
         planned = plan(generated, project, state)
         if not options.diff:
@@ -123,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
         help="BASE_URL of the server, to compare it with the document's servers",
     )
     arguments.add_argument(
+        "--scopes",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="require the scopes of the document's security requirements from callers (needs enable_authorization)",
+    )
+    arguments.add_argument(
         "--strict", action="store_true", help="make a response that does not match the document an error of the tool"
     )
     arguments.add_argument(
@@ -185,4 +192,5 @@ def summary(generated: Generated) -> str:
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
     lines += [f"  {text}" for text in generated.report.texts("base url")]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
+    lines += [f"  header {text}" for text in dict.fromkeys(generated.report.texts("header")) if "UPSTREAM" in text]
     return "\n".join([*lines, f"Full report: {REPORT_PATH}"])
