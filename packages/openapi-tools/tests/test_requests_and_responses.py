@@ -101,7 +101,7 @@ def test_a_header_that_carries_the_credentials_is_no_argument(tmp_path: Path) ->
 
 
 def test_the_invalid_arguments_break_a_constraint_where_there_is_one(plain: Generated) -> None:
-    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "refused"))
+    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "rejected"))
     assert {name for name in valid if valid[name] != invalid[name]} == {"limit"}
     assert invalid["limit"] == 0
 

@@ -57,7 +57,7 @@ def make_case(tool: Tool) -> dict[str, Any]:
             "body": None if body is None else _expected_body(body, arguments[body.name]),
         },
         "answer": _response_and_result(tool),
-        "refused": invalid_arguments(tool, arguments),
+        "rejected": invalid_arguments(tool, arguments),
     }
 
 
