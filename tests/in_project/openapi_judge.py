@@ -78,6 +78,10 @@ def without_misjudged(value: Any) -> Any:
             del result["required"]
     if result.get("format") == "binary" and result.get("type") == "string":
         del result["type"]
+    if isinstance(content := result.get("content"), dict):
+        for media_type, media in content.items():
+            if isinstance(media, dict) and not re.search(r"json|form|text|xml", media_type):
+                media.pop("schema", None)
     return result
 
 

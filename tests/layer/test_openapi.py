@@ -551,6 +551,19 @@ def test_a_tool_without_a_type_stops_the_start_with_one_line() -> None:
 
 # --- Settings ------------------------------------------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("é", "printable ASCII"), ("a\nb", "printable ASCII"), (" a", "begin or end with a space"), ("a ", "a space")],
+)
+async def test_a_value_that_no_header_can_have_is_rejected(make: Make, rest: Api, value: str, problem: str) -> None:
+    tools = make(document({"/x": {"get": operation("find", parameters=[parameter("X-A", {}, "header")])}}))
+    result = await tools.call("find", {"X-A": value})
+    assert result.is_error
+    assert problem in text_of(result)
+    assert not rest.requests
+
+
 VERSIONED: dict[str, Any] = document(
     {
         f"/{name}": {

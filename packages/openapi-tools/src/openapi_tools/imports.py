@@ -35,6 +35,7 @@ RUNTIME_NAMES = (
     "binary_body",
     "call",
     "deep",
+    "exploded",
     "form",
     "form_body",
     "in_json",

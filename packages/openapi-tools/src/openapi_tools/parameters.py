@@ -220,7 +220,7 @@ class ParameterReader:
         has_parts = has_objects or any(isinstance(option, ListType) for option in options)
         if parameter.is_json or not has_parts:
             return
-        if location in ("header", "cookie") and parameter.explode and has_objects:
+        if location == "cookie" and parameter.explode and has_objects:
             text = "explode of an object: its parts are separated by commas"
             self.report.add("parameter", node.pointer, text)
 

@@ -230,7 +230,10 @@ def _path_value(parameter: Parameter) -> str:
 
 def _by_api_name(parameters: Sequence[Parameter], constants: Mapping[str, str] = MappingProxyType({})) -> str:
     entries = [f"{literal(name)}: {literal(value)}" for name, value in constants.items()]
-    entries += [f"{literal(parameter.api_name)}: {parameter.name}" for parameter in parameters]
+    for parameter in parameters:
+        is_exploded = parameter.location == "header" and parameter.explode and not _is_single_value(parameter.type)
+        value = f"exploded({parameter.name})" if is_exploded else parameter.name
+        entries.append(f"{literal(parameter.api_name)}: {value}")
     return f"{{{', '.join(entries)}}}"
 
 

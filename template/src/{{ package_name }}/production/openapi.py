@@ -445,12 +445,22 @@ def header_value(name: str, value: object) -> str:
     """Return `value` as a header's.
 
     Raises:
-        ToolError: it has characters that a header cannot have.
+        ToolError: it has characters that a header cannot have, or spaces around it.
     """
     text = wire(value)
     if not (text.isascii() and text.isprintable()):
         raise ToolError(f"{name} must be printable ASCII, since it is sent in a header")
+    if text != text.strip():
+        raise ToolError(f"{name} must not begin or end with a space, since it is sent in a header")
     return text
+
+
+def exploded(value: Any) -> Any:
+    """Return an object as a header of style simple with explode, `a=1,b=2`, and other values as they are."""
+    value = to_json_value(value)
+    if not isinstance(value, dict):
+        return value
+    return ",".join(f"{name}={wire(item)}" for name, item in value.items() if item is not None)
 
 
 # --- Path (RFC 6570) -----------------------------------------------------------------------------------------
