@@ -203,3 +203,13 @@ def test_an_example_in_a_path_is_a_segment(tmp_path: Path, other: str) -> None:
     state = {"name": "state", "in": "path", "required": True, "schema": {"enum": ["", ".", "a/b", other]}}
     paths = {"/x/{state}": {"get": operation_with(operationId="find", parameters=[state])}}
     assert case_of(generate_from(document_with(paths), tmp_path), "find")["arguments"] == {"state": other}
+
+
+@pytest.mark.parametrize("other", [{"type": "boolean"}, {"type": "object"}, {"type": "string"}, {"type": "array"}])
+@pytest.mark.parametrize("first", [{"type": "integer"}, {"type": "object", "properties": {"id": {"type": "integer"}}}])
+def test_a_list_of_several_types_has_an_example(tmp_path: Path, first: dict[str, Any], other: dict[str, Any]) -> None:
+    impossible = {"type": "string", "minLength": 10**6}
+    schema = {"type": "array", "minItems": 2, "items": {"anyOf": [impossible, first, other, {"type": "null"}]}}
+    content = {"application/json": {"schema": schema}}
+    paths = {"/x": {"post": operation_with(operationId="make", requestBody={"required": True, "content": content})}}
+    assert len(case_of(generate_from(document_with(paths), tmp_path), "make")["arguments"]["body"]) == 2

@@ -126,12 +126,12 @@ def _other_value(type_: Type, value: Any, number: int) -> Any:
         case ScalarType(kind="str") if isinstance(value, str) and option.constraint("pattern") is None:
             other = _other_text(option, value, number)
             return other if len(other) <= option.constraint("max_length", MAX_TEXT) else value
-        case ScalarType(kind="int" | "Number"):
+        case ScalarType(kind="int" | "Number") if isinstance(value, int | float):
             step = option.constraint("multiple_of", 1)
             return next(
                 (other for other in (value + number * step, value - number * step) if _fits(option, other)), value
             )
-        case Model():
+        case Model() if isinstance(value, dict):
             for prop in option.properties:
                 if value.get(prop.api_name) not in (
                     None,
