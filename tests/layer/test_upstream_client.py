@@ -210,19 +210,19 @@ async def test_a_request_has_a_timeout_of_its_own(api: StandIn) -> None:
         await respond()(reader, writer)
 
     api.behave(late)
-    async with opened(api.url, request_timeout_seconds=0.1, attempt_timeout_seconds=0.1, **ALONE) as runtime:
+    async with opened(api.url, request_timeout_seconds=0.1, attempt_timeout_seconds=0.1, **ONE_ATTEMPT) as runtime:
         with pytest.raises(UpstreamTimeoutError, match=r"0\.1 s"):
             await runtime.upstream.request("GET", "/")
         assert (await runtime.upstream.request("GET", "/", timeout=DEADLINE_SECONDS)).status_code == 200
         assert await runtime.upstream.get_json("/", timeout=DEADLINE_SECONDS) is not None
     api.behave(hang())
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(UpstreamTimeoutError, match=r"0\.2 s"):
             await runtime.upstream.request("GET", "/", timeout=0.2)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
 async def test_a_timeout_that_is_no_duration_is_a_mistake_of_the_tool(api: StandIn, seconds: float) -> None:
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(ValueError, match="timeout="):
             await runtime.upstream.request("GET", "/", timeout=seconds)

@@ -406,7 +406,7 @@ class SchemaConverter:
         if not isinstance(name, str) or not mapping:
             return {}
         listed = ", ".join(f"{value} ({str(place).rsplit('/', 1)[-1]})" for value, place in [*mapping.items()][:40])
-        return {name: f" Says which kind it is: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
+        return {name: f" Selects the schema: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:

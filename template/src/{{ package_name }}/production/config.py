@@ -156,7 +156,7 @@ SIMILARITY = 0.87
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
 
-SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS")
+SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS", "UPSTREAM_SECRET_HEADERS")
 """Variables with several secrets, each of which may stand alone in a text."""
 
 MIN_SECRET = 4

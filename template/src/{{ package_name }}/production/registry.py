@@ -165,6 +165,8 @@ class UpstreamParts:
     middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
     client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
     """Each gets the HTTP client before its first request."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of each request to the origin of `BASE_URL`, which a tool can override."""
     circuit: Callable[[str], Circuit] | None = None
     """Returns the circuit of a name; `None` without circuit breakers."""
     retry: Retry | None = None

@@ -414,7 +414,9 @@ class ProductionServer(MCPServer[Runtime]):
         """
         registry = self.registry
         parts = registry.upstream
-        async with Upstream.open(registry.config, registry.about, parts.middleware, parts.client_hooks) as client:
+        async with Upstream.open(
+            registry.config, registry.about, parts.middleware, parts.client_hooks, parts.headers
+        ) as client:
             runtime = Runtime(registry, client)
             registry.running.append(runtime)
             started = False

@@ -17,6 +17,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -112,10 +113,12 @@ class Upstream:
         client: httpx2.AsyncClient,
         config: ProductionConfig,
         middleware: Mapping[str, UpstreamMiddleware],
+        headers: Mapping[str, str],
     ) -> None:
         base = httpx2.URL(config.upstream_base_url)
         self._client = client
         self._credentials = credentials_of(config)
+        self._headers = headers
         self._base_url = config.upstream_base_url
         self._base_origin = base.origin
         self._base_host = base.netloc.decode("ascii")
@@ -136,6 +139,7 @@ class Upstream:
         about: About,
         middleware: Mapping[str, UpstreamMiddleware],
         client_hooks: Iterable[Callable[[httpx2.AsyncClient], None]] = (),
+        headers: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncIterator[Upstream]:
         """Open the client and its connection pool for the duration of the block.
 
@@ -144,6 +148,7 @@ class Upstream:
             about: Name and version for the User-Agent header.
             middleware: Upstream middleware by the names in `ORDER`.
             client_hooks: Get the HTTP client before its first request.
+            headers: Headers of each request to the origin of `BASE_URL`, which a tool can override.
 
         Raises:
             ConfigError: the upstream's key cannot be sent in a header.
@@ -159,7 +164,7 @@ class Upstream:
         ) as client:
             for hook in client_hooks:
                 hook(client)
-            yield cls(client, config, middleware)
+            yield cls(client, config, middleware, headers)
 
     async def get_json(
         self,
@@ -255,8 +260,11 @@ class Upstream:
         at_base = not absolute or http.url.origin == self._base_origin
         if not at_base and self._allowed_hosts and http.url.host not in self._allowed_hosts:
             raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
-        if self._credentials and at_base:
-            self._credentials.add_to(http)
+        if at_base:
+            for name, value in self._headers.items():
+                http.headers.setdefault(name, value)
+            if self._credentials:
+                self._credentials.add_to(http)
         host = http.url.netloc.decode("ascii") if absolute else self._base_host
         request = UpstreamRequest(
             http,
