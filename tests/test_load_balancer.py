@@ -168,6 +168,7 @@ def test_an_address_has_a_limit_of_connections(project: Path, tmp_path: Path) ->
         balanced(project, tmp_path, *ports, changes={"sc0_conn_cur gt 500": "sc0_conn_cur gt 5"}) as port,
         contextlib.ExitStack() as stack,
     ):
+        wait_for(lambda: status(port, "/livez") == 200, lambda: "the replica")  # idle connections are closed after 10 s
         held = [stack.enter_context(socket.create_connection((LOCAL, port), 30)) for _ in range(5)]
         wait_for(lambda: status(port, "/livez") == 0, lambda: "the limit")
         held.pop().close()

@@ -148,8 +148,9 @@ async def test_only_one_running_call_of_the_same_caller_is_cancelled(calls: tupl
     made, tools = calls
     for number, caller in ((1, ALICE), (1, ALICE), (2, ALICE), (1, BOB), (3, BOB)):
         await made.start(number, caller)
-    for number in (1, 3, None, 4, [2], {"a": 2}, True):  # several have it, another caller has it, or none
-        await made.cancel(number, ALICE)
+    others: list[Any] = [1, 3, None, 4, [2], {"a": 2}, True]
+    for other in others:  # several have it, another caller has it, or none
+        await made.cancel(other, ALICE)
     await made.cancel(2, ALICE, **{"mcp-protocol-version": MODERN})  # where a client cancels by leaving
     await made.cancel(2, ALICE)
     await tools.wait_for_running(4)

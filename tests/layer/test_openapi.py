@@ -680,14 +680,15 @@ async def test_a_secret_header_is_redacted(
     assert SECOND_KEY not in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not has("inbound.authorization"), reason="this project has no authorization")
-async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
-    protected = operation("find", security=[{"oauth": ["items:read"]}])
-    tools = make(
-        document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
-        with_scopes=True,
-    )
-    result = await tools.call("find")
-    assert result.is_error
-    assert "needs the scope items:read" in text_of(result)
-    assert not rest.requests
+if has("inbound.authorization"):
+
+    async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
+        protected = operation("find", security=[{"oauth": ["items:read"]}])
+        tools = make(
+            document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
+            with_scopes=True,
+        )
+        result = await tools.call("find")
+        assert result.is_error
+        assert "needs the scope items:read" in text_of(result)
+        assert not rest.requests
