@@ -4,7 +4,7 @@ With RESPONSE_MODE=auto a response is JSON, unless the call sends a notification
 than SSE_AFTER_SECONDS: from then on it is an event stream, whose comments keep the connection alive. A client that
 accepts only JSON gets JSON. With `auto` and `json`, a client that leaves cancels its call.
 
-The direct path and the SDK both write to a `DeferredResponse`, which is in the scope of the request (`RESPONSE`).
+The SDK writes to a `DeferredResponse`, which is in the scope of the request (`RESPONSE`): notifications go there, too.
 """
 
 from __future__ import annotations
