@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
-from ..config import SECRET_LISTS, secret_forms
+from ..config import SECRET_LISTS, secret_forms, secret_texts
 from ..registry import MAX_LEARNED, LearnedSecrets, Registry
 
 REDACTED = "[redacted]"
@@ -137,8 +137,8 @@ def is_secret(key: str) -> bool:
 
 
 def configured_secrets(registry: Registry) -> list[str]:
-    """Return the secrets of the template's and the owner's settings in the form in which they are sent."""
-    secrets: set[str] = set()
+    """Return the secrets of the settings and of the environment in the form in which they are sent."""
+    secrets = set(secret_texts())
     for settings in (registry.config, registry.settings):
         for name, value in settings or ():
             for secret in _secret_values(value):
