@@ -330,36 +330,62 @@ def test_the_autoscaler_reacts_before_a_core_is_saturated(renderings: Mapping[st
 
 
 @pytest.mark.parametrize(
-    ("answers", "variables"),
+    ("answers", "secrets"),
     [
         ({}, ["AUTH_TOKENS", "REQUEST_STATE_KEYS"]),
-        (
-            {"auth": "jwt", "rate_limit_backend": "redis"},
-            ["JWT_ISSUER", "JWT_AUDIENCE", "REQUEST_STATE_KEYS", "REDIS_URL"],
-        ),
-        (
-            {"auth": "oauth"},
-            [
-                "PUBLIC_URL",
-                "OAUTH_ISSUER",
-                "OAUTH_CLIENT_ID",
-                "OAUTH_CLIENT_SECRET",
-                "OAUTH_KEYS",
-                "REQUEST_STATE_KEYS",
-                "REDIS_URL",
-            ],
-        ),
+        ({"auth": "jwt", "rate_limit_backend": "redis"}, ["REQUEST_STATE_KEYS", "REDIS_URL"]),
+        ({"auth": "oauth"}, ["OAUTH_CLIENT_SECRET", "OAUTH_KEYS", "REQUEST_STATE_KEYS", "REDIS_URL"]),
         ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["REQUEST_STATE_KEYS", "API_KEY"]),
         ({"auth": "none"}, ["REQUEST_STATE_KEYS"]),
         ({"auth": "none", "profile": "minimal"}, []),
     ],
 )
-def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:
-    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", DEFAULT | answers)
+def test_the_example_makes_the_secrets_that_the_server_reads_as_files(
+    answers: dict[str, Any], secrets: list[str]
+) -> None:
+    data = DEFAULT | {"include_kubernetes": True} | answers
+    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", data)
     head = overlay.split("\napiVersion")[0]
-    assert re.findall(r"--from-literal=(\w+)=", head) == variables
+    assert re.findall(r"--from-(?:literal|file)=(\w+)=", head) == secrets
     commands = re.findall(r"kubectl .*?(apply|create)", head)
-    assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"
+    assert commands == (["apply", "create"] if secrets else []), "the namespace first, then what lies in it"
+    literals = yaml.safe_load(overlay)["configMapGenerator"][0]["literals"]
+    files = dict(literal.split("_FILE=") for literal in literals if "_FILE=" in literal)
+    pod = yaml.safe_load(render_file("ops/kubernetes/base/deployment.yml", data))["spec"]["template"]["spec"]
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
+    assert files == {name: f"{mount['mountPath']}/{name}" for name in secrets}
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "secrets"]
+    assert not secrets or f"secret generic {volume['secret']['secretName']}" in head
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "a change of the secret would not reach the server"
+
+
+@pytest.mark.parametrize("name", ["default", "everything", "default-auth-oauth"])
+def test_the_server_shares_no_network_with_what_people_look_at(
+    renderings: Mapping[str, Rendering], tmp_path: Path, name: str
+) -> None:
+    project = with_env_file(renderings[name], tmp_path)
+    made = json.loads(passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE))
+    networks = {service: set(content["networks"]) for service, content in made["services"].items()}
+    shared = {service: networks[service] & networks["server"] for service in networks if service != "server"}
+    expected = {
+        "redis": {"store"},
+        "jaeger": {"traces"},
+        "prometheus": {"metrics"},
+        "alertmanager": set(),
+        "grafana": set(),
+    }
+    assert shared == {service: expected[service] for service in shared}
+    for network in set().union(*shared.values()):
+        assert made["networks"][network]["internal"] is True
+    if "prometheus" in made["services"]:
+        prometheus = made["services"]["prometheus"]
+        (listens,) = [part for part in prometheus["command"] if part.startswith("--web.listen-address=")]
+        alias = listens.partition("=")[2].partition(":")[0]
+        assert prometheus["networks"]["monitoring"]["aliases"] == [alias]
+        assert alias not in str(prometheus["networks"]["metrics"])
+        for path in ("ops/prometheus/prometheus.yml", "ops/grafana/provisioning/datasources/prometheus.yml"):
+            assert f"{alias}:9090" in (project / path).read_text("utf-8")
 
 
 def test_a_release_s_prometheus_finds_what_the_example_labels(
@@ -422,7 +448,16 @@ def test_the_container_has_minimal_privileges(renderings: Mapping[str, Rendering
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+    "address",
+    [
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "64:ff9b::a9fe:a9fe",
+    ],
 )
 def test_no_metadata_service_can_be_reached(address: str) -> None:
     policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT))

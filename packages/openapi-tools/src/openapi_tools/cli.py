@@ -70,8 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             format_files(planned.files, project)
         except FormatError as error:
-            state = f"{PROGRAM}: {options.spec}: the files are written, but not formatted."
-            say([f"{state} Run this in {project}: uv run ruff format", *str(error).split("\n")], sys.stderr)
+            problem = f"{PROGRAM}: {options.spec}: the files are written, but not formatted."
+            say([f"{problem} Run this in {project}: uv run ruff format", *str(error).split("\n")], sys.stderr)
             return 1
     if state is not None:
         say(differences(planned))
