@@ -47,9 +47,6 @@ ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
 MAX_REDIRECTS = 5
 MAX_CONNECT_SECONDS = 5.0
 
-CALLER_SHARE = 4
-"""A caller uses at most one in so many connections to the upstream."""
-
 MAX_HOSTS = 64
 """Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
 
@@ -121,7 +118,7 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._shares = Shares(max(1, config.max_connections // CALLER_SHARE), connect_seconds(config))
+        self._shares = Shares(config.max_connections, connect_seconds(config))
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
