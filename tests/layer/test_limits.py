@@ -33,6 +33,7 @@ FIXED = {
     "nested arrays and objects in one message": ("inbound.http_limits", "MAX_JSON_DEPTH"),
     "a token, as it is sent": ("inbound.auth", "MAX_TOKEN_BYTES"),
     "problems listed for invalid arguments": ("inbound.pipeline", "MAX_PROBLEMS"),
+    "memory of the values in a JSON response, as estimated": ("upstream.client", "MAX_GROWTH"),
     "redirects of the upstream": ("upstream.client", "MAX_REDIRECTS"),
     "time of a readiness check": ("observe.health", "CHECK_SECONDS"),
     "a line of the log": ("observe.log_formats", "MAX_LINE"),
