@@ -329,6 +329,41 @@ def test_the_autoscaler_reacts_before_a_core_is_saturated(renderings: Mapping[st
     assert container["resources"]["limits"]["cpu"] == "1"
 
 
+@pytest.mark.parametrize("file", ["ingress.yml", "http-route.yml"])
+@pytest.mark.parametrize("auth", ["none", "token", "jwt", "oauth"])
+def test_only_what_clients_need_is_public(file: str, auth: str, tmp_path: Path) -> None:
+    data = DEFAULT | {"include_kubernetes": True, "auth": auth}
+    text = render_file(f"ops/kubernetes/overlays/example/{file}", data)
+    made = yaml.safe_load(text)
+    (rule,) = made["spec"]["rules"]
+    if made["kind"] == "Ingress":
+        (tmp_path / file).write_text(text, "utf-8")
+        passes(tool("kubernetes-validate"), "--strict", tmp_path / file, cwd=tmp_path)
+        paths = [each["path"] for each in rule["http"]["paths"]]
+        targets = {each["backend"]["service"]["name"] for each in rule["http"]["paths"]}
+    else:
+        paths = [match["path"]["value"] for match in rule["matches"]]
+        targets = {each["name"] for each in rule["backendRefs"]}
+    assert paths[0] == "/mcp"
+    assert ("/.well-known" in paths) is (auth in ("jwt", "oauth"))
+    assert not {"/", "/metrics", "/health", "/livez", "/readyz"} & set(paths)
+    service = yaml.safe_load(render_file("ops/kubernetes/base/service.yml", data))
+    assert targets == {service["metadata"]["name"]}
+    assert "8000" in str(service["spec"]["ports"])
+
+
+def test_the_example_with_an_ingress_is_built(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+    shutil.copytree(renderings["everything"].first / "ops/kubernetes", tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes/overlays/example"
+    file = overlay / "kustomization.yml"
+    text = re.sub(r"^  # - (ingress|http-route)", r"  - \1", file.read_text("utf-8"), flags=re.M)
+    file.write_text(text, "utf-8")
+    made = list(yaml.safe_load_all(passes(tool("kubectl"), "kustomize", overlay, cwd=tmp_path)))
+    outside = [one for one in made if one["kind"] in ("Ingress", "HTTPRoute")]
+    assert {one["metadata"]["namespace"] for one in outside} == {"weather-station"}
+    assert len(outside) == 2
+
+
 @pytest.mark.parametrize(
     ("answers", "secrets"),
     [
