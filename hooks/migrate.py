@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from post_generate import GO_BACK, ProjectError
+from post_generate import GO_BACK, ProjectError, say
 from updating.update import Update
 
 
@@ -39,12 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             update.after()
     except ProjectError as error:
         if options.stage == "before":
-            print(f"\nFAILED to update, and nothing has changed: {error}\n", file=sys.stderr)
+            say(f"\nFAILED to update, and nothing has changed: {error}\n")
         else:
-            print(
-                f"\nFAILED to migrate: {error}\nYour last commit is unchanged; return to it with: {GO_BACK}\n",
-                file=sys.stderr,
-            )
+            say(f"\nFAILED to migrate: {error}\nYour last commit is unchanged; return to it with: {GO_BACK}\n")
         return 1
     return 0
 

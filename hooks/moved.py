@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from post_generate import ANSWERS_FILE, SECRET, ProjectError
+from post_generate import ANSWERS_FILE, SECRET, ProjectError, escaped, say
 
 SOURCE = re.compile(r"^_src_path:.*$", re.MULTILINE)
 COMMIT = re.compile(r"^_commit: ['\"]?(?:.*-g(?P<hash>[0-9a-f]+)|(?P<tag>.*?))['\"]?$", re.MULTILINE)
@@ -67,9 +67,9 @@ def main() -> int:
     try:
         move(options.project, options.url)
     except ProjectError as error:
-        print(f"FAILED, and nothing has changed: {error}", file=sys.stderr)
+        say(f"FAILED, and nothing has changed: {error}")
         return 1
-    print(f"{options.project / ANSWERS_FILE} names {options.url} now. Commit it.")
+    print(escaped(f"{options.project / ANSWERS_FILE} names {options.url} now. Commit it."))
     return 0
 
 

@@ -280,7 +280,7 @@ class Hook:
         if conflicting := sorted({*listed.split("\0")} - {""}):
             raise ProjectError(
                 "The update conflicts with your edits in:\n\n"
-                + indented("\n".join(conflicting))
+                + indented("\n".join(map(one_line, conflicting)))
                 + f"\n\nIn each file, search for <<<<<<< and resolve the conflict. Then:\n    {self.later()}"
             )
 
@@ -297,6 +297,27 @@ def identity(project: Path) -> tuple[str, str]:
         slug = re.search(r'"slug": "([^"]+)"', path.read_text(encoding="utf-8"))
         return slug[1] if slug else package.replace("_", "-"), package
     raise ProjectError(f"{project}: src/*/production/answers.json is missing, so this is not a project of the template")
+
+
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Matches what controls a terminal or reorders its text, except line breaks and tabs."""
+
+
+def say(message: str, end: str = "\n") -> None:
+    """Print a message to stderr, escaped where names or the output of programs would control the terminal."""
+    print(escaped(message), end=end, file=sys.stderr, flush=True)
+
+
+def escaped(message: str) -> str:
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), message)
+
+
+def one_line(name: str) -> str:
+    """Return a name, such as that of a file, without line breaks."""
+    return escaped(name).replace("\n", "\\n")
 
 
 def indented(lines: str) -> str:
@@ -326,7 +347,7 @@ def perform(steps: Sequence[Step]) -> None:
     """
     failures: list[str] = []
     for step in steps:
-        print(f"  {step.name:<12}", end=" ", file=sys.stderr, flush=True)
+        say(f"  {step.name:<12}", end=" ")
         start = time.monotonic()
         state = "failed"
         try:
@@ -335,9 +356,9 @@ def perform(steps: Sequence[Step]) -> None:
         except ProjectError as error:
             failures.append(str(error))
         finally:
-            print(f"{time.monotonic() - start:5.1f} s  {state}", file=sys.stderr, flush=True)
+            say(f"{time.monotonic() - start:5.1f} s  {state}")
         if state == "ok" and step.prints_result and result:
-            print(indented(str(result)), file=sys.stderr, flush=True)
+            say(indented(str(result)))
         if state == "failed" and step.required:
             break
     if failures:
@@ -353,7 +374,7 @@ def main() -> int:
     parser.add_argument("--next", default="", metavar="TEXT", help="what to print at the end of a copy")
     options = parser.parse_args()
     if sys.version_info < (3, 10):
-        print(f"post_generate.py: Python 3.10 or later is needed; this is {sys.version.split()[0]}.", file=sys.stderr)
+        say(f"post_generate.py: Python 3.10 or later is needed; this is {sys.version.split()[0]}.")
         return 1
     updating = options.operation == "update"
     start = time.monotonic()
@@ -363,11 +384,11 @@ def main() -> int:
         hint = "" if updating else hook.check_source()
         perform(hook.steps(options.operation))
     except SecretError as error:
-        print(f"\nFAILED: {error}\n", file=sys.stderr)
+        say(f"\nFAILED: {error}\n")
         return 1  # Copier deletes the new project
     except MachineError as error:
         state = "updated" if updating else "complete"
-        print(f"\nWARNING: the project is {state} but not checked: {error}\nLater: {hook.later()}\n", file=sys.stderr)
+        say(f"\nWARNING: the project is {state} but not checked: {error}\nLater: {hook.later()}\n")
     except ProjectError as error:
         # Copier does not report this, and its exit status is 0.
         state = (
@@ -375,16 +396,16 @@ def main() -> int:
             if updating
             else "and the project stays as it is"
         )
-        print(f"\nFAILED, {state}:\n\n{error}\n", file=sys.stderr)
+        say(f"\nFAILED, {state}:\n\n{error}\n")
     else:
         done = True
-        print(f"  {'in all':<12} {time.monotonic() - start:5.1f} s", file=sys.stderr)
+        say(f"  {'in all':<12} {time.monotonic() - start:5.1f} s")
     if hint:
-        print(f"\n{hint}\n", file=sys.stderr)
+        say(f"\n{hint}\n")
     if updating:
-        print(after_update(os.environ.get("VERSION_FROM", "")), file=sys.stderr)
+        say(after_update(os.environ.get("VERSION_FROM", "")))
     if options.next:
-        print(f"\n{options.next}", file=sys.stderr)
+        say(f"\n{options.next}")
     if done:
         return 0
     return 1 if os.environ.get("CI") or os.environ.get("MCP_TEMPLATE_STRICT") else 0

@@ -228,6 +228,43 @@ def test_conflicts_are_the_last_message_with_their_files_and_two_ways_to_continu
     assert message.endswith(f"Or go back to your last commit: {GO_BACK}\n")
 
 
+HOSTILE = "a\x1b[31m\x9b2J\x07\rFORGED\u2028\u202e\x7f\nFORGED"
+
+
+def is_harmless(text: str) -> bool:
+    """Return whether a text neither controls a terminal nor forges a line, and has what `HOSTILE` names."""
+    forged = [line for line in text.split("\n") if line.startswith("FORGED")]
+    return "FORGED" in text and not forged and all(c.isprintable() or c == "\n" for c in text)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_a_name_of_a_file_is_harmless_in_a_terminal(project: Path) -> None:
+    git("config", "core.protectNTFS", "false", cwd=project)
+    (project / os.fsdecode(HOSTILE.encode() + b"\xff")).write_text("")
+    name = git("hash-object", "-w", "pyproject.toml", cwd=project).strip().encode()
+    entries = b"".join(b"100644 %s %d\t%s\xff\0" % (name, stage, HOSTILE.encode()) for stage in (1, 2, 3))
+    command = ["git", "update-index", "-z", "--index-info"]
+    subprocess.run(command, cwd=project, input=entries, check=True)
+    done = hook(project, "update")
+    assert "The update conflicts with your edits in:" in done.stderr
+    assert is_harmless(done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
+def test_the_output_of_a_program_is_harmless_in_a_terminal(project: Path, tmp_path: Path) -> None:
+    program = tmp_path / "uv"
+    program.write_text(f"#!{sys.executable}\nimport sys\nsys.stdout.buffer.write({HOSTILE.encode()!r})\nsys.exit(1)\n")
+    program.chmod(0o755)
+    assert is_harmless(hook(project, "update", UV=str(program)).stderr)
+
+
+def test_the_url_of_a_template_is_harmless_in_a_terminal(project: Path) -> None:
+    done = run(sys.executable, ROOT / "hooks" / "moved.py", f"file:///{HOSTILE}", project, cwd=project)
+    assert done.returncode == 1
+    assert all(c.isprintable() or c == "\n" for c in done.stderr)
+
+
 def test_a_conflict_in_answers_json_is_reported(project: Path) -> None:
     conflict(project, "src/weather_station/production/answers.json")
     done = hook(project, "update")

@@ -347,37 +347,98 @@ def test_the_autoscaler_reacts_before_a_core_is_saturated(renderings: Mapping[st
     assert container["resources"]["limits"]["cpu"] == "1"
 
 
+@pytest.mark.parametrize("file", ["ingress.yml", "http-route.yml"])
+@pytest.mark.parametrize("auth", ["none", "token", "jwt", "oauth"])
+def test_only_what_clients_need_is_public(file: str, auth: str, tmp_path: Path) -> None:
+    data = DEFAULT | {"include_kubernetes": True, "auth": auth}
+    text = render_file(f"ops/kubernetes/overlays/example/{file}", data)
+    made = yaml.safe_load(text)
+    (rule,) = made["spec"]["rules"]
+    if made["kind"] == "Ingress":
+        (tmp_path / file).write_text(text, "utf-8")
+        passes(tool("kubernetes-validate"), "--strict", tmp_path / file, cwd=tmp_path)
+        paths = [each["path"] for each in rule["http"]["paths"]]
+        targets = {each["backend"]["service"]["name"] for each in rule["http"]["paths"]}
+    else:
+        paths = [match["path"]["value"] for match in rule["matches"]]
+        targets = {each["name"] for each in rule["backendRefs"]}
+    assert paths[0] == "/mcp"
+    assert ("/.well-known" in paths) is (auth in ("jwt", "oauth"))
+    assert not {"/", "/metrics", "/health", "/livez", "/readyz"} & set(paths)
+    service = yaml.safe_load(render_file("ops/kubernetes/base/service.yml", data))
+    assert targets == {service["metadata"]["name"]}
+    assert "8000" in str(service["spec"]["ports"])
+
+
+def test_the_example_with_an_ingress_is_built(renderings: Mapping[str, Rendering], tmp_path: Path) -> None:
+    shutil.copytree(renderings["everything"].first / "ops/kubernetes", tmp_path / "kubernetes")
+    overlay = tmp_path / "kubernetes/overlays/example"
+    file = overlay / "kustomization.yml"
+    text = re.sub(r"^  # - (ingress|http-route)", r"  - \1", file.read_text("utf-8"), flags=re.M)
+    file.write_text(text, "utf-8")
+    made = list(yaml.safe_load_all(passes(tool("kubectl"), "kustomize", overlay, cwd=tmp_path)))
+    outside = [one for one in made if one["kind"] in ("Ingress", "HTTPRoute")]
+    assert {one["metadata"]["namespace"] for one in outside} == {"weather-station"}
+    assert len(outside) == 2
+
+
 @pytest.mark.parametrize(
-    ("answers", "variables"),
+    ("answers", "secrets"),
     [
         ({}, ["AUTH_TOKENS", "REQUEST_STATE_KEYS"]),
-        (
-            {"auth": "jwt", "rate_limit_backend": "redis"},
-            ["JWT_ISSUER", "JWT_AUDIENCE", "REQUEST_STATE_KEYS", "REDIS_URL"],
-        ),
-        (
-            {"auth": "oauth"},
-            [
-                "PUBLIC_URL",
-                "OAUTH_ISSUER",
-                "OAUTH_CLIENT_ID",
-                "OAUTH_CLIENT_SECRET",
-                "OAUTH_KEYS",
-                "REQUEST_STATE_KEYS",
-                "REDIS_URL",
-            ],
-        ),
+        ({"auth": "jwt", "rate_limit_backend": "redis"}, ["REQUEST_STATE_KEYS", "REDIS_URL"]),
+        ({"auth": "oauth"}, ["OAUTH_CLIENT_SECRET", "OAUTH_KEYS", "REQUEST_STATE_KEYS", "REDIS_URL"]),
         ({"auth": "none", "upstream_api_key_env": "API_KEY"}, ["REQUEST_STATE_KEYS", "API_KEY"]),
         ({"auth": "none"}, ["REQUEST_STATE_KEYS"]),
         ({"auth": "none", "profile": "minimal"}, []),
     ],
 )
-def test_the_example_makes_the_secret_that_the_server_reads(answers: dict[str, Any], variables: list[str]) -> None:
-    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", DEFAULT | answers)
+def test_the_example_makes_the_secrets_that_the_server_reads_as_files(
+    answers: dict[str, Any], secrets: list[str]
+) -> None:
+    data = DEFAULT | {"include_kubernetes": True} | answers
+    overlay = render_file("ops/kubernetes/overlays/example/kustomization.yml", data)
     head = overlay.split("\napiVersion")[0]
-    assert re.findall(r"--from-literal=(\w+)=", head) == variables
+    assert re.findall(r"--from-(?:literal|file)=(\w+)=", head) == secrets
     commands = re.findall(r"kubectl .*?(apply|create)", head)
-    assert commands == (["apply", "create"] if variables else []), "the namespace first, then what lies in it"
+    assert commands == (["apply", "create"] if secrets else []), "the namespace first, then what lies in it"
+    literals = yaml.safe_load(overlay)["configMapGenerator"][0]["literals"]
+    files = dict(literal.split("_FILE=") for literal in literals if "_FILE=" in literal)
+    pod = yaml.safe_load(render_file("ops/kubernetes/base/deployment.yml", data))["spec"]["template"]["spec"]
+    (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "secrets"]
+    assert files == {name: f"{mount['mountPath']}/{name}" for name in secrets}
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "secrets"]
+    assert not secrets or f"secret generic {volume['secret']['secretName']}" in head
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount, "a change of the secret would not reach the server"
+
+
+@pytest.mark.parametrize("name", ["default", "everything", "default-auth-oauth"])
+def test_the_server_shares_no_network_with_what_people_look_at(
+    renderings: Mapping[str, Rendering], tmp_path: Path, name: str
+) -> None:
+    project = with_env_file(renderings[name], tmp_path)
+    made = json.loads(passes(docker_compose(), "config", "--format", "json", cwd=project, **COMPOSE))
+    networks = {service: set(content["networks"]) for service, content in made["services"].items()}
+    shared = {service: networks[service] & networks["server"] for service in networks if service != "server"}
+    expected = {
+        "redis": {"store"},
+        "jaeger": {"traces"},
+        "prometheus": {"metrics"},
+        "alertmanager": set(),
+        "grafana": set(),
+    }
+    assert shared == {service: expected[service] for service in shared}
+    for network in set().union(*shared.values()):
+        assert made["networks"][network]["internal"] is True
+    if "prometheus" in made["services"]:
+        prometheus = made["services"]["prometheus"]
+        (listens,) = [part for part in prometheus["command"] if part.startswith("--web.listen-address=")]
+        alias = listens.partition("=")[2].partition(":")[0]
+        assert prometheus["networks"]["monitoring"]["aliases"] == [alias]
+        assert alias not in str(prometheus["networks"]["metrics"])
+        for path in ("ops/prometheus/prometheus.yml", "ops/grafana/provisioning/datasources/prometheus.yml"):
+            assert f"{alias}:9090" in (project / path).read_text("utf-8")
 
 
 def test_a_release_s_prometheus_finds_what_the_example_labels(
@@ -440,7 +501,16 @@ def test_the_container_has_minimal_privileges(renderings: Mapping[str, Rendering
 
 
 @pytest.mark.parametrize(
-    "address", ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
+    "address",
+    [
+        "169.254.169.254",
+        "100.100.100.200",
+        "168.63.129.16",
+        "192.0.0.192",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "64:ff9b::a9fe:a9fe",
+    ],
 )
 def test_no_metadata_service_can_be_reached(address: str) -> None:
     policy = yaml.safe_load(render_file("ops/kubernetes/base/network-policy.yml", DEFAULT))

@@ -195,9 +195,16 @@ def test_an_update_that_cannot_be_made_says_why(tmp_path: Path, output: str, sta
 def test_dependabot_leaves_alone_what_the_template_pins(each_rendering: Sequence[Rendering]) -> None:
     for rendering in distinct(each_rendering, ".github/"):
         folder = rendering.first / ".github"
-        python, actions = load(folder / "dependabot.yml")["updates"]
+        python, actions, *images = load(folder / "dependabot.yml")["updates"]
         assert python["versioning-strategy"] == "lockfile-only"
         workflows = [path.read_text("utf-8") for path in (folder / "workflows").glob("*.yml")]
         used = {action for text in workflows for action, _, _ in ACTION.findall(text)}
         assert {entry["dependency-name"] for entry in actions["ignore"]} == used
         assert actions["package-ecosystem"] == "github-actions"
+        built = {"docker": "Dockerfile", "docker-compose": "docker-compose.yml"}
+        expected = [name for name, path in built.items() if (rendering.first / path).exists()]
+        assert [entry["package-ecosystem"] for entry in images] == expected
+        for entry in images:  # so that only digests are left to update
+            (ignored,) = entry["ignore"]
+            assert ignored["dependency-name"] == "*"
+            assert len(ignored["update-types"]) == 3

@@ -6,13 +6,12 @@ import json
 import re
 import runpy
 import shlex
-import sys
 from collections.abc import Iterator, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from post_generate import ProjectError
+from post_generate import ProjectError, one_line, say
 
 from .answers import changes, migrate, secrets
 from .apply import Links, apply
@@ -381,5 +380,5 @@ def _version(path: Path) -> tuple[list[int], str]:
 def print_state(state: str, *lines: str) -> None:
     """Print lines to stderr, the first one after the word `state`."""
     for line in filter(None, lines):
-        print(f"  {state:<12} {line}", file=sys.stderr)
+        say(f"  {state:<12} {one_line(line)}")
         state = ""

@@ -257,4 +257,6 @@ def test_responses_are_neither_stored_nor_taken_for_another_type(serve: Serve) -
         for response in (server.get("/livez"), server.get("/readyz"), server.get("/health"), rejected):
             assert response.headers["cache-control"] == "no-store"
             assert response.headers["x-content-type-options"] == "nosniff"
-        assert server.post(message("ping")).headers["x-content-type-options"] == "nosniff"
+        for response in (server.post(message("ping")), server.post(message("tools/list")), server.post({})):
+            assert response.headers.get_list("cache-control") == ["no-store"]
+            assert response.headers["x-content-type-options"] == "nosniff"

@@ -42,7 +42,6 @@ from harness import (
     text_of,
 )
 from weather_station.production import get_logger
-from weather_station.production.config import coloured
 from weather_station.production.observe.log_formats import Console, as_json
 from weather_station.production.observe.logging import RecordWriter, StdlibHandler, log_calls
 from weather_station.production.observe.plain_logging import RootHandler
@@ -50,6 +49,7 @@ from weather_station.production.observe.redaction import MAX_TEXT, REDACTED, Red
 from weather_station.production.observe.stderr import Stderr
 from weather_station.production.request import MCPRequest, Result, reject
 from weather_station.production.sdk import ProductionServer
+from weather_station.production.terminal import coloured
 from weather_station.server import create_server
 
 Captured = pytest.CaptureFixture[str]
@@ -331,7 +331,7 @@ def test_the_console_format_is_one_line_with_the_traceback_beneath(serve: Serve,
         server.call("crash")
     output = capfd.readouterr().err
     assert re.search(r"^\d\d:\d\d:\d\d\.\d{3} warning +tool call .*tool=crash .*outcome=error", output, re.MULTILINE)
-    assert "\nLookupError: nobody may read this\n" in output
+    assert "\n  LookupError: nobody may read this\n" in output
     assert "\x1b" not in output  # stderr is no terminal here
 
 

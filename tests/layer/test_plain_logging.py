@@ -45,8 +45,8 @@ def test_the_traceback_of_an_exception_follows_its_line(serve: Serve, capfd: pyt
     with serve(tools, enable_logging=False) as server:
         server.call("crash")
     output = capfd.readouterr().err
-    assert re.search(r" ERROR +\S+: .*\nTraceback \(most recent call last\):\n", output)
-    assert output.count("\nLookupError: nobody may read this\n") == 1
+    assert re.search(r" ERROR +\S+: .*\n  Traceback \(most recent call last\):\n", output)
+    assert output.count("\n  LookupError: nobody may read this\n") == 1
 
 
 def test_a_broken_stderr_fails_no_call(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import random
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -15,8 +17,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from harness import DEADLINE_SECONDS, HAS_METRICS, ONE_ATTEMPT, Serve, add_fetch, config, opened, text_of, wait_for
 from stand_in import StandIn, hang, respond, stand_in
 from weather_station.production.upstream import client
-from weather_station.production.upstream.client import MAX_RETRY_AFTER, parse_retry_after
-from weather_station.production.upstream.errors import UpstreamTimeoutError
+from weather_station.production.upstream.client import MAX_RETRY_AFTER, memory_of, parse_retry_after
+from weather_station.production.upstream.errors import UpstreamResponseError, UpstreamTimeoutError
 from weather_station.server import create_server
 
 
@@ -226,3 +228,48 @@ async def test_a_timeout_that_is_no_duration_is_a_mistake_of_the_tool(api: Stand
     async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(ValueError, match="timeout="):
             await runtime.upstream.request("GET", "/", timeout=seconds)
+
+
+MANY_VALUES = {
+    "objects": b'{"a":1},',
+    "empty objects": b"{},",
+    "empty arrays": b"[],",
+    "nested arrays": b"[[[]]],",
+    "numbers": b"1.5,",
+    "texts": b'"ab",',
+    "objects of objects": b'{"a":{"b":{}}},',
+}
+
+
+@pytest.mark.parametrize("kind", MANY_VALUES)
+async def test_a_response_whose_values_take_too_much_memory_is_rejected_before_it_is_parsed(
+    kind: str, api: StandIn
+) -> None:
+    """The shapes of which little text takes the most memory; ten times the limit is 10 MB here."""
+    item = MANY_VALUES[kind]
+    limit = 1_000_000
+    body = b"[" + item * ((limit - 3) // len(item)) + b"0]"
+    tracemalloc.start()
+    value = json.loads(body)
+    memory, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    del value
+    api.behave(respond(body=body))
+    async with opened(api.url, max_response_bytes=limit, **ONE_ATTEMPT) as runtime:
+        if memory_of(body) > client.MAX_GROWTH * limit:
+            with pytest.raises(UpstreamResponseError, match="whose values take more than 10 times MAX_RESPONSE_BYTES"):
+                await runtime.upstream.get_json("/")
+        else:
+            await runtime.upstream.get_json("/")
+            assert memory < 1.5 * client.MAX_GROWTH * limit
+    assert memory < 1.5 * memory_of(body)
+
+
+async def test_brackets_in_texts_take_no_memory(api: StandIn) -> None:
+    limit = 100_000
+    code = 'fn() { [a, b, "c\\\\"]; } ' * 2
+    text = json.dumps({"code": ["{}[],{}" * 1000 + code] * 12})
+    assert memory_of(text.encode()) > client.MAX_GROWTH * limit
+    api.behave(respond(body=text.encode()))
+    async with opened(api.url, max_response_bytes=limit, **ONE_ATTEMPT) as runtime:
+        assert await runtime.upstream.get_json("/") == json.loads(text)

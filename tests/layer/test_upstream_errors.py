@@ -138,8 +138,14 @@ FAULTS = [
     ),
     Fault(
         "JSON nested too deeply",
-        respond(200, b"[" * 60_000),
+        respond(200, b"[" * 9000),
         f"HOST answered with malformed JSON where JSON was expected. {NO_RETRY}",
+        "2xx",
+    ),
+    Fault(
+        "JSON of too many values",
+        respond(200, b"[" * 60_000),
+        f"HOST answered with JSON whose values take more than 10 times MAX_RESPONSE_BYTES of memory. {NO_RETRY}",
         "2xx",
     ),
     Fault(

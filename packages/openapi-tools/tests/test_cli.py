@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import openapi_tools
 import pytest
@@ -66,6 +67,44 @@ def test_no_file_is_overwritten_and_none_written_beside_one_that_exists(
     assert errors.startswith(f"openapi-tools: {DOCUMENTS / 'plain.yaml'}: no tools were generated.\n")
     assert "These files already exist and are not overwritten. Move them away first:\n" in errors
     assert errors.endswith("    src/pets/tools/_models.py\n")
+
+
+HOSTILE = "a\x1b[31m\x9b2J\x07\r\nFORGED\u2028\u202e\x7f"
+
+
+@pytest.mark.parametrize(
+    ("document", "options"),
+    [
+        ({"openapi": HOSTILE}, []),
+        ({"swagger": HOSTILE}, []),
+        ({"openapi": "3.1.0", "paths": {f"/{HOSTILE}": {"get": {"operationId": HOSTILE, "tags": [HOSTILE]}}}}, []),
+        (
+            {"openapi": "3.1.0", "paths": {f"/{HOSTILE}": {"get": {"operationId": HOSTILE, "tags": [HOSTILE]}}}},
+            ["--only", HOSTILE],
+        ),
+        (
+            {
+                "openapi": "3.1.0",
+                "servers": [{"url": f"https://{HOSTILE}"}],
+                "paths": {"/a": {"get": {"security": [{HOSTILE: []}], "parameters": [{"$ref": f"#/{HOSTILE}"}]}}},
+                "components": {"securitySchemes": {HOSTILE: {"type": "http", "scheme": HOSTILE}}},
+            },
+            ["--base-url", HOSTILE],
+        ),
+        ({"openapi": "3.1.0", "paths": {"/a": {"get": {"responses": {"200": {"$ref": HOSTILE}}}}}}, ["--diff"]),
+        ({"openapi": "3.1.0", "paths": {"/a": {"$ref": f"http://[{HOSTILE}"}, "/b": {"$ref": "\0.json"}}}, []),
+    ],
+)
+def test_no_text_of_a_document_controls_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], document: dict[str, Any], options: list[str]
+) -> None:
+    (tmp_path / "spec.json").write_text(json.dumps(document))
+    for spec in ("spec.json", HOSTILE):
+        cli.main([str(tmp_path / spec), "--package", "pets", "--output", str(tmp_path / "out"), *options])
+        shown = "".join(capsys.readouterr())
+        assert shown
+        assert all(c.isprintable() or c == "\n" for c in shown), shown
+        assert not [line for line in shown.split("\n") if line.startswith("FORGED")]
 
 
 def test_a_module_that_exists_keeps_its_name(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib import import_module, metadata, resources
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 # Modules of the package are imported where they are needed: their imports take about a second, which --help and
 # --version need not wait for. For the same reason OPTIONS and COMMAND_OPTIONS repeat values of other modules.
@@ -179,9 +179,11 @@ def _report(lines: Sequence[str], status: int) -> int:
 
         secrets = secret_texts()
         lines = [without_secrets(line, secrets) for line in lines]
+    from .production.terminal import one_line
+
     as_json = status and os.environ.get("LOG_FORMAT", "").strip().lower() == "json"
     for line in lines:
-        sys.stderr.write(f"{_as_json(line) if as_json else f'{SLUG}: {line}'}\n")
+        sys.stderr.write(f"{_as_json(line) if as_json else f'{SLUG}: {one_line(line)}'}\n")
     return status
 
 
@@ -189,7 +191,14 @@ def _as_json(message: str) -> str:
     """Return a line as the log has it in JSON."""
     now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     fields = {"timestamp": now, "level": "error", "severity": "ERROR", "logger": __package__, "message": message}
-    return json.dumps(fields, ensure_ascii=False)
+    return json.dumps(fields)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        from .production.terminal import one_line
+
+        super().error(one_line(message))
 
 
 def _port(text: str) -> int:
@@ -199,7 +208,7 @@ def _port(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=SLUG,
         description="Serve tools to MCP clients over HTTP or stdio.",
         epilog=f"""examples:

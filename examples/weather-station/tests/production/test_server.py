@@ -153,7 +153,7 @@ def test_the_plain_log_is_a_line_for_each_record(capfd: pytest.CaptureFixture[st
         server.call("crash")
     log = capfd.readouterr().err
     assert "Z WARNING  library: two\\nlines\n" in log
-    assert "\nRuntimeError: " in log
+    assert "\n  RuntimeError: " in log
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without asking it")

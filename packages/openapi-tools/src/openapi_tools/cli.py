@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from .budget import DEFAULT_BUDGET, DEFAULT_TOTAL_BUDGET
 from .document import Document
@@ -23,6 +24,7 @@ from .project import (
 )
 from .second_run import Plan, plan, recorded_state
 from .selection import SelectionError
+from .text import printable
 
 PROGRAM = "openapi-tools"
 
@@ -60,24 +62,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             write_files(planned.files, project, replace=state is not None)
             remove_files(planned.removed, project)
     except (DocumentError, SelectionError, ProjectError) as error:
-        print(f"{PROGRAM}: {options.spec}: no tools were generated.\n{error}", file=sys.stderr)
+        lines = str(error).split("\n") if isinstance(error, ProjectError) else [str(error)]
+        say([f"{PROGRAM}: {options.spec}: no tools were generated.", *lines], sys.stderr)
         return 1
     if options.diff:
-        print("\n".join(differences(planned, first=state is None)))
+        say(differences(planned, first=state is None))
         return 0
     if options.format:
         try:
             format_files(planned.files, project)
         except FormatError as error:
-            print(
-                f"{PROGRAM}: {options.spec}: the files are written, but not formatted. "
-                f"Run this in {project}: uv run ruff format\n{error}",
-                file=sys.stderr,
-            )
+            problem = f"{PROGRAM}: {options.spec}: the files are written, but not formatted."
+            say([f"{problem} Run this in {project}: uv run ruff format", *str(error).split("\n")], sys.stderr)
             return 1
     if state is not None:
-        print("\n".join(differences(planned)))
-    print(summary(generated))
+        say(differences(planned))
+    say(summary(generated))
     return 0
 
 
@@ -177,6 +177,12 @@ def write_utf8() -> None:
             stream.reconfigure(encoding="utf-8")
 
 
+def say(lines: Iterable[str], stream: TextIO | None = None) -> None:
+    """Print lines, in which names of the document and of files are escaped, to stdout or another stream."""
+    for line in lines:
+        print(printable(line), file=stream)
+
+
 def differences(planned: Plan, first: bool = False) -> list[str]:
     """Return what a further run changes, and which files it writes and removes."""
     lines = planned.lines or ([] if first else ["The operations are the same."])
@@ -184,8 +190,8 @@ def differences(planned: Plan, first: bool = False) -> list[str]:
     return [*lines, *(f"remove {path}" for path in planned.removed)]
 
 
-def summary(generated: Generated) -> str:
-    """Return a summary of what was generated, and of how much was not."""
+def summary(generated: Generated) -> list[str]:
+    """Return the lines of a summary of what was generated, and of how much was not."""
     modules = len({tool.module for tool in generated.tools})
     lines = [f"{len(generated.tools)} tools of {generated.operation_count} operations, in {modules} modules"]
     lines.append(f"  {size_of(generated)}")
@@ -193,4 +199,4 @@ def summary(generated: Generated) -> str:
     lines += [f"  {text}" for text in generated.report.texts("base url")]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
     lines += [f"  header {text}" for text in dict.fromkeys(generated.report.texts("header")) if "UPSTREAM" in text]
-    return "\n".join([*lines, f"Full report: {REPORT_PATH}"])
+    return [*lines, f"Full report: {REPORT_PATH}"]

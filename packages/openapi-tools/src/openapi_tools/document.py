@@ -190,13 +190,17 @@ class Document:
         files of this machine or send requests elsewhere.
 
         Raises:
-            UnresolvedReferenceError: The file is elsewhere.
+            UnresolvedReferenceError: The file is elsewhere, or the reference is neither a URL nor a path.
         """
-        source = _relative_location(origin.source, file)
+        try:
+            source = _relative_location(origin.source, file)
+            is_elsewhere = is_url(source) and urlsplit(source)[:2] != urlsplit(self.location)[:2]
+        except ValueError:
+            raise UnresolvedReferenceError(origin.pointer, f"{reference!r} is neither a URL nor a path") from None
         if is_url(source) and not is_url(origin.source):
             problem = f"{reference!r} is a URL, which is not fetched for a document that is a file"
             raise UnresolvedReferenceError(origin.pointer, problem)
-        if is_url(source) and urlsplit(source)[:2] != urlsplit(self.location)[:2]:
+        if is_elsewhere:
             problem = f"{reference!r} is on another server than the document, which is not contacted"
             raise UnresolvedReferenceError(origin.pointer, problem)
         if not is_url(source) and not Path(source).is_relative_to(self.folder):

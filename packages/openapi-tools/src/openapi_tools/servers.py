@@ -18,7 +18,7 @@ def problem_with_base_url(document: Document, base_url: str) -> str:
     if not base_url or not absolute or any(_same(base_url, url) for url in absolute):
         return ""
     listed = ", ".join(single_line(url, 200) for url in absolute[:MAX_LISTED])
-    own = urlsplit(base_url.rstrip("/"))
+    own = urlsplit(_joined("", base_url.rstrip("/")))
     hint = ""
     if any(urlsplit(url).netloc == own.netloc and urlsplit(url).path.rstrip("/") != own.path for url in absolute):
         hint = " The host is the same and the path is not: requests may lack a part of their path, or have it twice."
@@ -27,8 +27,8 @@ def problem_with_base_url(document: Document, base_url: str) -> str:
 
 def server_urls(document: Document) -> list[str]:
     """Return the absolute URLs of the document's servers, with the defaults of their variables."""
-    servers = [url for url in map(_url, document.root.get("servers").elements()) if url]
-    servers = [urljoin(document.location, url) if is_url(document.location) else url for url in servers]
+    base = document.location if is_url(document.location) else ""
+    servers = [_joined(base, url) for url in map(_url, document.root.get("servers").elements())]
     return list(dict.fromkeys(url.rstrip("/") for url in servers if is_url(url)))
 
 
@@ -41,6 +41,14 @@ def _url(server: Node) -> str:
         return str(variables.get(match[1]).mapping.get("default", match[0]))
 
     return re.sub(r"\{([^{}]*)\}", default, url) if isinstance(url, str) else ""
+
+
+def _joined(base: str, url: str) -> str:
+    """Return an absolute URL, or "" where `url` is none."""
+    try:
+        return urlsplit(urljoin(base, url)).geturl() if url else ""
+    except ValueError:
+        return ""
 
 
 def _same(one: str, other: str) -> bool:

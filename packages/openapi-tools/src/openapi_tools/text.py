@@ -20,6 +20,12 @@ DOCSTRING_WIDTH = 108
 LATIN_LETTERS = frozenset(chr(code) for code in (*range(0xC0, 0xD7), *range(0xD8, 0xF7), *range(0xF8, 0x130)))
 """Letters beyond ASCII that are written as they are; every other character is escaped."""
 
+UNSAFE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
+"""Matches what controls a terminal, breaks a line or reorders its text."""
+
 
 def clean_text(text: object, limit: int) -> str:
     """Return the readable part of a text, cut after a word to about `limit` characters.
@@ -45,6 +51,11 @@ def is_unicode(value: object) -> bool:
 def single_line(text: object, limit: int) -> str:
     """Return `clean_text` of `text` on one line."""
     return clean_text(" ".join(text[: 8 * limit].split()) if isinstance(text, str) else "", limit)
+
+
+def printable(line: str) -> str:
+    """Return `line` with what would control a terminal, break the line or reorder its text escaped."""
+    return UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), line)
 
 
 def literal(value: object) -> str:

@@ -6,6 +6,7 @@ A value comes from the first of these that has it: the constructor, the environm
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import itertools
 import json
@@ -16,7 +17,7 @@ from contextvars import ContextVar
 from functools import cached_property, partial
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, TextIO, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, get_args, get_origin
 from urllib.parse import unquote, urlsplit
 
 from pydantic import (
@@ -161,6 +162,21 @@ SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS", "UPSTREAM_SECRET_HEADERS")
 
 MIN_SECRET = 4
 """Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
+MIN_INFERRED = 8
+"""The same where only the name of its variable says that it is one."""
+
+SECRET_NAME = re.compile(
+    r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|COOKIE|DSN|HEADERS|UPSTREAM_KEY"
+    r"|(API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|SUBSCRIPTION)_?KEY)S?$"
+)
+"""Matches the names of variables with secrets that are no settings; `..._HEADERS` are those of OpenTelemetry."""
+
+CONNECTION_PASSWORD = re.compile(
+    r"""(?:password|passwd|pwd|secret|token)(?:\s?=\s?|['"]\s?:\s?)['"]?([^\s;,&'")]+)""", re.IGNORECASE
+)
+"""Matches `password=x` of a connection string, and its group is the password."""
+
+AUTH_SCHEME = re.compile(r"^(?:bearer|basic|token|apikey) +", re.IGNORECASE)
 
 _unusable: ContextVar[list[str] | None] = ContextVar("unusable", default=None)
 """Collects problems of `_Environment` while `EnvironmentSettings.load` runs; otherwise they are raised at once."""
@@ -409,12 +425,6 @@ def without_credentials(url: str) -> str:
     return scheme + separator + re.split("[?#]", rest.rpartition("@")[2])[0]
 
 
-def coloured(stream: TextIO | None) -> bool:
-    """Return whether to write colours: to a terminal, unless NO_COLOR (no-color.org) or TERM=dumb is set."""
-    allowed = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return allowed and stream is not None and stream.isatty()
-
-
 def variable(field_name: str) -> str:
     """Return the environment variable of a field of `ProductionConfig`."""
     return variable_of(ProductionConfig, field_name)
@@ -474,39 +484,61 @@ def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def secret_texts() -> list[str]:
-    """Return the secrets in the environment, the template's and the owner's, as `without_secrets` needs them."""
+    """Return the secrets in the environment and in the files that it names, as `without_secrets` needs them.
+
+    These are the secrets among the settings, the template's and the owner's, and what other libraries and the owner's
+    code may read: variables whose name denotes a secret, and the credentials in URLs and in connection strings.
+    """
     models: list[type[EnvironmentSettings]] = [EnvironmentSettings]
     for model in models:
         models += model.__subclasses__()
-    names = [name for model in models for name, field in variables(model).items() if holds_secret(field.annotation)]
-    names.append(os.environ.get("UPSTREAM_API_KEY_ENV") or ANSWERS["config"]["upstream_api_key_env"])
+    fields = {name: field for model in models for name, field in variables(model).items()}
+    names = {name for name, field in fields.items() if holds_secret(field.annotation)}
+    names.add(os.environ.get("UPSTREAM_API_KEY_ENV") or ANSWERS["config"]["upstream_api_key_env"])
     texts: set[str] = set()
     for name in filter(None, names):
-        try:
-            value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE"))
-        except ValueError:
-            value = os.environ.get(name)
-        texts |= secret_forms(value or "", is_list=name in SECRET_LISTS)
+        texts |= _forms_of(name, is_list=name in SECRET_LISTS)
+    for name, value in os.environ.items():
+        base = name.upper().removesuffix("_FILE")
+        if base not in fields.keys() | names and SECRET_NAME.search(base):
+            texts |= {form for form in _forms_of(base, is_list=True) if len(form) >= MIN_INFERRED}
+        if "=" in value or "@" in value:
+            texts |= secret_forms(value) - {value.strip(), unquote(value.strip())}
     return sorted((text for text in texts if len(text) >= MIN_SECRET), key=len, reverse=True)
 
 
+def _forms_of(name: str, *, is_list: bool) -> set[str]:
+    value = os.environ.get(name, "")
+    with contextlib.suppress(ValueError):  # both are set, or the file cannot be read
+        value = read_secret(name, value, os.environ.get(f"{name}_FILE")) or ""
+    return secret_forms(value, is_list=is_list)
+
+
 def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
-    """Return a secret as it may occur in texts: itself, the password of a URL, the items of a list, without names."""
-    texts = {value.strip()}
+    """Return a secret as it may occur in texts: itself, the password of a URL or of a connection string.
+
+    Args:
+        value: The secret.
+        is_list: Whether it is several ones, each on a line or after a comma: `name:secret`, `name=secret` or `secret`.
+    """
+    texts = {value.strip(), *(match[1] for match in CONNECTION_PASSWORD.finditer(value))}
     if is_list:
-        items = [item.strip() for item in re.split(r"[,\r\n]", value)]
-        texts |= {*items, *(item.partition(":")[2].strip() for item in items)}
-    elif "://" in value:
+        for item in re.split(r"[,\r\n]", value):
+            for part in (item, item.partition(":")[2], item.partition("=")[2]):
+                word = AUTH_SCHEME.sub("", unquote(part).strip()).partition(" ")[0]
+                texts |= {part.strip(), word, word.strip("\"'")}
+    if "://" in value:
         user = value.partition("://")[2].rpartition("@")[0]
         texts |= {user, user.partition(":")[2]}
     return {form for text in texts for form in (text, unquote(text))}
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` without `secrets`, which begin with the longest, and without the credentials of URLs."""
+    """Return `text` without `secrets`, which begin with the longest, and without passwords and credentials of URLs."""
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
-    return re.sub(r"://[^\s/]+@", "://[redacted]@", text)
+    text = re.sub(r"://[^\s/]+@", "://[redacted]@", text)
+    return CONNECTION_PASSWORD.sub(lambda match: match[0].replace(match[1], "[redacted]"), text)
 
 
 def _explain(model: type[BaseSettings], detail: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from .plain_logging import one_line
+from ..terminal import block, json_text, one_line
 from .redaction import shorten
 
 MAX_LINE = 16_000
@@ -32,7 +32,8 @@ def as_json(fields: dict[str, Any]) -> bytes:
     Raises:
         TypeError: a text has a lone surrogate, or JSON has no type for a value.
     """
-    return orjson.dumps(fields, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    line = orjson.dumps(fields, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    return line if line.isascii() and b"\x7f" not in line else json_text(line.decode()).encode()
 
 
 class Console:
@@ -48,7 +49,7 @@ class Console:
         time, level, message = rest.pop("timestamp"), rest.pop("level"), rest.pop("message")
         del rest["severity"]
         rest["logger"] = rest.pop("logger")  # to the end: the least important field
-        blocks = [str(rest.pop(name)) for name in ("exception", "stack") if name in rest]
+        blocks = [block(str(rest.pop(name))) for name in ("exception", "stack") if name in rest]
         pairs = " ".join(f"{self._styled(key, '2')}={_console_value(value)}" for key, value in rest.items())
         start = f"{time:%H:%M:%S}.{time.microsecond // 1000:03d} {self._styled(f'{level:<8}', self._COLOURS[level])}"
         text = "\n".join((f"{start} {one_line(message)}  {pairs}", *blocks))

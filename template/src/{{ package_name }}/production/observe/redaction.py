@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
-from ..config import SECRET_LISTS, secret_forms
+from ..config import SECRET_LISTS, secret_forms, secret_texts
 from ..registry import MAX_LEARNED, LearnedSecrets, Registry
 
 REDACTED = "[redacted]"
@@ -28,6 +28,8 @@ MAX_VALUES = 1000
 MAX_TEXT = 4096
 """Characters of one text."""
 MAX_KEY = 256
+MAX_NAMES = 4096
+"""Names of values that are kept with what was found out about them."""
 MAX_NAME = 64
 """Characters before a word of a secret's name in which the beginning of the name is looked for."""
 MIN_SECRET = 8
@@ -72,8 +74,10 @@ def _assigned() -> Iterator[tuple[str, re.Pattern[str]]]:
     # YAML and headers: a value to the end of the line, quoted, or with letters and digits.
     line = r"""[\w-]{0,40}:[ \t]+(?P<line>["'][^"'\r\n]*["']?|[^\s"',;]+(?=[ \t]*(?:$|[,;}\])#]))"""
     line += r"""|(?=[^\s,;]*\d)(?=[^\s,;]*[A-Za-z])[^\s"',;]{6,})"""
-    for word in WORDS:
-        yield word, re.compile(f"{word}(?:{assigned}|{line})", re.IGNORECASE | re.DOTALL | re.MULTILINE)
+    passwords = [word for word in WORDS if word.startswith("pass")]
+    words = {"pass": f"(?:{'|'.join(passwords)})"} | {word: word for word in WORDS if word not in passwords}
+    for literal, word in words.items():
+        yield literal, re.compile(f"{word}(?:{assigned}|{line})", re.IGNORECASE | re.DOTALL | re.MULTILINE)
     prefixes = "|".join(rf"(?<={prefix})|(?<={prefix}[-_. ])" for prefix in KEY_PREFIXES)
     yield "key", re.compile(f"(?:{prefixes})key(?:{assigned}|{line})", re.IGNORECASE | re.DOTALL | re.MULTILINE)
 
@@ -123,10 +127,9 @@ _SHAPES = {
 _NAME = re.compile(rf"[\w.-]{{1,{MAX_KEY}}}")
 _NAME_BEFORE = re.compile(r"[\w. -]*\Z")
 _NAME_AFTER = re.compile(r"[\w-]*")
-_ANY_RULE = re.compile("[=:,]|bearer |basic |eyj|-----begin", re.IGNORECASE)
-"""Matches somewhere in every text that a rule applies to."""
+MIN_RULE = 5
 MIN_SHAPE = 15
-"""Characters of the shortest text that a shape applies to."""
+"""Characters of the shortest text that a rule, and that a shape, applies to."""
 
 
 @lru_cache(maxsize=4096)
@@ -137,8 +140,8 @@ def is_secret(key: str) -> bool:
 
 
 def configured_secrets(registry: Registry) -> list[str]:
-    """Return the secrets of the template's and the owner's settings in the form in which they are sent."""
-    secrets: set[str] = set()
+    """Return the secrets of the settings and of the environment in the form in which they are sent."""
+    secrets = set(secret_texts())
     for settings in (registry.config, registry.settings):
         for name, value in settings or ():
             for secret in _secret_values(value):
@@ -177,6 +180,7 @@ class _Known:
     def __init__(self) -> None:
         self._secrets: dict[str, None] = {}
         self._pieces: dict[str, dict[str, int]] = {}
+        self.shortest = MAX_TEXT
         self.longest = 0
 
     def add(self, secret: str) -> None:
@@ -184,6 +188,7 @@ class _Known:
         if len(secret) < MIN_SECRET or secret in self._secrets:
             return
         self._secrets[secret] = None
+        self.shortest = min(self.shortest, len(secret))
         self.longest = max(self.longest, len(secret))
         for piece, offset in self._pieces_of(secret):
             self._pieces.setdefault(piece, {})[secret] = offset
@@ -197,22 +202,20 @@ class _Known:
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Return where the secrets are in `text`."""
-        step, block, pieces = self.STEP, self.BLOCK, self._pieces
-        if not pieces or len(text) < MIN_SECRET:
+        if len(text) < self.shortest:
             return []
         if len(self._secrets) <= self.FEW:
-            for secret in self._secrets:
-                if secret in text:
-                    break
-            else:
-                return []
-        if pieces.keys().isdisjoint([text[at : at + block] for at in range(0, len(text) - block + 1, step)]):
-            return []
+            found: Iterable[str] = [secret for secret in self._secrets if secret in text]
+        else:
+            step, block, pieces = self.STEP, self.BLOCK, self._pieces
+            present = pieces.keys() & {text[at : at + block] for at in range(0, len(text) - block + 1, step)}
+            found = {secret for piece in present for secret in pieces[piece] if secret in text} if present else ()
         spans: list[tuple[int, int]] = []
-        for at in range(0, len(text) - block + 1, step):
-            for secret, offset in pieces.get(text[at : at + block], {}).items():
-                if at >= offset and text.startswith(secret, at - offset):
-                    spans.append((at - offset, at - offset + len(secret)))
+        for secret in found:
+            at = text.find(secret)
+            while at >= 0:
+                spans.append((at, at + len(secret)))
+                at = text.find(secret, at + 1)  # it may overlap itself, and the text may begin inside of it
         return spans
 
     def _pieces_of(self, secret: str) -> Iterator[tuple[str, int]]:
@@ -233,18 +236,25 @@ class Redactor:
         self._known = _Known()
         self._learned = learned or LearnedSecrets()
         self._seen = 0
+        self._names: dict[str, tuple[str, bool]] = {}
+        """Names of values as `_name` returned them."""
         self._add(secrets)
 
     def _add(self, secrets: Iterable[str]) -> None:
+        self._names.clear()  # one of them may be a secret now
         for secret in secrets:
             for form in {secret, unquote(secret), quote(secret, safe="")}:
                 self._known.add(form)
 
-    def _known_spans(self, text: str) -> list[tuple[int, int]]:
+    def _learn(self) -> None:
         new = self._learned.count - self._seen
         if new:
             self._seen += new
             self._add(list(self._learned.latest)[-new:])
+
+    def _known_spans(self, text: str) -> list[tuple[int, int]]:
+        if self._learned.count != self._seen:
+            self._learn()
         return self._known.spans(text)
 
     def text(self, text: str) -> str:
@@ -253,17 +263,29 @@ class Redactor:
         return _redact_spans(text, spans) if spans else text
 
     def _spans(self, text: str) -> list[tuple[int, int]]:
-        spans = self._known_spans(text)
-        has_rule = _ANY_RULE.search(text) is not None
-        has_shape = len(text) >= MIN_SHAPE
-        if not (has_rule or has_shape):
-            return spans
+        length = len(text)
+        if length < MIN_RULE:
+            return []
+        spans = self._known_spans(text) if length >= self._known.shortest or self._learned.count != self._seen else []
         lowered = text.lower()
-        if len(lowered) != len(text):  # a letter became two: positions would differ
+        if len(lowered) != length:  # a letter became two: positions would differ
             lowered = "".join(letter.lower()[:1] for letter in text)
-        for literal, pattern, span_of in _RULES_OF[has_rule, has_shape]:
-            if literal in lowered:
-                _find(literal, pattern, text, lowered, spans, span_of)
+        groups: list[tuple[_Rule, ...]] = []
+        if ":" in lowered:
+            groups += _ASSIGNED, _HEADERS
+            if "@" in lowered:
+                groups.append(_URLS)
+        elif "=" in lowered or "'" in lowered or '"' in lowered:
+            groups.append(_ASSIGNED)
+        if "=" in lowered:
+            groups.append(_IN_QUERY)
+        for mark, rules in _OTHERS_AND_SHAPES if length >= MIN_SHAPE else _OTHERS:
+            if mark in lowered:
+                groups.append(rules)
+        for rules in groups:
+            for literal, pattern, span_of in rules:
+                if literal in lowered:
+                    _find(literal, pattern, text, lowered, spans, span_of)
         return spans
 
     def shortened(self, text: str, limit: int = MAX_TEXT) -> str:
@@ -291,6 +313,7 @@ class Redactor:
 
         A value that JSON has no type for becomes its repr. Exceptions from the value's own methods are not raised.
         """
+        self._learn()
         return self._value(value, MAX_DEPTH, _Budget())
 
     def _value(self, value: object, depth: int, budget: _Budget) -> Any:
@@ -330,13 +353,23 @@ class Redactor:
                 redacted["..."] = "more"
                 break
             name = raw if isinstance(raw, str) else repr(raw)
-            plain = len(name) <= MAX_KEY and name.isidentifier() and not self._known_spans(name)
-            key = name if plain else self.shortened(name, MAX_KEY)
+            known = self._names.get(name)
+            key, secret = self._name(name) if known is None else known
             while key in redacted:
                 key += "_"
-            secret = is_secret(name[:MAX_TEXT]) and not _is_harmless(name, value)
+            secret = secret and not _is_harmless(name, value)
             redacted[key] = REDACTED if secret else self._value(value, depth - 1, budget)
         return redacted
+
+    def _name(self, name: str) -> tuple[str, bool]:
+        """Return a name without secrets, and whether it is that of a secret; keep both for the next time."""
+        plain = len(name) <= MAX_KEY and name.isidentifier() and not self._known_spans(name)
+        found = name if plain else self.shortened(name, MAX_KEY), is_secret(name[:MAX_TEXT])
+        if plain:
+            if len(self._names) >= MAX_NAMES:
+                self._names.clear()
+            self._names[name] = found
+        return found
 
     def _list(self, elements: Iterable[object], depth: int, budget: _Budget) -> list[Any]:
         redacted: list[Any] = []
@@ -457,15 +490,29 @@ def _redact_spans(text: str, spans: list[tuple[int, int]]) -> str:
     return "".join((*parts, text[position:]))
 
 
-_ASSIGNED = tuple((*rule, _assigned_span) for rule in _assigned())
-_RULES = tuple((*rule, _secret_span) for rule in _rules())
-_SHAPE_RULES = tuple(
-    (prefix, re.compile(rf"(?<![A-Za-z0-9])(?P<secret>{re.escape(prefix)}(?-i:{rest}))", re.IGNORECASE), _secret_span)
-    for prefix, rest in _SHAPES.items()
-)
-_RULES_OF = {
-    (True, True): (*_ASSIGNED, *_RULES, *_SHAPE_RULES),
-    (True, False): (*_ASSIGNED, *_RULES),
-    (False, True): _SHAPE_RULES,
-}
-"""The rules for a text, by whether `_ANY_RULE` matches in it and whether it has `MIN_SHAPE` characters."""
+_Rule = tuple[str, re.Pattern[str], Callable[[str, re.Match[str], int], tuple[int, int] | None]]
+
+
+def _marked(rules: Iterable[_Rule], marks: Iterable[str] = ()) -> tuple[tuple[str, tuple[_Rule, ...]], ...]:
+    """Return groups of `rules`, each with a text that its literals contain: the first of `marks`, or the literal.
+
+    Looking for a mark takes as long as for one literal, and few texts have one.
+    """
+    groups: dict[str, list[_Rule]] = {}
+    for rule in rules:
+        groups.setdefault(next((mark for mark in marks if mark in rule[0]), rule[0]), []).append(rule)
+    return tuple((mark, tuple(group)) for mark, group in groups.items())
+
+
+def _shape(prefix: str, rest: str) -> _Rule:
+    pattern = re.compile(rf"(?<![A-Za-z0-9])(?P<secret>{re.escape(prefix)}(?-i:{rest}))", re.IGNORECASE)
+    return prefix, pattern, _secret_span
+
+
+_ASSIGNED: tuple[_Rule, ...] = tuple((*rule, _assigned_span) for rule in _assigned())
+_RULES: tuple[_Rule, ...] = tuple((*rule, _secret_span) for rule in _rules())
+_HEADERS = tuple(rule for rule in _RULES if rule[0] in ("authorization", "cookie"))
+_URLS = tuple(rule for rule in _RULES if rule[0] == "://")
+_IN_QUERY = tuple(rule for rule in _RULES if rule[0].removesuffix("=") in QUERY_PARAMETERS)
+_OTHERS = _marked(rule for rule in _RULES if rule not in (*_HEADERS, *_URLS, *_IN_QUERY))
+_OTHERS_AND_SHAPES = (*_OTHERS, *_marked((_shape(*item) for item in _SHAPES.items()), ("gh", "_live_", "_", "-", ".")))

@@ -25,6 +25,7 @@ from mcp_types import CallToolResult, TextContent
 
 from ..config import ConfigError, ProductionConfig, StartError
 from ..sdk import ProductionServer
+from ..terminal import lines
 from ..upstream.errors import ungrouped
 from .host_config import url
 
@@ -66,7 +67,7 @@ def call(value: Sequence[str], overrides: Mapping[str, Any]) -> int:
     result = asyncio.run(_call(server, tool, arguments))
     for block in result.content:
         text = block.text if isinstance(block, TextContent) else json.dumps(block.model_dump(mode="json"))
-        (sys.stderr if result.is_error else sys.stdout).write(f"{text}\n")
+        (sys.stderr if result.is_error else sys.stdout).write(f"{lines(text)}\n")
     return 1 if result.is_error else 0
 
 

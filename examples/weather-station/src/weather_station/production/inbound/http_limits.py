@@ -36,6 +36,9 @@ MAX_ID_DIGITS = 100
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+NO_STORE = (b"cache-control", b"no-store")
+"""Header of every response of the endpoint that has no other one: it is for one caller only."""
+
 
 class InputLimits:
     """ASGI middleware for the body of a POST.
@@ -108,6 +111,8 @@ class InputLimits:
                 lost = True
                 await self._reject(scope, send, 400, "body", UNUSABLE_ID)
             elif not lost:
+                if message["type"] == "http.response.start" and not _has(message["headers"], b"cache-control"):
+                    message["headers"] = [*message["headers"], NO_STORE]
                 await send(message)
 
         await self._app(scope, receive_buffered, send_response)
@@ -192,10 +197,14 @@ async def http_error(
     fixed = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
+        NO_STORE,
     ]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
+
+
+def _has(headers: Headers, name: bytes) -> bool:
+    return any(key.lower() == name for key, _ in headers)
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

@@ -1,7 +1,7 @@
 """Threads for tools, resources and prompts that are plain functions (`def`), in a bounded number.
 
 A thread cannot be stopped. If its call has ended, because of the timeout or because the client has left, it counts
-until the function returns; the SDK would start another thread instead.
+until the function returns; the SDK would start another thread instead. One caller has a quarter of the threads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import math
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, Literal
@@ -18,8 +19,10 @@ import anyio
 import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 
+from ..caller import STDIO, current_caller
 from ..registry import Registry
 from ..request import current_request, reject
+from ..upstream.shares import Shares
 
 
 class Threads:
@@ -28,7 +31,9 @@ class Threads:
     def __init__(self, registry: Registry) -> None:
         self._limit = registry.config.max_tool_threads
         self._free = asyncio.Semaphore(self._limit)
-        self._stuck = 0
+        self._shares = Shares(self._limit)
+        self._stuck: Counter[str | None] = Counter()
+        """Threads that are stuck, by caller; `None` stands for the server itself."""
         self._gauge = registry.meter.gauge(
             "mcp_tool_threads_stuck", "Threads of plain functions that still run although their call has ended."
         )()
@@ -45,29 +50,45 @@ class Threads:
     async def run(self, function: Callable[[], Any]) -> Any:
         """Return the result of `function`, run in a thread; the context variables that it sets are kept.
 
-        While all threads are stuck, return or raise the rejection of the request. While they are merely in use, wait.
+        While all threads, or those of the caller, are stuck, return or raise the rejection of the request. While they
+        are merely in use, wait.
         """
-        if self._stuck >= self._limit:
-            return self._reject()
-        await self._free.acquire()
+        caller = current_caller.get()
+        caller_id = None if caller is None else caller.id
+        if self._stuck.total() >= self._limit:
+            return self._reject(f"All {self._limit} threads for plain functions (MAX_TOOL_THREADS)")
+        if caller_id not in (None, STDIO) and self._stuck[caller_id] >= self._shares.size:
+            share = f"{self._shares.size} threads for plain functions, a caller's share of MAX_TOOL_THREADS"
+            return self._reject(f"{share} ({self._limit}),")
+        release_share = await self._shares.acquire()
+        try:
+            await self._free.acquire()
+        except BaseException:
+            release_share()
+            raise
+
+        def release() -> None:
+            self._free.release()
+            release_share()
+
         context = contextvars.copy_context()
         try:
-            return await self._run(partial(context.run, function))
+            return await self._run(partial(context.run, function), release, caller_id)
         finally:
             for variable, value in context.items():
                 if variable.get(None) is not value:
                     variable.set(value)
 
-    async def _run(self, function: Callable[[], Any]) -> Any:
+    async def _run(self, function: Callable[[], Any], give_back: Callable[[], None], caller_id: str | None) -> Any:
         state: Literal["waiting", "running", "ended"] = "waiting"
         lock = threading.Lock()
         loop = asyncio.get_running_loop()
         stuck = False
 
         def release() -> None:
-            self._free.release()
+            give_back()
             if stuck:
-                self._count_stuck(-1)
+                self._count_stuck(caller_id, -1)
 
         def in_thread() -> Any:
             nonlocal state
@@ -92,17 +113,16 @@ class Threads:
                     state = "ended"
                 elif state == "running":
                     stuck = True
-                    self._count_stuck(1)
+                    self._count_stuck(caller_id, 1)
 
-    def _count_stuck(self, change: int) -> None:
-        self._stuck += change
-        self._gauge.set(self._stuck)
+    def _count_stuck(self, caller_id: str | None, change: int) -> None:
+        self._stuck[caller_id] += change
+        if not self._stuck[caller_id]:
+            del self._stuck[caller_id]
+        self._gauge.set(self._stuck.total())
 
-    def _reject(self) -> Any:
-        text = (
-            f"All {self._limit} threads for plain functions (MAX_TOOL_THREADS) still run calls that were stopped. "
-            "Try again later."
-        )
+    def _reject(self, threads: str) -> Any:
+        text = f"{threads} still run calls that were stopped. Try again later."
         request = current_request.get()
         if request is None:
             raise ToolError(text)

@@ -25,9 +25,9 @@ import structlog
 from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
-from ..config import coloured
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Middleware, Result
+from ..terminal import coloured
 from . import plain_logging
 from .access_log import AccessLog
 from .log_formats import Console, Format, as_json, bounded

@@ -16,6 +16,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from ..config import secret_texts, without_secrets
+from ..terminal import block, one_line
 from .throttle import LibraryFilter
 
 REQUEST_LOGGERS = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.server.streamable_http_manager")
@@ -33,20 +35,24 @@ class RootHandler(logging.Handler):
 
 
 class PlainHandler(RootHandler):
-    """Writes a record as one line, with the traceback below."""
+    """Writes a record as one line, with the traceback below, without the secrets of the environment."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._secrets = secret_texts()
 
     def emit(self, record: logging.LogRecord) -> None:
         time = datetime.fromtimestamp(record.created, UTC)
-        message = one_line(format_message(record.msg, record.args))
-        lines = [f"{time:%Y-%m-%dT%H:%M:%S}Z {record.levelname:<8} {record.name}: {message}"]
+        message = format_message(record.msg, record.args)
+        lines = [one_line(f"{time:%Y-%m-%dT%H:%M:%S}Z {record.levelname:<8} {record.name}: {message}")]
         if record.exc_info and record.exc_info[0] is not None:
-            lines += traceback.format_exception(*record.exc_info)
+            lines.append(block("".join(traceback.format_exception(*record.exc_info))))
         if record.stack_info:
-            lines.append(record.stack_info)
+            lines.append(block(record.stack_info))
         if sys.stderr is None:  # a process without a console, such as pythonw
             return
         with contextlib.suppress(OSError, ValueError):  # stderr is closed: the call that logged must not fail
-            sys.stderr.write("\n".join(line.rstrip("\n") for line in lines) + "\n")
+            sys.stderr.write(without_secrets("\n".join(lines), self._secrets) + "\n")
 
 
 def configure(level: str) -> None:
@@ -75,11 +81,6 @@ def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> No
     )
 
 
-def one_line(text: str) -> str:
-    """Return `text` with control characters escaped, so that it can neither forge a line nor colour a terminal."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
 def format_message(message: object, arguments: object) -> str:
     """Return `message % arguments` as the standard library does, or `message` alone where they do not fit."""
     if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
@@ -88,10 +89,6 @@ def format_message(message: object, arguments: object) -> str:
         return str(message) % arguments if arguments else str(message)
     except Exception as error:
         return message if isinstance(message, str) else f"message that cannot be shown: {error.__class__.__name__}"
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
 
 
 def _as_record(logger: WrappedLogger, method_name: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:

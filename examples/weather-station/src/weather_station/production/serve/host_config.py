@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import ANSWERS, ConfigError, ProductionConfig
+from ..terminal import json_text
 from .http import ENDPOINT
 
 PACKAGE = __package__.partition(".")[0]
@@ -52,7 +53,7 @@ def print_config(name: str, overrides: Mapping[str, Any]) -> list[str]:
         ConfigError: the configuration is not valid, or the transport is HTTP and the port is 0.
     """
     document = build(name, ProductionConfig.load(**overrides), transport=overrides.get("transport", "stdio"))
-    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
     return [f"put this into {HOSTS[name].file} (docs/hosts.md)"]
 
 

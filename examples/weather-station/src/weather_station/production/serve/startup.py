@@ -15,10 +15,11 @@ import httpx2
 import structlog
 
 from ..caller import STDIO
-from ..config import ConfigError, coloured, secret_texts, without_secrets
+from ..config import ConfigError, secret_texts, without_secrets
 from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
 from ..sdk import ProductionServer
+from ..terminal import coloured, one_line
 from . import tool_loader
 from .http import ENDPOINT
 from .listen import base_url
@@ -95,9 +96,9 @@ async def check(server: ProductionServer) -> tuple[list[str], bool]:
     rows.append(Row("status", status, "failed" if not ready else "ok" if status == "healthy" else "warning"))
     width = max(len(row.name) for row in rows)
     colours = COLOURS if coloured(sys.stdout) else {}
-    secrets = secret_texts()
-    texts = [_with_colour(without_secrets(row.text, secrets), colours.get(row.state)) for row in rows]
-    return [f"{row.name:<{width}}  {text}" for row, text in zip(rows, texts, strict=True)], ready
+    secrets = [*secret_texts(), *registry.secrets.latest]
+    texts = [_with_colour(one_line(without_secrets(row.text, secrets)), colours.get(row.state)) for row in rows]
+    return [f"{one_line(row.name):<{width}}  {text}" for row, text in zip(rows, texts, strict=True)], ready
 
 
 def _server_rows(server: ProductionServer) -> Iterator[Row]:

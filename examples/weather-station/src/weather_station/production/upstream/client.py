@@ -49,8 +49,10 @@ ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
 MAX_REDIRECTS = 5
 MAX_CONNECT_SECONDS = 5.0
 
-CALLER_SHARE = 4
-"""A caller uses at most one in so many connections to the upstream."""
+MAX_GROWTH = 10
+"""The values of a JSON response take at most so many times MAX_RESPONSE_BYTES: a million short objects take 250 MB."""
+MAX_MEMORY = "mcp.max_memory"
+"""Key of the extensions of a response: bytes that its values may take."""
 
 MAX_HOSTS = 64
 """Hosts with their own label and circuit. More share `other`: a tool that takes URLs can reach any number of hosts."""
@@ -128,7 +130,7 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._shares = Shares(max(1, config.max_connections // CALLER_SHARE), self._connect_seconds)
+        self._shares = Shares(config.max_connections, self._connect_seconds)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -350,7 +352,13 @@ class Upstream:
             headers = httpx2.Headers(headers)
             for name in ("content-encoding", "content-length"):
                 headers.pop(name, None)
-        return httpx2.Response(response.status_code, headers=headers, content=b"".join(parts), request=response.request)
+        return httpx2.Response(
+            response.status_code,
+            headers=headers,
+            content=b"".join(parts),
+            request=response.request,
+            extensions={MAX_MEMORY: MAX_GROWTH * self._max_bytes},
+        )
 
 
 def connect_seconds(config: ProductionConfig) -> float:
@@ -497,8 +505,14 @@ def parse_json(response: httpx2.Response, text: str | None = None) -> Any:
     Raises:
         ValueError: it is not JSON.
         RecursionError: it is nested too deeply.
-        UpstreamResponseError: it has NaN or an infinity, or a number beyond the range of `float`.
+        UpstreamResponseError: it has NaN or an infinity, or a number beyond the range of `float`, or its values would
+            take more than `MAX_GROWTH` times MAX_RESPONSE_BYTES.
     """
+    body = response.content if text is None else text.encode(errors="surrogatepass")
+    if takes_more_than(response.extensions.get(MAX_MEMORY, math.inf), body):
+        host = response.url.netloc.decode("ascii")
+        problem = f"answered with JSON whose values take more than {MAX_GROWTH} times MAX_RESPONSE_BYTES of memory"
+        raise UpstreamResponseError(f"{host} {problem}", host=host, verdict=Verdict.SUCCESS)
     value = response.json() if text is None else json.loads(text)
     if NON_FINITE.search(response.content) and (found := non_finite(value)):
         host = response.url.netloc.decode("ascii")
@@ -506,6 +520,30 @@ def parse_json(response: httpx2.Response, text: str | None = None) -> Any:
             f"{host} answered with {found}, which JSON does not have", host=host, verdict=Verdict.SUCCESS
         )
     return value
+
+
+_OBJECT, _ARRAY, _ITEM = 232, 72, 40
+"""Bytes that CPython takes for an object of JSON with one member, for an array, and for each further value."""
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+
+
+def takes_more_than(limit: float, json: bytes) -> bool:
+    """Return whether the values of JSON take about more than `limit` bytes, beside their texts."""
+    if memory_of(json) <= limit:  # with the brackets in texts
+        return False
+    memory = end = 0
+    for string in _STRING.finditer(json):
+        memory += memory_of(json[end : string.start()])
+        end = string.end()
+        if memory > limit:
+            return True
+    return memory + memory_of(json[end:]) > limit
+
+
+def memory_of(json: bytes) -> int:
+    """Return about how many bytes the values of JSON without texts take."""
+    return _OBJECT * json.count(b"{") + _ARRAY * json.count(b"[") + _ITEM * json.count(b",")
 
 
 def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponseError:
