@@ -288,6 +288,6 @@ def test_tls_and_an_acl_user(project: Project, tmp_path: Path) -> None:
             log = "".join(server.log() for server in shared.servers)
             assert "redis does not answer" not in log
             assert "NOPERM" not in log
-        with replicas(project, url.partition("?")[0], tmp_path) as shared:
+        with replicas(project, url[: url.rindex("?")], tmp_path) as shared:
             assert not shared.call("first", 0, "health_check")[1], "it does not trust this Redis: limits are local"
             assert "CERTIFICATE_VERIFY_FAILED" in shared.servers[0].log()

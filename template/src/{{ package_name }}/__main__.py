@@ -54,6 +54,10 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "call a tool with the arguments of a JSON object and print its result",
     },
     "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
+    "surface": {
+        "choices": ("check", "accept"),
+        "help": "compare the tools with tests/surface.json, or write it",
+    },
     "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
 }
 """Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""

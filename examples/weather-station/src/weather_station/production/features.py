@@ -20,10 +20,12 @@ from .observe.metrics import install as metrics
 from .observe.telemetry_http import install as telemetry_http
 from .registry import Registry
 from .serve.console import call, dev, inspect
+from .serve.definitions import install as definitions
 from .serve.env_file import init_env
 from .serve.host_config import print_config
 from .serve.listeners import install as listeners
 from .serve.options import install as options
+from .serve.surface import surface
 from .upstream.circuit_breaker import install as circuit_breaker
 from .upstream.retry import install as retry
 
@@ -37,6 +39,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "telemetry": telemetry_http,
     "auth": auth_token,
     "tool_selection": tool_selection,
+    "definitions": definitions,
     "rate_limiting": rate_limit,
     "concurrency": concurrency,
     "retries": retry,
@@ -50,5 +53,6 @@ COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
     "call": call,
     "dev": dev,
     "inspect": inspect,
+    "surface": surface,
 }
 """By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""
