@@ -124,7 +124,7 @@ def cluster(nodes: Nodes) -> tuple[int, ...]:
     options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000")
     nodes.client = ("-a", PASSWORD, "--no-auth-warning")
     secret = f'requirepass "{PASSWORD}"\nmasterauth "{PASSWORD}"\n'
-    ports = [nodes.start(*options, configuration=secret) for _ in range(6)]
+    ports = [nodes.start(*options, "--cluster-port", str(free_port()), configuration=secret) for _ in range(6)]
     addresses = [f"{LOCAL}:{port}" for port in ports]
     create = ("--cluster", "create", *addresses, "--cluster-replicas", "1", "--cluster-yes")
     passes("redis-cli", *nodes.client, *create, cwd=nodes.directory)

@@ -47,10 +47,10 @@ def test_it_runs_at_the_start_and_at_intervals(serve: Serve) -> None:
         wait_for(lambda: runs.count >= 3)
         if HAS_METRICS:
             metrics = server.metrics()
-            counted = metrics.value("mcp_background_runs_total", job="job", outcome="success")
+            counted = metrics.value("mcp_background_runs_total", job_name="job", outcome="success")
             assert counted is not None
             assert counted >= 2
-            assert metrics.value("mcp_background_runs_total", job="job", outcome="error") == 0
+            assert metrics.value("mcp_background_runs_total", job_name="job", outcome="error") == 0
     count = runs.count
     assert runs.most == 1
     assert runs.count == count
@@ -67,7 +67,7 @@ def test_a_failure_is_logged_and_the_next_run_comes(serve: Serve, capfd: pytest.
         wait_for(lambda: len(calls) >= 3)
         assert server.get("/livez").status_code == 200
         if HAS_METRICS:
-            assert server.metrics().value("mcp_background_runs_total", job="rates", outcome="success") == 0
+            assert server.metrics().value("mcp_background_runs_total", job_name="rates", outcome="success") == 0
     err = capfd.readouterr().err
     assert "background job failed" in err
     assert "no rates" in err

@@ -203,8 +203,7 @@ class Locator:
 
     async def _owner_of_slot(self, client: Any, host: str) -> tuple[str, int] | None:
         slot = await client.execute_command("CLUSTER KEYSLOT", f"{{{self._tag}}}")
-        for (first, last), nodes in (await client.execute_command("CLUSTER SLOTS")).items():
+        for first, last, (address, port, *_), *_ in await client.execute_command("CLUSTER SLOTS"):
             if first <= slot <= last:
-                address, port, *_ = nodes["primary"]
-                return (str(address) or host, int(port))
+                return (str(address or host), int(port))
         return None
