@@ -54,7 +54,7 @@ PAGE = (ROOT / "docs" / "tutorial.md").read_text("utf-8")
 FILES = {match[1]: match[2] for match in re.finditer(r"^`([\w./]+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.M | re.S)}
 """The owner's files on the page, by path."""
 
-CONFIGURATION = ("orders.env", "tests/settings.env", "nginx.conf", "replicas.conf")
+CONFIGURATION = ("orders.env", "dev.env", "tests/settings.env", "nginx.conf", "replicas.conf")
 """Those of them that are no code."""
 
 MOST_LINES = 200

@@ -65,6 +65,13 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # also while modules are imported
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     # For the time before the server handles signals: a process with PID 1 ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -84,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error.problems, 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
-    except KeyboardInterrupt:
-        return 130
     finally:
         gc.enable()
 

@@ -83,13 +83,14 @@ class Job:
         self._job = job
         self._lease = None if all_replicas else registry.lease
         self._all_without_redis = all_without_redis
+        # Prometheus itself sets the label `job`, to the name of the server.
         self._runs = registry.meter.counter(
-            "mcp_background_runs_total", "Runs of the owner's jobs, by outcome.", ("job", "outcome")
+            "mcp_background_runs_total", "Runs of the owner's jobs, by outcome.", ("job_name", "outcome")
         )
         for outcome in ("success", "error"):
             self._runs(name, outcome)
         self._duration = registry.meter.histogram(
-            "mcp_background_run_seconds", "Duration of the runs of the owner's jobs.", ("job",), buckets=BUCKETS
+            "mcp_background_run_seconds", "Duration of the runs of the owner's jobs.", ("job_name",), buckets=BUCKETS
         )(name)
         self._loops: list[asyncio.Task[None]] = []
         """The task of each running server; each in-process test client adds one."""

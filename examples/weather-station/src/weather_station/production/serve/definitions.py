@@ -67,10 +67,9 @@ def _advice(tool: Tool, server: str) -> Iterator[str]:
     hints = tool.annotations
     if not (tool.title or (hints and hints.title)):
         yield "it has no title for people: server.tool(title=...)"
-    if hints is None or hints.read_only_hint is None:
-        yield "it has no readOnlyHint, so hosts ask before each call: ToolAnnotations(read_only_hint=...)"
-    elif not hints.read_only_hint and hints.destructive_hint is None:
-        yield "it has no destructiveHint, so hosts take it for destructive: ToolAnnotations(destructive_hint=...)"
+    if hints is None or (not hints.read_only_hint and hints.destructive_hint is None):
+        given = "readOnlyHint" if hints is None or hints.read_only_hint is None else "destructiveHint"
+        yield f"it has no {given}, so hosts take it for destructive: annotations=ToolAnnotations(...)"
     if len(tool.description) > MAX_DESCRIPTION:
         yield f"its description has {len(tool.description)} characters; OpenAI accepts {MAX_DESCRIPTION}"
     yield from _schema_advice(tool.parameters)
