@@ -25,7 +25,6 @@ from .serve.env_file import init_env
 from .serve.host_config import print_config
 from .serve.listeners import install as listeners
 from .serve.options import install as options
-from .serve.surface import surface
 from .upstream.circuit_breaker import install as circuit_breaker
 from .upstream.retry import install as retry
 
@@ -53,6 +52,5 @@ COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
     "call": call,
     "dev": dev,
     "inspect": inspect,
-    "surface": surface,
 }
 """By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""
