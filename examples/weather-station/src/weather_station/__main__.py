@@ -56,7 +56,7 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
     "surface": {
         "choices": ("check", "accept"),
-        "help": "compare the tools with tests/surface.json, or write it",
+        "help": "compare the tools with the recorded ones, or record them",
     },
     "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
 }

@@ -1,4 +1,4 @@
-"""`--surface`: compare what clients rely on with `tests/surface.json`, so that no tool changes unnoticed."""
+"""`--surface`: compare what clients rely on with a file of the tests, so that no tool changes unnoticed."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def surface(value: str, overrides: Mapping[str, Any]) -> int:
         sys.stdout.write(f"{text}\n")
     if breaking or others:
         kind = "clients of these tools may fail" if breaking else "no client fails"
-        sys.stdout.write(f"The tools differ from {FILE}; {kind}. To accept it: {accept}\n")
+        sys.stdout.write(f"The tools differ from {FILE.name}; {kind}. To accept it: {accept}\n")
     return 1 if breaking else 0
 
 
