@@ -346,6 +346,35 @@ RETRY: Rows = {
     ],
 }
 
+BACKGROUND: Rows = {
+    "Background jobs": [
+        series(
+            "Runs",
+            "Runs per minute of each job, over all replicas.",
+            "none",
+            Query(f"60 * {rate('job_name', 'mcp_background_runs_total', SERVER)}", "{{job_name}}"),
+        ),
+        series(
+            "Failing runs",
+            "Share of the runs that have failed. The log says why.",
+            "percentunit",
+            Query(
+                share(
+                    rate("job_name", "mcp_background_runs_total", f'{SERVER}, outcome="error"'),
+                    rate("job_name", "mcp_background_runs_total", SERVER),
+                ),
+                "{{job_name}}",
+            ),
+        ),
+        series(
+            "Duration of a run (p95)",
+            "95th percentile of the duration. Beyond its interval a job is always running.",
+            "s",
+            Query(percentile(0.95, "le, job_name", "mcp_background_run_seconds", SERVER), "{{job_name}}"),
+        ),
+    ],
+}
+
 CIRCUIT_BREAKER: Rows = {
     "Circuits": [
         states(
@@ -399,6 +428,7 @@ SPECS = (
     Spec("rate_limit", "MCP server: rate limit", "Calls that the rate limit rejected.", RATE_LIMIT),
     Spec("rate_limit_redis", "MCP server: rate limit in Redis", "Calls without a reply from Redis.", RATE_LIMIT_REDIS),
     Spec("retry", "MCP server: retries", "Retries of upstream requests.", RETRY),
+    Spec("background", "MCP server: background jobs", "Jobs at intervals.", BACKGROUND),
     Spec("circuit_breaker", "MCP server: circuits", "Circuits of upstream hosts.", CIRCUIT_BREAKER),
     Spec("telemetry", "MCP server: traces", "Tool calls in Jaeger.", TELEMETRY, (ONE_JOB,)),
 )

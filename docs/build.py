@@ -22,7 +22,17 @@ from tests.support import EVERYTHING, ROOT, choices, copy_template, questions
 from tests.template_repository import git
 
 SECTIONS = {
-    "Use": ["../README", "reference", "openapi", "updating", "troubleshooting", "faq", "python-use", "pictures"],
+    "Use": [
+        "../README",
+        "tutorial",
+        "reference",
+        "openapi",
+        "updating",
+        "troubleshooting",
+        "faq",
+        "python-use",
+        "pictures",
+    ],
     "A generated project": ["../template/README", "../template/AGENTS", "../template/docs/*"],
     "Background": [
         "performance",

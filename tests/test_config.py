@@ -24,6 +24,7 @@ GENERATION_ONLY = {
     "include_docker",
     "include_kubernetes",
     "include_ci",
+    "include_surface_test",
     "openapi_spec",
     "openapi_operations",
 }

@@ -582,7 +582,9 @@ def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rend
 
     assert shown("minimal") == set()
     assert shown("minimal-enable_metrics-True") == {"metrics", "upstream"}
-    assert shown("default") == {"metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "telemetry"}
+    assert shown("default") == {
+        *("metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "background", "telemetry")
+    }
     assert shown("everything") == shown("default") | {"rate_limit_redis"}
     sources = "ops/grafana/provisioning/datasources/telemetry.yml"
     assert sources in renderings["default"].files

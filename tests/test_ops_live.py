@@ -41,7 +41,11 @@ MAINTENANCE = """
 import os
 from pathlib import Path
 
-from ..production import readiness_check
+from ..production import every, readiness_check
+
+
+async def sweep():
+    pass
 
 
 async def check():
@@ -51,8 +55,9 @@ async def check():
 
 def register(server):
     readiness_check(server, "maintenance", check)
+    every(server, 1, sweep)
 """
-"""An owner's own readiness check, as a file of `tools/`."""
+"""An owner's own readiness check and job, as a file of `tools/`."""
 CLIENTS = ("steady", "broken", "flaky", "slow", "busy", "mistaken")
 CONNECTIONS = 50
 """The greatest number of connections from one address."""

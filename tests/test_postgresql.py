@@ -132,6 +132,31 @@ def test_the_code_of_the_page_is_clean(project: Path) -> None:
     passes(str(project / ".venv/bin/mypy"), cwd=project)
 
 
+def test_the_five_tests_of_the_page_about_tests(project: Path) -> None:
+    page = (project / "docs/testing.md").read_text("utf-8")
+    tools, tests = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    mine = {
+        "src/weather_station/tools/items.py": tools,
+        "tests/test_items.py": tests.replace("my_server", "weather_station"),
+    }
+    hidden = [project / "src/weather_station" / name for name in NAMES]  # these need the database
+    kept = {path: path.read_text("utf-8") for path in hidden}
+    try:
+        for path in hidden:
+            path.unlink()
+        for name, text in mine.items():
+            (project / name).write_text(text, "utf-8")
+        passes(str(project / ".venv/bin/ruff"), "check", *mine, cwd=project)
+        passes(str(project / ".venv/bin/mypy"), *mine, cwd=project)
+        passed = passes(str(project / ".venv/bin/python"), "-m", "pytest", "-q", "tests/test_items.py", cwd=project)
+        assert "5 passed" in passed
+    finally:
+        for path, text in kept.items():
+            path.write_text(text, "utf-8")
+        for name in mine:
+            (project / name).unlink(missing_ok=True)
+
+
 @pytest.fixture
 def database() -> Iterator[Database]:
     with tempfile.TemporaryDirectory() as directory:  # pytest's folders are closed to other users

@@ -2,6 +2,7 @@
 // calls `who`. It registers, or has the URL of a document about itself as its id.
 
 import { pathToFileURL } from 'node:url';
+import { signIn } from './user.mjs';
 
 const [modules, url, user, clientMetadataUrl] = process.argv.slice(2);
 const entry = pathToFileURL(`${modules}/@modelcontextprotocol/client/dist/index.mjs`);
@@ -22,39 +23,8 @@ const authProvider = {
   saveTokens: (tokens) => { kept.tokens = tokens; },
   codeVerifier: () => kept.verifier,
   saveCodeVerifier: (verifier) => { kept.verifier = verifier; },
-  redirectToAuthorization: async (target) => { answer = await signIn(target); },
+  redirectToAuthorization: async (target) => { answer = await signIn(target, user, CALLBACK); },
 };
-
-const unescaped = (text) => text.replaceAll('&amp;', '&').replaceAll('&quot;', '"').replaceAll('&#x27;', "'");
-
-// Whoever sits before the browser: presses the first button of each page, and signs in with a name.
-async function signIn(target) {
-  const cookies = {};
-  let method = 'GET';
-  let body;
-  for (;;) {
-    if (String(target).startsWith(CALLBACK)) return new URL(target).searchParams;
-    const { host } = new URL(target);
-    cookies[host] ??= {};
-    const cookie = Object.entries(cookies[host]).map(([name, value]) => `${name}=${value}`).join('; ');
-    const response = await fetch(target, { method, body, redirect: 'manual', headers: { cookie } });
-    for (const header of response.headers.getSetCookie()) {
-      const [pair] = header.split(';');
-      cookies[host][pair.slice(0, pair.indexOf('='))] = pair.slice(pair.indexOf('=') + 1);
-    }
-    const page = await response.text();
-    const onward = response.headers.get('location') ?? unescaped(/http-equiv="refresh" content="0;url=([^"]*)"/.exec(page)?.[1] ?? '');
-    if (onward) {
-      [target, method, body] = [new URL(onward, target), 'GET', undefined];
-      continue;
-    }
-    if (response.status !== 200) throw new Error(`${response.status} ${page}`);
-    const fields = new URLSearchParams([...page.matchAll(/name="([^"]+)" value="([^"]*)"/g)].map(([, name, value]) => [name, value]));
-    if (page.includes('name="login"')) for (const [name, value] of [['login', user], ['password', 'any']]) fields.set(name, value);
-    if (page.includes('name="decision"')) fields.set('decision', 'allow');
-    [target, method, body] = [new URL(unescaped(/<form[^>]* action="([^"]*)"/.exec(page)[1]), target), 'POST', fields];
-  }
-}
 
 const transport = () => new StreamableHTTPClientTransport(new URL(url), { authProvider });
 const first = transport();

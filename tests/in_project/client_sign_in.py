@@ -138,4 +138,5 @@ async def main(url: str, name: str, certificate: str, steps: str) -> None:
         print(json.dumps(report), flush=True)
 
 
-asyncio.run(main(*sys.argv[1:]))
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

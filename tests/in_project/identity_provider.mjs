@@ -1,12 +1,12 @@
 // An identity provider for the tests: npm's oidc-provider with opaque and JWT access tokens, introspection, revocation,
 // and token exchange (RFC 8693) through its hook for grants; users sign in at its development pages.
 //
-//     node identity_provider.mjs NODE_MODULES PORT KEY_ID [REDIRECT_URI]
+//     node identity_provider.mjs NODE_MODULES PORT KEY_ID [REDIRECT_URI] [RESOURCE]
 
 import { generateKeyPairSync } from 'node:crypto';
 import { pathToFileURL } from 'node:url';
 
-const [modules, port, kid, redirectUri] = process.argv.slice(2);
+const [modules, port, kid, redirectUri, resource] = process.argv.slice(2);
 const load = (path) => import(pathToFileURL(`${modules}/${path}`));
 const { Provider, errors } = await load('oidc-provider/lib/index.js');
 const jose = await load('jose/dist/webapi/index.js');
@@ -15,7 +15,7 @@ const issuer = `http://127.0.0.1:${port}`;
 const EXCHANGE = 'urn:ietf:params:oauth:grant-type:token-exchange';
 const LOGIN = 'urn:example:login'; // stands for the browser: a token of the user that the parameter names
 const ACCESS_TOKEN = 'urn:ietf:params:oauth:token-type:access_token';
-const FORMATS = { 'https://mcp.example.com/mcp': 'jwt', 'https://mcp.example.com/opaque': 'opaque', 'https://orders.example.com': 'jwt' };
+const FORMATS = { 'https://mcp.example.com/mcp': 'jwt', 'https://mcp.example.com/opaque': 'opaque', 'https://orders.example.com': 'jwt', ...(resource ? { [resource]: 'jwt' } : {}) };
 
 const key = generateKeyPairSync('ec', { namedCurve: 'P-256' }).privateKey.export({ format: 'jwk' });
 const signing = { ...key, kid, alg: 'ES256', use: 'sig' };
@@ -29,7 +29,7 @@ const connector = {
   ...client('connector', ['authorization_code', 'refresh_token']), redirect_uris: [redirectUri], response_types: ['code'],
 };
 const resourceServer = (resource) => ({
-  scope: 'orders:read orders:write', audience: resource, accessTokenFormat: FORMATS[resource], accessTokenTTL: 300,
+  scope: 'orders:read orders:write orders:refund', audience: resource, accessTokenFormat: FORMATS[resource], accessTokenTTL: 300,
   jwt: { sign: { alg: 'ES256' } },
 });
 
@@ -38,7 +38,7 @@ const provider = new Provider(issuer, {
   clients: [
     client('app', [LOGIN, 'client_credentials']), client('mcp-server', [EXCHANGE]), ...(redirectUri ? [connector] : []),
   ],
-  scopes: ['openid', 'offline_access', 'orders:read', 'orders:write'],
+  scopes: ['openid', 'offline_access', 'orders:read', 'orders:write', 'orders:refund'],
   issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
   pkce: { required: () => true },
   findAccount: (ctx, id) => ({ accountId: id, claims: () => ({ sub: id }) }),
@@ -59,20 +59,20 @@ const provider = new Provider(issuer, {
   },
 });
 
-async function issue(ctx, user, resource, scope) {
+async function issue(ctx, user, resource, scope, seconds = 300) {
   const grant = new provider.Grant({ accountId: user, clientId: ctx.oidc.client.clientId });
   grant.addResourceScope(resource, scope);
   const token = new provider.AccessToken({
-    accountId: user, client: ctx.oidc.client, grantId: await grant.save(), gty: 'custom', scope,
+    accountId: user, client: ctx.oidc.client, grantId: await grant.save(), gty: 'custom', scope, expiresIn: Number(seconds),
   });
   token.resourceServer = new provider.ResourceServer(resource, resourceServer(resource));
-  return { access_token: await token.save(), token_type: 'Bearer', expires_in: 300, scope };
+  return { access_token: await token.save(), token_type: 'Bearer', expires_in: Number(seconds), scope };
 }
 
 provider.registerGrantType(LOGIN, async (ctx) => {
-  const { user, resource, scope } = ctx.oidc.params;
-  ctx.body = await issue(ctx, user, resource, scope);
-}, ['user', 'resource', 'scope']);
+  const { user, resource, scope, seconds } = ctx.oidc.params;
+  ctx.body = await issue(ctx, user, resource, scope, seconds);
+}, ['user', 'resource', 'scope', 'seconds']);
 
 provider.registerGrantType(EXCHANGE, async (ctx) => {
   const { params } = ctx.oidc;

@@ -47,10 +47,10 @@ def test_it_runs_at_the_start_and_at_intervals(serve: Serve) -> None:
         wait_for(lambda: runs.count >= 3)
         if HAS_METRICS:
             metrics = server.metrics()
-            counted = metrics.value("mcp_background_runs_total", job="job", outcome="success")
+            counted = metrics.value("mcp_background_runs_total", job_name="job", outcome="success")
             assert counted is not None
             assert counted >= 2
-            assert metrics.value("mcp_background_runs_total", job="job", outcome="error") == 0
+            assert metrics.value("mcp_background_runs_total", job_name="job", outcome="error") == 0
     count = runs.count
     assert runs.most == 1
     assert runs.count == count
@@ -67,10 +67,31 @@ def test_a_failure_is_logged_and_the_next_run_comes(serve: Serve, capfd: pytest.
         wait_for(lambda: len(calls) >= 3)
         assert server.get("/livez").status_code == 200
         if HAS_METRICS:
-            assert server.metrics().value("mcp_background_runs_total", job="rates", outcome="success") == 0
+            assert server.metrics().value("mcp_background_runs_total", job_name="rates", outcome="success") == 0
     err = capfd.readouterr().err
     assert "background job failed" in err
     assert "no rates" in err
+
+
+def test_an_outage_of_the_upstream_is_one_line_without_a_traceback(
+    serve: Serve, api: StandIn, capfd: pytest.CaptureFixture[str]
+) -> None:
+    api.documents = {}
+
+    def register(server: ProductionServer) -> None:
+        every(server, 0.01, lambda: upstream(server).get_json("/rates"), name="rates")
+
+    log = ""
+
+    def logged() -> bool:
+        nonlocal log
+        log += capfd.readouterr().err
+        return "background job failed" in log
+
+    with serve(register, upstream_base_url=api.url):
+        wait_for(logged)
+    assert "answered 404 Not Found. Trying again will not help." in log
+    assert "Traceback" not in log
 
 
 def test_a_run_is_finished_before_the_server_stops(serve: Serve) -> None:
@@ -143,15 +164,29 @@ def store() -> Iterator[tuple[Any, str]]:
         server.terminate()
 
 
-def replica(runs: Runs, url: str, without_redis: Literal["none", "all"]) -> contextlib.ExitStack:
+def replica(runs: Runs, url: str, **options: Any) -> contextlib.ExitStack:
     """Start a server that runs the job and shares a Redis."""
 
     def register(server: ProductionServer) -> None:
-        every(server, 0.04, runs.job, without_redis=without_redis)
+        every(server, 0.04, runs.job, **options)
 
     stack = contextlib.ExitStack()
     stack.enter_context(running(config(redis_url=url, rate_limit_backend="redis"), register))
     return stack
+
+
+@shares_redis
+def test_every_replica_runs_it() -> None:
+    """Also while Redis does not answer, for it needs none."""
+    replicas = [Runs(), Runs()]
+    with store() as (redis, url), contextlib.ExitStack() as servers:
+        for runs in replicas:
+            servers.enter_context(replica(runs, url, replicas="all"))
+        for _ in range(2):
+            before = [runs.count for runs in replicas]
+            wait_for(lambda before=before: all(a.count > b + 1 for a, b in zip(replicas, before, strict=True)))
+            redis.terminate()
+        redis.start()
 
 
 @shares_redis
@@ -168,7 +203,7 @@ def test_one_replica_runs_it(without_redis: Literal["none", "all"], capfd: pytes
     with store() as (redis, url), contextlib.ExitStack() as servers:
         for runs in replicas:
             runs.seconds = 0.1  # longer than the interval: the lease is kept meanwhile
-        stacks = [servers.enter_context(replica(runs, url, without_redis)) for runs in replicas]
+        stacks = [servers.enter_context(replica(runs, url, without_redis=without_redis)) for runs in replicas]
         wait_for(lambda: sum(runs.count for runs in replicas) >= 5)
         assert min(runs.count for runs in replicas) == 0
         leader = 0 if replicas[0].count else 1

@@ -253,3 +253,13 @@ def test_a_signal_during_the_start_ends_the_process(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit) as ended:
         main([])
     assert ended.value.code == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("name", ["_parser", "_load", "_run"])
+def test_ctrl_c_before_the_server_serves_is_no_traceback(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["weather-station"])
+    monkeypatch.setattr(cli, name, interrupted)
+    assert cli.main(["--check"]) == 130

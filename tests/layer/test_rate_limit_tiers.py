@@ -116,3 +116,15 @@ def test_a_mistake_in_the_tiers_stops_the_start(tiers: str) -> None:
 def test_a_cost_is_a_positive_integer(cost: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="cost"):
         policy(cost=cost)
+
+
+def test_the_messages_of_a_tier_are_limited_by_its_own_permits(serve: Serve) -> None:
+    tiers = limits(rate_limit_requests=2, rate_limit_tiers=f"big=30/{DAY},small=1/{DAY}")
+    with serve(register, **tiers) as server:
+        assert admitted(server, LEGACY, "alice,big", "cheap", 35) == 30
+        for caller, messages in (("bob,small", 10), ("carol", 20)):
+            answers = [
+                server.client.post(server.url, json=message("ping"), headers={**HEADERS, "x-caller": caller}).json()
+                for _ in range(messages + 5)
+            ]
+            assert sum("result" in answer for answer in answers) == messages

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from mcp import Client
 from starlette.requests import Request
@@ -24,6 +25,7 @@ from weather_station.__main__ import SLUG
 from weather_station.production.config import StartError
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.tool_loader import register_modules
+from weather_station.production.upstream.errors import UpstreamError, UpstreamStatusError, UpstreamTimeoutError, Verdict
 from weather_station.server import create_server
 
 FINDING = """
@@ -83,6 +85,38 @@ def test_a_custom_route_is_served_beside_the_endpoint(serve: Serve) -> None:
         response = server.client.post(f"{server.base}/hook", content="an event")
         assert (response.status_code, response.text) == (200, "an event")
         assert server.get("/hook").status_code == 405
+
+
+ROUTE_FAILURES = {
+    "down": (UpstreamError("secret.example failed", host="secret.example", verdict=Verdict.FAILURE), 503, None),
+    "busy": (UpstreamError("x is busy", host="secret.example", retry_after=6.2, verdict=Verdict.NEUTRAL), 503, "7"),
+    "rejected": (
+        UpstreamStatusError("it answered 404", host="a", response=httpx2.Response(404)),
+        502,
+        None,
+    ),
+    "timeout": (UpstreamTimeoutError("x was slow", host="secret.example", verdict=Verdict.FAILURE), 503, None),
+}
+"""What a route's function raises, and the status and Retry-After of the answer."""
+
+
+@pytest.mark.parametrize("case", ROUTE_FAILURES)
+def test_a_route_whose_upstream_fails_says_whether_to_send_it_again(
+    case: str, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    error, status, retry_after = ROUTE_FAILURES[case]
+
+    async def hook(request: Request) -> Response:
+        raise error
+
+    with serve(lambda server: server.custom_route("/hook", ["POST"])(hook)) as server:
+        response = server.client.post(f"{server.base}/hook")
+        assert (response.status_code, response.headers.get("retry-after")) == (status, retry_after)
+        assert "secret.example" not in response.text
+    log = capfd.readouterr().err
+    assert "upstream of a route failed" in log
+    assert str(error) in log
+    assert "Traceback" not in log
 
 
 MISTAKES = {

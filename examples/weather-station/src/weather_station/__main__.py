@@ -54,6 +54,10 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "help": "call a tool with the arguments of a JSON object and print its result",
     },
     "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
+    "surface": {
+        "choices": ("check", "accept"),
+        "help": "compare the tools with the recorded ones, or record them",
+    },
     "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
 }
 """Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""
@@ -61,6 +65,13 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:  # also while modules are imported
+        return 130
+
+
+def _main(argv: Sequence[str] | None) -> int:
     options = _parser().parse_args(argv)
     # For the time before the server handles signals: a process with PID 1 ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -80,8 +91,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error.problems, 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
-    except KeyboardInterrupt:
-        return 130
     finally:
         gc.enable()
 

@@ -15,6 +15,7 @@ from .production.serve import http, tool_loader
 
 WITHOUT_SWITCH = (
     "identity",
+    "definitions",
     "auth_introspection",
     "auth_challenge",
     "lease",

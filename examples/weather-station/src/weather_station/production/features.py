@@ -22,6 +22,7 @@ from .observe.metrics import install as metrics
 from .observe.telemetry_http import install as telemetry_http
 from .registry import Registry
 from .serve.console import call, dev, inspect
+from .serve.definitions import install as definitions
 from .serve.env_file import init_env
 from .serve.host_config import print_config
 from .serve.listeners import install as listeners
@@ -39,6 +40,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "telemetry": telemetry_http,
     "auth": auth_token,
     "tool_selection": tool_selection,
+    "definitions": definitions,
     "rate_limiting": rate_limit,
     "response_mode": response_mode,
     "long_calls": long_calls,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -277,6 +277,8 @@ class Registry:
     """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
+    tool_advice: list[Callable[[Sequence[Any]], Iterable[str]]] = field(default_factory=list)
+    """Each yields possible improvements of the registered tools for `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
     secrets: LearnedSecrets = field(default_factory=LearnedSecrets)

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence, Set
 from functools import cached_property, partial
 from http.server import BaseHTTPRequestHandler
 from importlib import import_module
@@ -38,7 +38,7 @@ import pytest
 from mcp import Client
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.provider import AccessToken
-from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, CallToolResult
+from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, CallToolResult, Tool
 
 from .caller import Caller, User, peer_caller
 from .config import ANSWERS, ConfigError, ProductionConfig, StartError, known_variables
@@ -286,6 +286,7 @@ class Call:
         scopes: Sequence[str] = (),
         tier: str | None = None,
         tenant: str | None = None,
+        progress: Callable[[float, float | None, str | None], object] | None = None,
     ) -> CallToolResult:
         """Call a tool and return its result.
 
@@ -298,6 +299,7 @@ class Call:
             scopes: Scopes of that token.
             tier: Tier of that caller.
             tenant: Tenant of that caller.
+            progress: Gets what the tool reports: how far it is, of how much, and a message.
 
         Raises:
             ValueError: `caller` is given, and this project has no feature that identifies callers.
@@ -305,6 +307,31 @@ class Call:
         Example:
             result = await call("get_weather", {"city": "Lisbon"}, caller="alice")
         """
+        given = progress or (lambda *report: None)
+
+        async def report(progress: float, total: float | None, message: str | None) -> None:
+            given(progress, total, message)
+
+        async with self._client(caller, scopes, tier, tenant) as client:
+            return await client.call_tool(tool, dict(arguments or {}), progress_callback=report if progress else None)
+
+    async def list_tools(self, *, caller: str | None = None, scopes: Sequence[str] = ()) -> list[Tool]:
+        """Return the tools that a caller sees.
+
+        Args:
+            caller: Client id of the access token, as for a call.
+            scopes: Scopes of that token.
+
+        Raises:
+            ValueError: `caller` is given, and this project has no feature that identifies callers.
+        """
+        async with self._client(caller, scopes) as client:
+            return (await client.list_tools()).tools
+
+    @contextlib.asynccontextmanager
+    async def _client(
+        self, caller: str | None, scopes: Sequence[str], tier: str | None = None, tenant: str | None = None
+    ) -> AsyncIterator[Client]:
         user = None
         if caller is not None:
             if self.server.registry.identify is peer_caller:
@@ -314,7 +341,7 @@ class Call:
         token = auth_context_var.set(user)
         try:
             async with Client(self.server) as client:
-                return await client.call_tool(tool, dict(arguments or {}))
+                yield client
         finally:
             auth_context_var.reset(token)
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from ..redis_connections import pool
 from .auth_oauth_store import StoreUnavailableError
 
 TIMEOUT_SECONDS = 2.0
@@ -23,21 +24,21 @@ class RedisStore:
             prefix: What the keys begin with; its braces keep all keys of a server in one slot of a cluster.
 
         Raises:
-            ValueError: `url` is not the URL of a Redis server; the text may quote parts of it.
-            TypeError: its query has an unknown option.
+            ConfigError: `url` is not the URL of a Redis server.
         """
         # Imported here because it takes half a second, which a process without REDIS_URL saves.
-        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio import Redis
         from redis.exceptions import RedisError
 
-        pool = BlockingConnectionPool.from_url(
+        connections = pool(
             url,
+            prefix,
             max_connections=MAX_CONNECTIONS,
             timeout=TIMEOUT_SECONDS,
             socket_timeout=TIMEOUT_SECONDS,
             socket_connect_timeout=TIMEOUT_SECONDS,
         )
-        self._redis: Any = Redis(connection_pool=pool)  # redis-py's types say that a reply may be awaited or not
+        self._redis: Any = Redis(connection_pool=connections)  # redis-py's types say that a reply may be awaited or not
         self._errors = (RedisError, OSError)
         self._prefix = f"{{{prefix}}}:oauth:"
 

@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from ..config import ConfigError, without_credentials
+from ..config import without_credentials
+from ..redis_connections import pool
 from ..registry import HealthPart, Probe, Registry
 from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
@@ -111,24 +112,24 @@ class SharedBuckets:
             timeout: Longest time that a call waits, in seconds.
 
         Raises:
-            ValueError: `url` is not the URL of a Redis server; the text may quote parts of it.
-            TypeError: its query has an unknown option.
+            ConfigError: `url` is not the URL of a Redis server.
         """
         # Imported here because it takes half a second, which a process without REDIS_URL saves.
-        from redis.asyncio import ConnectionPool
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
 
         self.quota = quota
-        pool = ConnectionPool.from_url(
+        connections = pool(
             url,
+            prefix,
+            "ConnectionPool",
             socket_connect_timeout=None,  # `_connection_use` has a timeout
             socket_timeout=None,  # likewise; its implementation, wait_for, may lose a cancellation in Python 3.11
             retry=Retry(NoBackoff(), 0),  # a call without a reply may have spent its permit
             protocol=2,  # RESP3 adds push messages, which are not replies
         )
-        self._connection: Any = pool.connection_class(**pool.connection_kwargs)  # redis-py does not type it
+        self._connection: Any = connections.connection_class(**connections.connection_kwargs)
         self._errors = (RedisError, OSError)
         self._prefix = f"{{{prefix}}}:rate_limit:"
         self._timeout = timeout
@@ -328,11 +329,7 @@ def install(registry: Registry) -> None:
         return
     tiers = Tiers(config)
     url = config.redis_url.get_secret_value()
-    try:
-        shared = SharedBuckets(tiers.default, url, registry.about.name)
-    except (ValueError, TypeError):  # their texts may contain the password
-        problem = "REDIS_URL: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"
-        raise ConfigError([problem]) from None
+    shared = SharedBuckets(tiers.default, url, registry.about.name)
     registry.on_startup.append(shared.open)
     registry.on_shutdown.append(shared.close)
     registry.health.probes["redis"] = Probe(without_credentials(url), shared.ping)
@@ -372,7 +369,7 @@ def install(registry: Registry) -> None:
             return HealthPart(fields, ("rate_limit_store",))
 
     registry.middleware["rate_limit"] = middleware
-    limit_messages(registry)
+    limit_messages(registry, tiers)
     registry.health.parts.append(health)
     if policy == "closed":
         registry.health.checks["redis"] = shared.ping

@@ -24,7 +24,8 @@ from mcp.server.subscriptions import (
     ToolsListChanged,
 )
 
-from ..config import ConfigError, without_credentials
+from ..config import without_credentials
+from ..redis_connections import pool
 from ..registry import HealthPart, Probe, Registry
 from ..upstream.errors import RETRY_LATER
 from .single_use import SingleUseError, digest_of
@@ -61,18 +62,18 @@ class SharedState(InMemorySubscriptionBus):
             name: Name of the server, the hash tag.
 
         Raises:
-            ValueError: `url` is not the URL of a Redis server; the text may quote parts of it.
-            TypeError: its query has an unknown option.
+            ConfigError: `url` is not the URL of a Redis server.
         """
         # Imported here because it takes half a second, which a process without REDIS_URL saves.
-        from redis.asyncio import BlockingConnectionPool, Redis
+        from redis.asyncio import Redis
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
 
         super().__init__()
-        pool = BlockingConnectionPool.from_url(
+        connections = pool(
             url,
+            name,
             max_connections=MAX_CONNECTIONS + 1,
             timeout=None,  # `_answer` has one; so below
             socket_connect_timeout=None,
@@ -80,7 +81,7 @@ class SharedState(InMemorySubscriptionBus):
             retry=Retry(NoBackoff(), 0),  # a command without an answer may have been done
             protocol=2,
         )
-        self._redis: Any = Redis(connection_pool=pool)
+        self._redis: Any = Redis(connection_pool=connections)
         self._errors = (RedisError, OSError)
         self._prefix = f"{{{name}}}"
         self._channel = f"{self._prefix}:events"
@@ -214,11 +215,7 @@ def install(registry: Registry) -> None:
         registry.notices.append("REDIS_URL is not set: used keys and change events stay within each process")
         return
     url = registry.config.redis_url.get_secret_value()
-    try:
-        shared = SharedState(url, registry.about.name)
-    except (ValueError, TypeError):  # their texts may contain the password
-        problem = "REDIS_URL: not the URL of a Redis server (accepted: redis://, rediss:// and unix:// URLs)"
-        raise ConfigError([problem]) from None
+    shared = SharedState(url, registry.about.name)
     registry.first_use = shared.first_use
     registry.server_arguments = {**registry.server_arguments, "subscriptions": shared}
     registry.on_startup.append(shared.open)

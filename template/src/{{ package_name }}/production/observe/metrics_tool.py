@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp_types import ToolAnnotations
@@ -38,7 +38,9 @@ def install(registry: Registry) -> None:
         return
     export: MetricsExport = registry.metrics
 
-    async def get_metrics(include_prometheus: bool = False) -> Metrics:
+    async def get_metrics(
+        include_prometheus: Annotated[bool, Field(description="Also return all metrics as text")] = False,
+    ) -> Metrics:
         """Calls by status, errors by type and mean duration of each tool since the server started."""
         metrics = summarize(export.samples(), time.monotonic() - registry.started_at)
         metrics.prometheus = export.text() if include_prometheus else None

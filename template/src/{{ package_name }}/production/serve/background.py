@@ -13,6 +13,7 @@ from opentelemetry import trace
 
 from ..registry import Registry, Server, registry_of
 from ..request import is_own_failure
+from ..upstream.errors import UpstreamError
 
 BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0)
 """Upper bounds in seconds of a run's duration."""
@@ -31,19 +32,22 @@ def every(
     job: Callable[[], Awaitable[object]],
     *,
     name: str | None = None,
+    replicas: Literal["one", "all"] = "one",
     without_redis: Literal["none", "all"] = "none",
 ) -> None:
     """Run `await job()` while the server runs: at its start, and `seconds` after the start of each run.
 
     Runs do not overlap; one that takes longer than `seconds` is followed at once by the next. A failure is logged, and
-    the next run comes in time. Where replicas share a Redis, one of them runs the job, and another one when it is gone.
+    the next run comes in time. Where replicas share a Redis, one of them runs the job, and another one when it is gone;
+    a job that fills the memory of its process needs `replicas="all"`.
 
     Args:
         server: The server, in `register`.
         seconds: Interval between the starts of two runs.
         job: May use `upstream(server)`, and `run` of a dependency.
         name: Name for the metrics and the log, the function's own by default.
-        without_redis: Who runs the job while Redis does not answer: no replica, or every one.
+        replicas: Who runs the job where replicas share a Redis: one of them, or every one.
+        without_redis: Who runs a job of one replica while Redis does not answer: no replica, or every one.
 
     Raises:
         ValueError: `seconds` is not positive, or a job has the name already.
@@ -55,7 +59,7 @@ def every(
     if known in registry.jobs:
         raise ValueError(f"a job named {known!r} runs already: give one of them another name")
     registry.jobs.add(known)
-    made = Job(registry, known, seconds, job, all_without_redis=without_redis == "all")
+    made = Job(registry, known, seconds, job, all_replicas=replicas == "all", all_without_redis=without_redis == "all")
     registry.on_startup.append(made.start)
     registry.on_shutdown.append(made.stop)
 
@@ -70,20 +74,23 @@ class Job:
         seconds: float,
         job: Callable[[], Awaitable[object]],
         *,
+        all_replicas: bool,
         all_without_redis: bool,
     ) -> None:
         self._registry = registry
         self._name = name
         self._seconds = seconds
         self._job = job
+        self._lease = None if all_replicas else registry.lease
         self._all_without_redis = all_without_redis
+        # Prometheus itself sets the label `job`, to the name of the server.
         self._runs = registry.meter.counter(
-            "mcp_background_runs_total", "Runs of the owner's jobs, by outcome.", ("job", "outcome")
+            "mcp_background_runs_total", "Runs of the owner's jobs, by outcome.", ("job_name", "outcome")
         )
         for outcome in ("success", "error"):
             self._runs(name, outcome)
         self._duration = registry.meter.histogram(
-            "mcp_background_run_seconds", "Duration of the runs of the owner's jobs.", ("job",), buckets=BUCKETS
+            "mcp_background_run_seconds", "Duration of the runs of the owner's jobs.", ("job_name",), buckets=BUCKETS
         )(name)
         self._loops: list[asyncio.Task[None]] = []
         """The task of each running server; each in-process test client adds one."""
@@ -104,8 +111,8 @@ class Job:
             await asyncio.wait_for(self._idle.wait(), FINISH_SECONDS)
         loop.cancel()
         await asyncio.wait([loop])
-        if self._registry.lease is not None and not self._outage:
-            await self._registry.lease(self._name, 0)  # another replica need not wait for its end
+        if self._lease is not None and not self._outage:
+            await self._lease(self._name, 0)  # another replica need not wait for its end
 
     async def _repeat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -117,11 +124,10 @@ class Job:
 
     async def _is_mine(self) -> bool:
         """Return whether this replica runs the job in this interval."""
-        lease = self._registry.lease
-        if lease is None:
+        if self._lease is None:
             return True
         # Twice the interval, so that the replica that has it renews it in time, and another follows when that is gone.
-        mine = await lease(self._name, 2 * self._seconds)
+        mine = await self._lease(self._name, 2 * self._seconds)
         if (mine is None) is not self._outage:
             self._outage = mine is None
             if self._outage:
@@ -132,9 +138,9 @@ class Job:
         return self._all_without_redis if mine is None else mine
 
     async def _keep_lease(self) -> None:
-        while self._registry.lease is not None:
+        while self._lease is not None:
             await asyncio.sleep(self._seconds / 2)
-            await self._registry.lease(self._name, 2 * self._seconds)
+            await self._lease(self._name, 2 * self._seconds)
 
     async def _run(self) -> None:
         task = asyncio.current_task()
@@ -150,7 +156,10 @@ class Job:
             if not is_own_failure(error, task):
                 outcome = "cancelled"
                 raise
-            log.error("background job failed", job=self._name, exc_info=error)
+            if isinstance(error, UpstreamError):  # its text says it all
+                log.warning("background job failed", job=self._name, reason=str(error))
+            else:
+                log.error("background job failed", job=self._name, exc_info=error)
         finally:
             keeping.cancel()
             self._idle.set()

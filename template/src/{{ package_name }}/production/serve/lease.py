@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from ..redis_connections import pool
 from ..registry import Registry
 
 TIMEOUT_SECONDS = 1.0
@@ -41,9 +42,10 @@ class Leases:
         from redis.exceptions import RedisError
 
         if self._client is None:
-            self._client = Redis.from_url(
-                self._url, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+            connections = pool(
+                self._url, self._server, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
             )
+            self._client = Redis(connection_pool=connections)
         milliseconds = max(1, round(seconds * 1000))
         key = f"{{{self._server}}}:lease:{name}"
         try:
@@ -54,6 +56,7 @@ class Leases:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.aclose()
+            await self._client.connection_pool.disconnect()
             self._client = None
 
 

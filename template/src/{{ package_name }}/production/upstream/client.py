@@ -260,7 +260,8 @@ class Upstream:
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
         at_base = not absolute or http.url.origin == self._base_origin
-        if not at_base and self._allowed_hosts and http.url.host not in self._allowed_hosts:
+        named = {http.url.host, http.url.netloc.decode("ascii")}
+        if not at_base and self._allowed_hosts and named.isdisjoint(self._allowed_hosts):
             raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
         if at_base:
             for name, value in self._headers.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
 
@@ -37,7 +37,7 @@ LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
 """Methods that run the owner's code, and so share `rate_limit_requests`."""
 
 MESSAGES_PER_REQUEST = 10
-"""Default of `rate_limit_messages`, as a multiple of `rate_limit_requests`."""
+"""Messages of a caller, as a multiple of its requests; for callers without a tier the default only."""
 
 STATE_SECONDS = 600.0
 """Lifetime of a request state (`RequestStateSecurity`)."""
@@ -72,11 +72,6 @@ class Quota:
     @classmethod
     def of(cls, config: ProductionConfig) -> Quota:
         return cls(config.rate_limit_requests, config.rate_limit_window_seconds * MICROSECONDS)
-
-    @classmethod
-    def of_messages(cls, config: ProductionConfig) -> Quota:
-        limit = config.rate_limit_messages or MESSAGES_PER_REQUEST * config.rate_limit_requests
-        return cls(limit, config.rate_limit_window_seconds * MICROSECONDS)
 
     def wait(self, debt: int, cost: int = 1) -> int:
         """Return the microseconds, rounded up, until a caller with a debt of `debt` ticks may call; 0 means now.
@@ -120,6 +115,11 @@ class Tiers:
                 self._quotas[name] = Quota(limit, seconds * MICROSECONDS)
         if problems:
             raise ConfigError(problems)
+
+    def quotas(self) -> Iterator[Quota]:
+        """Yield all quotas."""
+        yield self.default
+        yield from self._quotas.values()
 
     def of(self, caller: Caller) -> Quota:
         """Return the quota of the caller's tier; the default one without a tier, or with one that has no limit."""
@@ -253,20 +253,24 @@ def install(registry: Registry) -> None:
 
     registry.middleware["rate_limit"] = limiter(registry, tiers, local.take)
     registry.health.parts.append(health)
-    limit_messages(registry)
+    limit_messages(registry, tiers)
 
 
-def limit_messages(registry: Registry) -> None:
+def limit_messages(registry: Registry, tiers: Tiers) -> None:
     """Limit the messages of each caller to this process, which bounds its work."""
-    buckets = Buckets(Quota.of_messages(registry.config))
+    quotas = {quota: Quota(MESSAGES_PER_REQUEST * quota.limit, quota.window) for quota in tiers.quotas()}
+    if registry.config.rate_limit_messages is not None:
+        quotas[tiers.default] = Quota(registry.config.rate_limit_messages, tiers.default.window)
+    buckets = {quota: Buckets(of_messages) for quota, of_messages in quotas.items()}
     rejected = Rejections(registry, "MessageRateLimited")
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        wait = buckets.spend(request.caller.id)
-        return rejected(request, buckets.quota, wait) if wait else await call_next(request)
+        own = buckets[tiers.of(request.caller)]
+        wait = own.spend(request.caller.id)
+        return rejected(request, own.quota, wait) if wait else await call_next(request)
 
     def admit_notification(caller_id: str) -> bool:
-        wait = buckets.spend(caller_id)
+        wait = buckets[tiers.current(caller_id)[0]].spend(caller_id)
         if wait:
             rejected.count()
         return not wait

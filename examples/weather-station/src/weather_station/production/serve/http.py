@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from math import ceil
+from typing import Any
+
+import structlog
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..inbound.caller_limits import CallerLimits, RouteLimits
 from ..inbound.guard import Guard, ReportGuard
 from ..inbound.http_limits import InputLimits, http_error
 from ..sdk import ProductionServer
+from ..upstream.errors import UpstreamError, Verdict
 from .drain import Streams
 from .listen import routing
 
@@ -16,6 +23,8 @@ ENDPOINT = "/mcp"
 
 PROBES = frozenset(("/livez", "/readyz", "/health", "/metrics"))
 """Routes for probes and monitoring, which have no limits: they read no body."""
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 def build(server: ProductionServer) -> ASGIApp:
@@ -46,6 +55,7 @@ def build(server: ProductionServer) -> ASGIApp:
     endpoint = Guard(registry, authentication)
 
     starlette = routing(registry.http.routes)
+    starlette.add_exception_handler(UpstreamError, explain_failure)
     starlette.router.lifespan_context = sdk.router.lifespan_context
     routes = ReportGuard(registry, RouteLimits(registry, starlette, PROBES))
 
@@ -71,3 +81,20 @@ def only_post(app: ASGIApp) -> ASGIApp:
             await http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
 
     return application
+
+
+async def explain_failure(request: Request, error: Any) -> Response:
+    """Answer a request of an owner's route whose upstream or dependency failed: 503 if it may be sent again, else 502.
+
+    The reason goes to the log only, since anyone may send such a request.
+
+    Args:
+        request: A request of such a route.
+        error: The `UpstreamError` that its function raised.
+    """
+    route = getattr(request.scope.get("endpoint"), "__name__", "")
+    log.warning("upstream of a route failed", route=route, reason=str(error))
+    if error.verdict is not Verdict.FAILURE and error.retry_after is None:
+        return PlainTextResponse("A service that this request needs rejects it.\n", 502)
+    headers = {} if error.retry_after is None else {"retry-after": str(ceil(error.retry_after))}
+    return PlainTextResponse("A service that this request needs does not work now. Try again later.\n", 503, headers)

@@ -138,7 +138,9 @@ def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Ro
     for notice in server.registry.notices:
         yield Row("notice", notice, "warning")
     advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
-    for text in (*advice, *tool_loader.advice(server.registered_tools())):
+    tools = server.registered_tools()
+    more = (text for of_feature in server.registry.tool_advice for text in of_feature(tools))
+    for text in (*advice, *tool_loader.advice(tools), *more):
         yield Row("advice", text, "warning")
     for problem in health.problems:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")
