@@ -287,6 +287,8 @@ class ProductionConfig(EnvironmentSettings):
     max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
+    max_result_bytes: int = Field(default=100_000, ge=0, le=1024**3)
+    result_text_copy: bool = True
     max_tool_threads: int = Field(default=40, ge=1, le=10_000)
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 

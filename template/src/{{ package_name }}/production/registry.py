@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -126,6 +126,10 @@ class Targets(Protocol):
         ...
 
     def policy(self, method: str, label: str) -> Policy: ...
+
+    def arguments(self, tool: str) -> Sequence[str]:
+        """Return the names of a tool's arguments."""
+        ...
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
         """Return the target label of a request, as `MCPRequest` has it."""

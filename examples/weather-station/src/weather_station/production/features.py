@@ -13,6 +13,7 @@ from .inbound.concurrency import install as concurrency
 from .inbound.identity import install as identity
 from .inbound.rate_limit import install as rate_limit
 from .inbound.replicas import install as replicas
+from .inbound.result_budget import install as result_budget
 from .inbound.single_use import install as single_use
 from .inbound.tool_selection import install as tool_selection
 from .observe.logging import install as logging
@@ -39,6 +40,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "tool_selection": tool_selection,
     "rate_limiting": rate_limit,
     "concurrency": concurrency,
+    "result_budget": result_budget,
     "retries": retry,
     "circuit_breaker": circuit_breaker,
     "listeners": listeners,
