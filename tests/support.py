@@ -157,6 +157,7 @@ EVERYTHING = answers(
     **{name: True for name, question in questions().items() if question["type"] == "bool"},
     rate_limit_backend="redis",
     telemetry_protocol="grpc",
+    telemetry_signals="all",
     auth="jwt",
     session_mode="stateless",
 )

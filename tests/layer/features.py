@@ -27,6 +27,7 @@ OPTIONAL = (
     "observe.metrics_tool",
     "observe.redaction",
     "observe.telemetry",
+    "observe.telemetry_signals",
     "openapi",
     "serve.background",
     "serve.console",

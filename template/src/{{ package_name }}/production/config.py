@@ -352,6 +352,7 @@ class ProductionConfig(EnvironmentSettings):
     enable_telemetry: bool = True
     telemetry_endpoint: OptionalHttpUrl = Field(default=None, validation_alias="OTEL_EXPORTER_ENDPOINT")
     telemetry_protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    telemetry_caller_sampling: bool = False
 
     upstream_base_url: HttpUrl = Field(default="https://api.open-meteo.com", validation_alias="BASE_URL")
     upstream_api_key_env: str = ""

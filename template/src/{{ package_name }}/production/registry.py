@@ -273,6 +273,8 @@ class Registry:
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    log_sinks: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
+    """Each gets the level and the redacted fields of every line of the log."""
     secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""
