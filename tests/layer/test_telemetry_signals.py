@@ -16,7 +16,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from harness import Running, Serve, config, has, wait_for
+from harness import Running, Serve, config, has, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ANSWERS, ConfigError
@@ -236,3 +236,9 @@ def test_a_server_that_starts_again_exports_again(monkeypatch: pytest.MonkeyPatc
     assert len(collector.requests["metrics"]) == 2
     if has("observe.telemetry_logs"):
         assert [record.body.string_value for record in collector.records()].count("started") == 2
+
+
+def test_an_endpoint_without_standard_variables_is_enough() -> None:
+    code = "server = harness.create_server(harness.config(telemetry_endpoint='http://127.0.0.1:9'))\n"
+    done = run_python(f"{code}assert 'telemetry_metrics' in server.registry.features")
+    assert done.returncode == 0, done.stderr

@@ -38,9 +38,8 @@ def exporter_of(config: ProductionConfig, signal: Literal["metrics", "logs"]) ->
         endpoint = None
     elif endpoint and protocol == "http":
         endpoint = f"{endpoint.removesuffix('/v1/traces')}/v1/{signal}"
-    made: list[Any] = []
-    require(lambda: made.append(exporter(endpoint=endpoint)), "OpenTelemetry", sorted(environment))
-    return made[0]
+    require(lambda: exporter(endpoint=endpoint).shutdown(), "OpenTelemetry", sorted(environment))
+    return exporter(endpoint=endpoint)
 
 
 async def finish(export: Callable[[], object], shutdown: Callable[[], object], signal: str) -> None:
