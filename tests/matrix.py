@@ -57,6 +57,7 @@ OUTBOUND = ("enable_retries", "enable_circuit_breaker", "enable_metrics", "enabl
 STRUCTURAL = (
     "rate_limit_backend",
     "telemetry_protocol",
+    "telemetry_signals",
     "auth",
     "upstream_auth",
     "session_mode",

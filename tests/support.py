@@ -157,6 +157,7 @@ EVERYTHING = answers(
     **{name: True for name, question in questions().items() if question["type"] == "bool"},
     rate_limit_backend="redis",
     telemetry_protocol="grpc",
+    telemetry_signals="all",
     auth="jwt",
     session_mode="stateless",
 )
@@ -168,6 +169,7 @@ OTHER_VALUES: Answers = {
     "project_slug": "a",
     "package_name": "a_package_whose_name_has_sixty_characters_the_most_there_are",
     "metrics_port": 9464,
+    "max_result_bytes": 0,
     "rate_limit_requests": 7,
     "rate_limit_window_seconds": 3600,
     "max_retries": 0,

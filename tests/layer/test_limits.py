@@ -44,12 +44,13 @@ FIXED = {
 QUARTERS = {"of these, threads of one caller", "of these, requests of one caller"}
 
 NO_LIMITS = {
+    *("SSE_AFTER_SECONDS", "PROXY_TIMEOUT_SECONDS"),
     *("PORT", "METRICS_PORT", "LOG_ACCESS_SAMPLING", "RETRY_DELAY_SECONDS", "INTROSPECTION_CACHE_SECONDS"),
     *("CIRCUIT_FAILURE_THRESHOLD", "CIRCUIT_RECOVERY_TIMEOUT", "CIRCUIT_HALF_OPEN_REQUESTS"),
 }
 """Settings that are numbers and limit nothing."""
 
-EXAMPLES = {"InvalidArguments", "TimeoutError", "ThreadsStuck"}
+EXAMPLES = {"InvalidArguments", "TimeoutError", "ResultTooLargeError", "ThreadsStuck"}
 """Values of `error_type`, each of which has a test of its own."""
 
 

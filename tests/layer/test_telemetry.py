@@ -7,9 +7,11 @@ of their own.
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -31,13 +33,15 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import TraceState
 
 from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
 from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
-from weather_station.production.observe.telemetry import OncePerMinute, RedactingExporter
+from weather_station.production.observe.telemetry import CallerSampler, OncePerMinute, RedactingExporter
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.listen import base_url, bind
 from weather_station.server import create_app, create_server
@@ -56,6 +60,7 @@ class Span(NamedTuple):
     parent_id: str
     attributes: dict[str, Any]
     resource: dict[str, Any]
+    links: list[tuple[str, str]]
 
 
 class Collector:
@@ -76,6 +81,7 @@ class Collector:
                 span.parent_span_id.hex(),
                 _values(span.attributes),
                 _values(of_resource.resource.attributes),
+                [(link.trace_id.hex(), link.span_id.hex()) for link in span.links],
             )
             for request in list(self.requests)
             for of_resource in request.resource_spans
@@ -311,6 +317,202 @@ def test_the_span_of_a_failed_call_has_the_class_of_the_error_and_not_its_text(
     assert not collector.has_text("hunter2")
 
 
+# --- What callers send ----------------------------------------------------------------------------------------------
+
+
+HTTP_TRACE_ID, HTTP_PARENT_ID = "1af7651916cd43dd8448eb211c80319d", "c7ad6b7169203332"
+
+
+def test_the_parent_is_that_of_the_message_with_a_link_to_that_of_the_http_request(
+    serve: Serve, collector: Collector
+) -> None:
+    header = {"traceparent": f"00-{HTTP_TRACE_ID}-{HTTP_PARENT_ID}-01"}
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        server.call("health_check", **header)
+        span = collector.one("tools/call health_check")
+        assert (span.trace_id, span.parent_id, span.links) == (HTTP_TRACE_ID, HTTP_PARENT_ID, [])
+        collector.requests.clear()
+        content = server.request("health_check")
+        content["params"]["_meta"] = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01"}
+        server.post(content, **header)
+        span = collector.one("tools/call health_check")
+    assert (span.trace_id, span.parent_id) == (TRACE_ID, PARENT_ID)
+    assert span.links == [(HTTP_TRACE_ID, HTTP_PARENT_ID)]
+
+
+@pytest.mark.parametrize("wrong", ["x", "00-0-0-01", f"00-{'0' * 32}-{PARENT_ID}-01", "0" * 100_000, 7, None])
+def test_a_parent_that_is_none_is_ignored(serve: Serve, collector: Collector, wrong: Any) -> None:
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        content = server.request("health_check")
+        content["params"]["_meta"] = {"traceparent": wrong, "tracestate": "a=b," * 10_000}
+        server.post(content, traceparent=f"00-{HTTP_TRACE_ID}-{HTTP_PARENT_ID}-01")
+        span = collector.one("tools/call health_check")
+    assert (span.parent_id, span.links) == (HTTP_PARENT_ID, [])
+
+
+def test_a_caller_that_does_not_record_is_traced(serve: Serve, collector: Collector) -> None:
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        server.call("health_check", traceparent=f"00-{HTTP_TRACE_ID}-{HTTP_PARENT_ID}-00")
+        assert collector.one("tools/call health_check").trace_id == HTTP_TRACE_ID
+
+
+def test_a_caller_decides_about_recording_by_setting(collector: Collector) -> None:
+    parent = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-00"}
+    in_a_process(
+        f"call(telemetry_endpoint={collector.endpoint!r}, meta={parent!r}, telemetry_caller_sampling=True)\n"
+        f"call(telemetry_endpoint={collector.endpoint!r})",
+        OTEL_BSP_SCHEDULE_DELAY=20,
+    )
+    assert [span.trace_id for span in collector.named("tools/call health_check")] != [TRACE_ID]
+    assert len(collector.spans) == 1
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("root", [ALWAYS_ON, ALWAYS_OFF, TraceIdRatioBased(0.5)])
+def test_a_remote_parent_is_sampled_like_a_root_and_keeps_its_state(flag: int, root: Sampler) -> None:
+    state = TraceState([("vendor", "1")])
+    ids = int(TRACE_ID, 16), int(PARENT_ID, 16)
+    for is_remote in (True, False):
+        parent = trace.SpanContext(*ids, is_remote, trace.TraceFlags(flag), state)
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
+        result = CallerSampler(ParentBased(root)).should_sample(context, ids[0], "name")
+        expected = root.should_sample(None, ids[0], "name").decision.is_sampled() if is_remote else bool(flag)
+        assert result.decision.is_sampled() is expected
+        assert result.trace_state == state
+
+
+@pytest.mark.parametrize("id", ["x" * 100_000, 2**80, -(2**63) - 1, "\0"])
+def test_no_id_of_a_request_fails_an_export(serve: Serve, collector: Collector, id: Any) -> None:  # noqa: A002
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        content = server.request("health_check") | {"id": id}
+        server.client.post(
+            server.url, content=json.dumps(content), headers=HEADERS | {"content-type": "application/json"}
+        )
+        span = collector.one("tools/call health_check")
+    assert span.attributes["jsonrpc.request.id"] == str(id)[:64]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "exported"),
+    [
+        ("number", 2**70, str(2**70)),
+        ("numbers", [1, 2**70], ["1", str(2**70)]),
+        ("text", "a\ud800", "a\ufffd"),
+        ("k\ud800", "x", None),
+        ("texts", ["\udfff"], ["\ufffd"]),
+    ],
+)
+def test_no_value_of_an_owner_fails_an_export(
+    serve: Serve, collector: Collector, key: str, value: Any, exported: Any
+) -> None:
+    def register(server: ProductionServer) -> None:
+        async def work() -> str:
+            with tracer.start_as_current_span("own\ud800") as span:
+                span.set_attribute(key, value)
+                span.add_event("event", {key: value})
+            return "done"
+
+        server.tool()(work)
+
+    with serve(register, telemetry_endpoint=collector.endpoint) as server:
+        server.call("work")
+        span = collector.one("own\ufffd")
+    if exported is not None:
+        found = span.attributes[key]
+        assert (found if isinstance(found, str) else [item.string_value for item in found.values]) == exported
+
+
+def test_large_texts_take_little_memory_in_the_queue(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
+    large = "x" * 500_000
+
+    def register(server: ProductionServer) -> None:
+        @server.tool()
+        async def work(number: int) -> str:
+            with tracer.start_as_current_span(f"{large}{number}") as span:
+                span.set_attribute(f"{number}{large}", f"{number}{large}")
+                span.set_attributes({f"key {key}": key for key in range(1000)})
+                span.add_event(f"{number}{large}", {f"{number}{large}": f"{number}{large}"})
+                span.set_status(trace.StatusCode.ERROR, f"{number}{large}")
+            return ""
+
+    with receiver() as collector, serve(register, telemetry_endpoint=collector.endpoint) as server:
+        server.call("work", {"number": 0})
+        tracemalloc.start()
+        try:
+            for number in range(10):
+                server.post(message(f"{large}{number}"))
+                server.call("work", {"number": number})
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert held < 4_000_000
+
+
+# --- The convention -------------------------------------------------------------------------------------------------
+
+CONVENTION = {
+    "mcp.method.name",
+    "error.type",
+    "gen_ai.prompt.name",
+    "gen_ai.tool.name",
+    "jsonrpc.request.id",
+    "mcp.resource.uri",
+    "rpc.response.status_code",
+    "client.address",
+    "client.port",
+    "gen_ai.operation.name",
+    "jsonrpc.protocol.version",
+    "mcp.protocol.version",
+    "mcp.session.id",
+    "network.protocol.name",
+    "network.protocol.version",
+    "network.transport",
+}
+"""Attributes of the span of an MCP server (OpenTelemetry semantic conventions, docs/gen-ai/mcp.md, "Server")."""
+
+REQUIRED = {"mcp.method.name", "jsonrpc.request.id", "mcp.protocol.version", "network.transport"}
+
+
+def test_attributes_are_those_of_the_convention(serve: Serve, collector: Collector) -> None:
+    def register(server: ProductionServer) -> None:
+        @server.resource("test://x/{name}")
+        async def read(name: str) -> str:
+            return name
+
+        @server.prompt()
+        async def ask() -> str:
+            return "ask"
+
+    with serve(register, telemetry_endpoint=collector.endpoint) as server:
+        server.call("health_check")
+        server.post(message("resources/read", {"uri": "test://x/1"}))
+        server.post(message("resources/read", {"uri": "none://x/1"}))
+        server.post(message("prompts/get", {"name": "ask"}))
+        server.post(message("tools/list"))
+        wait_for(lambda: len(collector.spans) >= 5)
+        spans = collector.spans
+    for span in spans:
+        own = {name for name in span.attributes if name.startswith("mcp_server.")}
+        assert span.attributes.keys() - own - {"enduser.id"} <= CONVENTION
+        assert span.attributes.keys() >= REQUIRED
+        assert span.attributes["network.transport"] == "tcp"
+    found = {span.name: span.attributes for span in spans}
+    assert found["tools/call health_check"]["gen_ai.operation.name"] == "execute_tool"
+    assert found["prompts/get ask"]["gen_ai.prompt.name"] == "ask"
+    assert found["resources/read test://x/{name}"]["mcp.resource.uri"] == "test://x/1"
+    assert found["resources/read unknown"]["rpc.response.status_code"] == "-32602"
+    assert set(found) == {
+        "tools/call health_check",
+        "resources/read test://x/{name}",
+        "resources/read unknown",
+        "prompts/get ask",
+        "tools/list",
+    }
+
+
 # --- Collectors that are down ---------------------------------------------------------------------------------------
 
 
@@ -417,9 +619,12 @@ def in_a_process(code: str, **settings: object) -> None:
 
 
 CALL = """
-def call(tools=None, **settings):
+def call(tools=None, meta=None, **settings):
     with harness.running(harness.config(**settings), tools) as server:
-        server.call("work" if tools else "health_check")
+        content = server.request("work" if tools else "health_check")
+        if meta:
+            content["params"]["_meta"] = meta
+        assert server.post(content).status_code == 200
         return server
 """
 

@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ANSWERS = {"concurrency": "profile=custom", "cost": "enable_rate_limiting=true", "scopes": "enable_authorization=true"}
+ANSWERS = {
+    "concurrency": "profile=custom",
+    "cost": "enable_rate_limiting=true",
+    "max_result_bytes": "profile=custom",
+    "scopes": "enable_authorization=true",
+}
 """The answer that brings the feature of a field; fields without one need no feature."""
 
 MAX_COST = 100_000
@@ -42,12 +47,15 @@ class Policy:
     """Requests that one counts as in the rate limit, at most `MAX_COST`."""
     scopes: Sequence[str] | None = None
     """All scopes that a caller needs; with none in the list, every caller may."""
+    max_result_bytes: int | None = None
+    """Bytes of text and structure that a result may have, instead of `max_result_bytes`; 0 for no limit."""
 
     def __post_init__(self) -> None:
         self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
         self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
         self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
         self._check("scopes", "a list of scopes", list | tuple, are_scopes)
+        self._check("max_result_bytes", "an integer of at least 0", int, lambda value: value >= 0)
         if self.scopes is not None:
             object.__setattr__(self, "scopes", tuple(self.scopes))
 

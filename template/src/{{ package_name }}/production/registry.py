@@ -131,6 +131,10 @@ class Targets(Protocol):
 
     def policy(self, method: str, label: str) -> Policy: ...
 
+    def arguments(self, tool: str) -> Sequence[str]:
+        """Return the names of a tool's arguments."""
+        ...
+
     def label(self, method: str, params: Mapping[str, Any]) -> str:
         """Return the target label of a request, as `MCPRequest` has it."""
         ...
@@ -281,6 +285,8 @@ class Registry:
     """Each yields possible improvements of the registered tools for `--check`."""
     check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
     """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    log_sinks: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
+    """Each gets the level and the redacted fields of every line of the log."""
     secrets: LearnedSecrets = field(default_factory=LearnedSecrets)
     draining: bool = False
     """Whether the server is stopping: running requests are finished and new ones are rejected."""

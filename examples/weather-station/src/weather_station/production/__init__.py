@@ -12,6 +12,7 @@ from structlog.stdlib import get_logger
 
 from .caller import Caller, caller
 from .config import ProductionConfig
+from .inbound.pages import Page, page, resource_link
 from .inbound.single_use import once
 from .observe.meter import Meter
 from .policy import policy
@@ -39,6 +40,7 @@ __all__ = [
     "Caller",
     "CircuitOpenError",
     "Dependency",
+    "Page",
     "ProductionConfig",
     "Secret",
     "Settings",
@@ -57,9 +59,11 @@ __all__ = [
     "on_shutdown",
     "on_startup",
     "once",
+    "page",
     "policy",
     "readiness_check",
     "register_modules",
+    "resource_link",
     "retry",
     "tracer",
     "upstream",

@@ -303,6 +303,8 @@ class ProductionConfig(EnvironmentSettings):
     max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
+    max_result_bytes: int = Field(default=100_000, ge=0, le=1024**3)
+    result_text_copy: bool = True
     max_tool_threads: int = Field(default=40, ge=1, le=10_000)
     shutdown_grace_seconds: float = Field(default=30.0, ge=0, le=3600, allow_inf_nan=False)
 
@@ -366,6 +368,7 @@ class ProductionConfig(EnvironmentSettings):
     enable_telemetry: bool = True
     telemetry_endpoint: OptionalHttpUrl = Field(default=None, validation_alias="OTEL_EXPORTER_ENDPOINT")
     telemetry_protocol: Literal["http/protobuf", "grpc"] = "http/protobuf"
+    telemetry_caller_sampling: bool = False
 
     upstream_base_url: HttpUrl = Field(default="https://api.open-meteo.com", validation_alias="BASE_URL")
     upstream_api_key_env: str = ""

@@ -15,6 +15,7 @@ from .inbound.long_calls import install as long_calls
 from .inbound.rate_limit import install as rate_limit
 from .inbound.replicas import install as replicas
 from .inbound.response_mode import install as response_mode
+from .inbound.result_budget import install as result_budget
 from .inbound.single_use import install as single_use
 from .inbound.tool_selection import install as tool_selection
 from .observe.logging import install as logging
@@ -45,6 +46,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "response_mode": response_mode,
     "long_calls": long_calls,
     "concurrency": concurrency,
+    "result_budget": result_budget,
     "retries": retry,
     "circuit_breaker": circuit_breaker,
     "listeners": listeners,

@@ -65,6 +65,14 @@ class MCPRequest:
     """The timeout of the request."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
+    max_result_bytes: int = 0
+    """Bytes of text and structure that the result may have; 0 for no limit."""
+    check_result: Callable[[Any], None] | None = None
+    """Gets what the handler returned, before it is converted; raises where it is too large."""
+    result_bytes: int = 0
+    """Bytes of text and structure in the result, as JSON."""
+    copies: Literal["both", "text", "structure"] = "both"
+    """What is sent of a tool's result that has an output schema."""
 
     @property
     def params(self) -> Mapping[str, Any]:

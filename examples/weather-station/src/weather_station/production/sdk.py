@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -319,7 +319,7 @@ class ProductionServer(MCPServer[Runtime]):
             raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
-        return result
+        return results.sendable_result(request, result) if isinstance(result, dict) else result
 
     def _accepts(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         """Return whether the parameters of a request are valid, so that a `ValidationError` comes from its handler."""
@@ -381,6 +381,11 @@ class ProductionServer(MCPServer[Runtime]):
         """Return the policy of a target."""
         fn = self.function(method, label)
         return NO_POLICY if fn is None else policy_of(fn)
+
+    def arguments(self, tool: str) -> Sequence[str]:
+        """Return the names of a tool's arguments."""
+        found = self._tool_manager.get_tool(tool)
+        return [] if found is None else list(found.parameters.get("properties", ()))
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
         """Return the target label of a request."""
@@ -453,7 +458,10 @@ def channel_of(context: ServerRequestContext[Any, Any]) -> Any:
 def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     """Return the request that `context` belongs to, or `None` for a call in Python or from within a handler."""
     request = current_request.get()
-    if request is None or context is None or request.entered:
+    if request is None or context is None:
+        return None
+    if request.entered:
+        request.check_result = None
         return None
     request.entered = True
     if context.request_state == NO_STATE and (params := context._input_params) is not None:

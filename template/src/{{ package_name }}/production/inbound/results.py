@@ -15,12 +15,12 @@ from mcp.server.mcpserver import Audio, Image
 from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, StrictJsonSchema
-from mcp_types import CallToolResult, ContentBlock, InputRequiredResult, TextContent
+from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputRequiredResult, TextContent
 from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
-from ..json_values import encode, require_finite, valid_unicode
-from ..request import current_request
+from ..json_values import encode, measured, require_finite, valid_unicode
+from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
 
@@ -45,7 +45,10 @@ def converting(
         if request := current_request.get():
             request.ran = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
-        return convert(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
+        result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
+        if request and request.check_result:
+            request.check_result(result)
+        return convert(result)
 
     return run
 
@@ -88,7 +91,11 @@ class ToolMetadata(FuncMetadata):
 
         Raises:
             NonFiniteNumberError: its text would have a number that JSON lacks.
+            ToolError: it is too large.
         """
+        request = current_request.get()
+        if request and request.check_result:
+            request.check_result(result)
         try:
             converted = super().convert_result(result)
             if converted is result:
@@ -99,9 +106,60 @@ class ToolMetadata(FuncMetadata):
             require_finite(result.structured_content)
         elif isinstance(converted, CallToolResult) and not isinstance(result, str):
             texts = [block.text for block in converted.content if isinstance(block, TextContent)]
-            if any(word in text for text in texts for word in ("NaN", "Infinity", "null")):
+            if any("NaN" in text or "Infinity" in text or "null" in text for text in texts):
                 require_finite(result)
+            if request and request.copies != "both" and converted.structured_content is not None:
+                omitted: dict[str, Any] = {"structured_content": None} if request.copies == "text" else {"content": []}
+                converted = converted.model_copy(update=omitted)
         return converted
+
+
+PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))
+PLAIN_META = frozenset((SERVER_INFO_META_KEY,))
+PLAIN_TEXT = frozenset(("type", "text"))
+"""Members of a result, of its `_meta` and of its content that need no check: what else there is has another author."""
+
+
+def sendable_result(request: MCPRequest, result: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a request as JSON can have it, and record the bytes of its text and structure.
+
+    Raises:
+        NonFiniteNumberError: it has a number that JSON lacks.
+        PydanticSerializationError: it cannot be encoded.
+    """
+    if request.method == TOOLS_CALL and _is_plain(result):
+        text, structure = result["content"][0]["text"], result.get("structuredContent")
+        try:
+            size = len(text) if text.isascii() else len(text.encode())
+            request.result_bytes = size if structure is None else size + measured(structure)[1]
+            return result
+        except (PydanticSerializationError, UnicodeError):
+            pass
+    result, size = measured(result)
+    request.result_bytes = size - sum(map(_binary_bytes, result.values()))
+    return result
+
+
+def _is_plain(result: Mapping[str, Any]) -> bool:
+    """Return whether only the text and the structure of a tool's result can have what JSON lacks."""
+    content = result.get("content")
+    return (
+        type(content) is list
+        and len(content) == 1
+        and content[0].keys() == PLAIN_TEXT
+        and result.keys() <= PLAIN_RESULT
+        and ("_meta" not in result or result["_meta"].keys() <= PLAIN_META)
+    )
+
+
+def _binary_bytes(value: Any) -> int:
+    """Return the bytes of images, audio and other binary content in `content`, `contents` or `messages`."""
+    if not isinstance(value, list):
+        return 0
+    blocks = [block.get("content", block) for block in value if isinstance(block, dict)]
+    resources = [block.get("resource", block) for block in blocks if isinstance(block, dict)]
+    parts = [part for part in resources if isinstance(part, dict)]
+    return sum(len(data) for part in parts for name in ("data", "blob") if isinstance(data := part.get(name), str))
 
 
 def metadata_of(tool: Tool, *, structured: bool) -> ToolMetadata:

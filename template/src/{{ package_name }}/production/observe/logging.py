@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -69,6 +69,7 @@ def install(registry: Registry) -> None:
         Redactor(configured_secrets(registry), registry.secrets),
         Console(colours=coloured(sys.stderr)) if console else as_json,
         STDERR.write,
+        registry.log_sinks,
     )
     plain_logging.use(StdlibHandler(writer), [writer.process_event], config.log_level)
     _log_warnings_and_uncaught_exceptions()
@@ -130,8 +131,15 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
 class RecordWriter:
     """Redacts log records and writes each as one line. Never raises an exception."""
 
-    def __init__(self, redactor: Redactor, to_line: Format, output: Callable[[bytes], object]) -> None:
+    def __init__(
+        self,
+        redactor: Redactor,
+        to_line: Format,
+        output: Callable[[bytes], object],
+        sinks: Sequence[Callable[[int, Mapping[str, Any]], None]] = (),
+    ) -> None:
         self.redactor = redactor
+        self._sinks = sinks
         self._to_line = to_line
         self._output = output
 
@@ -189,6 +197,8 @@ class RecordWriter:
                 key += "_"
             line[key] = value
         self._output(bounded(line, self._to_line))
+        for sink in self._sinks:
+            sink(level, line)
 
     def _redacted_trace(self, text: str) -> str:
         if len(text) <= MAX_EXCEPTION:

@@ -16,22 +16,25 @@ from typing import Any
 
 import httpx2
 import structlog
+from mcp.shared.exceptions import MCPError
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
 from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
 
 from ..config import About, without_credentials
 from ..environment import require
+from ..json_values import valid_unicode
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
-from .redaction import Redactor, configured_secrets, is_secret
-from .telemetry_settings import OTLP_ENDPOINTS, otel_environment, traces_endpoint
+from .redaction import MAX_TEXT, Redactor, configured_secrets, is_secret
+from .telemetry_settings import otel_environment, standard_endpoints, traces_endpoint
 
 FLUSH_SECONDS = 2.0
 """How long a stopping server waits for the export of the last spans."""
@@ -40,15 +43,29 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 
 EXPORTERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+    "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
 )
-"""The loggers of both exporters."""
+"""The loggers of the exporters."""
 
 TRACE_FIELDS = ("traceparent", "tracestate", "baggage")
 """Fields of a request's `_meta` (MCP specification 2026-07-28, basic#meta)."""
 
+MAX_TRACE_FIELD = 8192
+"""Characters of one of `TRACE_FIELDS`; a longer one is ignored."""
+
 MAX_ID = 64
-"""Characters of a JSON-RPC id in a span."""
+"""Characters of a JSON-RPC id, of a session id and of a protocol version in a span."""
+
+MAX_URI = 256
+"""Characters of the URI of a resource in a span."""
+
+MAX_QUEUED = 2 * MAX_TEXT
+"""Characters of a text in the queue: more than is exported, so that no secret at the end of a text is cut in half."""
+
+MAX_INTEGER = 2**63
+"""OTLP has no larger integers."""
 
 MakeExporter = Callable[[str | None], SpanExporter]
 """Returns an exporter to an OTLP endpoint, or to that of the environment for `None`."""
@@ -67,17 +84,18 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     environment = otel_environment()
     registry.notices += _notices(environment, protocol)
     # The standard variables override the setting.
-    endpoint = None if any(name in environment for name in OTLP_ENDPOINTS) else registry.config.telemetry_endpoint
+    has_standard = any(name in environment for name in standard_endpoints("traces"))
+    endpoint = None if has_standard else registry.config.telemetry_endpoint
 
     def build() -> None:
-        provider = TracerProvider(resource=_resource(registry.about), shutdown_on_exit=False)
+        provider = TracerProvider(resource=resource_of(registry.about), shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(make_exporter(endpoint)))
         provider.shutdown()
 
     # A wrong variable is rejected now and not while the server starts.
     require(build, "OpenTelemetry", sorted(environment))
     registry.middleware["telemetry"] = _trace
-    provider = _process_provider(registry.about)
+    provider = _process_provider(registry)
     if provider is None:
         registry.notices.append("telemetry: this process has a tracer provider already; spans go there")
         return
@@ -105,7 +123,8 @@ def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
     ]
 
 
-def _resource(about: About) -> Resource:
+def resource_of(about: About) -> Resource:
+    """Return what describes this process in each signal; the standard variables replace its attributes."""
     defaults = {
         "service.name": about.name,
         "service.version": about.version,
@@ -116,21 +135,27 @@ def _resource(about: About) -> Resource:
 
 
 async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
-    """Record a span around the request, below the client's span that its `_meta` names (W3C Trace Context).
+    """Record a span around the request, below the client's span (W3C Trace Context).
 
-    Names and attributes follow the semantic conventions for MCP; text from the client is always bounded.
+    That is the one of its `_meta`, with a link to the one of the HTTP request, which else is the parent. Names and
+    attributes follow the semantic conventions for MCP; text from the client is always bounded.
     """
     label = request.target_label
+    parent, links = _parent(request)
     with _tracer.start_as_current_span(
         f"{request.method} {label}" if label else request.method,
-        context=_parent(request.context.meta or {}),
+        context=parent,
         kind=SpanKind.SERVER,
         attributes=_attributes(request),
+        links=links,
         record_exception=False,
         set_status_on_exception=False,
     ) as span:
         try:
             return await call_next(request)
+        except MCPError as error:
+            span.set_attribute("rpc.response.status_code", str(error.error.code))
+            raise
         finally:
             if span.is_recording():
                 span.set_attribute("mcp_server.status", request.status)
@@ -140,26 +165,46 @@ async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
                     span.set_status(StatusCode.ERROR)
 
 
-def _parent(meta: Mapping[str, Any]) -> Context | None:
-    """Return the context that `_meta` names, or `None` for that of the running code."""
-    carrier = {name: value for name in TRACE_FIELDS if isinstance(value := meta.get(name), str)}
-    return propagate.extract(carrier) if "traceparent" in carrier else None
+def _parent(request: MCPRequest) -> tuple[Context | None, list[SpanLink]]:
+    """Return the context of the client's span, `None` for that of the running code, and the links."""
+    http = request.context.request
+    of_http = _extracted(http.headers) if http is not None else None
+    of_message = _extracted(request.context.meta or {})
+    if of_message is None or of_http is None:
+        return of_message or of_http, []
+    return of_message, [SpanLink(trace.get_current_span(of_http).get_span_context())]
+
+
+def _extracted(carrier: Mapping[str, Any]) -> Context | None:
+    if "traceparent" not in carrier:
+        return None
+    values = ((name, carrier.get(name)) for name in TRACE_FIELDS)
+    fields = {name: value for name, value in values if isinstance(value, str) and len(value) <= MAX_TRACE_FIELD}
+    context = propagate.extract(fields)
+    return context if trace.get_current_span(context).get_span_context().is_valid else None
 
 
 def _attributes(request: MCPRequest) -> dict[str, str]:
     context = request.context
+    http = context.request
     attributes = {
         "mcp.method.name": request.method,
-        "mcp.protocol.version": context.protocol_version,
+        "mcp.protocol.version": context.protocol_version[:MAX_ID],
         "jsonrpc.request.id": str(context.request_id)[:MAX_ID],
+        "network.transport": "pipe" if http is None else "tcp",
         "enduser.id": request.caller.id,
         "mcp_server.request_id": request.request_id,
     }
+    if http is not None:
+        attributes["network.protocol.name"] = "http"
+        if session := http.headers.get("mcp-session-id"):
+            attributes["mcp.session.id"] = session[:MAX_ID]
     if request.method == TOOLS_CALL:
         attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": request.target_label}
     elif request.method == PROMPTS_GET:
         attributes["gen_ai.prompt.name"] = request.target_label
     elif request.method == RESOURCES_READ:
+        attributes["mcp.resource.uri"] = request.target[:MAX_URI]
         attributes["mcp_server.resource_template"] = request.target_label
     return attributes
 
@@ -195,24 +240,100 @@ class SpanQueue(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         if self._batch is not None:
-            self._batch.on_end(span)
+            self._batch.on_end(_bounded(span))
+
+
+def _bounded(span: ReadableSpan) -> ReadableSpan:
+    """Return a span whose names, keys and description are as short as its values, which the SDK limits."""
+    names = [span.name, span.status.description or "", *(span.attributes or ())]
+    for event in span.events:
+        names += [event.name, *(event.attributes or ())]
+    for link in span.links:
+        names += link.attributes or ()
+    if max(map(len, names)) <= MAX_QUEUED:
+        return span
+
+    def short(attributes: Attributes) -> dict[str, Any]:
+        return {key[:MAX_QUEUED]: value for key, value in (attributes or {}).items()}
+
+    return _copied(
+        span,
+        span.name[:MAX_QUEUED],
+        Status(span.status.status_code, (span.status.description or "")[:MAX_QUEUED] or None),
+        short(span.attributes),
+        [Event(event.name[:MAX_QUEUED], short(event.attributes), event.timestamp) for event in span.events],
+        [SpanLink(link.context, short(link.attributes)) for link in span.links],
+    )
+
+
+def _copied(
+    span: ReadableSpan,
+    name: str,
+    status: Status,
+    attributes: Attributes,
+    events: Sequence[Event],
+    links: Sequence[SpanLink],
+) -> ReadableSpan:
+    return ReadableSpan(
+        name,
+        span.context,
+        span.parent,
+        span.resource,
+        attributes,
+        events,
+        links,
+        span.kind,
+        status=status,
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+class CallerSampler(Sampler):
+    """Samples the traces of callers as those that begin here: whether a caller records its part decides nothing."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def should_sample(
+        self, parent_context: Context | None, trace_id: int, *arguments: Any, **options: Any
+    ) -> SamplingResult:
+        parent = trace.get_current_span(parent_context).get_span_context()
+        if not parent.is_remote:
+            return self._sampler.should_sample(parent_context, trace_id, *arguments, **options)
+        result = self._sampler.should_sample(Context(), trace_id, *arguments, **options)
+        return SamplingResult(result.decision, result.attributes, parent.trace_state)
+
+    def get_description(self) -> str:
+        return f"CallerSampler({self._sampler.get_description()})"
 
 
 class ServerTracerProvider(TracerProvider):
     """The provider of this process, which OpenTelemetry accepts once: servers that run one after the other share it."""
 
-    def __init__(self, about: About) -> None:
-        super().__init__(resource=_resource(about), shutdown_on_exit=False)
+    def __init__(self, registry: Registry) -> None:
+        super().__init__(
+            resource=resource_of(registry.about), shutdown_on_exit=False, span_limits=_limits(otel_environment())
+        )
+        if not registry.config.telemetry_caller_sampling:
+            self.sampler = CallerSampler(self.sampler)
         self.queue = SpanQueue()
         self.add_span_processor(self.queue)
 
 
-def _process_provider(about: About) -> ServerTracerProvider | None:
+def _limits(environment: Mapping[str, str]) -> SpanLimits:
+    """Return the limits of a span: the standard variables, and one for attributes that have none by default."""
+    configured = "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT" in environment
+    return SpanLimits() if configured else SpanLimits(max_attribute_length=MAX_QUEUED)
+
+
+def _process_provider(registry: Registry) -> ServerTracerProvider | None:
     """Set and return the provider of this process; `None` where another one is set, as by auto-instrumentation."""
     current = trace.get_tracer_provider()
     if isinstance(current, trace.ProxyTracerProvider):
         _limit_exporter_logs()
-        provider = ServerTracerProvider(about)
+        provider = ServerTracerProvider(registry)
         trace.set_tracer_provider(provider)
         return provider
     return current if isinstance(current, ServerTracerProvider) else None
@@ -246,31 +367,44 @@ class RedactingExporter(SpanExporter):
         for value in attributes.values():
             if isinstance(value, str):
                 texts.append(value)
-            elif not isinstance(value, (int, float)):
+            elif not isinstance(value, (int, float)) or not -MAX_INTEGER <= value < MAX_INTEGER:
                 return False
         text = "\n".join(texts)
-        return self._redactor.shortened(text) == text
+        return self._text(text) == text
 
     def _redacted(self, span: ReadableSpan) -> ReadableSpan:
-        text = self._redactor.shortened
-        return ReadableSpan(
-            text(span.name),
-            span.context,
-            span.parent,
-            span.resource,
+        return _copied(
+            span,
+            self._text(span.name),
+            Status(span.status.status_code, self._text(span.status.description or "") or None),
             self._attributes(span.attributes),
-            [Event(text(event.name), self._attributes(event.attributes), event.timestamp) for event in span.events],
+            [
+                Event(self._text(event.name), self._attributes(event.attributes), event.timestamp)
+                for event in span.events
+            ],
             [SpanLink(link.context, self._attributes(link.attributes)) for link in span.links],
-            span.kind,
-            status=Status(span.status.status_code, text(span.status.description or "") or None),
-            start_time=span.start_time,
-            end_time=span.end_time,
-            instrumentation_scope=span.instrumentation_scope,
         )
 
+    def _text(self, text: str) -> str:
+        valid: str = valid_unicode(self._redactor.shortened(text))
+        return valid
+
     def _attributes(self, attributes: Attributes) -> dict[str, Any]:
-        redacted: dict[str, Any] = self._redactor.value(attributes or {})
-        return redacted
+        return encodable(self._redactor.value(attributes or {}))
+
+
+def encodable(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes that OTLP can have: texts in valid Unicode, and integers of 64 bits."""
+    return {key: _encodable(value) for key, value in valid_unicode(dict(attributes)).items()}
+
+
+def _encodable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        encoded = [_encodable(item) for item in value]
+        return encoded if len({*map(type, encoded)}) < 2 else [str(item) for item in encoded]
+    return str(value) if isinstance(value, int) and not -MAX_INTEGER <= value < MAX_INTEGER else value
 
 
 @lru_cache(maxsize=256)
@@ -297,5 +431,6 @@ def _limit_exporter_logs() -> None:
     once_per_minute = OncePerMinute()
     for name in EXPORTERS:
         logging.getLogger(name).addFilter(once_per_minute)
-    # While the queue is full, this logger has a warning for each span, on the event loop.
-    logging.getLogger("opentelemetry.sdk._shared_internal").setLevel(logging.ERROR)
+    # These have a warning for each span while the queue is full, and for each attribute beyond a limit.
+    for name in ("opentelemetry.sdk._shared_internal", "opentelemetry.attributes"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Settings of the trace export: OpenTelemetry's own `OTEL_*` variables, and `OTEL_EXPORTER_ENDPOINT`.
+"""Settings of the export: OpenTelemetry's own `OTEL_*` variables, and `OTEL_EXPORTER_ENDPOINT`.
 
 In a module of its own, because it is used before OpenTelemetry's SDK is imported.
 """
@@ -10,25 +10,30 @@ from collections.abc import Mapping
 
 from ..config import ProductionConfig
 
-OTLP_ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-"""OpenTelemetry's variables for the address of the trace collector, in order of precedence."""
+OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-def exports_traces(config: ProductionConfig) -> bool:
-    """Return whether traces are exported: by the standard `OTEL_*` variables, else by `OTEL_EXPORTER_ENDPOINT`."""
+def standard_endpoints(signal: str) -> tuple[str, str]:
+    """Return OpenTelemetry's variables for the address of the collector of a signal, in order of precedence."""
+    return f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", OTLP_ENDPOINT
+
+
+def exports(config: ProductionConfig, signal: str = "traces") -> bool:
+    """Return whether a signal is exported: by the standard `OTEL_*` variables, else by `OTEL_EXPORTER_ENDPOINT`."""
     environment = otel_environment()
     if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False
-    exporters = environment.get("OTEL_TRACES_EXPORTER", "").lower()
+    exporters = environment.get(f"OTEL_{signal.upper()}_EXPORTER", "").lower()
     if exporters:
         return "otlp" in exporters
-    return config.telemetry_endpoint is not None or any(name in environment for name in OTLP_ENDPOINTS)
+    return config.telemetry_endpoint is not None or any(name in environment for name in standard_endpoints(signal))
 
 
 def traces_endpoint(config: ProductionConfig) -> str:
     """Return the URL of the trace collector; without any setting, the default of the OTLP specification."""
     environment = otel_environment()
-    endpoint = next((environment[name] for name in OTLP_ENDPOINTS if name in environment), config.telemetry_endpoint)
+    names = standard_endpoints("traces")
+    endpoint = next((environment[name] for name in names if name in environment), config.telemetry_endpoint)
     return endpoint or ("http://localhost:4317" if config.telemetry_protocol == "grpc" else "http://localhost:4318")
 
 

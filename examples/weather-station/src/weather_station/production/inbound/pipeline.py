@@ -60,6 +60,7 @@ ORDER = (
     "concurrency",
     "timeout",
     "long_calls",
+    "result_budget",
 )
 """The middleware's names, outermost first."""
 
@@ -158,8 +159,6 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
     try:
         result = await call_next(request)
-        if isinstance(result, dict):
-            result = sendable(result)
     except MCPError as error:
         if request.status == "success":
             request.fail(*_judge(error))

@@ -1,0 +1,120 @@
+"""Result budget: a result above MAX_RESULT_BYTES, or its policy's limit, becomes an error that says how to narrow.
+
+What a handler returned is measured before it is converted, until it is certain to be too large; the result that is sent
+is measured exactly. Images, audio and other binary content do not count.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.resources import Resource
+from mcp_types import CallToolResult
+from pydantic_core import to_json
+
+from ..observe.meter import Histogram
+from ..registry import Registry
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
+from .results import CONTENT
+
+METHODS = (TOOLS_CALL, RESOURCES_READ, PROMPTS_GET)
+
+SIZE_BUCKETS = (1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
+"""Upper bounds in bytes."""
+
+STRUCTURED_SINCE = "2025-06-18"
+"""The first protocol version with structured results."""
+
+NUMBERS = frozenset((int, float, bool, type(None)))
+
+MAX_ARGUMENTS = 10
+"""Arguments of a tool that its error names."""
+
+
+class ResultTooLargeError(ToolError):
+    """A result has more bytes of text and structure than its limit."""
+
+
+def install(registry: Registry) -> None:
+    """Limit the size of results, and record the sizes of those that are sent."""
+    registry.policy_fields.add("max_result_bytes")
+    labels = ("mcp_method_name", "gen_ai_tool_name")
+    text = "Text and structure of sent results in bytes."
+    sizes = registry.meter.histogram("mcp_result_size_bytes", text, labels, buckets=SIZE_BUCKETS)
+    children: dict[tuple[str, str], Histogram] = {}
+    default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
+
+    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+        method = request.method
+        if method not in METHODS:
+            return await call_next(request)
+        limit = request.policy.max_result_bytes
+        if limit is None:
+            limit = default
+        request.max_result_bytes = limit
+        if limit and method != PROMPTS_GET:
+            request.check_result = partial(_check, registry, request, limit)
+        if request.context.protocol_version < STRUCTURED_SINCE:
+            request.copies = "text"
+        elif not text_copy:
+            request.copies = "structure"
+        result = await call_next(request)
+        size = request.result_bytes
+        if limit and size > limit:
+            raise _too_large(registry, request, limit)
+        key = method, request.target_label if method == TOOLS_CALL else ""
+        (children.get(key) or children.setdefault(key, sizes(*key))).observe(size)
+        return result
+
+    registry.middleware["result_budget"] = middleware
+
+
+def _check(registry: Registry, request: MCPRequest, limit: int, value: Any) -> None:
+    try:
+        left = bytes_left(value, limit)
+    except RecursionError:  # circular, which is for the conversion to say
+        return
+    if left < 0:
+        raise _too_large(registry, request, limit)
+
+
+def bytes_left(value: Any, left: int) -> int:
+    """Return `left` less bytes that the JSON of `value` has at least; below 0, the rest of `value` was not looked at.
+
+    The time depends on `left` and on the largest object that is neither a container nor a text.
+    """
+    if isinstance(value, str):
+        return left - len(value)
+    if isinstance(value, CallToolResult):
+        return bytes_left(value.structured_content, left)
+    if not isinstance(value, dict | list | tuple):
+        return left if isinstance(value, (*CONTENT, Resource, bytes)) else left - _encoded_size(value)
+    left -= 2 * len(value)
+    if left < 0:
+        return left
+    for item in value.values() if isinstance(value, dict) else value:
+        kind = type(item)
+        if kind is str:
+            left -= len(item)
+        elif kind not in NUMBERS:
+            left = bytes_left(item, left)
+            if left < 0:
+                break
+    return left
+
+
+def _encoded_size(value: Any) -> int:
+    try:
+        return len(to_json(value, fallback=str))
+    except Exception:  # what is wrong with the value is for the conversion to say
+        return 0
+
+
+def _too_large(registry: Registry, request: MCPRequest, limit: int) -> ResultTooLargeError:
+    text = f"The result is larger than {limit} bytes, the most that this server sends. "
+    names = registry.targets.arguments(request.target_label) if request.method == TOOLS_CALL else ()
+    if names:
+        return ResultTooLargeError(f"{text}Ask for less with the arguments: {', '.join(names[:MAX_ARGUMENTS])}.")
+    return ResultTooLargeError(f"{text}The same request will fail again.")

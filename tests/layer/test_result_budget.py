@@ -1,0 +1,259 @@
+"""Result budget: what is too large becomes a short error in the form of its method, and costs no time."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mcp.server.mcpserver import Context, Image
+from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
+from weather_station.production import policy
+from weather_station.production.inbound.result_budget import bytes_left
+from weather_station.production.sdk import ProductionServer
+
+LIMIT = 2000
+TEXT = f"The result is larger than {LIMIT} bytes, the most that this server sends."
+PIXELS = bytes(3 * LIMIT)
+
+generations = pytest.mark.parametrize("version", [LEGACY, MODERN])
+
+
+class Row(BaseModel):
+    number: int
+    name: str
+
+
+def rows(count: int) -> list[Row]:
+    return [Row(number=number, name="x" * 50) for number in range(count)]
+
+
+def register(server: ProductionServer) -> None:
+    @server.tool()
+    async def models(count: int, fields: str = "") -> list[Row]:
+        return rows(count)
+
+    @server.tool()
+    async def mapping(count: int) -> dict[str, Any]:
+        return {"rows": [row.model_dump() for row in rows(count)]}
+
+    @server.tool()
+    def text(count: int) -> str:
+        return "y" * count
+
+    @server.tool()
+    async def whole() -> str:
+        return "y" * (LIMIT + 1)
+
+    @server.tool()
+    async def content(count: int) -> CallToolResult:
+        resource = TextResourceContents(uri="test://x", text="y" * count)
+        return CallToolResult(content=[EmbeddedResource(type="resource", resource=resource)])
+
+    @server.tool()
+    async def structure(count: int) -> CallToolResult:
+        return CallToolResult(content=[], structured_content={"y": ["y" * count]})
+
+    @server.tool()
+    async def picture() -> Image:
+        return Image(data=PIXELS, format="png")
+
+    @server.tool()
+    async def exact(count: int) -> CallToolResult:
+        return CallToolResult(content=[TextContent(type="text", text="é" * (count // 2))])
+
+    @server.tool()
+    @policy(max_result_bytes=10)
+    async def short() -> str:
+        return "y" * 11
+
+    @server.tool()
+    @policy(max_result_bytes=0)
+    async def unlimited() -> str:
+        return "y" * 10 * LIMIT
+
+    @server.tool()
+    async def counts(ctx: Context[Any, Any]) -> int:
+        """Use a large result of another tool, which no client gets."""
+        result = await server.call_tool("models", {"count": 1000}, ctx)
+        assert isinstance(result, CallToolResult)
+        return len((result.structured_content or {})["result"])
+
+    @server.resource("test://large")
+    def large() -> str:
+        return "y" * (LIMIT + 1)
+
+    @server.resource("test://rows/{count}")
+    async def listed(count: int) -> list[dict[str, Any]]:
+        return [row.model_dump() for row in rows(count)]
+
+    @server.resource("test://picture")
+    async def binary() -> bytes:
+        return PIXELS
+
+    @server.prompt()
+    async def question(count: str) -> str:
+        return "y" * int(count)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Running]:
+    with running(config(max_result_bytes=LIMIT), register) as found:
+        yield found
+
+
+def ask(server: Running, version: str, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    content, headers = modern(method, params) if version == MODERN else (message(method, params), HEADERS)
+    answer: dict[str, Any] = server.client.post(server.url, json=content, headers=headers).json()
+    return answer
+
+
+def call(server: Running, version: str, tool: str, **arguments: Any) -> dict[str, Any]:
+    result: dict[str, Any] = ask(server, version, "tools/call", {"name": tool, "arguments": arguments})["result"]
+    return result
+
+
+@generations
+@pytest.mark.parametrize("tool", ["models", "mapping", "text", "content", "structure"])
+def test_a_tool_says_how_to_get_a_smaller_result(server: Running, version: str, tool: str) -> None:
+    result = call(server, version, tool, count=LIMIT)
+    names = "count, fields" if tool == "models" else "count"
+    assert text_of(result) == f"{TEXT} Ask for less with the arguments: {names}."
+    assert result["isError"] is True
+    assert "structuredContent" not in result
+    assert "isError" not in (smaller := call(server, version, tool, count=3)) or smaller["isError"] is False
+
+
+@generations
+def test_a_tool_without_arguments_says_that_it_cannot(server: Running, version: str) -> None:
+    assert text_of(call(server, version, "whole")) == f"{TEXT} The same request will fail again."
+
+
+@generations
+@pytest.mark.parametrize(
+    ("method", "params", "uri"),
+    [
+        ("resources/read", {"uri": "test://large"}, True),
+        ("resources/read", {"uri": "test://rows/1000"}, True),
+        ("prompts/get", {"name": "question", "arguments": {"count": str(LIMIT)}}, False),
+    ],
+)
+def test_a_resource_and_a_prompt_have_a_protocol_error(
+    server: Running, version: str, method: str, params: dict[str, Any], uri: bool
+) -> None:
+    error = ask(server, version, method, params)["error"]
+    assert error["message"].startswith(TEXT)
+    assert error["code"] == -32603
+    assert (error.get("data") or {}).get("uri") == (params["uri"] if uri else None)
+
+
+@generations
+def test_pictures_and_binary_resources_do_not_count(server: Running, version: str) -> None:
+    assert call(server, version, "picture")["content"][0]["type"] == "image"
+    assert "result" in ask(server, version, "resources/read", {"uri": "test://picture"})
+
+
+@generations
+def test_the_limit_is_exact_in_bytes(server: Running, version: str) -> None:
+    assert call(server, version, "exact", count=LIMIT).get("isError", False) is False
+    assert call(server, version, "exact", count=LIMIT + 2)["isError"] is True
+
+
+@generations
+def test_a_policy_has_a_limit_of_its_own(server: Running, version: str) -> None:
+    assert "larger than 10 bytes" in text_of(call(server, version, "short"))
+    assert len(text_of(call(server, version, "unlimited"))) == 10 * LIMIT
+
+
+@generations
+def test_what_a_tool_gets_from_another_has_no_limit(server: Running, version: str) -> None:
+    assert text_of(call(server, version, "counts")) == "1000"
+
+
+def test_no_limit_is_a_setting() -> None:
+    with running(config(max_result_bytes=0), register) as server:
+        assert len(text_of(call(server, LEGACY, "whole"))) == LIMIT + 1
+
+
+def test_clients_without_structured_results_get_the_text_only(server: Running) -> None:
+    headers = HEADERS | {"mcp-protocol-version": "2025-03-26"}
+    content = server.request("models", {"count": 3})
+    result = server.client.post(server.url, json=content, headers=headers).json()["result"]
+    assert "structuredContent" not in result
+    assert json.loads(result["content"][0]["text"])["number"] == 0
+
+
+@pytest.mark.parametrize("version", ["2025-06-18", LEGACY])
+def test_the_copy_as_text_can_be_switched_off(version: str) -> None:
+    with running(config(result_text_copy=False), register) as server:
+        headers = HEADERS | {"mcp-protocol-version": version}
+
+        def post(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+            response = server.client.post(server.url, json=server.request(tool, arguments), headers=headers)
+            result: dict[str, Any] = response.json()["result"]
+            return result
+
+        result = post("models", {"count": 3})
+        assert result["content"] == []
+        assert len(result["structuredContent"]["result"]) == 3
+        assert post("exact", {"count": 4})["content"] != []
+
+
+@pytest.mark.skipif(not HAS_METRICS, reason="the project has no metrics")
+def test_sizes_and_errors_are_metrics() -> None:
+    with running(config(max_result_bytes=LIMIT), register) as server:
+        call(server, LEGACY, "text", count=LIMIT + 1)
+        error = server.metrics()
+        call(server, LEGACY, "text", count=900)
+        metrics = server.metrics()
+    labels = {"mcp_method_name": "tools/call", "gen_ai_tool_name": "text"}
+    sizes = [found.value("mcp_result_size_bytes_sum", **labels) or 0 for found in (error, metrics)]
+    assert sizes[0] < 200
+    assert sizes[1] - sizes[0] == 900 * 2 + len('{"result":""}')
+    assert metrics.value("mcp_tool_errors_total", tool_name="text", error_type="ResultTooLargeError") == 1
+    assert metrics.value("mcp_tool_calls_total", tool_name="text", status="client_error") == 1
+
+
+# --- The measure before the conversion ------------------------------------------------------------------------------
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: (
+        st.lists(children, max_size=5)
+        | st.dictionaries(st.text(), children, max_size=5)
+        | st.tuples(children, children)
+        | st.builds(Row, number=st.integers(), name=st.text())
+    ),
+    max_leaves=20,
+)
+
+
+@pytest.mark.pure
+@given(values, st.integers(0, 200))
+def test_what_is_found_too_large_is(value: Any, limit: int) -> None:
+    try:
+        size = len(to_json(value))
+    except ValueError:  # a lone surrogate
+        return
+    if bytes_left(value, limit) < 0:
+        assert size > limit
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("value", ["x" * 10_000_000, ["x"] * 5_000_000, {"rows": [{"a": "b" * 100}] * 2_000_000}])
+def test_the_work_depends_on_the_limit_only(value: Any) -> None:
+    small = bytes_left(["x" * 1000] * 50, 100_000)
+    started = time.process_time()
+    assert bytes_left(value, 100_000) < 0 < small
+    measured = time.process_time() - started
+    started = time.process_time()
+    to_json(value)
+    assert measured < (time.process_time() - started) / 2

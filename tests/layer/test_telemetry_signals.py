@@ -1,0 +1,244 @@
+"""Metrics and logs that an OTLP receiver on a real socket gets over both protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from harness import Running, Serve, config, has, run_python, wait_for
+from stand_in import silent
+from weather_station.production import get_logger
+from weather_station.production.config import ANSWERS, ConfigError
+from weather_station.production.observe import telemetry_signals
+from weather_station.production.sdk import ProductionServer
+from weather_station.server import create_server
+
+TYPES: dict[str, Any] = {"metrics": ExportMetricsServiceRequest, "logs": ExportLogsServiceRequest}
+SERVICES = {"metrics": "MetricsService", "logs": "LogsService", "traces": "TraceService"}
+BUCKETS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 120, 300]
+"""Bounds of the convention's metrics (OpenTelemetry semantic conventions, docs/gen-ai/mcp.md, "Metrics")."""
+
+CONVENTION = {"mcp.method.name", "gen_ai.tool.name", "gen_ai.prompt.name", "error.type"}
+"""The attributes of `mcp.server.operation.duration` there that the server has."""
+
+OWN = {"mcp_server.resource_template"}
+
+protocols = pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+
+
+class Collector:
+    """An OTLP receiver, and the requests that it got by signal."""
+
+    def __init__(self) -> None:
+        self.endpoint = ""
+        self.requests: dict[str, list[Any]] = {"metrics": [], "logs": [], "traces": []}
+
+    def add(self, signal: str, body: bytes) -> None:
+        self.requests[signal].append(TYPES[signal].FromString(body) if signal in TYPES else body)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of the last export by name."""
+        last = self.requests["metrics"][-1].resource_metrics[0]
+        return {metric.name: metric for scope in last.scope_metrics for metric in scope.metrics}
+
+    def records(self) -> list[Any]:
+        return [
+            record
+            for request in list(self.requests["logs"])
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+
+@contextmanager
+def over_http(collector: Collector) -> Iterator[str]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            collector.add(self.path.removeprefix("/v1/"), body)
+            self.send_response(200)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Log nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@contextmanager
+def over_grpc(collector: Collector) -> Iterator[str]:
+    def handler(signal: str) -> Any:
+        def export(body: bytes, context: object) -> bytes:
+            collector.add(signal, body)
+            return b""
+
+        singular = signal.removesuffix("s") if signal == "traces" else signal
+        service = f"opentelemetry.proto.collector.{singular}.v1.{SERVICES[signal]}"
+        return grpc.method_handlers_generic_handler(service, {"Export": grpc.unary_unary_rpc_method_handler(export)})
+
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers(tuple(map(handler, SERVICES)))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop(0).wait()
+
+
+@contextmanager
+def receiving(
+    serve: Serve,
+    protocol: str,
+    monkeypatch: pytest.MonkeyPatch,
+    register: Callable[[ProductionServer], None] | None = None,
+) -> Iterator[tuple[Running, Collector]]:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")  # the exporter of traces has the project's protocol
+    monkeypatch.setenv("OTEL_BLRP_SCHEDULE_DELAY", "20")
+    monkeypatch.setitem(ANSWERS["config"], "telemetry_protocol", protocol)
+    collector = Collector()
+    with (over_grpc if protocol == "grpc" else over_http)(collector) as collector.endpoint:
+        settings = {"telemetry_endpoint": collector.endpoint, "telemetry_protocol": protocol}
+        with serve(register, **settings) as server:
+            yield server, collector
+
+
+def attributes_of(point: Any) -> dict[str, Any]:
+    return {
+        pair.key: getattr(pair.value, pair.value.WhichOneof("value") or "string_value") for pair in point.attributes
+    }
+
+
+def add_crash(server: ProductionServer) -> None:
+    @server.tool()
+    async def crash() -> str:
+        fields = {"password": "hunter2", "number": 2**70, "text": "a\ud800", "parts": {"a": [1, "b"]}}
+        get_logger("owner").warning("about to crash", **fields)
+        raise LookupError("token=hunter2")
+
+
+@protocols
+def test_the_metrics_of_the_endpoint_are_exported(serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "50")
+    with receiving(serve, protocol, monkeypatch, add_crash) as (server, collector):
+        server.call("health_check")
+        server.call("crash")
+        count = len(collector.requests["metrics"])
+        wait_for(lambda: len(collector.requests["metrics"]) > count + 1)
+        scraped = server.metrics()
+        found = collector.metrics()
+        resource = collector.requests["metrics"][-1].resource_metrics[0].resource
+    assert attributes_of(resource)["service.name"] == server.registry.about.name
+    duration = found["mcp.server.operation.duration"]
+    assert duration.unit == "s"
+    assert {name for point in duration.histogram.data_points for name in attributes_of(point)} <= CONVENTION | OWN
+    points = {attributes_of(point).get("gen_ai.tool.name"): point for point in duration.histogram.data_points}
+    crash = points["crash"]
+    expected = {"mcp.method.name": "tools/call", "gen_ai.tool.name": "crash", "error.type": "LookupError"}
+    assert attributes_of(crash) == expected
+    assert (crash.count, list(crash.explicit_bounds), sum(crash.bucket_counts)) == (1, BUCKETS, 1)
+    calls = {tuple(attributes_of(point).values()): point.as_double for point in found["mcp_tool_calls"].sum.data_points}
+    assert calls["crash", "error"] == 1
+    assert found["mcp_tool_calls"].sum.is_monotonic
+    assert found["mcp_ready"].gauge.data_points[0].as_double == 1
+    families = {name.rpartition("_")[0] for (name, _) in scraped.samples} | {name for (name, _) in scraped.samples}
+    assert {name for name in found if not name.startswith("mcp.")} <= families
+
+
+@protocols
+def test_the_last_values_are_exported_when_the_server_stops(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "86400000")
+    with receiving(serve, protocol, monkeypatch) as (server, collector):
+        server.call("health_check")
+        assert collector.requests["metrics"] == []
+    assert "mcp.server.operation.duration" in collector.metrics()
+
+
+@protocols
+@pytest.mark.skipif(not has("observe.telemetry_logs"), reason="the project exports no logs")
+def test_the_lines_of_the_log_are_exported(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with receiving(serve, protocol, monkeypatch, add_crash) as (server, collector):
+        server.call("crash")
+        wait_for(lambda: any(record.body.string_value == "tool call" for record in collector.records()))
+    records = {record.body.string_value: record for record in collector.records()}
+    lines = {line["message"]: line for line in map(json.loads, capfd.readouterr().err.splitlines())}
+    for text in ("about to crash", "tool call", "tool raised an unexpected exception"):
+        record, line = records[text], lines[text]
+        attributes = attributes_of(record)
+        assert record.severity_text == line["severity"]
+        assert record.severity_number in (13, 17)
+        assert attributes["request_id"] == line["request_id"]
+        assert attributes.keys() == line.keys() - {"timestamp", "level", "severity", "message", "trace_id", "span_id"}
+    assert attributes_of(records["about to crash"])["parts"].values
+    assert b"hunter2" not in b"".join(request.SerializeToString() for request in collector.requests["logs"])
+
+
+def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    monkeypatch.setattr(telemetry_signals, "FLUSH_SECONDS", 0.2)
+    with silent() as endpoint, serve(telemetry_endpoint=endpoint) as server:
+        for _ in range(20):
+            assert not server.call("health_check").get("isError")
+
+
+def test_signals_can_be_switched_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
+    with receiving(serve, "grpc", monkeypatch) as (server, collector):
+        server.call("health_check")
+    assert collector.requests == {"metrics": [], "logs": [], "traces": []}
+
+
+@pytest.mark.parametrize("interval", ["0", "-1", "x", "1.5", "86400001"])
+def test_an_interval_that_is_none_stops_the_start(serve: Serve, monkeypatch: pytest.MonkeyPatch, interval: str) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
+    with pytest.raises(ConfigError, match="OTEL_METRIC_EXPORT_INTERVAL"), receiving(serve, "grpc", monkeypatch):
+        pass
+
+
+def test_a_server_that_starts_again_exports_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+
+    async def start_twice(endpoint: str) -> None:
+        server = create_server(config(telemetry_endpoint=endpoint))
+        for _ in range(2):
+            async with server.running():
+                get_logger("owner").info("started")
+
+    collector = Collector()
+    listen = over_grpc if config().telemetry_protocol == "grpc" else over_http
+    with listen(collector) as endpoint:
+        asyncio.run(start_twice(endpoint))
+    assert len(collector.requests["metrics"]) == 2
+    if has("observe.telemetry_logs"):
+        assert [record.body.string_value for record in collector.records()].count("started") == 2
+
+
+def test_an_endpoint_without_standard_variables_is_enough() -> None:
+    code = "server = harness.create_server(harness.config(telemetry_endpoint='http://127.0.0.1:9'))\n"
+    done = run_python(f"{code}assert 'telemetry_metrics' in server.registry.features")
+    assert done.returncode == 0, done.stderr
