@@ -1,6 +1,7 @@
 """Which modules of the production layer a project may lack. Imports nothing of a project."""
 
 OPTIONAL = (
+    "inbound.audit",
     "inbound.auth",
     "inbound.auth_challenge",
     "inbound.auth_introspection",

@@ -6,11 +6,16 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ANSWERS = {"concurrency": "profile=custom", "cost": "enable_rate_limiting=true", "scopes": "enable_authorization=true"}
+ANSWERS = {
+    "audit": "enable_audit=true",
+    "concurrency": "profile=custom",
+    "cost": "enable_rate_limiting=true",
+    "scopes": "enable_authorization=true",
+}
 """The answer that brings the feature of a field; fields without one need no feature."""
 
 MAX_COST = 100_000
@@ -42,12 +47,15 @@ class Policy:
     """Requests that one counts as in the rate limit, at most `MAX_COST`."""
     scopes: Sequence[str] | None = None
     """All scopes that a caller needs; with none in the list, every caller may."""
+    audit: Literal["sha256", "redacted", "omit"] | None = None
+    """How audit records have the arguments, instead of `AUDIT_ARGUMENTS`."""
 
     def __post_init__(self) -> None:
         self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
         self._check("concurrency", "an integer of at least 1", int, lambda value: value >= 1)
         self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
         self._check("scopes", "a list of scopes", list | tuple, are_scopes)
+        self._check("audit", "sha256, redacted or omit", str, lambda value: value in ("sha256", "redacted", "omit"))
         if self.scopes is not None:
             object.__setattr__(self, "scopes", tuple(self.scopes))
 
