@@ -385,7 +385,7 @@ AUTHORIZATION: Rows = {
         ),
         series(
             "Rejected before a request",
-            "HTTP requests per second without a valid token (unauthenticated), or with one that lacks a scope (forbidden).",
+            "HTTP requests per second without a valid token (unauthenticated), or one without a scope (forbidden).",
             "reqps",
             Query(
                 rate("reason", "mcp_http_rejections_total", f'{SERVER}, reason=~"unauthenticated|forbidden"'),
@@ -439,8 +439,8 @@ CREDENTIALS: Rows = {
     "Credentials": [
         series(
             "Credentials for the upstream",
-            "Credentials obtained per second, by outcome: rejected, where a caller has none, and failed, where they could "
-            "not be obtained. Alert: UpstreamCredentialsFail.",
+            "Credentials obtained per second, by outcome: rejected, where a caller has none, and failed, where they "
+            "could not be obtained. Alert: UpstreamCredentialsFail.",
             "cps",
             Query(rate("outcome", "mcp_upstream_credentials_total", SERVER), "{{outcome}}"),
             stacked=True,

@@ -13,6 +13,7 @@ OPTIONAL = (
     "inbound.auth_token",
     "inbound.authorization",
     "inbound.concurrency",
+    "inbound.confirmation",
     "inbound.identity",
     "inbound.rate_limit",
     "inbound.rate_limit_redis",

@@ -334,11 +334,8 @@ def test_each_step_of_a_sign_in_is_audited(
     records = [json.loads(line) for line in text.splitlines()]
     for record in records:
         VALIDATOR.validate(record)
-    signed_in = [
-        ("sign_in", "consented", "allowed"),
-        ("sign_in", "completed", "allowed"),
-        ("token", "issued", "allowed"),
-    ]
+    steps = (("sign_in", "consented"), ("sign_in", "completed"), ("token", "issued"))
+    signed_in = [(*step, "allowed") for step in steps]
     assert [(record["event"], record["outcome"], record["decision"]) for record in records] == [
         ("registration", "registered", "allowed"),
         *signed_in,

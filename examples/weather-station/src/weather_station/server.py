@@ -17,6 +17,7 @@ WITHOUT_SWITCH = (
     "identity",
     "auth_introspection",
     "auth_challenge",
+    "confirmation",
     "lease",
     "listeners",
     "once",
