@@ -290,6 +290,14 @@ RATE_LIMIT: Rows = {
             ),
             warn_above=0.1,
         ),
+        series(
+            "Rejected requests by reason and tier",
+            "Requests per second that a limit of their caller rejected: permits (RateLimited), the daily quota "
+            "(QuotaExceeded) or requests at the same time (TooManyAtOnce). Callers without a tier have `default`.",
+            "reqps",
+            Query(rate("reason, tier", "mcp_limit_rejections_total", SERVER), "{{tier}}: {{reason}}"),
+            stacked=True,
+        ),
     ],
 }
 

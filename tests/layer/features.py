@@ -12,6 +12,8 @@ OPTIONAL = (
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
     "inbound.authorization",
+    "inbound.caller_quota",
+    "inbound.caller_quota_redis",
     "inbound.concurrency",
     "inbound.confirmation",
     "inbound.identity",

@@ -17,6 +17,7 @@ WITHOUT_SWITCH = (
     "identity",
     "auth_introspection",
     "auth_challenge",
+    "caller_quota",
     "confirmation",
     "lease",
     "listeners",
