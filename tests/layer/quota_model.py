@@ -10,9 +10,9 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from rate_limit_model import DAY, MICROSECONDS
+from rate_limit_model import DAY
 from weather_station.production.inbound.caller_quota import Take, Taken, Wanted
-from weather_station.production.inbound.rate_limit import Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
 
 CALLERS = st.sampled_from(["a", "b"])
 COSTS = st.integers(0, 5)

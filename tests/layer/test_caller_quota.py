@@ -13,12 +13,12 @@ from hypothesis import settings
 from clocks import Clock
 from harness import HAS_METRICS, LEGACY, MODERN, Running, Serve, config, modern, text_of, wait_for
 from quota_model import AgainstModel
-from rate_limit_model import DAY, MICROSECONDS
+from rate_limit_model import DAY
 from rounds import ROUNDS, ask, post, rounds
 from test_rate_limit_tiers import call, limits, register
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound.caller_quota import LocalLimits
-from weather_station.production.inbound.rate_limit import LocalBuckets
+from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 

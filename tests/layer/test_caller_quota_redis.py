@@ -17,12 +17,12 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from harness import DEADLINE_SECONDS, HEADERS, NO_TLS, config, http_process, message, text_of, wait_for
 from quota_model import AgainstModel
-from rate_limit_model import DAY, MICROSECONDS
+from rate_limit_model import DAY
 from store import Store, running_store
 from weather_station.production.config import about
 from weather_station.production.inbound.caller_quota import LocalLimits, Wanted
 from weather_station.production.inbound.caller_quota_redis import SharedLimits
-from weather_station.production.inbound.rate_limit import LocalBuckets, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets, Quota
 from weather_station.production.inbound.rate_limit_redis import SharedBuckets
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
@@ -167,7 +167,7 @@ def wait_for_places(client: Any, number: int) -> list[str]:
 
     def running() -> bool:
         found[:] = client.keys("*:running:*")
-        return sum(client.zcard(key) for key in found) == number
+        return sum(int(client.zcard(key)) for key in found) == number
 
     wait_for(running)
     return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import NamedTuple
 
 from pydantic import Field
@@ -80,6 +81,8 @@ class Taken(NamedTuple):
     release: Callable[[], None] | None = None
     """Has to be called when the request has ended."""
 
+
+ADMITTED = Taken(None)
 
 Take = Callable[[Wanted], Awaitable[Taken]]
 
@@ -181,26 +184,27 @@ class LocalLimits:
 
     async def take(self, wanted: Wanted) -> Taken:
         """Take what a request wants, or nothing."""
-        running = self._running.get(wanted.caller_id, 0)
-        if wanted.slots and running >= wanted.slots:
+        key, caller_id, cost, quota, daily, slots, _, _ = wanted
+        if slots and self._running.get(caller_id, 0) >= slots:
             return Taken("TooManyAtOnce")
-        now = self._clock()
-        used = self._used_today(now, wanted.key)
-        if wanted.daily and used + wanted.cost > wanted.daily:
-            return Taken("QuotaExceeded", used, DAY - now % DAY)
-        if wanted.cost:
-            spent, debt = await self._buckets.take(wanted.key, wanted.cost, wanted.quota)
+        used = 0
+        if daily:
+            now = self._clock()
+            used = self._used_today(now, key)
+            if used + cost > daily:
+                return Taken("QuotaExceeded", used, DAY - now % DAY)
+        if cost:
+            spent, debt = self._buckets.of(quota).take(key, cost)
             if not spent:
                 return Taken("RateLimited", debt)
-        if wanted.daily and wanted.cost:
-            self._used.pop(wanted.key, None)
-            self._used[wanted.key] = used + wanted.cost
-            if len(self._used) > MAX_CALLERS:
-                del self._used[next(iter(self._used))]
-        if not wanted.slots:
-            return Taken(None)
-        self._running[wanted.caller_id] = running + 1
-        return Taken(None, release=lambda: self._end(wanted.caller_id))
+            if daily:
+                self._used[key] = used + cost
+                if len(self._used) > MAX_CALLERS:
+                    del self._used[next(iter(self._used))]
+        if not slots:
+            return ADMITTED
+        self._running[caller_id] = self._running.get(caller_id, 0) + 1
+        return Taken(None, release=partial(self._end, caller_id))
 
     def _used_today(self, now: int, key: str) -> int:
         if now // DAY != self._day:
@@ -209,6 +213,6 @@ class LocalLimits:
         return self._used.get(key, 0)
 
     def _end(self, caller_id: str) -> None:
-        self._running[caller_id] -= 1
-        if not self._running[caller_id]:
-            del self._running[caller_id]
+        left = self._running.pop(caller_id) - 1
+        if left:
+            self._running[caller_id] = left

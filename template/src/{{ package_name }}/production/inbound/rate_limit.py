@@ -352,14 +352,15 @@ class Limiter:
     async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
         if request.method not in LIMITED:
             return await call_next(request)
-        continues = await _continues_round(self._registry, request)
-        cost = request.policy.cost or 1
+        has_state = "requestState" in request.params
+        cost = 0 if has_state and await _continues_round(self._registry, request) else request.policy.cost or 1
         if self.further is not None:
-            return await self.further(request, call_next, 0 if continues else cost)
-        if continues:
+            return await self.further(request, call_next, cost)
+        if not cost:
             return await call_next(request)
-        quota = self.tiers.of(request.caller)
-        spent, debt = await self._take(self.tiers.key(request.caller), cost, quota)
+        caller, tiers = request.caller, self.tiers
+        quota = tiers.of(caller)
+        spent, debt = await self._take(tiers.key(caller), cost, quota)
         return await call_next(request) if spent else self.reject(request, quota, cost, debt)
 
     def reject(self, request: MCPRequest, quota: Quota, cost: int, debt: int) -> CallToolResult:
