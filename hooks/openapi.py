@@ -17,11 +17,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 GENERATOR = TEMPLATE / "packages" / "openapi-tools" / "src"
-RUN_TIME_PART = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production" / "openapi.py"
+PRODUCTION = TEMPLATE / "template" / "src" / "{{ package_name }}" / "production"
+RUN_TIME_PART = ("openapi_schema.py", "openapi_document.py", "openapi.py")
 
 
 def main() -> int:
@@ -40,33 +43,43 @@ def main() -> int:
         )
         return 1
     bring_run_time_part(project, package)
+    answers = answers_of(project, package)
     generator = [sys.executable, "-m", "openapi_tools", f"--package={package}", f"--output={project}", "--format"]
     return subprocess.run(
-        [*generator, *base_url_of(project, package), f"--only={options.only}", *more, "--", options.spec],
+        [*generator, *options_of(answers), f"--only={options.only}", *more, "--", options.spec],
         env={**os.environ, "PYTHONPATH": str(GENERATOR)},
         check=False,
     ).returncode
 
 
 def bring_run_time_part(project: Path, package: str) -> None:
-    """Copy `production/openapi.py` into a project that was generated without a document, and say how to keep it."""
-    target = project / "src" / package / "production" / RUN_TIME_PART.name
-    if not target.exists() and RUN_TIME_PART.exists():
-        target.write_bytes(RUN_TIME_PART.read_bytes())
+    """Copy `production/openapi*.py` into a project that was generated without a document, and say how to keep them."""
+    folder = project / "src" / package / "production"
+    missing = [name for name in RUN_TIME_PART if not (folder / name).exists() and (PRODUCTION / name).exists()]
+    for name in missing:
+        (folder / name).write_bytes((PRODUCTION / name).read_bytes())
+    if missing:
         print(
-            f"openapi-tools: {target} is new. Updates repair it once the answer is recorded: "
+            f"openapi-tools: {', '.join(missing)} in {folder}: new. Updates repair them once the answer is recorded: "
             "copier update --trust --defaults --vcs-ref=:current: --data openapi_spec=<the document>",
             file=sys.stderr,
         )
 
 
-def base_url_of(project: Path, package: str) -> list[str]:
-    """Return the option that names the URL of the API in the project's answers."""
+def options_of(answers: Mapping[str, Any]) -> list[str]:
+    """Return the options that a project's answers decide: the URL of the API, and whether tools need scopes."""
+    url = answers.get("upstream_base_url")
+    options = [f"--base-url={url}"] if isinstance(url, str) else []
+    return [*options, "--scopes"] if answers.get("enable_authorization") is True else options
+
+
+def answers_of(project: Path, package: str) -> dict[str, Any]:
+    """Return the answers that the project is configured with, an empty dictionary where they cannot be read."""
     try:
         answers = json.loads((project / "src" / package / "production" / "answers.json").read_text("utf-8"))
-        return [f"--base-url={answers['config']['upstream_base_url']}"]
+        return dict(answers["config"])
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return {}
 
 
 def package_of(project: Path) -> str | None:

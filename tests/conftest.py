@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from pytest_copier.plugin import CopierFixture
 
+from .environments import shared_files
 from .matrix import Project, outbound_pairs
+from .render_many import compile_templates_once
 from .support import (
     ROOT,
     TEMPLATE_PATHS,
@@ -139,6 +141,11 @@ class Renderings(Mapping[str, Rendering]):
 
     @cached_property
     def main(self) -> list[Rendering]:
+        """The main variants."""
+        return [self[name] for name in MAIN_VARIANTS]
+
+    @cached_property
+    def main_twice(self) -> list[Rendering]:
         """The main variants; the second time another process renders them, from a plain directory."""
         second = self._root / "main"
         make_once(second, lambda root: render_many(self._template, [root], MAIN_VARIANTS))
@@ -164,6 +171,12 @@ def renderings(
 def each_rendering(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
     """The main variants, and for a release all of them."""
     return {"main": lambda: renderings.main, "every": lambda: renderings.every}[request.param]()
+
+
+@pytest.fixture(params=[pytest.param("main", marks=pytest.mark.slow), pytest.param("every", marks=pytest.mark.release)])
+def each_rendered_twice(request: pytest.FixtureRequest, renderings: Renderings) -> Sequence[Rendering]:
+    """As `each_rendering`, each with the `second` rendering."""
+    return {"main": lambda: renderings.main_twice, "every": lambda: renderings.every}[request.param]()
 
 
 @pytest.fixture(scope="session")
@@ -253,17 +266,40 @@ def figure(record_property: Callable[[str, object], None]) -> Callable[[str], No
     return lambda text: record_property(FIGURE, text)
 
 
-LONGEST_FIRST = ("test_layer.py", "test_projects.py", "test_soak.py", "test_ops_live.py")
+def pytest_configure() -> None:
+    """Make the folder of shared files before the workers start, which inherit its name, and make renderings faster."""
+    shared_files()
+    compile_templates_once()
+
+
+LONGEST_FIRST = (
+    "test_layer.py",
+    "test_projects.py",
+    "test_openapi.py",
+    "test_readme.py",
+    "test_hook.py",
+    "test_update_matrix.py",
+    "test_ops_live.py",
+    "test_fuzz.py",
+    "test_soak.py",
+    "test_sign_in.py",
+)
 """Files to start first: one worker runs a whole file, so a long one at the end would leave the other idle."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the longest files, and count the tests of the other sets as slow, so that `not slow` is quick."""
+    """Start with the longest files, and count the tests of the other sets as slow, so that `not slow` is quick.
+
+    Raises:
+        pytest.UsageError: a test is in two sets; `-m acceptance` would run one that is for a release.
+    """
     items.sort(key=lambda item: LONGEST_FIRST.index(item.path.name) if item.path.name in LONGEST_FIRST else 99)
     for item in items:
         if item.get_closest_marker("acceptance") or item.get_closest_marker("release"):
             item.add_marker(pytest.mark.slow)
+        if item.get_closest_marker("acceptance") and item.get_closest_marker("release"):
+            raise pytest.UsageError(f"{item.nodeid} is marked acceptance and release: a test belongs to one set")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

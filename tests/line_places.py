@@ -71,7 +71,8 @@ def _of_yaml(text: str, count: int) -> list[Place]:
 def _name(item: yaml.Node) -> str:
     if isinstance(item, yaml.ScalarNode):
         return ""
-    named = {key.value: value.value for key, value in item.value} if isinstance(item, yaml.MappingNode) else {}
+    pairs = item.value if isinstance(item, yaml.MappingNode) else ()
+    named = {key.value: value.value for key, value in pairs if isinstance(key, yaml.ScalarNode)}
     return next((f"{name}={named[name]}" for name in NAMES if isinstance(named.get(name), str)), "-")
 
 

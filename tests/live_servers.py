@@ -22,7 +22,8 @@ from typing import Any
 import pytest
 from copier import run_copy
 
-from .support import EVERYTHING, ROOT, clean_environment, run, uv, wait_for
+from .environments import make_environment
+from .support import EVERYTHING, ROOT, clean_environment, run, wait_for
 
 LOCAL = "127.0.0.1"
 TOKEN = "token-of-the-tests-0123456789"  # noqa: S105 (of servers on loopback that live for a test)
@@ -105,8 +106,7 @@ def make_project(template: Path, directory: Path, *tools: str, **answers: object
     (package / "weather.py").unlink()
     for name in tools:
         shutil.copy(IN_PROJECT / f"{name}.py", package / f"{name}.py")
-    done = run(uv(), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
-    assert done.returncode == 0, done.stderr
+    make_environment(directory)
     return Project(directory)
 
 

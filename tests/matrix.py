@@ -13,9 +13,11 @@ minute on two cores. `pytest -m release` runs all of these.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import random
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +32,7 @@ from typing import Any
 
 from copier import run_copy
 
+from .environments import compile_modules, make_environment, shared_files
 from .owner_projects import ANSWER_SETS, NOW, ORIGINS, TemplateHistory, edit_as_owner
 from .support import (
     DEADLINE_SECONDS,
@@ -100,8 +103,7 @@ class Project:
     @classmethod
     def of(cls, path: Path) -> Project:
         """Make the environment of a rendered project."""
-        done = run(uv(), "sync", "--compile-bytecode", cwd=path)  # compiled once, not by each process
-        assert done.returncode == 0, done.stderr
+        make_environment(path)
         return cls(path)
 
     def uv(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -117,6 +119,8 @@ class Project:
         Raises:
             AssertionError: it failed, or skipped a test.
         """
+        if name == "types":
+            return self.check_types()
         done = self.uv("run", "--no-sync", *CHECKS[name])
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
@@ -125,24 +129,55 @@ class Project:
             assert "skipped" not in last, done.stdout
         return last
 
+    def check_types(self, *arguments: str | Path) -> str:
+        """Run mypy and return the last line of its output.
+
+        mypy reuses what it found out about libraries in another project of this session; it compares their content.
+
+        Raises:
+            AssertionError: it found a mistake.
+        """
+        shared, own = shared_files() / "mypy", self.path / ".mypy_cache"
+        if shared.exists() and not own.exists():
+            shutil.copytree(shared, own)
+        done = self.uv("run", "--no-sync", "mypy", "--cache-dir", own, *arguments)
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
+        if not shared.exists():
+            with tempfile.TemporaryDirectory(dir=shared.parent) as folder, contextlib.suppress(OSError):
+                shutil.copytree(own, Path(folder) / "mypy").rename(shared)  # fails if another worker was faster
+        return (done.stdout.strip().splitlines() or [""])[-1]
+
     def prepare_layer(self) -> None:
         """Install what the tests of the production layer need into the project's environment."""
         done = run(uv(), "pip", "install", "--quiet", "--requirements", LAYER / "requirements.txt", cwd=self.path)
         assert done.returncode == 0, done.stderr
+        compile_modules(self.path / ".venv")
 
-    def check_layer(self, *selection: str) -> str:
+    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True) -> str:
         """Run tests of the production layer in the project's environment, and return the last line of their output.
 
         Args:
             selection: options of pytest and names of modules; all tests unless given.
+            processes: number of workers, each of which takes some seconds to start; 0 for none.
+            forks: whether servers in processes of their own may be forks, whose libraries are imported already.
 
         Raises:
             AssertionError: a test failed or was skipped.
         """
         done = subprocess.run(
-            [uv(), "run", "--no-sync", "--project", self.path, "pytest", "-q", "--numprocesses=3", *selection],
+            [
+                uv(),
+                "run",
+                "--no-sync",
+                "--project",
+                self.path,
+                "pytest",
+                "-q",
+                f"--numprocesses={processes}",
+                *selection,
+            ],
             cwd=LAYER,
-            env=clean_environment(UV_OFFLINE="1"),
+            env=clean_environment(UV_OFFLINE="1", **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -296,7 +331,7 @@ def check_project(make: Callable[[Path], None]) -> str:
         project = Project.of(path)
         last = {check: project.check(check) for check in CHECKS}["tests"]
         project.prepare_layer()
-        return f"{last}; production layer: {project.check_layer(*QUICK)}"
+        return f"{last}; production layer: {project.check_layer(*QUICK, processes=3, forks=False)}"
 
 
 def check_projects(

@@ -2,21 +2,16 @@
 
     uv run python -m tests.tables
 
- Features come from the pages in `template/docs/` (heading and first sentence),
+Features come from the pages in `template/docs/` (heading and first sentence),
 questions from `copier.yml`, variables from `.env.example` as the variants have it.
 """
 
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
-from copier import run_copy
-
-from .support import EVERYTHING, ROOT, Answers, choices, questions
+from .support import EVERYTHING, ROOT, Answers, choices, questions, render_file
 
 REFERENCE = ROOT / "docs" / "reference.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
@@ -54,29 +49,20 @@ def variable_rows() -> Iterator[str]:
     sections: dict[str, dict[str, None]] = {}
     changes = [{"upstream_auth": credentials} for credentials in choices(questions()["upstream_auth"])]
     for change in [*changes, {"auth": "oauth"}]:
-        for section, name in listed(EVERYTHING | {"upstream_api_key_env": "API_KEY"} | change):
+        for section, name in example_variables(EVERYTHING | {"upstream_api_key_env": "API_KEY"} | change):
             sections.setdefault(section, {})[name] = None
     for section, names in sections.items():
         yield f"| {section} | {' '.join(f'`{name}`' for name in names)} |"
 
 
-def listed(data: Answers) -> list[tuple[str, str]]:
-    """Return section and name of each variable in the `.env.example` of a variant."""
-    entries: list[tuple[str, str]] = []
-    with tempfile.TemporaryDirectory() as name:
-        source, project = Path(name) / "source", Path(name) / "project"
-        (source / "template").mkdir(parents=True)
-        shutil.copytree(ROOT / "interview", source / "interview")
-        for needed in ("copier.yml", "template/.env.example.jinja"):
-            shutil.copy(ROOT / needed, source / needed)
-        run_copy(str(source), project, data=data, defaults=True, skip_tasks=True, quiet=True)
-        section = ""
-        for line in (project / ".env.example").read_text("utf-8").splitlines():
-            if heading := re.match(r"# --- (.*?) -+$", line):
-                section = heading[1]
-            if variable := re.match(r"#?([A-Z][A-Z0-9_]+)=", line):
-                entries.append((section, variable[1]))
-    return entries
+def example_variables(data: Answers) -> Iterator[tuple[str, str]]:
+    """Yield section and name of each variable in the `.env.example` of a variant."""
+    section = ""
+    for line in render_file(".env.example", data).splitlines():
+        if heading := re.match(r"# --- (.*?) -+$", line):
+            section = heading[1]
+        if variable := re.match(r"#?([A-Z][A-Z0-9_]+)=", line):
+            yield section, variable[1]
 
 
 TABLES = {"features": feature_rows, "questions": question_rows, "variables": variable_rows}

@@ -271,6 +271,7 @@ def test_copier_renders_texts_unchanged(small_template: Path, tmp_path: Path, na
     assert_unchanged(texts, name, DESCRIPTIONS[2])
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(st.text(max_size=110), st.text(max_size=310))
 @example("a'\"\\", "{{ project_name }}")

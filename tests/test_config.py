@@ -10,7 +10,7 @@ import pytest
 
 from .matrix import Project
 from .support import DEFAULT, EVERYTHING, Answers, choices, evaluate, questions, render_text
-from .tables import listed
+from .tables import example_variables
 from .template_repository import recorded
 
 GENERATION_ONLY = {
@@ -92,7 +92,7 @@ def test_every_setting_is_in_the_example_of_the_environment(model: Model) -> Non
     settings = set(model.variables.values())
     with_key = EVERYTHING | {"upstream_api_key_env": "API_KEY"}
     varied = [(name, value) for name in ("auth", "upstream_auth") for value in choices(questions()[name])]
-    known = {variable for name, value in varied for _, variable in listed(with_key | {name: value})}
+    known = {variable for name, value in varied for _, variable in example_variables(with_key | {name: value})}
     assert sorted(settings - known) == []
 
 

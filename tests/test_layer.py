@@ -55,8 +55,8 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for."""
 
-COMPLETE_VARIANTS = ("minimal", "default", TOKENS, *outbound_pairs())
-"""Projects in which all tests run that depend on the project."""
+COMPLETE_VARIANTS = ("minimal", "default", "everything", TOKENS, *outbound_pairs())
+"""Projects in which all tests run that depend on the project, with each server as a new process."""
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +100,15 @@ def prepared(
     ],
 )
 def test_the_tests_of_the_layer_pass(
-    prepared: Callable[[str], Project], name: str, selection: tuple[str, ...], figure: Callable[[str], None]
+    prepared: Callable[[str], Project],
+    name: str,
+    selection: tuple[str, ...],
+    figure: Callable[[str], None],
+    request: pytest.FixtureRequest,
 ) -> None:
-    figure(f"tests of the production layer in {name}: {prepared(name).check_layer(*selection)}")
+    complete = request.node.get_closest_marker("release") is not None
+    last = prepared(name).check_layer(*selection, processes=3 if selection == QUICK else 0, forks=not complete)
+    figure(f"tests of the production layer in {name}: {last}")
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,4 @@ def test_random_documents(prepared: Callable[[str], Project], figure: Callable[[
 
 
 def assert_typed(project: Project, *arguments: str | Path) -> None:
-    cache = project.path / ".mypy_cache"
-    options = ("--config-file", str(LAYER / "mypy.ini"), "--cache-dir", str(cache))
-    done = project.python("-m", "mypy", *options, *map(str, arguments))
-    assert done.returncode == 0, done.stdout + done.stderr
+    project.check_types("--config-file", LAYER / "mypy.ini", *arguments)

@@ -93,6 +93,7 @@ def test_the_runbook_covers_the_features_of_the_project() -> None:
     assert "kubectl -n weather-station logs -l app.kubernetes.io/name=weather-station " in page("everything")
 
 
+@pytest.mark.slow
 def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) -> None:
     def alerts(name: str) -> set[str]:
         return {rule["alert"] for _, rule in rules(renderings[name].first) if "alert" in rule}
@@ -203,8 +204,25 @@ def test_the_stop_timeout_exceeds_the_drain_time(renderings: Mapping[str, Render
     example = (project / ".env.example").read_text("utf-8")
     (grace,) = map(int, re.findall(r"#SHUTDOWN_GRACE_SECONDS=(\d+)", example))
     pause = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert int(compose["stop_grace_period"].removesuffix("s")) > grace + CLOSING_SECONDS
+    (stop,) = map(int, re.findall(r"#STOP_GRACE_PERIOD=(\d+)s", example))
+    assert compose["stop_grace_period"] == f"${{STOP_GRACE_PERIOD:-{stop}s}}"
+    assert stop > grace + CLOSING_SECONDS
     assert pod["terminationGracePeriodSeconds"] > pause + grace + CLOSING_SECONDS
+
+
+def test_the_load_balancer_waits_longer_than_a_tool_may_take(renderings: Mapping[str, Rendering]) -> None:
+    project = renderings["default"].first
+    example = (project / ".env.example").read_text("utf-8")
+    proxy, tool_timeout, silence = (
+        int(re.findall(rf"^#{name}=(\d+)$", example, re.MULTILINE)[0])
+        for name in ("PROXY_TIMEOUT_SECONDS", "TOOL_TIMEOUT_SECONDS", "SSE_AFTER_SECONDS")
+    )
+    compose = (project / "ops/load-balancer/docker-compose.yml").read_text("utf-8")
+    assert f"PROXY_TIMEOUT_SECONDS: ${{PROXY_TIMEOUT_SECONDS:-{proxy}}}\n" in compose
+    text = (project / "ops/load-balancer/haproxy.cfg").read_text("utf-8")
+    for side in ("client", "server"):
+        assert f'timeout {side} "${{PROXY_TIMEOUT_SECONDS-{proxy}}}s"' in text
+    assert proxy > tool_timeout > silence
 
 
 def test_services_follow_the_answers() -> None:
@@ -488,6 +506,7 @@ def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[
             assert {name for name in names if ":" in name} <= recorded, expression
 
 
+@pytest.mark.slow
 def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
     def shown(name: str) -> set[str]:
         return set(dashboards(renderings[name].first))

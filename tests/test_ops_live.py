@@ -28,9 +28,10 @@ import pytest
 import yaml
 from copier import run_copy
 
+from .environments import make_environment
 from .live_servers import LOCAL, free_port, process
-from .ops import dashboards, expressions, filled, load, passes, rules, tool
-from .support import EVERYTHING, uv, wait_for
+from .ops import dashboards, expressions, filled, load, rules, tool
+from .support import EVERYTHING, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
 
@@ -191,7 +192,7 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("live") / "project"
     run_copy(str(template), directory, data=EVERYTHING, defaults=True, skip_tasks=True, quiet=True)
     (directory / "src/weather_station/tools/maintenance.py").write_text(MAINTENANCE, "utf-8")
-    passes(str(uv()), "sync", "--quiet", cwd=directory, UV_PROJECT_ENVIRONMENT=".venv")
+    make_environment(directory)
     return directory
 
 

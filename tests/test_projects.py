@@ -49,11 +49,23 @@ def project(request: pytest.FixtureRequest, make: Callable[[str], Project]) -> P
     return make(request.param)
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", [check for check in CHECKS if check != "start"])
 def test_a_project_passes_its_check(project: Project, check: str, figure: Callable[[str], None]) -> None:
     last = project.check(check)
     if check == "tests":
         figure(f"{check} of the {project.path.name} project: {last}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    # The tests of a project start it too, and those of the READMEs start the default project.
+    [
+        "everything",
+        *(pytest.param(name, marks=pytest.mark.release) for name in (*VARIANTS[:2], TOKENS, *outbound_pairs())),
+    ],
+)
+def test_a_project_starts(make: Callable[[str], Project], name: str) -> None:
+    make(name).check("start")
 
 
 def test_the_wheel_contains_the_answers(project: Project, tmp_path: Path) -> None:

@@ -127,6 +127,7 @@ def test_another_branch_is_named(repository: Path) -> None:
     assert list(under_test.problems_of_the_tree()) == ["this is the branch feature; releases are made on main"]
 
 
+@pytest.mark.slow
 def test_a_tag_that_is_not_listed_and_a_release_without_its_tag_are_named(repository: Path) -> None:
     git("tag", "0.1.5", cwd=repository)
     assert list(under_test.problems_of_the_list()) == ["tests/releases.toml lacks the tag 0.1.5"]
@@ -144,6 +145,7 @@ def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
     assert problem == "template/docs/tools.md was removed without a migration"
 
 
+@pytest.mark.slow
 def test_a_release_on_another_branch_is_reported(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git("switch", "--quiet", "--create", "aside", "0.1.0", cwd=repository)
     commit(repository, "aside")

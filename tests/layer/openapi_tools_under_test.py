@@ -43,20 +43,23 @@ class Tools:
         if str(modules.parent) not in weather_station.__path__:
             weather_station.__path__.append(str(modules.parent))
         importlib.invalidate_caches()
-        self._call = Call(self._register, upstream_base_url=api.url, max_retries=0, upstream_api_key_env=KEY_VARIABLE)
+        self.server_call = Call(
+            self._register, upstream_base_url=api.url, max_retries=0, upstream_api_key_env=KEY_VARIABLE
+        )
 
     def _register(self, server: ProductionServer) -> None:
-        for name in dict.fromkeys(tool.module for tool in self.generated.tools):
-            importlib.import_module(f"weather_station.{self.package}.{name}").register(server)
+        for path in self.generated.files:
+            if "/tools/" in path and not Path(path).name.startswith("_"):
+                importlib.import_module(f"weather_station.{self.package}.{Path(path).stem}").register(server)
 
     async def published(self) -> dict[str, PublishedTool]:
         """Return the tools as a client sees them, by name."""
-        async with Client(self._call.server) as client:
+        async with Client(self.server_call.server) as client:
             return {tool.name: tool for tool in (await client.list_tools()).tools}
 
     async def call(self, tool: str, arguments: Mapping[str, Any] | None = None) -> CallToolResult:
         """Call a tool, and return its result."""
-        return await self._call(tool, arguments)
+        return await self.server_call(tool, arguments)
 
     async def sent(self, tool: str, arguments: Mapping[str, Any] | None = None) -> ApiRequest:
         """Call a tool, and return the only request that the API has got."""

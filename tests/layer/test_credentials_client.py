@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness import ALONE, opened
+from harness import ONE_ATTEMPT, opened
 from stand_in import StandIn
 from token_endpoint import token_endpoint
 
@@ -10,7 +10,7 @@ from token_endpoint import token_endpoint
 async def test_all_callers_share_the_servers_token(api: StandIn) -> None:
     with token_endpoint() as endpoint:
         settings = endpoint.settings(upstream_scope="orders", upstream_resource="https://orders.example.com")
-        async with opened(api.url, **(ALONE | settings)) as runtime:
+        async with opened(api.url, **(ONE_ATTEMPT | settings)) as runtime:
             await runtime.upstream.get_json("/")
             await runtime.upstream.get_json("/again")
         resource = {"scope": "orders", "resource": "https://orders.example.com"}

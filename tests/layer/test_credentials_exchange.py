@@ -13,7 +13,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver.exceptions import ToolError
 
 from clocks import Clock
-from harness import ALONE, config, has, opened, wait_for
+from harness import ONE_ATTEMPT, config, has, opened, wait_for
 from stand_in import StandIn, hang, respond, stand_in
 from token_endpoint import TokenEndpoint, token_endpoint
 from weather_station.production.caller import Caller, User, current_caller
@@ -35,7 +35,7 @@ def endpoint() -> Iterator[TokenEndpoint]:
 
 @asynccontextmanager
 async def exchanging(api: StandIn, endpoint: TokenEndpoint, **changed: Any) -> AsyncIterator[Upstream]:
-    async with opened(api.url, **(ALONE | endpoint.settings(**changed))) as runtime:
+    async with opened(api.url, **(ONE_ATTEMPT | endpoint.settings(**changed))) as runtime:
         yield runtime.upstream
 
 
@@ -313,7 +313,7 @@ async def test_tokens_show_in_no_log_line(
 
 
 async def test_without_settings_every_request_is_rejected_and_the_start_says_so(api: StandIn) -> None:
-    server = create_server(config(upstream_base_url=api.url, upstream_auth="token_exchange", **ALONE))
+    server = create_server(config(upstream_base_url=api.url, upstream_auth="token_exchange", **ONE_ATTEMPT))
     assert "UPSTREAM_TOKEN_URL" in " ".join(server.registry.notices)
     async with server.running() as runtime:
         with calling("alice"), pytest.raises(UpstreamError, match="UPSTREAM_TOKEN_URL"):
@@ -331,7 +331,7 @@ def test_a_missing_setting_stops_the_start(endpoint: TokenEndpoint, missing: str
 
 async def test_a_successful_exchange_is_counted(api: StandIn, endpoint: TokenEndpoint) -> None:
     endpoint.answers = [respond(500), respond(400, b"{}")]
-    server = create_server(config(upstream_base_url=api.url, **ALONE, **endpoint.settings()))
+    server = create_server(config(upstream_base_url=api.url, **ONE_ATTEMPT, **endpoint.settings()))
     async with server.running() as runtime:
         with calling("alice"):
             for _ in range(4):

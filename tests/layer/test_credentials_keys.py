@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from harness import ALONE, Serve, add_fetch, config, wait_for
+from harness import ONE_ATTEMPT, Serve, add_fetch, config, wait_for
 from stand_in import StandIn
 from weather_station.production import upstream_credentials
 from weather_station.production.caller import Caller, current_caller
@@ -21,7 +21,7 @@ from weather_station.production.upstream import credentials_keys
 from weather_station.production.upstream.errors import UpstreamError
 from weather_station.server import create_server
 
-PER_CALLER: dict[str, Any] = ALONE | {"upstream_auth": "per_caller", "upstream_api_key_header": "X-Api-Key"}
+PER_CALLER: dict[str, Any] = ONE_ATTEMPT | {"upstream_auth": "per_caller", "upstream_api_key_header": "X-Api-Key"}
 
 
 @contextmanager

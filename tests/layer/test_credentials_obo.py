@@ -11,7 +11,7 @@ import pytest
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from mcp.server.auth.provider import AccessToken
 
-from harness import ALONE, config, opened
+from harness import ONE_ATTEMPT, config, opened
 from stand_in import StandIn, respond
 from token_endpoint import token_endpoint
 from weather_station.production.caller import Caller, User
@@ -38,7 +38,7 @@ async def test_a_callers_token_is_exchanged_with_the_documented_parameters(api: 
     )
     with token_endpoint() as endpoint:
         settings = endpoint.settings(upstream_scope=SCOPE, upstream_client_auth="post")
-        async with opened(api.url, **(ALONE | settings)) as runtime:
+        async with opened(api.url, **(ONE_ATTEMPT | settings)) as runtime:
             reset = auth_context_var.set(alice)
             try:
                 await runtime.upstream.get_json("/")

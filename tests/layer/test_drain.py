@@ -13,7 +13,7 @@ import httpx2
 import pytest
 
 from harness import HEADERS, Serve, http_process, modern, text_of, wait_for
-from held import TOOLS, Held, Protocol, ToolClient, legacy, open_session
+from held import TOOLS, Protocol, ServerWithHeldCalls, ToolClient, legacy, open_session
 from weather_station.production.sdk import ProductionServer
 
 CALLS = 200
@@ -30,18 +30,18 @@ async def test_all_calls_in_flight_get_their_results_and_the_exit_status_is_zero
     http: httpx2.AsyncClient, response_mode: str
 ) -> None:
     with http_process(TOOLS, SESSION_MODE="stateless", RESPONSE_MODE=response_mode) as process:
-        held = Held(http, process)
+        server = ServerWithHeldCalls(http, process)
         clients = [ToolClient(http, process.url, protocol, "stateless") for protocol in (legacy, modern)]
         async with asyncio.TaskGroup() as group:
             calls = [group.create_task(call("hold", n)) for call in clients for n in range(CALLS)]
-            await held.stop(signal.SIGTERM, len(calls))
-            assert (await held.get("/readyz")).json()["failing"] == ["draining"]
-            assert (await held.get("/livez")).status_code == 200
+            await server.stop(signal.SIGTERM, len(calls))
+            assert (await server.get("/readyz")).json()["failing"] == ["draining"]
+            assert (await server.get("/livez")).status_code == 200
             for call in clients:
                 rejected = await call("hold")
                 assert rejected["isError"]
                 assert text_of(rejected).startswith("Server is shutting down.")
-            await held.get("/release")
+            await server.get("/release")
         assert [text_of(call.result()) for call in calls] == [str(n) for n in range(CALLS)] * len(clients)
         assert process.status() == 0
         assert re.findall("<(.*)>", process.log()) == ["opened last, 0 calls", "opened first, 0 calls"]
@@ -51,13 +51,13 @@ async def test_all_calls_in_flight_get_their_results_and_the_exit_status_is_zero
 async def test_sessions_are_drained_and_a_blocked_thread_does_not_keep_the_process(http: httpx2.AsyncClient) -> None:
     settings = {"SESSION_MODE": "stateful", "RESPONSE_MODE": "sse", "SHUTDOWN_GRACE_SECONDS": 4}
     with http_process(TOOLS, **settings) as process:
-        held = Held(http, process)
+        server = ServerWithHeldCalls(http, process)
         call = ToolClient(http, process.url, legacy, "stateful")
         async with asyncio.TaskGroup() as group:
             calls = [group.create_task(call("hold", n)) for n in range(1, CALLS)]
             blocked = group.create_task(call("block", BLOCKED_SECONDS))
-            await held.stop(signal.SIGINT, CALLS)
-            await held.get("/release")
+            await server.stop(signal.SIGINT, CALLS)
+            await server.get("/release")
         assert [text_of(call.result()) for call in calls] == [str(n) for n in range(1, CALLS)]
         assert text_of(blocked.result()) == "Server is shutting down; the call was stopped before it finished."
         assert process.status() == 0

@@ -28,7 +28,7 @@ from harness import (
     text_of,
     wait_for,
 )
-from held import TOOLS, Held, ToolClient, legacy
+from held import TOOLS, ServerWithHeldCalls, ToolClient, legacy
 from weather_station.production import on_shutdown, on_startup, sdk
 from weather_station.production.config import StartError
 from weather_station.production.sdk import ProductionServer
@@ -43,7 +43,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a proce
 async def test_a_second_signal_ends_the_process_at_once(http: httpx2.AsyncClient) -> None:
     with http_process(TOOLS, SHUTDOWN_GRACE_SECONDS=LONG) as process:
         blocked = asyncio.create_task(ToolClient(http, process.url, legacy, "stateless")("block", BLOCKED_SECONDS))
-        await Held(http, process).stop(signal.SIGTERM, 1)
+        await ServerWithHeldCalls(http, process).stop(signal.SIGTERM, 1)
         assert _caught(process.process.pid) >= {signal.SIGTERM, signal.SIGINT}
         process.signal(signal.SIGTERM)
         assert process.status() == 128 + signal.SIGTERM

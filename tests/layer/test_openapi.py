@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from mcp import Client
+from mcp.server.mcpserver import Context
+from pydantic import Field
 
+from harness import has
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
-from weather_station.production import policy
-from weather_station.production.testing import Api
+from weather_station.production import get_logger, policy, upstream
+from weather_station.production.config import ConfigError, StartError
+from weather_station.production.openapi import READ_ONLY, Answer, ApiModel, add, call, form
+from weather_station.production.openapi_document import describe
+from weather_station.production.serve import startup
+from weather_station.production.testing import Api, Call, create_server
 
 Make = Callable[..., Tools]
 
@@ -445,3 +455,239 @@ async def test_a_number_that_json_lacks_is_an_error_that_names_it(make: Make, re
         result = await tools.call("find")
         assert result.is_error
         assert f" answered with {named}, which JSON does not have. " in text_of(result)
+
+
+# --- What is published ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not has("inbound.tool_selection"), reason="this project cannot hide tools")
+async def test_a_hidden_tool_leaves_the_others_as_they_are(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("READ_ONLY", "true")
+    find = operation("find", responses=answer({"type": "object", "properties": {"name": {}}}))
+    change = operation("change", responses=answer({"type": "object", "properties": {"colour": {}}}))
+    tools = make(document({"/items": {"get": find, "post": change}}))
+    published = await tools.published()
+    assert "change" not in published
+    schema = published["find"].output_schema
+    assert schema is not None
+    assert schema["anyOf"][0]["properties"] == {"name": {}}
+
+
+EVERY_TYPE: dict[str, Any] = {
+    "text": {"type": "string", "minLength": 1, "maxLength": 5, "pattern": "^a", "description": "A text."},
+    "day": {"type": "string", "format": "date"},
+    "whole": {"type": "integer", "minimum": 1, "maximum": 9, "multipleOf": 2},
+    "ratio": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    "flag": {"type": "boolean"},
+    "level": {"type": "string", "enum": ["low", "high"]},
+    "one": {"type": "string", "const": "x"},
+    "list": {"type": "array", "items": {"type": "number", "minimum": 3}, "minItems": 1, "maxItems": 4},
+    "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+    "anything": {},
+    "maybe": {"type": ["string", "null"], "description": "Or nothing."},
+    "inner": {"type": "object", "properties": {"a": {"type": "string"}}, "description": "An object."},
+    "either": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+}
+PUBLISHED: dict[str, Any] = EVERY_TYPE | {
+    "level": {"type": "string", "enum": ["low", "high"]},
+    "maybe": {"anyOf": [{"type": "string"}, {"type": "null"}], "description": "Or nothing."},
+}
+
+
+async def test_schemas_are_published_as_the_document_has_them(make: Make) -> None:
+    parameters = [parameter(name, schema) for name, schema in EVERY_TYPE.items()]
+    tools = make(document({"/items": {"get": operation("find", parameters=parameters)}}))
+    schema = (await tools.published())["find"].input_schema
+    assert not schema["additionalProperties"]
+    for name, expected in PUBLISHED.items():
+        published = dict(schema["properties"][name])
+        if "$ref" in published:
+            published = schema["$defs"][published.pop("$ref").rpartition("/")[2]] | published
+        assert published == expected, name
+
+
+@pytest.mark.parametrize("name", ["ratio", "whole", "list", "text"])
+async def test_a_bound_that_is_published_is_enforced(make: Make, rest: Api, name: str) -> None:
+    values = {"ratio": (0.5, 0), "whole": (2, 3), "list": ([3], [2.5]), "text": ("a", "b")}
+    schema = {"type": "object", "properties": {name: EVERY_TYPE[name]}}
+    tools = make(document({"/items": {"post": operation("make", requestBody=body(schema))}}))
+    fitting, other = values[name]
+    assert (await tools.sent("make", {"body": {name: fitting}})).json() == {name: fitting}
+    del rest.requests[:]
+    assert (await tools.call("make", {"body": {name: other}})).is_error
+    assert not rest.requests
+
+
+class Opening(ApiModel):
+    """The owner's own type, of which only pydantic knows the schema."""
+
+    day: date
+
+
+async def find_opening(ctx: Context, day: Annotated[date, Field(description="When.")]) -> Answer[Opening]:
+    """Find an opening."""
+    return await call(ctx, "GET", "/openings", query=form("day", day))
+
+
+async def test_a_tool_that_the_owner_has_changed_may_have_any_type(rest: Api) -> None:
+    rest.on("GET", "/openings", json={"day": "2026-11-27"})
+    caller = Call(lambda server: add(server, find_opening, "Find", READ_ONLY), upstream_base_url=rest.url)
+    async with Client(caller.server) as client:
+        (tool,) = [tool for tool in (await client.list_tools()).tools if tool.name == "find_opening"]
+    assert tool.input_schema["properties"] == {"day": {"type": "string", "format": "date", "description": "When."}}
+    assert tool.output_schema is not None
+    assert (await caller("find_opening", {"day": "2026-11-27"})).structured_content == {"day": "2026-11-27"}
+    assert rest.requests[0].target == "/openings?day=2026-11-27"
+
+
+def test_a_tool_without_a_type_stops_the_start_with_one_line() -> None:
+    async def find(ctx: Context, day) -> Answer[Any]:  # type: ignore[no-untyped-def]
+        return await call(ctx, "GET", f"/{day}")
+
+    registered = create_server(lambda server: None, upstream_base_url="http://127.0.0.1:1")
+    with pytest.raises(StartError, match=r"test_openapi\.py:\d+: tool find: parameter day has no type hint"):
+        add(registered, find, "Find", READ_ONLY)
+
+
+# --- Settings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [("é", "printable ASCII"), ("a\nb", "printable ASCII"), (" a", "begin or end with a space"), ("a ", "a space")],
+)
+async def test_a_value_that_no_header_can_have_is_rejected(make: Make, rest: Api, value: str, problem: str) -> None:
+    tools = make(document({"/x": {"get": operation("find", parameters=[parameter("X-A", {}, "header")])}}))
+    result = await tools.call("find", {"X-A": value})
+    assert result.is_error
+    assert problem in text_of(result)
+    assert not rest.requests
+
+
+VERSIONED: dict[str, Any] = document(
+    {
+        f"/{name}": {
+            "get": operation(
+                name,
+                parameters=[
+                    parameter("X-Version", {"type": "string", "default": "1"}, "header", required=True),
+                    parameter("X-Tenant", {"type": "string"}, "header", required=True),
+                ],
+                security=[{"one": [], "two": []}],
+            )
+        }
+        for name in ("find", "search")
+    },
+    securitySchemes={
+        "one": {"type": "apiKey", "in": "header", "name": "DD-API-KEY"},
+        "two": {"type": "apiKey", "in": "header", "name": "DD-APPLICATION-KEY"},
+    },
+)
+SECOND_KEY = "second-key-of-the-api"
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("X-Tenant:acme", {"X-Tenant": "acme", "X-Version": "1"}),
+        ("x-version: 2, X-Tenant: acme, and more", {"X-Tenant": "acme, and more", "X-Version": "2"}),
+        ("X-Tenant:acme,Accept-Language:en, de;q=0.5", {"X-Tenant": "acme", "Accept-Language": "en, de;q=0.5"}),
+    ],
+)
+async def test_headers_are_settings(
+    make: Make, monkeypatch: pytest.MonkeyPatch, setting: str, expected: dict[str, str]
+) -> None:
+    monkeypatch.setenv("UPSTREAM_HEADERS", setting)
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    monkeypatch.setenv("UPSTREAM_API_KEY_HEADER", "DD-API-KEY")
+    tools = make(VERSIONED)
+    request = await tools.sent("find")
+    headers = {"DD-API-KEY": KEY, "DD-APPLICATION-KEY": SECOND_KEY} | expected
+    assert {name: request.headers[name] for name in headers} == headers
+    assert not tools.server_call.server.registry.notices
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_another_origin_gets_no_header_of_the_api(
+    make: Make, rest: Api, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    with Api() as other:
+        other.on(method, "/y", json={})
+
+        async def leave(ctx: Context) -> Answer[Any]:
+            return Answer(await upstream(ctx).request(method, f"{other.url}/y"))
+
+        tools = make(VERSIONED)
+        add(tools.server_call.server, leave, "Leave", READ_ONLY)
+        await tools.call("leave")
+        assert "DD-APPLICATION-KEY" not in other.requests[0].headers
+        assert "X-Version" not in other.requests[0].headers
+
+
+async def test_a_missing_header_is_a_notice_and_other_servers_are_advice(make: Make) -> None:
+    tools = make(VERSIONED | {"servers": [{"url": "https://api.example.com/v2"}]})
+    lines, _ = await startup.check(tools.server_call.server)
+    text = "\n".join(lines)
+    assert "UPSTREAM_HEADERS: the document of T has X-Tenant, which is not set" in text
+    assert "UPSTREAM_SECRET_HEADERS: the document of T has DD-APPLICATION-KEY, which is not set" in text
+    assert re.search(
+        r"^advice +BASE_URL is http://127\.0\.0\.1:\d+, and .* names https://api.example.com/v2$", text, re.M
+    )
+    assert re.search(r"^document +T 1$", text, re.MULTILINE)
+
+
+async def test_the_server_of_the_document_is_no_advice(make: Make, rest: Api) -> None:
+    tools = make(VERSIONED | {"servers": [{"url": f"{rest.url}/"}]})
+    lines, _ = await startup.check(tools.server_call.server)
+    assert not any("BASE_URL is" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "problem"),
+    [
+        ("UPSTREAM_HEADERS", "X-Tenant", "must be headers Name:value, comma-separated"),
+        ("UPSTREAM_HEADERS", "X Y:1", "must be headers Name:value, comma-separated"),
+        ("UPSTREAM_HEADERS", "X-Tenant:é", "the value of X-Tenant must be printable ASCII"),
+        ("UPSTREAM_SECRET_HEADERS", f"X-Key:\x01{SECOND_KEY}", "the value of X-Key must be printable ASCII"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_stops_the_start(
+    monkeypatch: pytest.MonkeyPatch, setting: str, value: str, problem: str
+) -> None:
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ConfigError) as raised:
+        describe(create_server(lambda server: None, upstream_base_url="http://127.0.0.1:1"), title="T")
+    assert raised.value.problems == [f"{setting}: {problem}"]
+
+
+@pytest.mark.skipif(not has("observe.redaction"), reason="plain logs are not redacted")
+async def test_a_secret_header_is_redacted(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("UPSTREAM_SECRET_HEADERS", f"DD-APPLICATION-KEY:{SECOND_KEY}")
+    tools = make(VERSIONED)
+    logged = []
+
+    async def leak(ctx: Context) -> Answer[Any]:
+        get_logger("leak").warning("the headers", sent=f"x{SECOND_KEY}x")
+        logged.append(True)
+        return await call(ctx, "GET", "/find")
+
+    add(tools.server_call.server, leak, "Leak", READ_ONLY)
+    await tools.call("leak")
+    assert logged
+    assert SECOND_KEY not in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not has("inbound.authorization"), reason="this project has no authorization")
+async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
+    protected = operation("find", security=[{"oauth": ["items:read"]}])
+    tools = make(
+        document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
+        with_scopes=True,
+    )
+    result = await tools.call("find")
+    assert result.is_error
+    assert "needs the scope items:read" in text_of(result)
+    assert not rest.requests

@@ -6,9 +6,13 @@ RFC 6570 is expanded by `uritemplate`. The other styles, forms and JSON are deri
 
 from __future__ import annotations
 
+import base64
+import email.parser
+import email.policy
 import json
 import shutil
 from collections.abc import Iterator
+from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -28,6 +32,8 @@ CONTROL = "".join(map(chr, [*range(32), *range(127, 160)]))
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters=CONTROL), max_size=12)
 IN_PATH = TEXT.filter(lambda text: text not in ("", ".", "..") and not set(text) & set("/\\;") and "%" not in text)
 NUMBER = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False, width=32).map(float)
+ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=12)
+TOKEN = st.text("abcXYZ019_-", min_size=1, max_size=8)
 NAME = st.text("abcXYZ019_-.$@[] é", min_size=1, max_size=8)
 KEY = st.text("abcé &=", min_size=1, max_size=4)
 
@@ -176,4 +182,92 @@ def test_a_body_as_a_form(data: st.DataObject, rest: Api, tmp_path: Path) -> Non
     request = request_of(tools, {"body": value})
     # Pairs come in the order of the schema's fields.
     assert sorted(parse_qsl(request.body.decode(), keep_blank_values=True)) == sorted(expected)
+    tools.forget()
+
+
+@QUIET
+@given(data=st.data())
+def test_a_reserved_character_that_is_allowed_is_sent_as_it_is(data: st.DataObject, rest: Api, tmp_path: Path) -> None:
+    value = data.draw(st.text("aé:/?[]@!$'()*,;&=+# %", min_size=1, max_size=12))
+    given_ = parameter("q", {"type": "string"}, allowReserved=True)
+    tools = made(rest, tmp_path / "x", document({"/x": {"post": operation("find", parameters=[given_])}}))
+    query = request_of(tools, {"q": value}).target.partition("?")[2]
+    assert parse_qsl(query, keep_blank_values=True) == [("q", value)]
+    # RFC 6570, section 3.2.3, but for the characters that would end the value or change it.
+    expanded = uritemplate.expand("{+q}", {"q": value.replace("%", " ")})
+    assert [char for char in query[2:] if char in ":/?[]@!$'()*,;"] == [c for c in expanded if c in ":/?[]@!$'()*,;"]
+    tools.forget()
+
+
+@QUIET
+@given(data=st.data())
+def test_headers(data: st.DataObject, rest: Api, tmp_path: Path) -> None:
+    names = data.draw(st.lists(TOKEN, min_size=1, max_size=3, unique_by=str.lower))
+    parameters, values, expected = [], {}, {}
+    for name in (f"x-{name}" for name in names):
+        schema, value = data.draw(valued({**SCALARS, "string": ASCII}))
+        if isinstance(value, dict):
+            value = {key.replace("é", "e").replace(" ", "_"): item for key, item in value.items()}
+            value = dict(sorted(value.items()))  # uritemplate sorts them
+        explode = data.draw(st.booleans())
+        parameters.append(parameter(name, schema, "header", explode=explode))
+        values[name] = value
+        expanded = uritemplate.expand(f"{{v{'*' if explode else ''}}}", {"v": as_texts(value)})
+        expected[name] = unquote(expanded)
+    tools = made(rest, tmp_path / "x", document({"/x": {"post": operation("find", parameters=parameters)}}))
+    request = request_of(tools, values)
+    assert {name: request.headers[name] for name in values} == expected
+    tools.forget()
+
+
+@QUIET
+@given(data=st.data())
+def test_cookies(data: st.DataObject, rest: Api, tmp_path: Path) -> None:
+    names = data.draw(st.lists(st.text("abcXYZ019", min_size=1, max_size=8), min_size=1, max_size=3, unique=True))
+    kinds = [data.draw(st.sampled_from(sorted(SCALARS))) for _ in names]
+    values = {name: data.draw(SCALARS[kind]) for name, kind in zip(names, kinds, strict=True)}
+    parameters = [parameter(name, {"type": kind}, "cookie") for name, kind in zip(names, kinds, strict=True)]
+    tools = made(rest, tmp_path / "x", document({"/x": {"post": operation("find", parameters=parameters)}}))
+    arguments = {each.api_name: each.argument for each in tools.generated.tools[0].parameters}
+    request = request_of(tools, {arguments[name]: value for name, value in values.items()})
+    received = {name: unquote(each.value) for name, each in SimpleCookie(request.headers["cookie"]).items()}
+    assert received == {name: shown(value) for name, value in values.items()}
+    tools.forget()
+
+
+@QUIET
+@given(data=st.data())
+def test_a_body_of_parts(data: st.DataObject, rest: Api, tmp_path: Path) -> None:
+    names = data.draw(st.lists(TOKEN, min_size=1, max_size=4, unique_by=str.lower))
+    properties: dict[str, Any] = {}
+    value: dict[str, Any] = {}
+    expected: list[tuple[str, str, bytes]] = []
+    for name in names:
+        if data.draw(st.booleans()):
+            content = data.draw(st.binary(max_size=20))
+            properties[name] = {"type": "string", "format": "binary"}
+            value[name] = base64.b64encode(content).decode()
+            expected.append((name, "application/octet-stream", content))
+            continue
+        properties[name], item = data.draw(valued(SCALARS))
+        value[name] = item
+        if isinstance(item, dict):
+            expected.append((name, "application/json", json.dumps(item, sort_keys=True).encode()))
+        else:
+            texts = item if isinstance(item, list) else [item]
+            expected += [(name, "text/plain", shown(text).encode()) for text in texts]
+    content_ = body({"type": "object", "properties": properties}, "multipart/form-data")
+    tools = made(rest, tmp_path / "x", document({"/x": {"post": operation("find", requestBody=content_)}}))
+    request = request_of(tools, {"body": value})
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + request.body)
+    received = []
+    for part in message.iter_parts():
+        payload = part.get_payload(decode=True)
+        assert isinstance(payload, bytes)
+        if part.get_content_type() == "application/json":
+            payload = json.dumps(json.loads(payload), sort_keys=True).encode()
+        name = str(part.get_param("name", header="content-disposition"))
+        received.append((name, part.get_content_type(), payload))
+    assert sorted(received) == sorted(expected)
     tools.forget()

@@ -11,10 +11,10 @@ import httpx2
 import pytest
 
 from harness import (
-    ALONE,
     DEADLINE_SECONDS,
     HEADERS,
     NO_TLS,
+    ONE_ATTEMPT,
     Running,
     Serve,
     add_fetch,
@@ -52,7 +52,7 @@ def test_slow_calls_of_one_caller_leave_connections_to_the_others(
     release = threading.Event()
     api.behave(hold(release))
     settings = {"max_connections": connections, "trusted_proxies": "127.0.0.1", "upstream_base_url": api.url}
-    with serve(add_fetch, **settings, **PATIENT, **ALONE) as server, ThreadPoolExecutor(calls) as pool:
+    with serve(add_fetch, **settings, **PATIENT, **ONE_ATTEMPT) as server, ThreadPoolExecutor(calls) as pool:
         running = [pool.submit(fetch_as, server, 1) for _ in range(calls)]
         wait_for(lambda: sum(call.done() for call in running) == calls - share)
         wait_for(lambda: len(api.requests) == share)
@@ -72,7 +72,7 @@ def test_a_caller_that_waits_gets_the_next_free_connection(api: StandIn, serve: 
     release = threading.Event()
     api.behave(hold(release), respond())
     settings = {"max_connections": 4, "trusted_proxies": "127.0.0.1", "upstream_base_url": api.url}
-    with serve(add_fetch, **settings, **PATIENT, **ALONE) as server, ThreadPoolExecutor(2) as pool:
+    with serve(add_fetch, **settings, **PATIENT, **ONE_ATTEMPT) as server, ThreadPoolExecutor(2) as pool:
         first = pool.submit(fetch_as, server, 1)
         wait_for(lambda: len(api.requests) == 1)
         second = pool.submit(fetch_as, server, 1)

@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from mcp_types import ElicitRequestURLParams
 from pydantic import BaseModel, TypeAdapter
 
-from harness import ALONE, Running, Serve, config, message, rebuild_pipeline, running, text_of
+from harness import ONE_ATTEMPT, Running, Serve, config, message, rebuild_pipeline, running, text_of
 from stand_in import StandIn, hang, reset, respond
 from weather_station.production import UpstreamError, upstream
 from weather_station.production.request import CallNext, MCPRequest, Result
@@ -341,7 +341,7 @@ def test_an_error_of_the_upstream_counts_by_whose_fault_it_is(
         state.error = lambda: upstream(server).get_json("/things")
 
     api.behave(behavior)
-    with serve(register, upstream_base_url=api.url, request_timeout_seconds=0.5, **ALONE) as server:
+    with serve(register, upstream_base_url=api.url, request_timeout_seconds=0.5, **ONE_ATTEMPT) as server:
         for kind in REQUESTS:
             answer = ask(server, *REQUESTS[kind])
             assert api.host in text(answer)

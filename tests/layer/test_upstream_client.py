@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 import time
@@ -11,7 +12,7 @@ from email.utils import format_datetime
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
 
-from harness import ALONE, HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
+from harness import DEADLINE_SECONDS, HAS_METRICS, ONE_ATTEMPT, Serve, add_fetch, config, opened, text_of, wait_for
 from stand_in import StandIn, hang, respond, stand_in
 from weather_station.production.upstream import client
 from weather_station.production.upstream.client import MAX_RETRY_AFTER, parse_retry_after
@@ -21,7 +22,7 @@ from weather_station.server import create_server
 
 def test_a_response_reaches_the_tool_and_is_counted(api: StandIn, serve: Serve) -> None:
     api.behave(respond(body=b'{"answer": 42}'))
-    with serve(add_fetch, upstream_base_url=f"{api.url}/api", **ALONE) as server:
+    with serve(add_fetch, upstream_base_url=f"{api.url}/api", **ONE_ATTEMPT) as server:
         assert server.call("fetch", {"path": "/thing"})["structuredContent"] == {"answer": 42}
         labels = {"host": api.host, "method": "GET", "outcome": "2xx"}
         assert server.metrics().value("mcp_upstream_requests_total", **labels) == (1 if HAS_METRICS else None)
@@ -33,7 +34,7 @@ def test_a_response_reaches_the_tool_and_is_counted(api: StandIn, serve: Serve) 
 
 async def test_a_redirect_on_the_same_origin_is_followed(api: StandIn) -> None:
     api.behave(respond(307, location="/moved"), respond())
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         response = await runtime.upstream.request("POST", "/old", json={"a": 1})
     assert response.status_code == 200
     assert [(request.method, request.target, request.body) for request in api.requests] == [
@@ -44,7 +45,7 @@ async def test_a_redirect_on_the_same_origin_is_followed(api: StandIn) -> None:
 
 async def test_a_compressed_response_is_decompressed(api: StandIn) -> None:
     api.behave(respond(body=gzip.compress(b'{"answer": 42}'), content_encoding="gzip"))
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         response = await runtime.upstream.request("GET", "/")
     assert response.json() == {"answer": 42}
     assert "content-encoding" not in response.headers
@@ -52,7 +53,7 @@ async def test_a_compressed_response_is_decompressed(api: StandIn) -> None:
 
 async def test_the_deadline_interrupts_an_attempt(api: StandIn) -> None:
     api.behave(hang())
-    async with opened(api.url, request_timeout_seconds=0.2, attempt_timeout_seconds=3600, **ALONE) as runtime:
+    async with opened(api.url, request_timeout_seconds=0.2, attempt_timeout_seconds=3600, **ONE_ATTEMPT) as runtime:
         started = time.monotonic()
         with pytest.raises(UpstreamTimeoutError, match=r"did not answer within 0\.2 s"):
             await runtime.upstream.get_json("/")
@@ -61,7 +62,7 @@ async def test_the_deadline_interrupts_an_attempt(api: StandIn) -> None:
 
 def test_a_cancelled_tool_closes_its_connection(api: StandIn, serve: Serve) -> None:
     api.behave(hang())
-    with serve(add_fetch, upstream_base_url=api.url, tool_timeout_seconds=1, **ALONE) as server:
+    with serve(add_fetch, upstream_base_url=api.url, tool_timeout_seconds=1, **ONE_ATTEMPT) as server:
         assert "did not finish within 1 seconds" in text_of(server.call("fetch", {"path": "/"}))
         assert len(api.requests) == 1
         wait_for(lambda: api.connections == 0)
@@ -72,21 +73,21 @@ def test_a_cancelled_tool_closes_its_connection(api: StandIn, serve: Serve) -> N
 
 @pytest.mark.parametrize("path", ["@evil.invalid/", ".evil.invalid", "//evil.invalid/x", ":1/x", "ftp://evil.invalid/"])
 async def test_a_path_cannot_leave_its_host(path: str, api: StandIn) -> None:
-    async with opened(f"{api.url}/v1", **ALONE) as runtime:
+    async with opened(f"{api.url}/v1", **ONE_ATTEMPT) as runtime:
         await runtime.upstream.get_json(path)
     assert api.requests[0].target.startswith("/v1/")
 
 
 @pytest.mark.parametrize("url", ["http://user:password@127.0.0.1/", "http:///path", "https://127.0.0.1:99999/"])
 async def test_a_malformed_url_is_rejected(url: str, api: StandIn) -> None:
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(ToolError, match=r"malformed|must have"):
             await runtime.upstream.get_json(url)
 
 
 async def test_an_absolute_url_reaches_another_host(api: StandIn) -> None:
     with stand_in() as other:
-        async with opened(api.url, **ALONE) as runtime:
+        async with opened(api.url, **ONE_ATTEMPT) as runtime:
             await runtime.upstream.get_json(f"{other.url}/there", params={"a": "1 2"})
         assert [request.target for request in other.requests] == ["/there?a=1+2"]
     assert not api.requests
@@ -97,7 +98,7 @@ async def test_an_absolute_url_reaches_another_host(api: StandIn) -> None:
 
 async def test_all_parts_of_a_request_are_sent(api: StandIn) -> None:
     api.behave(respond(201, b"made", content_type="text/plain", x_id="7"))
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         response = await runtime.upstream.request(
             "post", "/things", params={"a": 1}, content="text", headers={"X-One": "1"}, idempotency_key="k1"
         )
@@ -122,7 +123,7 @@ async def test_forms_and_files_are_sent_again_by_a_retry(api: StandIn) -> None:
 
 
 async def test_a_form_is_url_encoded(api: StandIn) -> None:
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         await runtime.upstream.request("POST", "/forms", form={"name": "Ann Lee", "tag": ["a", "b"]})
     (request,) = api.requests
     assert request.body == b"name=Ann+Lee&tag=a&tag=b"
@@ -131,7 +132,7 @@ async def test_a_form_is_url_encoded(api: StandIn) -> None:
 
 async def test_cookies_are_not_kept(api: StandIn) -> None:
     api.behave(respond(set_cookie="session=of-one-caller; Path=/"))
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         await runtime.upstream.get_json("/")
         await runtime.upstream.get_json("/")
     assert "cookie" not in api.requests[1].headers
@@ -139,7 +140,11 @@ async def test_cookies_are_not_kept(api: StandIn) -> None:
 
 def test_hosts_beyond_the_limit_share_a_label(api: StandIn, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "MAX_HOSTS", 2)
-    with stand_in() as second, stand_in() as third, serve(add_fetch, upstream_base_url=api.url, **ALONE) as server:
+    with (
+        stand_in() as second,
+        stand_in() as third,
+        serve(add_fetch, upstream_base_url=api.url, **ONE_ATTEMPT) as server,
+    ):
         for url in (api.url, second.url, third.url, third.url):
             assert not server.call("fetch", {"path": f"{url}/"})["isError"]
         metrics = server.metrics()
@@ -195,3 +200,29 @@ def test_retry_after_is_parsed_without_an_exception_whatever_its_text() -> None:
     for _ in range(5000):
         seconds = parse_retry_after(" ".join(chance.choices(words, k=chance.randint(0, 8))))
         assert seconds is None or seconds >= 0
+
+
+async def test_a_request_has_a_timeout_of_its_own(api: StandIn) -> None:
+    """It replaces that of the request and that of an attempt, whether they are shorter or longer."""
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        await respond()(reader, writer)
+
+    api.behave(late)
+    async with opened(api.url, request_timeout_seconds=0.1, attempt_timeout_seconds=0.1, **ONE_ATTEMPT) as runtime:
+        with pytest.raises(UpstreamTimeoutError, match=r"0\.1 s"):
+            await runtime.upstream.request("GET", "/")
+        assert (await runtime.upstream.request("GET", "/", timeout=DEADLINE_SECONDS)).status_code == 200
+        assert await runtime.upstream.get_json("/", timeout=DEADLINE_SECONDS) is not None
+    api.behave(hang())
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
+        with pytest.raises(UpstreamTimeoutError, match=r"0\.2 s"):
+            await runtime.upstream.request("GET", "/", timeout=0.2)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+async def test_a_timeout_that_is_no_duration_is_a_mistake_of_the_tool(api: StandIn, seconds: float) -> None:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
+        with pytest.raises(ValueError, match="timeout="):
+            await runtime.upstream.request("GET", "/", timeout=seconds)

@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from harness import ALONE, Serve, add_fetch, config, opened
+from harness import ONE_ATTEMPT, Serve, add_fetch, config, opened
 from stand_in import StandIn, reset, respond, stand_in
 from weather_station.production.config import ConfigError
 from weather_station.production.upstream.errors import UpstreamResponseError
@@ -19,7 +19,7 @@ HIDDEN = "s3cr3t-value"
 def key(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Settings of a server with a key."""
     monkeypatch.setenv("UPSTREAM_TEST_KEY", f" {HIDDEN}\n")
-    return ALONE | {"upstream_api_key_env": "UPSTREAM_TEST_KEY"}
+    return ONE_ATTEMPT | {"upstream_api_key_env": "UPSTREAM_TEST_KEY"}
 
 
 async def test_the_key_is_sent_to_the_base_url_only(key: dict[str, str], api: StandIn) -> None:

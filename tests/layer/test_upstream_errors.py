@@ -15,9 +15,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from harness import (
-    ALONE,
     DEADLINE_SECONDS,
     HAS_METRICS,
+    ONE_ATTEMPT,
     Running,
     Serve,
     add_fetch,
@@ -73,7 +73,7 @@ def patient(api: StandIn) -> Iterator[Running]:
 
 
 def settings(api: StandIn, **overrides: Any) -> ProductionConfig:
-    return config(upstream_base_url=f"{api.url}/api", max_response_bytes=MAX_BYTES, **PATIENT | ALONE | overrides)
+    return config(upstream_base_url=f"{api.url}/api", max_response_bytes=MAX_BYTES, **PATIENT | ONE_ATTEMPT | overrides)
 
 
 def attempts(server: Running, host: str, outcome: str) -> float:
@@ -205,7 +205,7 @@ def check(fault: Fault, api: StandIn, server: Running) -> None:
 
 
 def test_a_refused_connection_is_reported_as_an_unreachable_host(serve: Serve) -> None:
-    with refusing() as url, serve(add_fetch, upstream_base_url=url, **ALONE) as server:
+    with refusing() as url, serve(add_fetch, upstream_base_url=url, **ONE_ATTEMPT) as server:
         result = server.call("fetch", {"path": f"/thing?key={HIDDEN}"})
         host = url.removeprefix("http://")
         assert text_of(result) == f"{host} cannot be reached. {RETRY_LATER}"
@@ -225,7 +225,7 @@ async def test_the_advice_fits_the_method_of_the_request(
     behavior: Behavior, method: str, advice: str, may_retry: bool, api: StandIn
 ) -> None:
     api.behave(behavior)
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(UpstreamError) as caught:
             await runtime.upstream.request(method, "/")
     assert (caught.value.advice, caught.value.may_retry) == (advice, may_retry)
@@ -233,7 +233,7 @@ async def test_the_advice_fits_the_method_of_the_request(
 
 async def test_a_tool_can_read_an_error_response(api: StandIn) -> None:
     api.behave(respond(409, b'{"conflict": "name"}'))
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(UpstreamStatusError) as caught:
             await runtime.upstream.request("POST", "/things", json={})
     error = caught.value
@@ -242,7 +242,7 @@ async def test_a_tool_can_read_an_error_response(api: StandIn) -> None:
 
 
 async def test_a_request_that_cannot_be_sent_does_not_show_its_headers(api: StandIn) -> None:
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with pytest.raises(UpstreamError, match="could not be sent") as caught:
             await runtime.upstream.get_json("/", headers={"X-Bad": f"{HIDDEN}\n"})
     assert HIDDEN not in str(caught.value)
@@ -254,7 +254,7 @@ async def test_a_full_pool_is_reported_as_a_request_that_was_not_sent(
 ) -> None:
     monkeypatch.setattr(client, "MAX_CONNECT_SECONDS", 2.0)
     api.behave(hang())
-    async with opened(api.url, max_connections=1, **PATIENT | ALONE) as runtime:
+    async with opened(api.url, max_connections=1, **PATIENT | ONE_ATTEMPT) as runtime:
         first = asyncio.create_task(runtime.upstream.get_json("/"))
         await asyncio.to_thread(wait_for, lambda: api.requests)
         with pytest.raises(UpstreamConnectError, match="All connections are in use") as caught:
@@ -271,7 +271,7 @@ async def test_a_failed_request_is_one_log_entry_whose_level_follows_the_verdict
     status: int, verdict: str, api: StandIn
 ) -> None:
     api.behave(respond(status))
-    async with opened(api.url, **ALONE) as runtime:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
         with capture_logs() as log, pytest.raises(UpstreamStatusError) as caught:
             await runtime.upstream.get_json(f"/?key={HIDDEN}")
     assert caught.value.verdict is Verdict[verdict]

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from harness import ALONE, Serve, asgi_server, opened, text_of
+from harness import ONE_ATTEMPT, Serve, asgi_server, opened, text_of
 from stand_in import StandIn
 from weather_station.production import upstream
 from weather_station.production.sdk import ProductionServer
@@ -52,7 +52,7 @@ PIECES = (
 
 async def sent(api: StandIn, path: str, values: dict[str, object] | None = None) -> str:
     """Return the request target that the upstream gets."""
-    async with opened(f"{api.url}/v1", **ALONE) as runtime:
+    async with opened(f"{api.url}/v1", **ONE_ATTEMPT) as runtime:
         await runtime.upstream.get_json(path, path_params=values)
     return api.requests[0].target
 
@@ -83,7 +83,7 @@ def add_show(server: ProductionServer) -> None:
 
 @pytest.mark.parametrize("value", ["7/delete", "7%2fdelete", "7%2Fdelete", "7%252fdelete", "7\\delete", "7%5cdelete"])
 def test_a_value_cannot_choose_the_route_of_the_upstream(value: str, serve: Serve) -> None:
-    with starlette_api() as (url, done), serve(add_show, upstream_base_url=url, **ALONE) as server:
+    with starlette_api() as (url, done), serve(add_show, upstream_base_url=url, **ONE_ATTEMPT) as server:
         result = server.call("show", {"user": value})
         assert done == []
         assert "user must not contain a slash" in text_of(result)
@@ -112,7 +112,7 @@ def test_a_lone_surrogate_is_rejected_wherever_a_tool_sends_it(tool: str, serve:
         for function in (show, search, post, tag):
             server.tool()(function)
 
-    with serve(register, **ALONE) as server:
+    with serve(register, **ONE_ATTEMPT) as server:
         assert "surrogate" in text_of(server.call(tool, {"user": "a"}))
 
 

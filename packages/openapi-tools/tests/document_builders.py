@@ -16,10 +16,10 @@ def generate_from_file(name: str, selection: str = "", existing_modules: frozens
     return generate(Document(str(DOCUMENTS / name)), "package", selection, existing_modules)
 
 
-def generate_from(document: dict[str, Any], folder: Path) -> Generated:
+def generate_from(document: dict[str, Any], folder: Path, **options: Any) -> Generated:
     path = folder / "document.json"
     path.write_text(json.dumps(document), "utf-8")
-    return generate(Document(str(path)), "package")
+    return generate(Document(str(path)), "package", **options)
 
 
 def document_with(paths: dict[str, Any], **components: Any) -> dict[str, Any]:

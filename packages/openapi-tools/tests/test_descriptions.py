@@ -80,7 +80,7 @@ def test_the_schemas_that_extend_one_with_a_discriminator_are_visible(tmp_path: 
     models = models_source(generated)
     assert "lives: Omittable[int]" in models
     assert "mate: Omittable[Cat | Dog | Pet]" in models
-    assert "Says which kind it is: c (Cat), d (Dog)" in " ".join(models.replace('"', "").split())
+    assert "Selects the schema: c (Cat), d (Dog)" in " ".join(models.replace('"', "").split())
 
 
 def test_the_value_for_each_variant_is_visible(tmp_path: Path) -> None:

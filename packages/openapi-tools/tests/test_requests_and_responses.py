@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from document_builders import case_of, document_with, findings, generate_from, json_response
+from document_builders import case_of, document_with, findings, generate_from, json_response, operation_with
 from openapi_tools import Generated
 from openapi_tools.generator import REPORT_PATH
 
@@ -19,10 +19,10 @@ def test_every_style_of_a_parameter_is_sent_as_the_standard_says(plain: Generate
         ["limit", "1"],
         ["cursor", text],
         ["tags", text],
-        ["tags", text],
-        ["ids", "7,7"],
-        ["spaced", f"{text} {text}"],
-        ["piped", f"{text}|{text}"],
+        ["tags", f"{text}1"],
+        ["ids", "7,8"],
+        ["spaced", f"{text} {text}1"],
+        ["piped", f"{text}|{text}1"],
         ["filter[age]", "7"],
         ["filter[owner][name]", text],
         ["sort", "name"],
@@ -101,7 +101,7 @@ def test_a_header_that_carries_the_credentials_is_no_argument(tmp_path: Path) ->
 
 
 def test_the_invalid_arguments_break_a_constraint_where_there_is_one(plain: Generated) -> None:
-    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "refused"))
+    valid, invalid = (case_of(plain, "list_pets")[name] for name in ("arguments", "rejected"))
     assert {name for name in valid if valid[name] != invalid[name]} == {"limit"}
     assert invalid["limit"] == 0
 
@@ -169,3 +169,47 @@ def test_a_query_in_the_path_is_sent_once(tmp_path: Path, place: str, path: str,
     generated = generate_from(document_with(paths), tmp_path)
     assert generated.tools[0].path == path
     assert case_of(generated, "find")["request"]["query"] == query
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        {"type": "string"},
+        {"type": "string", "maxLength": 20},
+        *({"type": "string", "format": name} for name in ("uuid", "date", "date-time", "email", "uri", "ipv4")),
+        {"type": "integer", "maximum": 7},
+        {"type": "number", "exclusiveMinimum": 0, "multipleOf": 5},
+        {"type": "boolean"},
+        {"enum": ["a", "b"]},
+        {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer"}}},
+        {"type": ["integer", "null"]},
+    ],
+)
+def test_the_items_of_an_example_are_unique_and_valid(tmp_path: Path, items: dict[str, Any]) -> None:
+    schema = {"type": "array", "items": items, "minItems": 2, "uniqueItems": True}
+    content = {"application/json": {"schema": schema}}
+    paths = {"/x": {"post": operation_with(operationId="make", requestBody={"required": True, "content": content})}}
+    first, second = case_of(generate_from(document_with(paths), tmp_path), "make")["arguments"]["body"]
+    assert first != second
+    for value in (first, second):
+        kind = {"string": str, "integer": int, "boolean": bool, "object": dict}.get(str(items.get("type")), object)
+        assert isinstance(value, kind)
+        assert not isinstance(value, int) or isinstance(value, bool) or value <= items.get("maximum", value)
+        assert not isinstance(value, str) or len(value) <= items.get("maxLength", len(value))
+
+
+@pytest.mark.parametrize("other", ["x", "1"])
+def test_an_example_in_a_path_is_a_segment(tmp_path: Path, other: str) -> None:
+    state = {"name": "state", "in": "path", "required": True, "schema": {"enum": ["", ".", "a/b", other]}}
+    paths = {"/x/{state}": {"get": operation_with(operationId="find", parameters=[state])}}
+    assert case_of(generate_from(document_with(paths), tmp_path), "find")["arguments"] == {"state": other}
+
+
+@pytest.mark.parametrize("other", [{"type": "boolean"}, {"type": "object"}, {"type": "string"}, {"type": "array"}])
+@pytest.mark.parametrize("first", [{"type": "integer"}, {"type": "object", "properties": {"id": {"type": "integer"}}}])
+def test_a_list_of_several_types_has_an_example(tmp_path: Path, first: dict[str, Any], other: dict[str, Any]) -> None:
+    impossible = {"type": "string", "minLength": 10**6}
+    schema = {"type": "array", "minItems": 2, "items": {"anyOf": [impossible, first, other, {"type": "null"}]}}
+    content = {"application/json": {"schema": schema}}
+    paths = {"/x": {"post": operation_with(operationId="make", requestBody={"required": True, "content": content})}}
+    assert len(case_of(generate_from(document_with(paths), tmp_path), "make")["arguments"]["body"]) == 2

@@ -177,3 +177,34 @@ def test_edits_in_a_project_of_0_1_0_are_found_with_git(tmp_path: Path, capsys: 
     assert "def mine" in source(tmp_path, "edited")
     assert (tools / "_api.py").exists()
     assert source(tmp_path, "own") == '"""Mine."""\n'
+
+
+def as_earlier(project: Path) -> None:
+    """Give the project the tests and cases of a version that called `rejected` `refused`, as it had made them."""
+    cases, tests = project / "tests/openapi.json", project / "tests/test_openapi.py"
+    cases.write_text(cases.read_text().replace('"rejected"', '"refused"'))
+    text = tests.read_text().replace('case.get("rejected", case.get("refused"))', 'case["refused"]')
+    tests.write_text(text)
+    state = json.loads((project / "openapi-tools.json").read_text())
+    state["parts"]["tests/openapi.json"] = {
+        case["tool"]: fingerprint(json.dumps(case)) for case in json.loads(cases.read_text())
+    }
+    state["parts"]["tests/test_openapi.py"] = {
+        name: fingerprint(part) for name, part in {"": split(text).get("", ""), **split(text)}.items()
+    }
+    (project / "openapi-tools.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize("is_own", [False, True])
+def test_cases_have_the_key_that_the_tests_of_the_project_read(tmp_path: Path, is_own: bool) -> None:
+    number = {"name": "n", "in": "query", "schema": {"type": "integer"}}
+    assert run(tmp_path, api(one={"parameters": [number]})) == 0
+    as_earlier(tmp_path)
+    tests = tmp_path / "tests/test_openapi.py"
+    if is_own:
+        tests.write_text(tests.read_text() + "\n\ndef test_mine() -> None:\n    assert CASES\n")
+    assert run(tmp_path, api(one={"parameters": [number]}, two={"parameters": [number]})) == 0
+    cases = json.loads((tmp_path / "tests/openapi.json").read_text())
+    key = "refused" if is_own else "rejected"
+    assert [[*case][-1] for case in cases] == [key, key]
+    assert ('case["refused"]' in tests.read_text()) == is_own

@@ -99,14 +99,14 @@ def test_every_operation_becomes_a_tool(tmp_path: Path) -> None:
 
 def test_parameters_are_sent_in_their_collection_formats(tmp_path: Path) -> None:
     request = case_of(old(tmp_path), "find")["request"]
-    assert request["path"] == "/pets/7,7"
+    assert request["path"] == "/pets/7,8"
     assert request["query"] == [
         ["multi_query", "7"],
-        ["multi_query", "7"],
-        ["ssv_query", "7 7"],
-        ["pipes_query", "7|7"],
-        ["none_query", "7,7"],
-        ["page", "7,7"],
+        ["multi_query", "8"],
+        ["ssv_query", "7 8"],
+        ["pipes_query", "7|8"],
+        ["none_query", "7,8"],
+        ["page", "7,8"],
     ]
 
 

@@ -37,9 +37,12 @@ ALLOWED_NODES = (
 
 ALLOWED_CALLS = {
     *("Field", "ConfigDict", "TypeAdapter", "add", "call", "wire", "form", "deep", "in_json", "json_body"),
-    *("text_body", "binary_body", "form_body", "multipart_body", "simple", "label", "matrix"),
+    *("text_body", "binary_body", "form_body", "multipart_body", "simple", "label", "matrix", "describe", "policy"),
 }
-ALLOWED_IMPORTS = {"__future__", "typing", "pydantic", "mcp.server.mcpserver", "", "production.openapi"}
+ALLOWED_IMPORTS = {
+    *("__future__", "typing", "pydantic", "mcp.server.mcpserver", ""),
+    *("production", "production.openapi", "production.openapi_document"),
+}
 
 
 def generated_modules(generated: Generated) -> dict[str, str]:
@@ -114,19 +117,25 @@ def document_of_texts(texts: list[str]) -> dict[str, Any]:
             {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}},
             {"name": parameter, "in": "query", "description": text, "schema": {"enum": [value]}},
             {"name": header, "in": "header", "schema": {"type": "string", "pattern": pattern}},
+            {"name": name, "in": "header", "required": True, "schema": {"const": text}},
+            {"name": f"{title}-Version", "in": "header", "schema": {"type": "string", "default": value}},
             {"name": header, "in": "cookie", "style": text, "schema": schema},
         ],
         "requestBody": {"content": {header: {"schema": schema}, "application/json": {"schema": schema}}},
         "responses": json_response(schema) | {text: {"description": text}},
-        "security": [{scheme: []}],
+        "security": [{scheme: [text, title], f"{scheme}2": [text]}],
     }
     return {
         "openapi": "3.0.1",
         "info": {"title": title, "version": value},
+        "servers": [{"url": f"https://example.com/{text}"}, {"url": f"https://{value}"}, {"url": title}],
         "paths": {f"/{path}/{{{parameter}}}": {"post": operation}},
         "components": {
             "schemas": {name: schema},
-            "securitySchemes": {scheme: {"type": "apiKey", "in": "header", "name": header}},
+            "securitySchemes": {
+                scheme: {"type": "apiKey", "in": "header", "name": header},
+                f"{scheme}2": {"type": "apiKey", "in": "header", "name": pattern},
+            },
         },
     }
 
@@ -134,7 +143,7 @@ def document_of_texts(texts: list[str]) -> dict[str, Any]:
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(HOSTILE_TEXTS, min_size=12, max_size=12))
 def test_any_text_at_any_place_stays_a_string(tmp_path: Path, texts: list[str]) -> None:
-    generated = generate_from(document_of_texts(texts), tmp_path)
+    generated = generate_from(document_of_texts(texts), tmp_path, with_scopes=True)
     assert_harmless(generated)
     assert_models_work(generated)
     assert all(map(TOOL_NAME.fullmatch, tool_names(generated)))

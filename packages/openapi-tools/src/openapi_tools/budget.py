@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,6 +27,12 @@ from .report import Report
 
 DEFAULT_BUDGET = 10_000
 """Default maximum size of one tool, in tokens."""
+
+DEFAULT_TOTAL_BUDGET = 1_150_000
+"""Default maximum size of all tools together, in tokens: a list of less than 5 MB."""
+
+MIN_BUDGET = 300
+"""Size of one tool, in tokens, below which nothing is cut for the total."""
 
 CHARACTERS_PER_TOKEN = 4
 """The usual estimate for English and JSON; tokenizers differ by a fifth."""
@@ -70,26 +77,48 @@ class Sizes:
         return self._of_model[model]
 
 
-def keep_within_budget(tools: Sequence[Tool], budget: int, report: Report) -> Sizes:
-    """Replace the deepest objects of tools above `budget` tokens with any object, level by level; return the sizes."""
+def keep_within_budget(
+    tools: Sequence[Tool], budget: int, report: Report, total_budget: int = DEFAULT_TOTAL_BUDGET
+) -> Sizes:
+    """Replace the deepest objects of large tools with any object, level by level, and return the sizes.
+
+    Where all tools together exceed `total_budget`, the maximum of one tool is lowered until they do not.
+    """
     sizes = Sizes()
+    before = {tool.name: sizes.tokens(tool) for tool in tools}
+    cut: Counter[str] = Counter()
+    maximum = budget
+    while True:
+        for tool in tools:
+            cut[tool.name] += _cut_to(tool, maximum, sizes)
+        after = {tool.name: sizes.tokens(tool) for tool in tools}
+        if sum(after.values()) <= total_budget or maximum < MIN_BUDGET:
+            break
+        maximum = maximum * 4 // 5
     for tool in tools:
-        before = tokens = sizes.tokens(tool)
-        cut = 0
-        while True:
-            sides = [(_levels(_argument_types(tool)), False), (_levels(_response_types(tool)), True)]
-            levels, is_response = max(sides, key=lambda side: (len(side[0]), side[1]))
-            if (tokens <= budget and len(levels) <= MAX_LEVELS) or not levels:
-                break
-            cut += len(levels[-1])
-            _cut(levels, tool, is_response, sizes)
-            tokens = sizes.tokens(tool)
-        if cut:
-            text = f"reduced from about {before:,} to {tokens:,} tokens: {cut} types of objects in it accept any object"
-            report.add("size", tool.pointer, text)
+        tokens = after[tool.name]
+        if cut[tool.name]:
+            text = f"reduced from about {before[tool.name]:,} to {tokens:,} tokens"
+            report.add("size", tool.pointer, f"{text}: {cut[tool.name]} types of objects in it accept any object")
         if tokens > budget:
             report.add("size", tool.pointer, f"it has about {tokens:,} tokens without any object to cut")
+    if (total := sum(after.values())) > total_budget:
+        report.add("size", "#/paths", f"all tools together have about {total:,} tokens: select fewer operations")
     return sizes
+
+
+def _cut_to(tool: Tool, maximum: int, sizes: Sizes) -> int:
+    """Cut the deepest objects of a tool until it has at most `maximum` tokens, and return how many types."""
+    cut = 0
+    tokens = sizes.tokens(tool)
+    while True:
+        sides = [(_levels(_argument_types(tool)), False), (_levels(_response_types(tool)), True)]
+        levels, is_response = max(sides, key=lambda side: (len(side[0]), side[1]))
+        if (tokens <= maximum and len(levels) <= MAX_LEVELS) or not levels:
+            return cut
+        cut += len(levels[-1])
+        _cut(levels, tool, is_response, sizes)
+        tokens = sizes.tokens(tool)
 
 
 def arguments_of(tool: Tool) -> list[Parameter | RequestBody]:

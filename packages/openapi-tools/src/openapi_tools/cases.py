@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -19,7 +20,7 @@ from .examples import (
     is_constrained,
 )
 from .operations import Parameter, RequestBody, Tool
-from .python_types import AnyType, Type, is_object, union_options
+from .python_types import AnyType, EnumType, ListType, NamedType, Type, UnionType, is_object, union_options
 
 Pair = list[str]
 """Name and value, in the form that JSON has for a tuple."""
@@ -51,19 +52,24 @@ def make_case(tool: Tool) -> dict[str, Any]:
             "method": tool.method,
             "path": _expected_path(tool, arguments),
             "query": _expected_query(tool, arguments),
-            "headers": {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
+            "headers": {name.lower(): text for name, text in tool.headers.items()}
+            | {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
             "cookies": {name: quote(text, safe="") for name, text in _texts(tool.parameters_in("cookie"), arguments)},
             "body": None if body is None else _expected_body(body, arguments[body.name]),
         },
         "answer": _response_and_result(tool),
-        "refused": invalid_arguments(tool, arguments),
+        "rejected": invalid_arguments(tool, arguments),
     }
 
 
 def _texts(parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the names and values of headers or cookies."""
     for parameter in parameters:
-        yield parameter.api_name, _simple(arguments[parameter.argument])
+        value = arguments[parameter.argument]
+        if isinstance(value, dict) and parameter.explode and parameter.location == "header":
+            yield parameter.api_name, ",".join(f"{key}={_simple(item)}" for key, item in value.items())
+        else:
+            yield parameter.api_name, _simple(value)
 
 
 def example_arguments(tool: Tool) -> dict[str, Any]:
@@ -71,11 +77,26 @@ def example_arguments(tool: Tool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     for parameter in tool.parameters:
         text = {"header": HEADER_TEXT, "cookie": HEADER_TEXT, "path": PATH_TEXT}.get(parameter.location, EXAMPLE_TEXT)
-        arguments[parameter.argument] = example_value(parameter.type, text=text)
+        type_ = _in_path(parameter.type) if parameter.location == "path" else parameter.type
+        arguments[parameter.argument] = example_value(type_, text=text)
     if tool.body is not None:
         is_file = tool.body.kind == "binary"
         arguments[tool.body.name] = EXAMPLE_FILE_BASE64 if is_file else example_value(tool.body.type)
     return arguments
+
+
+def _in_path(type_: Type) -> Type:
+    """Return a type without those values of enumerations that cannot be in a path."""
+    if isinstance(type_, ListType):
+        return replace(type_, item=_in_path(type_.item))
+    if isinstance(type_, UnionType):
+        return UnionType(tuple(map(_in_path, type_.options)))
+    if isinstance(type_, NamedType) and type_.target is not None and not type_.is_recursive:
+        return _in_path(type_.target)
+    if not isinstance(type_, EnumType):
+        return type_
+    fitting = tuple(value for value in type_.values if str(value).strip(".") and not set(str(value)) & set("/\\%"))
+    return replace(type_, values=fitting or type_.values)
 
 
 def invalid_arguments(tool: Tool, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .budget import DEFAULT_BUDGET
+from .budget import DEFAULT_BUDGET, DEFAULT_TOTAL_BUDGET
 from .document import Document
 from .generator import MODELS_MODULE, REPORT_PATH, Generated, generate, size_of
 from .loading import DocumentError
@@ -49,9 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.only,
             existing,
             budget=options.budget,
+            total_budget=options.total_budget,
             strict=options.strict,
             reads_only=options.reads_only,
             base_url=options.base_url,
+            with_scopes=options.scopes,
         )
         planned = plan(generated, project, state)
         if not options.diff:
@@ -122,6 +124,12 @@ def parser() -> argparse.ArgumentParser:
         help="BASE_URL of the server, to compare it with the document's servers",
     )
     arguments.add_argument(
+        "--scopes",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="require the scopes of the document's security requirements from callers (needs enable_authorization)",
+    )
+    arguments.add_argument(
         "--strict", action="store_true", help="make a response that does not match the document an error of the tool"
     )
     arguments.add_argument(
@@ -130,6 +138,13 @@ def parser() -> argparse.ArgumentParser:
         default=DEFAULT_BUDGET,
         metavar="TOKENS",
         help="size of one tool's schemas; what is deeper is any object (default: %(default)s)",
+    )
+    arguments.add_argument(
+        "--total-budget",
+        type=int,
+        default=DEFAULT_TOTAL_BUDGET,
+        metavar="TOKENS",
+        help="size of all tools together, for which the largest ones are cut further (default: %(default)s)",
     )
     arguments.add_argument(
         "--root",
@@ -177,4 +192,5 @@ def summary(generated: Generated) -> str:
     lines += [f"  {number:5} {kind}" for kind, number in generated.report.counts().items()]
     lines += [f"  {text}" for text in generated.report.texts("base url")]
     lines += [f"  credentials: {line}" for line in generated.credential_settings]
+    lines += [f"  header {text}" for text in dict.fromkeys(generated.report.texts("header")) if "UPSTREAM" in text]
     return "\n".join([*lines, f"Full report: {REPORT_PATH}"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from typing import Any
 
 import pydantic_core
@@ -85,7 +86,8 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
             return {"base64": EXAMPLE_FILE_BASE64, "name": "a b.bin"}
         case ListType():
             length = _list_length(type_, depth)
-            return [inner(type_.item)] * length
+            first = inner(type_.item) if length else None
+            return [first if not index else _other_value(type_.item, first, index) for index in range(length)]
         case MapType():
             return {"key": inner(type_.value)}
         case Model():
@@ -109,6 +111,48 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
                 raise problem
             return None
     raise NoExampleError(type(type_).__name__)
+
+
+def _other_value(type_: Type, value: Any, number: int) -> Any:
+    """Return a valid value other than `value`, as far as one is known: items of a list often have to be unique."""
+    (option, *_) = without_null(type_) or [type_]
+    if isinstance(option, NamedType) and option.target is not None and not option.is_recursive:
+        return _other_value(option.target, value, number)
+    match option:
+        case EnumType():
+            return option.values[number % len(option.values)]
+        case ScalarType(kind="bool"):
+            return number % 2 == 0
+        case ScalarType(kind="str") if isinstance(value, str) and option.constraint("pattern") is None:
+            other = _other_text(option, value, number)
+            return other if len(other) <= option.constraint("max_length", MAX_TEXT) else value
+        case ScalarType(kind="int" | "Number") if isinstance(value, int | float):
+            step = option.constraint("multiple_of", 1)
+            return next(
+                (other for other in (value + number * step, value - number * step) if _fits(option, other)), value
+            )
+        case Model() if isinstance(value, dict):
+            for prop in option.properties:
+                if value.get(prop.api_name) not in (
+                    None,
+                    other := _other_value(prop.type, value.get(prop.api_name), number),
+                ):
+                    return {**value, prop.api_name: other}
+    return value
+
+
+def _other_text(type_: ScalarType, value: str, number: int) -> str:
+    if type_.format not in TEXT_BY_FORMAT:
+        return f"{value}{number}"
+    if digits := re.search(r"\d(?=\D*$)", value):  # such as the last one of a date
+        return f"{value[: digits.start()]}{(int(digits[0]) + number) % 2}{value[digits.end() :]}"
+    return f"{value}{number}" if type_.format in ("uri", "url") else f"x{number}{value}"
+
+
+def _fits(type_: ScalarType, value: Any) -> bool:
+    """Return whether a number is within the bounds of a type."""
+    checks = {"ge": value.__ge__, "gt": value.__gt__, "le": value.__le__, "lt": value.__lt__}
+    return all(check(type_.constraint(name)) for name, check in checks.items() if type_.constraint(name) is not None)
 
 
 def _list_length(type_: ListType, depth: int) -> int:

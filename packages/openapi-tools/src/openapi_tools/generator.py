@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from .budget import DEFAULT_BUDGET, keep_within_budget
+from .budget import DEFAULT_BUDGET, DEFAULT_TOTAL_BUDGET, keep_within_budget
 from .cases import make_case
 from .document import Document
 from .examples import NoExampleError
+from .fixed_headers import FixedHeader, find_fixed_headers
 from .operations import READING_METHODS, Tool, find_operations
 from .python_types import Type
 from .recursion import cut_large_recursive_groups
 from .report import Report, markdown_code
 from .selection import select_operations
-from .servers import problem_with_base_url
-from .source import models_module, module_title, reachable_models, tools_module
+from .servers import problem_with_base_url, server_urls
+from .source import document_module, models_module, module_title, reachable_models, tools_module
 from .text import MAX_TITLE, single_line
 from .tools import ToolReader
 
@@ -30,6 +31,9 @@ PACKAGE_PLACEHOLDER = "my_server"
 """Name of the generated project's package in the files that every project gets."""
 
 MODELS_MODULE = "_models"
+
+MAX_SERVERS = 10
+"""Servers that the description of a document has."""
 
 KEY_VARIABLE = "the variable that UPSTREAM_API_KEY_ENV names"
 
@@ -57,9 +61,11 @@ def generate(
     existing_modules: frozenset[str] = frozenset(),
     *,
     budget: int = DEFAULT_BUDGET,
+    total_budget: int = DEFAULT_TOTAL_BUDGET,
     strict: bool = False,
     reads_only: bool = False,
     base_url: str = "",
+    with_scopes: bool = False,
 ) -> Generated:
     """Return the files that give a project a tool for each selected operation.
 
@@ -69,25 +75,29 @@ def generate(
         selection: Patterns as in `selection.parse_selection`; empty for all operations that are not deprecated.
         existing_modules: Names of modules that the project's `tools` package has already.
         budget: How many tokens the schemas of one tool may have.
+        total_budget: How many tokens all tools together may have.
         strict: Whether a response that does not match the document is an error of the tool.
         reads_only: Whether only operations become tools that change nothing, by their method.
         base_url: The `BASE_URL` of the server, which is compared with the servers of the document.
+        with_scopes: Whether callers need the scopes of the document's security requirements.
 
     Raises:
         SelectionError: A pattern of the selection matches no operation.
     """
     report = Report()
     operations = find_operations(document, report)
+    fixed_headers = find_fixed_headers(document, operations)
     if reads_only:
         operations = [operation for operation in operations if operation.method in READING_METHODS]
     selected = select_operations(operations, selection, report)
-    reader = ToolReader(document, report, existing_modules)
+    reader = ToolReader(document, report, existing_modules, with_scopes=with_scopes)
+    reader.parameters.fixed_headers = fixed_headers
     read = reader.read_all(selected)
     tools = [tool for tool, _ in read]
     for tool in tools:
         tool.strict = strict
     cut_large_recursive_groups(reader.schemas.models, report)
-    sizes = keep_within_budget(tools, budget, report)
+    sizes = keep_within_budget(tools, budget, report, total_budget)
     if problem := problem_with_base_url(document, base_url):
         report.add("base url", "#/servers", problem)
     credential_settings = reader.security.advice(KEY_VARIABLE)
@@ -104,6 +114,10 @@ def generate(
         for module, group in group_by_module.items():
             module_tools = [tool for tool in tools if tool.module == module]
             files[f"{folder}/{module}.py"] = tools_module(module_tools, module_title(group, title))
+        version = single_line(str(document.root.get("info").mapping.get("version", "")), 40)
+        servers = [single_line(url, 200) for url in server_urls(document)[:MAX_SERVERS]]
+        source = document_module(title, version, servers, _settable(reader.fixed_headers()))
+        files[f"{folder}/{reader.document_module}.py"] = source
         files[TESTS_PATH] = _project_file("tool_tests.py").replace(PACKAGE_PLACEHOLDER, package)
         files[CASES_PATH] = json.dumps(_cases(tools, report), indent=1) + "\n"
     tokens = {tool.name: sizes.tokens(tool) for tool in tools}
@@ -118,6 +132,11 @@ def size_of(generated: Generated) -> str:
     total = sum(size for size, _ in tokens)
     largest = ", ".join(f"{name} {size:,}" for size, name in tokens[:3])
     return f"about {total:,} tokens" + (f" (the largest: {largest})" if len(tokens) > 1 else "")
+
+
+def _settable(headers: Sequence[FixedHeader]) -> list[FixedHeader]:
+    """Return the headers that have a value, or need one."""
+    return [header for header in headers if header.value is not None or header.is_required]
 
 
 def _types_of(tools: Sequence[Tool]) -> Iterator[Type]:

@@ -14,6 +14,12 @@ LIBRARY_IMPORTS: tuple[tuple[tuple[str, tuple[str, ...]], ...], ...] = (
 RUNTIME_MODULE = "..production.openapi"
 """The run-time part of the tools, a file of the template."""
 
+POLICY_IMPORT = "from ..production import policy\n"
+"""The import of the decorator with the scopes that a tool needs."""
+
+DOCUMENT_IMPORT = "from ..production.openapi_document import describe\n"
+"""The import of the module that describes the document."""
+
 RUNTIME_NAMES = (
     "CHANGES",
     "READ_ONLY",
@@ -29,6 +35,7 @@ RUNTIME_NAMES = (
     "binary_body",
     "call",
     "deep",
+    "exploded",
     "form",
     "form_body",
     "in_json",
@@ -48,7 +55,7 @@ MODELS_IMPORT = "from . import _models as models\n"
 CONTEXT = "ctx"
 """The parameter of every tool that has the context of the call."""
 
-OWN_NAMES = ("models", "register", "server", CONTEXT)
+OWN_NAMES = ("models", "policy", "register", "server", CONTEXT)
 """Names that every module of tools defines, or uses in its functions."""
 
 IMPORTED_NAMES = frozenset(

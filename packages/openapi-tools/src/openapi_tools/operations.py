@@ -119,6 +119,10 @@ class Tool:
     response: Response
     strict: bool = False
     """Whether a response that does not match the document is an error."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers that always have the same value, and are no arguments."""
+    scopes: tuple[str, ...] = ()
+    """Scopes that a caller of the tool needs."""
 
     def parameters_in(self, location: Location) -> list[Parameter]:
         return [parameter for parameter in self.parameters if parameter.location == location]

@@ -8,6 +8,7 @@ from typing import cast
 from urllib.parse import quote
 
 from .document import Document, Node, UnresolvedReferenceError
+from .fixed_headers import FixedHeader, constant_value
 from .identifiers import Namespace, pascal_case, snake_case
 from .imports import CONTEXT
 from .media_types import is_json
@@ -64,9 +65,13 @@ class ParameterReader:
         self.report = report
         self.schemas = schemas
         self.credential_headers = credential_headers
+        self.fixed_headers: Mapping[str, FixedHeader] = {}
+        """Headers that are settings, by their names in lower case."""
+        self.used_headers: dict[str, FixedHeader] = {}
+        """Those of the operations that were read."""
 
-    def read(self, operation: Operation, class_name: str) -> tuple[str, list[Parameter]]:
-        """Return the path, quoted, and the parameters."""
+    def read(self, operation: Operation, class_name: str) -> tuple[str, list[Parameter], dict[str, str]]:
+        """Return the path, quoted, the parameters, and the headers that always have the same value."""
         declared = self._declared(operation)
         names, arguments = Namespace(), Namespace((CONTEXT,))
         whole_path = without_declared_pairs(operation.path.partition("#")[0], declared)
@@ -78,18 +83,25 @@ class ParameterReader:
                 undeclared = {"schema": {"type": "string"}, "required": True}
                 declared["path", api_name] = operation.node.with_value(undeclared)
         parameters: list[Parameter] = []
+        constants: dict[str, str] = {}
         for (location, api_name), node in sorted(declared.items(), key=lambda item: LOCATIONS.index(item[0][0])):
             if location == "path" and api_name not in placeholders:
                 text = "it is a path parameter that the path does not contain: left out"
                 self.report.add("parameter", node.pointer, text)
-            elif self._can_be_sent(location, api_name, node):
+            elif not self._can_be_sent(location, api_name, node) or (
+                location == "header" and self._is_setting(api_name, node)
+            ):
+                continue
+            elif location == "header" and (value := self._constant(node)) is not None:
+                constants[api_name] = value
+            else:
                 parameters.append(self._read_parameter(location, api_name, node, names, arguments, class_name))
         in_path = {each.api_name: each for each in parameters if each.location == "path"}
         placeholders_used = Namespace()
         for each in in_path.values():
             word = re.fullmatch(r"[A-Za-z0-9_]+", each.api_name)
             each.placeholder = placeholders_used.claim(each.api_name if word else each.name)
-        return self._path(operation, whole_path, in_path), parameters
+        return self._path(operation, whole_path, in_path), parameters, constants
 
     def _declared(self, operation: Operation) -> dict[tuple[Location, str], Node]:
         """Return the parameters by location and name; the operation's own replace those of its path."""
@@ -137,6 +149,23 @@ class ParameterReader:
             return True
         self.report.add("parameter", node.pointer, f"{problem}: left out")
         return False
+
+    def _is_setting(self, name: str, node: Node) -> bool:
+        """Return whether a header is a setting, and report it."""
+        fixed = self.fixed_headers.get(name.lower())
+        if fixed is None:
+            return False
+        self.used_headers[name.lower()] = fixed
+        value = f"; the document's value is {single_line(fixed.value, 60)}" if fixed.value else ""
+        self.report.add("header", node.pointer, f"{fixed.name}: {fixed.setting} has it{value}")
+        return True
+
+    def _constant(self, node: Node) -> str | None:
+        """Return the value of a required header that has only one, and report it."""
+        value = constant_value(self.document, node) if node.mapping.get("required") is True else None
+        if value is not None:
+            self.report.add("header", node.pointer, f"always sent as {single_line(value, 60)}")
+        return value
 
     def _read_parameter(
         self, location: Location, api_name: str, node: Node, names: Namespace, arguments: Namespace, class_name: str
@@ -191,7 +220,7 @@ class ParameterReader:
         has_parts = has_objects or any(isinstance(option, ListType) for option in options)
         if parameter.is_json or not has_parts:
             return
-        if location in ("header", "cookie") and parameter.explode and has_objects:
+        if location == "cookie" and parameter.explode and has_objects:
             text = "explode of an object: its parts are separated by commas"
             self.report.add("parameter", node.pointer, text)
 

@@ -79,7 +79,7 @@ def merged_heads(head: str, other: str) -> str:
 
 
 def registrations(register: str) -> dict[str, str]:
-    """Return the statements of `register(server)` by the function that they add; others by their text."""
+    """Return the statements of `register(server)` by the function that they add or call; others by their text."""
     (function,) = (node for node in ast.parse(register).body if isinstance(node, ast.FunctionDef))
     statements: dict[str, str] = {}
     for node in function.body:
@@ -88,8 +88,8 @@ def registrations(register: str) -> dict[str, str]:
         if is_docstring or isinstance(node, ast.Pass):
             continue
         call = node.value if isinstance(node, ast.Expr) else None
-        added = call.args[1] if isinstance(call, ast.Call) and len(call.args) > 1 else None
-        statements[added.id if isinstance(added, ast.Name) else text] = text
+        named = call.args[1] if isinstance(call, ast.Call) and len(call.args) > 1 else getattr(call, "func", None)
+        statements[named.id if isinstance(named, ast.Name) else text] = text
     return statements
 
 

@@ -25,6 +25,8 @@ KINDS: dict[str, str] = {
     "name": "Names that had to change",
     "server": "Operations with a server of their own; their tools call BASE_URL all the same",
     "parameter": "Parameters that are left out or sent in another form than the document describes",
+    "header": "Headers that are no arguments: a setting of the server has them, or they always have the same value",
+    "scope": "Scopes that the tools do not need, because they cannot be expressed",
     "request body": "Request bodies that are left out or sent in another form",
     "response": "Responses that are returned in another form",
     "schema": "Rules of schemas that the models do not check; the API still does",

@@ -400,13 +400,13 @@ class SchemaConverter:
             self.report.add("schema", node.pointer, text)
 
     def _kinds(self, node: Node) -> dict[str, str]:
-        """Return what a discriminator says of the property with its name: which value is for which schema."""
+        """Return, for the property that the discriminator names, a sentence on which value selects which schema."""
         discriminator = node.get("discriminator")
         name, mapping = discriminator.mapping.get("propertyName"), discriminator.get("mapping").mapping
         if not isinstance(name, str) or not mapping:
             return {}
         listed = ", ".join(f"{value} ({str(place).rsplit('/', 1)[-1]})" for value, place in [*mapping.items()][:40])
-        return {name: f" Says which kind it is: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
+        return {name: f" Selects the schema: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:

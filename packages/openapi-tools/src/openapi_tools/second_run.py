@@ -86,6 +86,8 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
             continue
         text = current.read_text("utf-8")
         if path == CASES_PATH:
+            if _reads_refused(project, recorded):
+                new = (new or "[]").replace('  "rejected": ', '  "refused": ')
             _plan_cases(result, path, new, text, recorded[path])
         elif path.endswith(".py") and path != TESTS_PATH:
             if path.endswith(MODELS_FILE) and not is_first:
@@ -105,6 +107,14 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
     result.files[STATE_PATH] = state_of(generated)
     result.files = {path: text for path, text in result.files.items() if not _is_same(project / path, text)}
     return result
+
+
+def _reads_refused(project: Path, recorded: Mapping[str, Mapping[str, str]]) -> bool:
+    """Return whether the project keeps tests that know `rejected` of a case only as `refused`, its name in 0.1.0."""
+    path = project / TESTS_PATH
+    text = path.read_text("utf-8") if path.exists() else ""
+    is_own = TESTS_PATH in recorded and _fingerprints(TESTS_PATH, text) != recorded[TESTS_PATH]
+    return is_own and '"refused"' in text and '"rejected"' not in text
 
 
 def _is_same(path: Path, text: str) -> bool:

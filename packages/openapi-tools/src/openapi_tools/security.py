@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from typing import Any
 
 from .document import Document, Node, UnresolvedReferenceError, as_list
+from .fixed_headers import FixedHeader
 from .parameters import HEADER_NAME
 from .report import Report
 from .text import single_line
+
+KEY_NAME = re.compile(r"secret|token|key", re.IGNORECASE)
+"""Of several headers with credentials, the first with such a name is the key."""
+
+SCOPE = re.compile(r"[!#-\[\]-~]+")
+"""The syntax of a scope (RFC 6749, section 3.3)."""
 
 
 class Security:
@@ -28,20 +37,56 @@ class Security:
             if scheme.mapping.get("type") == "apiKey" and scheme.mapping.get("in") == "header"
         )
         """Headers, in lower case, that carry credentials."""
+        self.further_headers: dict[str, FixedHeader] = {}
+        """Headers with credentials beside the first, by their names in lower case."""
         self._operations_by_scheme: Counter[str] = Counter()
 
     def read(self, operation: Node) -> None:
         """Count the schemes that an operation accepts, and report requirements that the client cannot meet."""
-        given = operation.mapping.get("security", self.document.root.mapping.get("security"))
-        alternatives = [requirement for requirement in as_list(given) if isinstance(requirement, dict)]
-        if not alternatives or {} in alternatives:  # no credentials are needed
-            return
+        alternatives = self._alternatives(operation)
         for requirement in alternatives:
             self._operations_by_scheme.update(requirement.keys())
-        if all(len(requirement) > 1 for requirement in alternatives):
-            names = " and ".join(single_line(name, 40) for name in alternatives[0])
-            text = f"requires {names} together; the client sends one of them"
-            self.report.add("authentication", f"{operation.pointer}/security", text)
+        if all(len(requirement) > 1 for requirement in alternatives) and alternatives:
+            names = [*alternatives[0]]
+            headers = [header for name in names if (header := self._header_of(name))]
+            others = len(names) - len(headers)
+            if not others:  # the client's own setting has one of the headers
+                headers.remove(next((each for each in headers if KEY_NAME.search(each)), headers[0]))
+            for header in headers:
+                is_secret = "version" not in header.lower()
+                self.further_headers[header.lower()] = FixedHeader(header, is_secret=is_secret, is_required=True)
+            if others > 1:
+                text = f"requires {' and '.join(single_line(name, 40) for name in names)} together"
+                self.report.add("authentication", f"{operation.pointer}/security", f"{text}; the client sends one")
+
+    def scopes_of(self, operation: Node) -> tuple[str, ...]:
+        """Return the scopes that all alternatives of an operation need, and report those that are no scopes."""
+        sets = []
+        for requirement in self._alternatives(operation):
+            of_schemes = [scope for scopes in requirement.values() for scope in as_list(scopes)]
+            sets.append(dict.fromkeys(scope for scope in of_schemes if isinstance(scope, str)))
+        if not sets:
+            return ()
+        common = [scope for scope in min(sets, key=len) if all(scope in each for each in sets)]
+        pointer = f"{operation.pointer}/security"
+        if len(common) < min(map(len, sets)):
+            self.report.add("scope", pointer, "its alternatives need different scopes: those that all need are kept")
+        valid = [scope for scope in common if SCOPE.fullmatch(scope)]
+        if len(valid) < len(common):
+            self.report.add("scope", pointer, "a scope has characters that RFC 6749 does not allow")
+        return tuple(valid)
+
+    def _alternatives(self, operation: Node) -> list[dict[str, Any]]:
+        """Return the security requirements of an operation, of which it needs one; none where it needs none."""
+        given = operation.mapping.get("security", self.document.root.mapping.get("security"))
+        alternatives = [requirement for requirement in as_list(given) if isinstance(requirement, dict)]
+        return [] if {} in alternatives else alternatives
+
+    def _header_of(self, name: str) -> str:
+        """Return the header of a scheme with an API key, "" for other schemes."""
+        mapping = self.schemes[name].mapping if name in self.schemes else {}
+        header = str(mapping.get("name", "")) if mapping.get("in") == "header" else ""
+        return header if mapping.get("type") == "apiKey" and HEADER_NAME.fullmatch(header) else ""
 
     def advice(self, key_variable: str) -> list[str]:
         """Return for each scheme that operations accept what to set, the most frequent one first.
@@ -56,13 +101,18 @@ class Security:
                 text = f"{single_line(name, 60)} is not described"
                 self.report.add("authentication", "#/components/securitySchemes", text)
             else:
-                lines.append(f"{single_line(name, 60)} ({count} operations): {self._settings(scheme, key_variable)}")
+                lines.append(
+                    f"{single_line(name, 60)} ({count} operations): {self._settings(name, scheme, key_variable)}"
+                )
         return lines
 
-    def _settings(self, node: Node, key: str) -> str:
+    def _settings(self, name: str, node: Node, key: str) -> str:
         """Return how to set the credentials of one scheme, and report what the client does not do."""
         mapping = node.mapping
         kind, scheme = mapping.get("type"), str(mapping.get("scheme", "")).lower()
+        further = self.further_headers.get(self._header_of(name).lower())
+        if further is not None:
+            return f"set {further.setting}={further.name}:<value>"
         if kind == "apiKey" and (settings := _api_key_settings(node, key)):
             return settings
         if kind == "http" and scheme == "bearer":

@@ -14,9 +14,7 @@ MAX_LISTED = 5
 
 def problem_with_base_url(document: Document, base_url: str) -> str:
     """Return how `BASE_URL` differs from the servers of the document, "" where it is one of them, or none is known."""
-    servers = [url for url in map(_url, document.root.get("servers").elements()) if url]
-    servers = [urljoin(document.location, url) if is_url(document.location) else url for url in servers]
-    absolute = list(dict.fromkeys(url.rstrip("/") for url in servers if is_url(url)))
+    absolute = server_urls(document)
     if not base_url or not absolute or any(_same(base_url, url) for url in absolute):
         return ""
     listed = ", ".join(single_line(url, 200) for url in absolute[:MAX_LISTED])
@@ -25,6 +23,13 @@ def problem_with_base_url(document: Document, base_url: str) -> str:
     if any(urlsplit(url).netloc == own.netloc and urlsplit(url).path.rstrip("/") != own.path for url in absolute):
         hint = " The host is the same and the path is not: requests may lack a part of their path, or have it twice."
     return f"BASE_URL is {single_line(base_url, 200)}, and the document names {listed}.{hint}"
+
+
+def server_urls(document: Document) -> list[str]:
+    """Return the absolute URLs of the document's servers, with the defaults of their variables."""
+    servers = [url for url in map(_url, document.root.get("servers").elements()) if url]
+    servers = [urljoin(document.location, url) if is_url(document.location) else url for url in servers]
+    return list(dict.fromkeys(url.rstrip("/") for url in servers if is_url(url)))
 
 
 def _url(server: Node) -> str:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
-from .imports import LIBRARY_IMPORTS, MODELS_IMPORT, MODELS_NAMES, RUNTIME_MODULE, RUNTIME_NAMES
+from .fixed_headers import FixedHeader
+from .imports import (
+    DOCUMENT_IMPORT,
+    LIBRARY_IMPORTS,
+    MODELS_IMPORT,
+    MODELS_NAMES,
+    POLICY_IMPORT,
+    RUNTIME_MODULE,
+    RUNTIME_NAMES,
+)
 from .operations import Parameter, RequestBody, Tool
 from .python_types import (
     EnumType,
@@ -47,6 +57,27 @@ def tools_module(tools: Sequence[Tool], title: str) -> str:
     body = "\n\n".join([*map(_function, tools), _register_function(tools)])
     names = [name for section in LIBRARY_IMPORTS for _, library_names in section for name in library_names]
     return f"{docstring(title, '')}\n{_imports(body, [*names, *RUNTIME_NAMES], MODELS_IMPORT)}\n\n{body}"
+
+
+def document_module(title: str, version: str, servers: Sequence[str], fixed: Sequence[FixedHeader]) -> str:
+    """Return the source of the module that describes the document to the server."""
+    arguments = ["server", f"title={literal(title)}"]
+    if version:
+        arguments.append(f"version={literal(version)}")
+    if servers:
+        arguments.append(f"servers={literal(list(servers))}")
+    if headers := {header.name: header.value for header in fixed if not header.is_secret}:
+        arguments.append(f"headers={literal(headers)}")
+    if secret := [header.name for header in fixed if header.is_secret]:
+        arguments.append(f"secret_headers={literal(secret)}")
+    head = docstring(f"Servers and headers of {title}, generated from its OpenAPI document.", "")
+    imports = f"from typing import Any\n\nfrom mcp.server.mcpserver import MCPServer\n\n{DOCUMENT_IMPORT}"
+    body = (
+        "def register(server: MCPServer[Any]) -> None:\n"
+        '    """Describe the document; called once, before the server starts."""\n'
+        "    describe(\n" + "".join(f"        {argument},\n" for argument in arguments) + "    )\n"
+    )
+    return f"{head}\n{imports}\n\n{body}"
 
 
 def module_title(group: str, api_title: str) -> str:
@@ -136,8 +167,9 @@ def _function(tool: Tool) -> str:
     arguments = ["ctx: Context", *_arguments(tool)]
     if len(arguments) > 1:
         arguments.insert(1, "*")
+    scopes = f"@policy(scopes={literal(list(tool.scopes))})\n" if tool.scopes else ""
     return (
-        f"async def {tool.function}(\n"
+        f"{scopes}async def {tool.function}(\n"
         + "".join(f"    {argument},\n" for argument in arguments)
         + f") -> Answer[{_response_type(tool)}]:\n"
         + docstring(tool.description, "    ")
@@ -173,8 +205,8 @@ def _call_arguments(tool: Tool) -> list[str]:
         arguments.append(f"path_params={{{values}}}")
     if query := tool.parameters_in("query"):
         arguments.append(f"query=[{', '.join(f'*{_query_pairs(parameter)}' for parameter in query)}]")
-    if headers := tool.parameters_in("header"):
-        arguments.append(f"headers={_by_api_name(headers)}")
+    if tool.headers or tool.parameters_in("header"):
+        arguments.append(f"headers={_by_api_name(tool.parameters_in('header'), tool.headers)}")
     if cookies := tool.parameters_in("cookie"):
         arguments.append(f"cookies={_by_api_name(cookies)}")
     if tool.body is not None:
@@ -196,8 +228,13 @@ def _path_value(parameter: Parameter) -> str:
     return parameter.name if _is_single_value(parameter.type) else f"simple({parameter.name}{options})"
 
 
-def _by_api_name(parameters: Sequence[Parameter]) -> str:
-    return "{" + ", ".join(f"{literal(parameter.api_name)}: {parameter.name}" for parameter in parameters) + "}"
+def _by_api_name(parameters: Sequence[Parameter], constants: Mapping[str, str] = MappingProxyType({})) -> str:
+    entries = [f"{literal(name)}: {literal(value)}" for name, value in constants.items()]
+    for parameter in parameters:
+        is_exploded = parameter.location == "header" and parameter.explode and not _is_single_value(parameter.type)
+        value = f"exploded({parameter.name})" if is_exploded else parameter.name
+        entries.append(f"{literal(parameter.api_name)}: {value}")
+    return f"{{{', '.join(entries)}}}"
 
 
 def _query_pairs(parameter: Parameter) -> str:
@@ -263,9 +300,14 @@ def _imports(body: str, allowed: Sequence[str], models_import: str = "") -> str:
         allowed: What the module may import: a class of the models may have the name of something else.
         models_import: The import of the models, for a module that may use them.
     """
-    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} & {*allowed, "models"}
+    used = {node.id for node in ast.walk(ast.parse(body)) if isinstance(node, ast.Name)} & {
+        *allowed,
+        "models",
+        "policy",
+    }
     sections = ["".join(_import(module, names, used) for module, names in section) for section in LIBRARY_IMPORTS]
-    own = _import(RUNTIME_MODULE, [name for name in RUNTIME_NAMES if name in used], used)
+    own = POLICY_IMPORT if models_import and "policy" in used else ""
+    own += _import(RUNTIME_MODULE, [name for name in RUNTIME_NAMES if name in used], used)
     if models_import and "models" in used:
         own += models_import
     return "\n".join(section for section in [*sections, own] if section)

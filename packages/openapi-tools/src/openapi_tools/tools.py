@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from .document import Document, UnresolvedReferenceError, as_list
+from .fixed_headers import FixedHeader
 from .identifiers import (
     RESERVED_TOOLS,
     Namespace,
@@ -36,10 +37,21 @@ PAGING_PARAMETERS = frozenset(
 """Query parameters that usually select a page."""
 
 
+DOCUMENT_MODULE = "openapi_document"
+"""The module that describes the document to the server."""
+
+
 class ToolReader:
     """Reads operations into tools; the names of tools, classes and modules are unique among all of them."""
 
-    def __init__(self, document: Document, report: Report, existing_modules: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        document: Document,
+        report: Report,
+        existing_modules: frozenset[str] = frozenset(),
+        *,
+        with_scopes: bool = False,
+    ) -> None:
         self.document = document
         self.report = report
         self.schemas = SchemaConverter(document, report)
@@ -49,6 +61,8 @@ class ToolReader:
         self.responses = ResponseReader(document, report, self.schemas)
         self._tool_names = Namespace(RESERVED_TOOLS)
         self._module_names = Namespace(existing_modules)
+        self.document_module = self._module_names.claim(DOCUMENT_MODULE)
+        self.with_scopes = with_scopes
         self._module_of_group: dict[str, str] = {}
         self._weak_ids: frozenset[str] = frozenset()
 
@@ -66,13 +80,17 @@ class ToolReader:
                 self.report.add("skipped operation", operation.node.pointer, text)
         return tools
 
+    def fixed_headers(self) -> list[FixedHeader]:
+        """Return the headers that are settings, as far as an operation needs them."""
+        return [*{**self.parameters.used_headers, **self.security.further_headers}.values()]
+
     def read(self, operation: Operation, group: str) -> Tool:
         """Return the tool of an operation, in the module of its group."""
         name = self._claim_tool_name(operation)
         if group not in self._module_of_group:
             self._module_of_group[group] = self._module_names.claim(module_name(group))
         class_name = pascal_case(name, "Operation")
-        path, parameters = self.parameters.read(operation, class_name)
+        path, parameters, headers = self.parameters.read(operation, class_name)
         body = self.request_bodies.read(operation, class_name)
         if body is not None:
             body.name = free_body_name(parameters)
@@ -92,6 +110,8 @@ class ToolReader:
             parameters=parameters,
             body=body,
             response=self.responses.read(operation, class_name),
+            headers=headers,
+            scopes=self.security.scopes_of(operation.node) if self.with_scopes else (),
         )
 
     def _claim_tool_name(self, operation: Operation) -> str:

@@ -156,7 +156,7 @@ SIMILARITY = 0.87
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
 
-SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS")
+SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS", "UPSTREAM_SECRET_HEADERS")
 """Variables with several secrets, each of which may stand alone in a text."""
 
 MIN_SECRET = 4
@@ -277,7 +277,7 @@ class ProductionConfig(EnvironmentSettings):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: Port = 8000
     session_mode: Literal["stateless", "stateful"] = "stateless"
-    response_mode: Literal["json", "sse"] = "json"
+    response_mode: Literal["auto", "json", "sse"] = "auto"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
     max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)

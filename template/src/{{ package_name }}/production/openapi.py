@@ -15,7 +15,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, wraps
+from functools import cached_property, partial, wraps
 from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_args
 from urllib.parse import quote
 
@@ -27,21 +27,26 @@ from mcp_types import AudioContent, CallToolResult, ContentBlock, ImageContent, 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    GetCoreSchemaHandler,
+    Field,
     TypeAdapter,
     ValidationError,
+    create_model,
     model_validator,
 )
-from pydantic_core import CoreSchema
+from pydantic.fields import FieldInfo
 
 from . import upstream
+from .config import StartError
 from .inbound.results import ToolMetadata
+from .openapi_schema import Described, NotNull, UndescribedTypeError, model_schema, type_schema
 from .registry import registry_of
 from .sdk import ProductionServer
+from .serve.tool_loader import explain, problem_with
 from .upstream.client import parse_json
 from .upstream.errors import UpstreamStatusError
 
 T = TypeVar("T")
+ArgumentsT = TypeVar("ArgumentsT", bound=BaseModel)
 Pair = tuple[str, str]
 """Name and value of a part of a query or form, both percent-encoded."""
 
@@ -66,25 +71,17 @@ log = structlog.stdlib.get_logger(__name__)
 # --- Types ---------------------------------------------------------------------------------------------------
 
 
-class _NotNull:
-    """Removes null from the values of an optional type."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema = handler(source)
-        return schema["schema"] if schema["type"] == "nullable" else schema
-
-
-Omittable = Annotated[T | None, _NotNull()]
+Omittable = Annotated[T | None, NotNull()]
 """A value that may be absent, but not null: `None` is the default in Python, and is never sent."""
 
 Number = int | float
 """A number as JSON has it: 5 stays 5, and integers of any size are exact."""
 
 
-class ApiModel(BaseModel):
+class ApiModel(Described):
     """Base of the models: fields have Python's names here, and the API's in JSON."""
 
-    model_config = ConfigDict(extra="allow", serialize_by_alias=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True, protected_namespaces=(), defer_build=True)
 
 
 class UploadFile(ApiModel):
@@ -188,23 +185,21 @@ def add(
 
     Raises:
         TypeError: the server was not made by `create_server`.
+        StartError: the function cannot be a tool.
     """
     registry = registry_of(server)
     if not isinstance(server, ProductionServer):
         raise TypeError("this server has no production layer: make it with create_server()")
-    (answer_type,) = get_args(inspect.signature(tool, eval_str=True).return_annotation)
     tool_name = name or str(getattr(tool, "__name__", ""))
-    mismatch = registry.meter.counter(
-        "mcp_openapi_mismatches_total", "Answers of the API that do not fit its OpenAPI document.", ("tool",)
-    )(tool_name)
-    parameters: dict[str, str] = {}
-    """The function's parameters, by the names of the arguments."""
+    if problem := problem_with(tool, tool_name, None):
+        raise StartError(problem)
+    signature = inspect.signature(tool, eval_str=True)
+    (answer_type,) = get_args(signature.return_annotation)
     adapter = _LazyAdapter(answer_type)
-    schema, is_wrapped = _output_schema(adapter, strict)
 
     @wraps(tool)
-    async def run(**arguments: Any) -> CallToolResult:
-        answer = await tool(**{parameters.get(argument, argument): value for argument, value in arguments.items()})
+    async def run(ctx: Context, **arguments: Any) -> CallToolResult:
+        answer = await tool(ctx, **{parameters[argument]: value for argument, value in arguments.items()})
         if problem := adapter.problem_with(answer):
             if strict:
                 raise _invalid_answer(answer.response, problem)
@@ -212,17 +207,55 @@ def add(
             log.warning("the API's answer does not fit its OpenAPI document", problem=problem)
         return _result(answer, is_wrapped)
 
-    description = inspect.cleandoc(tool.__doc__ or "")
+    # The SDK would build the validators of all arguments now: it gets a function that has none.
+    context, *given = signature.parameters.values()
+    run.__annotations__ = {"ctx": Context}
+    vars(run)["__signature__"] = signature.replace(parameters=[context.replace(name="ctx")])
     server.add_tool(
-        run, tool_name, title=title, description=description, annotations=annotations, structured_output=False
+        run,
+        tool_name,
+        title=title,
+        description=inspect.cleandoc(tool.__doc__ or ""),
+        annotations=annotations,
+        structured_output=False,
     )
-    added = server.registered_tools()[-1]
-    model = added.fn_metadata.arg_model
-    model.model_config["extra"] = "forbid"
-    model.model_rebuild(force=True)
-    parameters |= {item.alias: parameter for parameter, item in model.model_fields.items() if item.alias}
-    added.parameters = compact(model.model_json_schema(by_alias=True))
-    added.fn_metadata = ToolMetadata(arg_model=model, output_schema=schema)
+    added = server.registered_tools()[-1:]
+    if not added or added[0].fn is not run:
+        return  # settings hide the tool
+    mismatch = registry.meter.counter(
+        "mcp_openapi_mismatches_total", "Answers of the API that do not fit its OpenAPI document.", ("tool",)
+    )(tool_name)
+    try:
+        model = _arguments_model(tool_name, given, added[0].fn_metadata.arg_model)
+        added[0].parameters = _described(partial(model_schema, model), model.model_json_schema)
+        schema, is_wrapped = _output_schema(adapter, strict)
+    except Exception as error:
+        raise StartError(explain(tool, f"tool {tool_name}", error)) from error
+    arguments_of = zip(model.model_fields.items(), given, strict=True)
+    parameters = {field.alias or field_name: parameter.name for (field_name, field), parameter in arguments_of}
+    added[0].fn_metadata = ToolMetadata(arg_model=model, output_schema=schema)
+
+
+def _arguments_model(name: str, parameters: Iterable[inspect.Parameter], base: type[ArgumentsT]) -> type[ArgumentsT]:
+    """Return a class of a tool's arguments, which accepts no others; its validator is built at the first call."""
+    fields: dict[str, Any] = {}
+    for parameter in parameters:
+        field, annotation = parameter.name, parameter.annotation
+        if hasattr(BaseModel, field):  # pydantic warns of a field with the name of a method
+            alias = FieldInfo.from_annotation(annotation).alias or field
+            field, annotation = f"field_{field}", Annotated[annotation, Field(alias=alias)]
+        fields[field] = annotation if parameter.default is parameter.empty else (annotation, parameter.default)
+    configuration = {"extra": "forbid", "defer_build": True}
+    return create_model(f"{name}Arguments", __base__=base, __cls_kwargs__=configuration, **fields)
+
+
+def _described(describe: Callable[[], dict[str, Any]], ask_pydantic: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return a JSON schema made by `describe`, or for types that it does not know by pydantic."""
+    try:
+        return describe()
+    except UndescribedTypeError:
+        schema: dict[str, Any] = compact(ask_pydantic())
+        return schema
 
 
 class _LazyAdapter:
@@ -275,7 +308,7 @@ def _output_schema(adapter: _LazyAdapter, strict: bool) -> tuple[dict[str, Any] 
 
     A client may refuse content that does not match it. So it allows any object, unless the tool is strict.
     """
-    schema = compact(adapter.adapter.json_schema())
+    schema = _described(partial(type_schema, adapter.type), lambda: adapter.adapter.json_schema())
     if not schema:
         return None, False
     definitions = schema.pop("$defs", {})
@@ -412,12 +445,22 @@ def header_value(name: str, value: object) -> str:
     """Return `value` as a header's.
 
     Raises:
-        ToolError: it has characters that a header cannot have.
+        ToolError: it has characters that a header cannot have, or spaces around it.
     """
     text = wire(value)
     if not (text.isascii() and text.isprintable()):
         raise ToolError(f"{name} must be printable ASCII, since it is sent in a header")
+    if text != text.strip():
+        raise ToolError(f"{name} must not begin or end with a space, since it is sent in a header")
     return text
+
+
+def exploded(value: Any) -> Any:
+    """Return an object as a header of style simple with explode, `a=1,b=2`, and other values as they are."""
+    value = to_json_value(value)
+    if not isinstance(value, dict):
+        return value
+    return ",".join(f"{name}={wire(item)}" for name, item in value.items() if item is not None)
 
 
 # --- Path (RFC 6570) -----------------------------------------------------------------------------------------

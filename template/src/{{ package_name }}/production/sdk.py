@@ -70,7 +70,7 @@ INVALID_RESULT = "Handler returned an invalid result"
 """The SDK's message for a result that does not fit the protocol."""
 
 NO_STATE = ""
-"""The state of an `input_required` round that the handler gave none."""
+"""The state of an `input_required` round whose handler gave none."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -373,9 +373,13 @@ class ProductionServer(MCPServer[Runtime]):
             return [tool.name for tool in self.registered_tools()]
         return self.registered_resources() if method == RESOURCES_READ else self.registered_prompts()
 
+    def function(self, method: str, label: str) -> Callable[..., Any] | None:
+        """Return the owner's function of a target."""
+        return self._functions.get((method, label))
+
     def policy(self, method: str, label: str) -> Policy:
         """Return the policy of a target."""
-        fn = self._functions.get((method, label))
+        fn = self.function(method, label)
         return NO_POLICY if fn is None else policy_of(fn)
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
@@ -410,7 +414,9 @@ class ProductionServer(MCPServer[Runtime]):
         """
         registry = self.registry
         parts = registry.upstream
-        async with Upstream.open(registry.config, registry.about, parts.middleware, parts.client_hooks) as client:
+        async with Upstream.open(
+            registry.config, registry.about, parts.middleware, parts.client_hooks, parts.headers
+        ) as client:
             runtime = Runtime(registry, client)
             registry.running.append(runtime)
             started = False
@@ -437,6 +443,11 @@ class ProductionServer(MCPServer[Runtime]):
         """Serve one client, lifespan included, until `incoming` ends."""
         server = self._lowlevel_server
         await server.run(incoming, outgoing, server.create_initialization_options())
+
+
+def channel_of(context: ServerRequestContext[Any, Any]) -> Any:
+    """Return the `DispatchContext` of a request, by which a handler sends messages to the client."""
+    return context.session._request_outbound
 
 
 def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:

@@ -125,6 +125,10 @@ class Targets(Protocol):
         """Return the target labels of tools/call, resources/read or prompts/get."""
         ...
 
+    def function(self, method: str, label: str) -> Callable[..., Any] | None:
+        """Return the owner's function of a target."""
+        ...
+
     def policy(self, method: str, label: str) -> Policy: ...
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
@@ -140,6 +144,8 @@ class HttpParts:
     """Wraps the MCP endpoint, but not the other routes."""
     endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
+    respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    """Wraps what answers the requests of the MCP endpoint, inside `endpoint`."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
@@ -159,6 +165,8 @@ class UpstreamParts:
     middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
     client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
     """Each gets the HTTP client before its first request."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of each request to the origin of `BASE_URL`, which a tool can override."""
     circuit: Callable[[str], Circuit] | None = None
     """Returns the circuit of a name; `None` without circuit breakers."""
     retry: Retry | None = None
@@ -273,6 +281,8 @@ class Registry:
     audit: Audit | None = None
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
+    cancel_call: Callable[[str, object], None] = lambda caller_id, request_id: None
+    """Cancels a running call: gets the caller and the JSON-RPC id of a `notifications/cancelled`."""
     http: HttpParts = field(default_factory=HttpParts)
     upstream: UpstreamParts = field(default_factory=UpstreamParts)
     health: HealthParts = field(default_factory=HealthParts)

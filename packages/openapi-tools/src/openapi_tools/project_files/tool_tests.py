@@ -1,7 +1,7 @@
 """Each tool of the OpenAPI document, called over HTTP with a stand-in for the API.
 
 `openapi.json` beside this file has a case for each tool: its arguments, the request that the API has to receive
-(`request`), the stand-in's response and the tool's result (`answer`), and arguments that the tool rejects (`refused`).
+(`request`), the stand-in's response and the tool's result (`answer`), and arguments that the tool rejects (`rejected`).
 The files are yours, as the tools are.
 """
 
@@ -24,7 +24,8 @@ from my_server.production.testing import Server
 CASES: dict[str, dict[str, Any]] = {
     case["tool"]: case for case in json.loads(Path(__file__).with_name("openapi.json").read_text("utf-8"))
 }
-REJECTING = [name for name, case in CASES.items() if case["refused"] is not None]
+INVALID = {name: case.get("rejected", case.get("refused")) for name, case in CASES.items()}
+"""Arguments that a tool rejects, which cases of earlier versions call `refused`."""
 
 
 class StandIn(ThreadingHTTPServer):
@@ -88,10 +89,10 @@ def test_a_call_sends_the_request_and_returns_the_response(name: str, api: Stand
     assert result.structured_content == case["answer"]["result"]
 
 
-@pytest.mark.parametrize("name", REJECTING)
+@pytest.mark.parametrize("name", [name for name, arguments in INVALID.items() if arguments is not None])
 def test_invalid_arguments_are_rejected(name: str, api: StandIn, server: Server) -> None:
     api.requests = []
-    result = server.call(name, CASES[name]["refused"])
+    result = server.call(name, INVALID[name])
     assert result.is_error
     assert "Invalid arguments" in str(result.content)
     assert api.requests == []

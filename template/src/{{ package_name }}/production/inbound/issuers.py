@@ -143,7 +143,7 @@ def _text_claim(claims: Mapping[str, Any], *names: str) -> str | None:
     """Return the first of the claims `names` that is a non-empty string.
 
     Raises:
-        AuthError: it cannot be encoded, so that it is no name.
+        AuthError: it has unprintable characters, which a log or a header could not hold.
     """
     text = next((value for name in names if isinstance(value := claims.get(name), str) and value), None)
     if text is not None and not text.isprintable():

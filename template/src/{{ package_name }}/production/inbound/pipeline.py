@@ -45,7 +45,7 @@ from ..request import (
     give_error,
     is_own_failure,
 )
-from ..upstream.errors import UpstreamError, leaves
+from ..upstream.errors import UpstreamError, ungrouped
 
 ORDER = (
     "drain",
@@ -61,6 +61,7 @@ ORDER = (
     "rate_limit",
     "concurrency",
     "timeout",
+    "long_calls",
 )
 """The middleware's names, outermost first."""
 
@@ -84,7 +85,7 @@ MAX_PROBLEMS = 10
 """Problems with the arguments of a request that its error lists."""
 
 MAX_LISTED = 2000
-"""Validation errors of which the first can be had: pydantic gives all or none, which takes 5 µs each."""
+"""Greatest number of validation errors that pydantic is asked to list: it lists all or none, in 5 µs each."""
 
 Target = tuple[str, str, str, Policy]
 """`method`, `target`, `target_label` and `policy` of an `MCPRequest`."""
@@ -138,6 +139,8 @@ class Pipeline:
         """Handle a notification, which has no answer: one beyond the limit of messages is dropped."""
         if not self._registry.admit_notification(caller_id):
             return None
+        if ctx.method == "notifications/cancelled":
+            self._registry.cancel_call(caller_id, (ctx.params or {}).get("requestId"))
         task = asyncio.current_task()
         try:
             return await call_next(ctx)
@@ -169,8 +172,8 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
-            if request.method != LISTEN:
-                request.fail("error", "Cancelled")
+            if request.method != LISTEN and request.status == "success":  # else the drain has cancelled it
+                request.fail("client_error", "Cancelled")
             raise
         return explain_failure(request, error)
     if request.status == "success" and isinstance(result, dict):
@@ -223,12 +226,12 @@ def expected_error(error: BaseException) -> Exception | None:
     A group counts as its first error where all of them are expected.
     """
     found = [
-        leaf
-        for leaf in leaves(error)
-        if isinstance(leaf, ToolError | ResourceError)
-        and not isinstance(leaf, UnexpectedToolError | UnexpectedResourceError)
+        single
+        for single in ungrouped(error)
+        if isinstance(single, ToolError | ResourceError)
+        and not isinstance(single, UnexpectedToolError | UnexpectedResourceError)
     ]
-    return found[0] if found and len(found) == len(leaves(error)) else None
+    return found[0] if found and len(found) == len(ungrouped(error)) else None
 
 
 def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
@@ -294,6 +297,7 @@ def timeout(seconds: float) -> Middleware:
         limit = request.policy.timeout or seconds
         try:
             async with asyncio.timeout(limit) as scope:
+                request.timer = scope
                 return await call_next(request)
         except TimeoutError:
             if not scope.expired():

@@ -261,7 +261,7 @@ def install(registry: Registry) -> None:
 
 
 def limit_messages(registry: Registry) -> None:
-    """Limit the messages of each caller in the memory of this process, whose work they bound."""
+    """Limit the messages of each caller to this process, which bounds its work."""
     buckets = Buckets(Quota.of_messages(registry.config))
     rejected = Rejections(registry, "MessageRateLimited")
 

@@ -1,4 +1,4 @@
-"""What handlers return, on its way into the SDK: sendable as JSON, and as the published schemas say.
+"""Conversion of what handlers return, before the SDK gets it, to JSON that matches the published schemas.
 
 A plain `def` runs in a thread here and not in the SDK, which loses the context variables that it sets.
 """

@@ -20,7 +20,7 @@ MAX_KEYS = 100_000
 
 
 class SingleUseError(UpstreamError):
-    """Whether a key was used before cannot be known: Redis does not answer, or the memory for keys is full."""
+    """It is unknown whether a key was used before: Redis does not answer, or the memory for keys is full."""
 
 
 async def once(where: Server | CallContext, key: str, *, seconds: float = DAY_SECONDS) -> bool:
@@ -35,7 +35,7 @@ async def once(where: Server | CallContext, key: str, *, seconds: float = DAY_SE
         seconds: How long the key counts as used.
 
     Raises:
-        UpstreamError: it cannot be known now, so the action must not be done.
+        UpstreamError: it is unknown whether the key was used, so the action must not be done.
         TypeError: the server was not made by `create_server`.
         ValueError: `seconds` is not positive.
     """

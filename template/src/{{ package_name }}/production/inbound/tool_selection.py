@@ -1,4 +1,4 @@
-"""Which tools the server has at all: `TOOLS_ALLOW`, `TOOLS_DENY` and `READ_ONLY`. Any other one is not registered."""
+"""Selection of tools: those that `TOOLS_ALLOW`, `TOOLS_DENY` or `READ_ONLY` exclude are not registered."""
 
 from __future__ import annotations
 

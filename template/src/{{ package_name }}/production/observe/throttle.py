@@ -1,4 +1,4 @@
-"""A bound on the log lines that strangers can cause, and the count of those that are left out."""
+"""A bound on the log lines that clients can cause, and the count of those that are left out."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Connections:
     """
 
     def __init__(self, registry: Registry, listener: str, limit: int, per_address: int | None = None) -> None:
-        """Prepare the count.
+        """Set the limits.
 
         Args:
             registry: Declares the metrics.

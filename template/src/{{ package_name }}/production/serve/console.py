@@ -1,4 +1,4 @@
-"""Commands for the terminal while tools are written.
+"""Commands for the development of tools.
 
 `--call` makes one call, `--dev` restarts on each change, and `--inspect` prints the command of the MCP inspector.
 """
@@ -25,7 +25,7 @@ from mcp_types import CallToolResult, TextContent
 
 from ..config import ConfigError, ProductionConfig, StartError
 from ..sdk import ProductionServer
-from ..upstream.errors import leaves
+from ..upstream.errors import ungrouped
 from .host_config import url
 
 PACKAGE = __package__.partition(".")[0]
@@ -98,7 +98,7 @@ async def _call(server: ProductionServer, tool: str, arguments: dict[str, Any]) 
     except BaseExceptionGroup as group:  # the client runs the server in a task group
         if (causes := group.subgroup((ConfigError, StartError))) is None:
             raise
-        raise leaves(causes)[0] from None
+        raise ungrouped(causes)[0] from None
 
 
 def dev(_: bool, overrides: Mapping[str, Any]) -> int:

@@ -23,7 +23,7 @@ from ..observe.meter import Meter
 from ..registry import CallContext, Circuit, HealthPart, Registry, Server, registry_of
 from ..request import current_request
 from .client import UpstreamCallNext, UpstreamRequest
-from .errors import UpstreamError, Verdict, leaves, seconds_text
+from .errors import UpstreamError, Verdict, seconds_text, ungrouped
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -255,7 +255,7 @@ class CircuitGuard:
         """Return what the outcome says about the dependency: of a group, the worst that one of its exceptions says."""
         if error is None:
             return Verdict.SUCCESS
-        verdicts = {self._verdict_of(leaf) for leaf in leaves(error)}
+        verdicts = {self._verdict_of(single) for single in ungrouped(error)}
         return next(verdict for verdict in (Verdict.FAILURE, Verdict.NEUTRAL, Verdict.SUCCESS) if verdict in verdicts)
 
     def _verdict_of(self, error: BaseException) -> Verdict:

@@ -1,4 +1,4 @@
-"""Dependencies beside the upstream API, such as a database: opened and closed with the server, and used like it.
+"""Dependencies beside the upstream API, such as a database, which are opened and closed with the server.
 
 `Dependency.run` has what a request to the upstream has: a deadline, retries, a circuit breaker, the `mcp_upstream_*`
 series with the dependency's name as the host, a client span, and an error for the model.
@@ -24,7 +24,7 @@ from .errors import (
     UpstreamInterruptedError,
     UpstreamTimeoutError,
     Verdict,
-    leaves,
+    ungrouped,
 )
 from .metrics import attempt_metrics
 
@@ -65,7 +65,7 @@ class Dependency(Generic[T]):
         """The open value, or nothing."""
         self._opening = asyncio.Lock()
         self._users = 0
-        """Running servers: each in-process test client adds one."""
+        """Number of running servers; each in-process test client starts one."""
 
     @property
     def value(self) -> T:
@@ -95,7 +95,7 @@ class Dependency(Generic[T]):
         deadline = asyncio.get_running_loop().time() + self._registry.config.request_timeout_seconds
 
         async def attempt() -> R:
-            return await self._admitted(operation, repeatable, deadline)
+            return await self._admitted_attempt(operation, repeatable, deadline)
 
         try:
             if self._registry.upstream.retry is None:
@@ -147,15 +147,15 @@ class Dependency(Generic[T]):
         """Return whether an error is this dependency's, and not of a request that the operation makes elsewhere."""
         return error.host == self.name
 
-    async def _admitted(self, operation: Callable[[T], Awaitable[R]], repeatable: bool, deadline: float) -> R:
+    async def _admitted_attempt(self, operation: Callable[[T], Awaitable[R]], repeatable: bool, deadline: float) -> R:
         """Make one attempt, if the circuit admits it."""
         if self._registry.upstream.circuit is None:
-            return await self._measured(operation, repeatable, deadline)
+            return await self._measured_attempt(operation, repeatable, deadline)
         circuit = self._registry.upstream.circuit(self.name)
         generation = circuit.admit()
         verdict = Verdict.NEUTRAL
         try:
-            result = await self._measured(operation, repeatable, deadline)
+            result = await self._measured_attempt(operation, repeatable, deadline)
             verdict = Verdict.SUCCESS
             return result
         except UpstreamError as error:
@@ -164,7 +164,7 @@ class Dependency(Generic[T]):
         finally:
             circuit.record(generation, verdict)
 
-    async def _measured(self, operation: Callable[[T], Awaitable[R]], repeatable: bool, deadline: float) -> R:
+    async def _measured_attempt(self, operation: Callable[[T], Awaitable[R]], repeatable: bool, deadline: float) -> R:
         """Make one attempt, with its metrics and its span."""
         started = perf_counter()
         outcome = "exception"
@@ -204,7 +204,7 @@ class Dependency(Generic[T]):
                 return await operation(value)
         except TimeoutError as error:
             seconds = config.request_timeout_seconds if ends == deadline else config.attempt_timeout_seconds
-            # Little time was left before the deadline: too little for a judgement.
+            # If little time was left before the deadline, the timeout does not show that the dependency failed.
             brief = ends - now < min(config.attempt_timeout_seconds, config.request_timeout_seconds) / 2
             raise UpstreamTimeoutError(
                 f"{self.name} did not answer within {seconds:g} s",
@@ -216,7 +216,7 @@ class Dependency(Generic[T]):
         except UpstreamError:
             raise
         except Exception as error:
-            if not any(isinstance(leaf, self._failures) for leaf in leaves(error)):
+            if not any(isinstance(single, self._failures) for single in ungrouped(error)):
                 raise
             raise UpstreamInterruptedError(
                 f"{self.name} failed", advice, host=self.name, may_retry=repeatable, verdict=Verdict.FAILURE
@@ -246,7 +246,7 @@ def dependency(
     failures: type[Exception] | tuple[type[Exception], ...] = OSError,
     required: bool = True,
 ) -> Dependency[T]:
-    """Declare a dependency of a server, in `register`, or return the one that is declared.
+    """Declare a dependency in `register`; in a call, return the declared one.
 
     `--check` and the health report ping it.
 
@@ -268,7 +268,7 @@ def dependency(
     registry = registry_of(where)
     declared = registry.upstream.dependencies.get(name)
     if isinstance(declared, Dependency):
-        if _place(declared.opened_by) != _place(open):
+        if _definition(declared.opened_by) != _definition(open):
             raise ValueError(f"a dependency named {name!r} is declared already, with another function to open it")
         return cast("Dependency[T]", declared)
     if registry.running:
@@ -287,6 +287,6 @@ def dependency(
     return made
 
 
-def _place(function: Callable[..., Any]) -> object:
-    """Return what is the same for a function each time its definition runs."""
+def _definition(function: Callable[..., Any]) -> object:
+    """Return an object that identifies the definition of a function, which may run several times."""
     return getattr(function, "__code__", function)

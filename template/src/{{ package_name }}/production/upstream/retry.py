@@ -16,7 +16,7 @@ from ..config import ProductionConfig
 from ..observe.meter import Meter
 from ..registry import CallContext, Registry, Server, registry_of
 from .client import UpstreamCallNext, UpstreamRequest
-from .errors import UpstreamError, leaves
+from .errors import UpstreamError, ungrouped
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class Retries:
                 return await attempt()
             except Exception as error:
                 failed_attempts += 1
-                causes = leaves(error)
+                causes = ungrouped(error)
                 retry_after = 0.0
                 for cause in causes:
                     if isinstance(cause, UpstreamError):

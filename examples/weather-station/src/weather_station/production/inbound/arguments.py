@@ -43,7 +43,7 @@ def problems_with(metadata: FuncMetadata, arguments: Mapping[str, Any], max_valu
             return problems_of(first, error.error_count())
         return problems_of(error)
     except Exception:
-        return None  # the SDK has it too, and reports it as a crash
+        return None  # the SDK meets the same exception, and reports it as a crash
     return None
 
 

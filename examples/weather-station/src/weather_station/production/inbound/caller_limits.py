@@ -85,7 +85,7 @@ class CallerLimits:
             body_bytes += size
             held.body_bytes += size
             too_much = held.body_bytes > self._max_body_bytes and message.get("more_body", False)
-            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # else it is rejected by itself
+            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # larger: see InputLimits
                 rejected = True
                 limit = f"{MAX_BODIES} times MAX_REQUEST_BYTES"
                 await self._reject(scope, send, f"The request bodies of this caller together exceed {limit}.")
@@ -156,7 +156,7 @@ def _text(limit: int, what: str, setting: str) -> str:
 
 
 class RouteLimits:
-    """ASGI middleware for all other routes: the same limits, and one on the size of a body (413).
+    """ASGI middleware for routes beside the MCP endpoint: the same limits, and one on the size of a body (413).
 
     A handler whose client has left ends without an error, as the client does not need an answer.
     """

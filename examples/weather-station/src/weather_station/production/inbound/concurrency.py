@@ -8,7 +8,7 @@ from ..registry import Registry
 from ..request import TOOLS_CALL, CallNext, MCPRequest, Result, reject
 
 RETRY_AFTER_SECONDS = 1
-"""When a rejected request should be sent again: what runs may end at any time."""
+"""Seconds after which a rejected request should be sent again; a running one may end at any time."""
 
 
 def install(registry: Registry) -> None:

@@ -32,7 +32,7 @@ INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
 
 MAX_ID_DIGITS = 100
-"""Digits of a number of which more are not read."""
+"""Greatest number of digits in a number that is read."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 

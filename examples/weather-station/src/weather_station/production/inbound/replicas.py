@@ -1,6 +1,6 @@
-"""What makes replicas and restarts invisible to clients: shared keys of request states, and honest capabilities.
+"""Request states and capabilities that hold at every replica and after a restart.
 
-Where a tool asks the client (`input_required`, MCP 2026-07-28), the SDK seals the state of the question into a token
+Where a tool asks for input (`input_required`, MCP 2026-07-28), the SDK seals the state of the request into a token
 that the client sends back. Only a process with the key can open it: without `REQUEST_STATE_KEYS` the SDK makes a key of
 its own in each process.
 """
@@ -41,7 +41,7 @@ def install(registry: Registry) -> None:
             "after a restart; set the same random keys for all replicas"
         )
     if not one_process:
-        arguments["middleware"] = [_HonestCapabilities(registry)]
+        arguments["middleware"] = [_CapabilitiesOfReplicas(registry)]
     registry.server_arguments = arguments
 
 
@@ -66,7 +66,7 @@ def keys_of(secret: SecretStr) -> list[str]:
     return keys
 
 
-class _HonestCapabilities:
+class _CapabilitiesOfReplicas:
     """Middleware of the SDK: `server/discover` offers change events only where subscriptions are shared.
 
     An event reaches the subscribers of its own process, and other processes may serve the same clients.

@@ -1,7 +1,7 @@
 """Threads for tools, resources and prompts that are plain functions (`def`), in a bounded number.
 
-A thread cannot be stopped. One whose call has ended, because its timeout is over or its client has left, keeps its
-place until the function returns; the SDK would start another thread in its place.
+A thread cannot be stopped. If its call has ended, because of the timeout or because the client has left, it counts
+until the function returns; the SDK would start another thread instead.
 """
 
 from __future__ import annotations

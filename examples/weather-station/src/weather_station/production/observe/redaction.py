@@ -267,7 +267,7 @@ class Redactor:
         return spans
 
     def shortened(self, text: str, limit: int = MAX_TEXT) -> str:
-        """Return at most `limit` characters of `text` without secrets, in a time that its length has no part in."""
+        """Return at most `limit` characters of `text` without secrets, in a time independent of its length."""
         if len(text) <= limit:
             return self.text(text)
         return shorten(self.beginning(text, 2 * limit), limit, len(text))

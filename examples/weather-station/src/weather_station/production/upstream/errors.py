@@ -97,10 +97,10 @@ class UpstreamResponseError(UpstreamError):
     outcome = "unusable"
 
 
-def leaves(error: BaseException) -> list[BaseException]:
+def ungrouped(error: BaseException) -> list[BaseException]:
     """Return the exceptions in a group and its nested groups; for any other exception, the exception itself."""
     if isinstance(error, BaseExceptionGroup):
-        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+        return [single for inner in error.exceptions for single in ungrouped(inner)]
     return [error]
 
 
