@@ -290,6 +290,14 @@ RATE_LIMIT: Rows = {
             ),
             warn_above=0.1,
         ),
+        series(
+            "Rejected requests by reason and tier",
+            "Requests per second that a limit of their caller rejected: permits (RateLimited), the daily quota "
+            "(QuotaExceeded) or requests at the same time (TooManyAtOnce). Callers without a tier have `default`.",
+            "reqps",
+            Query(rate("reason, tier", "mcp_limit_rejections_total", SERVER), "{{tier}}: {{reason}}"),
+            stacked=True,
+        ),
     ],
 }
 
@@ -402,6 +410,81 @@ CIRCUIT_BREAKER: Rows = {
     ],
 }
 
+AUTHORIZATION: Rows = {
+    "Authorization": [
+        series(
+            "Rejected requests",
+            "Requests per second that the caller may not make, by reason: a scope is missing (InsufficientScope), or "
+            "nobody may (AccessDenied).",
+            "reqps",
+            Query(rate("reason", "mcp_authorization_rejections_total", SERVER), "{{reason}}"),
+            stacked=True,
+        ),
+        series(
+            "Rejected before a request",
+            "HTTP requests per second without a valid token (unauthenticated), or one without a scope (forbidden).",
+            "reqps",
+            Query(
+                rate("reason", "mcp_http_rejections_total", f'{SERVER}, reason=~"unauthenticated|forbidden"'),
+                "{{reason}}",
+            ),
+            stacked=True,
+        ),
+    ],
+}
+
+AUDIT: Rows = {
+    "Audit": [
+        series(
+            "Lost records",
+            "Audit records per second that could not be written, by instance. Alert: AuditDropping.",
+            "cps",
+            Query(rate("instance", "mcp_audit_records_dropped_total", SERVER), "{{instance}}"),
+            stacked=True,
+        ),
+    ],
+}
+
+SIGN_IN: Rows = {
+    "Sign-in": [
+        series(
+            "Sign-ins",
+            "Sign-ins and requests for tokens per second, by outcome. Alert: SignInFails, where they are unavailable.",
+            "cps",
+            Query(rate("outcome", "mcp_oauth_sign_ins_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
+        series(
+            "Tokens",
+            "Tokens per second that were issued, refreshed or revoked, and sessions that ended. Alert: "
+            "StolenRefreshToken, where a token was reused or a code replayed.",
+            "cps",
+            Query(rate("outcome", "mcp_oauth_tokens_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
+        series(
+            "Registrations",
+            "Registrations of clients per second, by outcome. Alert: RegistrationFlood, where they are limited.",
+            "cps",
+            Query(rate("outcome", "mcp_oauth_registrations_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
+    ],
+}
+
+CREDENTIALS: Rows = {
+    "Credentials": [
+        series(
+            "Credentials for the upstream",
+            "Credentials obtained per second, by outcome: rejected, where a caller has none, and failed, where they "
+            "could not be obtained. Alert: UpstreamCredentialsFail.",
+            "cps",
+            Query(rate("outcome", "mcp_upstream_credentials_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
+    ],
+}
+
 TELEMETRY: Rows = {
     "Traces": [
         traces("Latest calls", "Latest traces of the server.", limit=30),
@@ -430,6 +513,10 @@ SPECS = (
     Spec("retry", "MCP server: retries", "Retries of upstream requests.", RETRY),
     Spec("background", "MCP server: background jobs", "Jobs at intervals.", BACKGROUND),
     Spec("circuit_breaker", "MCP server: circuits", "Circuits of upstream hosts.", CIRCUIT_BREAKER),
+    Spec("authorization", "MCP server: authorization", "Requests that callers may not make.", AUTHORIZATION),
+    Spec("audit", "MCP server: audit", "Audit records that are lost.", AUDIT),
+    Spec("auth_oauth", "MCP server: sign-in", "Sign-ins, tokens and registrations of clients.", SIGN_IN),
+    Spec("credentials_source", "MCP server: credentials", "Credentials for the upstream.", CREDENTIALS),
     Spec("telemetry", "MCP server: traces", "Tool calls in Jaeger.", TELEMETRY, (ONE_JOB,)),
 )
 

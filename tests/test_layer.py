@@ -10,13 +10,13 @@ import pytest
 
 from .conftest import Renderings
 from .matrix import LAYER, QUICK, Project, outbound_pairs
-from .support import EVERYTHING, Answers, answers
+from .support import DEFAULT, EVERYTHING, Answers, answers
 
 pytestmark = pytest.mark.slow
 
 TOKENS = "everything with tokens only"
 OPENAPI = "with an OpenAPI document"
-SIGN_IN = "default-auth-oauth"
+SIGN_IN = "sign-in with audit"
 API = {
     "project_name": "Weather Station",
     "upstream_base_url": "https://api.example.com",
@@ -25,6 +25,7 @@ API = {
 DATA: dict[str, Answers] = {
     TOKENS: answers(**(EVERYTHING | {"auth": "token"})),
     OPENAPI: answers(**API),
+    SIGN_IN: answers(**DEFAULT, auth="oauth", enable_audit=True),
 } | outbound_pairs()
 """Projects that are none of the variants."""
 

@@ -104,7 +104,8 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     assert alerts("minimal") == set()
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default
-    assert alerts("everything") == default | {"RateLimitStoreDown"}
+    assert alerts("everything") == default | {"RateLimitStoreDown", "AuditDropping"}
+    assert alerts("default-upstream_auth-token_exchange") == default | {"UpstreamCredentialsFail"}
     sign_in = {"SignInFails", "StolenRefreshToken", "RegistrationFlood"}
     assert alerts("default-auth-oauth") == default - {"TokensStale"} | sign_in
 
@@ -585,7 +586,9 @@ def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rend
     assert shown("default") == {
         *("metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "background", "telemetry")
     }
-    assert shown("everything") == shown("default") | {"rate_limit_redis"}
+    assert shown("everything") == shown("default") | {"rate_limit_redis", "authorization", "audit"}
+    assert shown("default-auth-oauth") == shown("default") | {"auth_oauth"}
+    assert shown("default-upstream_auth-token_exchange") == shown("default") | {"credentials_source"}
     sources = "ops/grafana/provisioning/datasources/telemetry.yml"
     assert sources in renderings["default"].files
     assert sources not in renderings["default-enable_telemetry-False"].files

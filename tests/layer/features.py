@@ -1,6 +1,7 @@
 """Which modules of the production layer a project may lack. Imports nothing of a project."""
 
 OPTIONAL = (
+    "inbound.audit",
     "inbound.auth",
     "inbound.auth_challenge",
     "inbound.auth_introspection",
@@ -11,7 +12,10 @@ OPTIONAL = (
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
     "inbound.authorization",
+    "inbound.caller_quota",
+    "inbound.caller_quota_redis",
     "inbound.concurrency",
+    "inbound.confirmation",
     "inbound.identity",
     "inbound.long_calls",
     "inbound.pages",

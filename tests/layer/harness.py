@@ -264,6 +264,12 @@ def result_of(response: httpx2.Response) -> dict[str, Any]:
     return result
 
 
+def log_lines(text: str) -> list[dict[str, Any]]:
+    """Return the lines of a JSON log, without the audit records between them."""
+    found = [json.loads(line) for line in text.split("\n") if line]
+    return [line for line in found if "audit" not in line]
+
+
 def text_of(result: dict[str, Any]) -> str:
     """Return the text that the model reads."""
     return "\n".join(block["text"] for block in result["content"])

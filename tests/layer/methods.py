@@ -31,6 +31,7 @@ from harness import (
     Process,
     Running,
     config,
+    log_lines,
     message,
     modern,
     running,
@@ -215,7 +216,7 @@ class HttpPeer(Peer):
         self.server.http.stop()
 
     def log(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._read_log().splitlines()]
+        return log_lines(self._read_log())
 
     def metrics(self) -> Metrics:
         return self.server.metrics()
@@ -254,7 +255,7 @@ class StdioPeer(Peer):
         text = self.process.log()[self._log_read :]
         complete = text[: text.rfind("\n") + 1]
         self._log_read += len(complete)
-        return [json.loads(line) for line in complete.splitlines()]
+        return log_lines(complete)
 
     def metrics(self) -> Metrics:
         wait_for(lambda: '"metrics":"' in self.process.log())

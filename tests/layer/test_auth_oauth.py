@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -25,9 +28,10 @@ from sign_in_provider import (
     provider,
     query_of,
 )
+from test_audit import VALIDATOR
 from weather_station.production.caller import caller
 from weather_station.production.config import ConfigError, variables
-from weather_station.production.inbound import auth_oauth_pages, auth_oauth_server, auth_oauth_store
+from weather_station.production.inbound import audit_sinks, auth_oauth_pages, auth_oauth_server, auth_oauth_store
 from weather_station.production.inbound.auth_oauth_settings import OAuthSettings
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import startup
@@ -309,6 +313,64 @@ def test_the_provider_may_rotate_its_keys(start: Start, monkeypatch: pytest.Monk
     with provider() as idp, start(idp) as server:
         tokens_of(server)
         idp.rotate("second")
+        assert status(server, tokens_of(server)["access_token"]) == 200
+
+
+def test_each_step_of_a_sign_in_is_audited(
+    start: Start, idp: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIT_SINK", "file")
+    monkeypatch.setenv("AUDIT_FILE", str(tmp_path / "audit.jsonl"))
+    with start(idp) as server:
+        first = tokens_of(server)
+        status(server, first["access_token"])
+        second = refresh(server, first).json()
+        refresh(server, first)
+        status(server, second["access_token"])
+        third = tokens_of(server, first["client_id"])
+        post(server, "/revoke", token=third["access_token"], client_id=first["client_id"])
+        post(server, "/oauth/logout", logout_token=idp.logout_token())
+        text = (tmp_path / "audit.jsonl").read_text("utf-8")
+    records = [json.loads(line) for line in text.splitlines()]
+    for record in records:
+        VALIDATOR.validate(record)
+    steps = (("sign_in", "consented"), ("sign_in", "completed"), ("token", "issued"))
+    signed_in = [(*step, "allowed") for step in steps]
+    assert [(record["event"], record["outcome"], record["decision"]) for record in records] == [
+        ("registration", "registered", "allowed"),
+        *signed_in,
+        ("request", "success", "allowed"),
+        ("token", "refreshed", "allowed"),
+        ("token", "reused", "denied"),
+        ("sign_in", "token", "denied"),
+        ("http", "rejected", "denied"),
+        *signed_in,
+        ("token", "revoked", "allowed"),
+        ("token", "signed_out", "allowed"),
+    ]
+    assert {record["subject"] for record in records if record["event"] == "token"} == {"alice"}
+    assert {record["client"] for record in records[1:4]} == {first["client_id"]}
+    assert {record["address"] for record in records} == {"127.0.0.1"}
+    for tokens in (first, second, third):
+        assert tokens["access_token"] not in text
+        assert tokens["refresh_token"] not in text
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+def test_nobody_signs_in_without_a_record_where_that_is_set(
+    start: Start, idp: Provider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audit.jsonl"
+    path.symlink_to("/dev/full")
+    for name, value in {"SINK": "file", "FILE": str(path), "ON_FAILURE": "deny"}.items():
+        monkeypatch.setenv(f"AUDIT_{name}", value)
+    monkeypatch.setattr(audit_sinks, "CHECK_SECONDS", 0.0)
+    with start(idp) as server:
+        register(server)  # the first record that is lost
+        metadata = {"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
+        assert server.client.post(f"{server.base}/register", json=metadata).status_code == 503
+        assert post(server, "/token").status_code == 503
+        path.unlink()
         assert status(server, tokens_of(server)["access_token"]) == 200
 
 

@@ -12,13 +12,14 @@ from mcp import Client, MCPError
 from structlog.testing import capture_logs
 
 from clocks import Clock
-from harness import HAS_METRICS, HEADERS, INITIALIZE, LEGACY, MODERN, Serve
+from harness import HAS_METRICS, HEADERS, INITIALIZE, LEGACY, MODERN, Serve, config
 from raw_http import error_of, exchange
+from weather_station.production.config import about
 from weather_station.production.inbound.http_limits import MAX_JSON_DEPTH, deeper_than
 from weather_station.production.observe import throttle
-from weather_station.production.observe.meter import NullMeter
 from weather_station.production.observe.rejections import Rejections
 from weather_station.production.observe.throttle import LOG_INTERVAL_SECONDS
+from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
 
 VERSIONS = (LEGACY, MODERN)
@@ -151,7 +152,7 @@ def test_the_depth_of_a_long_body_is_found_whatever_is_in_it(piece: bytes) -> No
 def test_a_flood_of_rejections_is_one_log_entry_that_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(throttle, "time", clock)
-    rejected = Rejections(NullMeter())
+    rejected = Rejections(Registry(config(), about()))
     with capture_logs() as log:
         for _ in range(1000):
             rejected("host", "host is not allowed", SCOPE)

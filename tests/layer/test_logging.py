@@ -36,6 +36,7 @@ from harness import (
     command,
     config,
     environment,
+    log_lines,
     message,
     new_request,
     run_python,
@@ -62,7 +63,7 @@ def lines(capfd: Captured) -> list[dict[str, Any]]:
     """Return the lines on stderr, parsed; there are none on stdout."""
     captured = capfd.readouterr()
     assert captured.out == ""
-    return [json.loads(line) for line in captured.err.split("\n") if line]
+    return log_lines(captured.err)
 
 
 def calls(capfd: Captured) -> list[dict[str, Any]]:
@@ -549,7 +550,7 @@ def test_an_unread_stderr_delays_no_call_and_no_probe() -> None:
                     assert client.post("/mcp", json=content, headers=HEADERS).status_code == 200
                 assert client.get("/livez").status_code == 200
             process.terminate()
-            found = [json.loads(line) for line in process.stderr]
+            found = log_lines(process.stderr.read().decode())
             assert sum(line["message"] == "tool call" for line in found) == 500
             assert process.wait(DEADLINE_SECONDS) == 0
         finally:

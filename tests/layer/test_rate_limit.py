@@ -315,5 +315,5 @@ async def test_rejections_are_counted() -> None:
         request = new_request()
         await registry.middleware["rate_limit"](request, handler)
     assert passed == 1
-    assert meter.counts == {"mcp_rate_limit_rejections_total": 2}
+    assert meter.counts == {"mcp_rate_limit_rejections_total": 2, "mcp_limit_rejections_total": 2}
     assert (request.status, request.error_type) == ("rejected", "RateLimited")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from harness import HEADERS, LEGACY, MODERN, Running, Serve, config, message, modern, text_of
+from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Running, Serve, config, message, modern, text_of
 from weather_station.production import policy
 from weather_station.production.caller import Caller
 from weather_station.production.config import ConfigError
@@ -83,6 +83,13 @@ def test_each_tier_has_its_own_limit(serve: Serve, version: str) -> None:
             f"Rate limit exceeded. This request counts as 5 of 3 in {DAY} seconds. It is never admitted."
         )
         assert "retry_after_seconds" not in result["_meta"]
+        if HAS_METRICS:
+            found = server.metrics().series("mcp_limit_rejections_total")
+            assert {dict(labels)["tier"]: value for labels, value in found.items()} == {
+                "public": 19 + 19 + 1,
+                "internal": 2,
+                "default": 10 + 10,
+            }
 
 
 @both_generations

@@ -18,6 +18,8 @@ WITHOUT_SWITCH = (
     "definitions",
     "auth_introspection",
     "auth_challenge",
+    "caller_quota",
+    "confirmation",
     "lease",
     "listeners",
     "once",

@@ -57,6 +57,9 @@ def assert_sample(server: Server, expected: float, name: str, **labels: str) -> 
 
 
 def log_lines(capfd: pytest.CaptureFixture[str], message: str = "") -> list[dict[str, Any]]:
-    """Return the lines of the JSON log since the last call of this function, those with `message` only if given."""
+    """Return the lines of the JSON log since the last call of this function, those with `message` only if given.
+
+    Audit records, which are on stderr too, have no message.
+    """
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    return [line for line in lines if line["message"] == message or not message]
+    return [line for line in lines if "message" in line and message in ("", line["message"])]

@@ -339,6 +339,8 @@ class ProductionConfig(EnvironmentSettings):
     default_access: Literal["allow", "deny"] = "allow"
     anonymous_scopes: CommaSeparated = ()
 
+    enable_audit: bool = False
+
     tools_allow: CommaSeparated = ()
     tools_deny: CommaSeparated = ()
     read_only: bool = False

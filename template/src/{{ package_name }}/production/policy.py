@@ -6,11 +6,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 ANSWERS = {
+    "audit": "enable_audit=true",
+    "confirm": "enable_authorization=true",
     "concurrency": "profile=custom",
     "cost": "enable_rate_limiting=true",
     "max_result_bytes": "profile=custom",
@@ -49,6 +51,10 @@ class Policy:
     """All scopes that a caller needs; with none in the list, every caller may."""
     max_result_bytes: int | None = None
     """Bytes of text and structure that a result may have, instead of `max_result_bytes`; 0 for no limit."""
+    audit: Literal["sha256", "redacted", "omit"] | None = None
+    """How audit records have the arguments, instead of `AUDIT_ARGUMENTS`."""
+    confirm: bool | None = None
+    """Whether the client has to ask its user first."""
 
     def __post_init__(self) -> None:
         self._check("timeout", "a number of seconds above 0", int | float, lambda value: 0 < value < math.inf)
@@ -56,6 +62,9 @@ class Policy:
         self._check("cost", f"an integer from 1 to {MAX_COST}", int, lambda value: 1 <= value <= MAX_COST)
         self._check("scopes", "a list of scopes", list | tuple, are_scopes)
         self._check("max_result_bytes", "an integer of at least 0", int, lambda value: value >= 0)
+        self._check("audit", "sha256, redacted or omit", str, lambda value: value in ("sha256", "redacted", "omit"))
+        if self.confirm is not None and not isinstance(self.confirm, bool):
+            raise TypeError(f"policy: confirm={self.confirm!r} is not True or False")
         if self.scopes is not None:
             object.__setattr__(self, "scopes", tuple(self.scopes))
 

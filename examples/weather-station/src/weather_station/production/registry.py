@@ -219,6 +219,25 @@ class Runtime:
     upstream: Upstream
 
 
+class Audit(Protocol):
+    """The record of what is decided, beside that of the requests."""
+
+    def record(self, event: str, outcome: str, request: Request | None, **fields: Any) -> None:
+        """Record a decision that was made outside of an MCP request.
+
+        Args:
+            event: What it is about: `http`, `sign_in`, `token` or `registration`.
+            outcome: What was decided.
+            request: The HTTP request.
+            fields: What else is known.
+        """
+        ...
+
+    def rejects(self) -> bool:
+        """Return whether nothing may happen now, because no record of it could be written."""
+        ...
+
+
 MAX_LEARNED = 16_384
 """Greatest number of secrets that are learned; the oldest are forgotten."""
 
@@ -263,6 +282,7 @@ class Registry:
     """The tools, resources and prompts, once the server is built."""
     on_registered: list[Callable[[], None]] = field(default_factory=list)
     """Each is called before the first request, when all tools, resources and prompts are registered."""
+    audit: Audit | None = None
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     cancel_call: Callable[[str, object], None] = lambda caller_id, request_id: None

@@ -15,7 +15,10 @@ from ..observe.rejections import Rejections
 from ..registry import Registry
 from . import auth
 from .auth import AuthError
-from .authorization import Access
+from .authorization import Access, Need
+
+NOTHING = ("", Need("", frozenset()))
+"""What a message wants that is no request."""
 
 
 def install(registry: Registry) -> None:
@@ -32,7 +35,7 @@ class ScopeChallenge:
         self._app = app
         self._access = access
         self._methods = auth.methods(registry)
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         user = scope.get("user")
@@ -41,10 +44,12 @@ class ScopeChallenge:
             await self._app(scope, receive, send)
             return
         body = await receive()  # whole: the limits on a body have read it
-        needed = scopes_needed(self._access, body.get("body", b""))
+        method, need = wanted(self._access, body.get("body", b""))
+        needed = need.scopes or frozenset()
         if missing := self._access.missing(user.caller, needed):
             reason = "The access token lacks a scope of the operation"
-            self._rejected("forbidden", reason, scope, http_status=403, missing_scopes=missing)
+            fields = {"method": method, "operation": need.subject, "missing_scopes": missing}
+            self._rejected("forbidden", reason, scope, http_status=403, **fields)
             error = AuthError(403, "insufficient_scope", reason, scopes=needed)
             await auth.send_error(error, self._methods.challenge(scope), send)
             return
@@ -56,19 +61,18 @@ class ScopeChallenge:
         await self._app(scope, receive_again, send)
 
 
-def scopes_needed(access: Access, body: bytes) -> frozenset[str]:
-    """Return all scopes of the request in a body; none where it is no request, or one that scopes do not open."""
+def wanted(access: Access, body: bytes) -> tuple[str, Need]:
+    """Return method and need of the request in a body; no scopes where it is no request, or one they do not open."""
     try:
         message = from_json(body)
     except ValueError:
-        return frozenset()
+        return NOTHING
     if not isinstance(message, dict) or "id" not in message:
-        return frozenset()
+        return NOTHING
     method, params = message.get("method"), message.get("params")
     if not isinstance(method, str):
-        return frozenset()
+        return NOTHING
     try:
-        need = access.need(method, params if isinstance(params, dict) else {})
+        return method, access.need(method, params if isinstance(params, dict) else {})
     except MCPError:
-        return frozenset()
-    return need.scopes or frozenset()
+        return NOTHING

@@ -7,6 +7,7 @@ ours, short-lived and good for this server only. `docs/auth_oauth.md` has a pict
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import structlog
 from starlette.requests import Request
@@ -19,7 +20,7 @@ from .auth_oauth_clients import Documents
 from .auth_oauth_pages import Pages
 from .auth_oauth_provider import IdentityProvider
 from .auth_oauth_redis import RedisStore
-from .auth_oauth_server import AuthorizationServer
+from .auth_oauth_server import AuthorizationServer, Outcomes
 from .auth_oauth_settings import OAuthSettings, key_ring
 from .auth_oauth_store import KeyRing, MemoryStore, Records, Store
 from .identity import peer_address
@@ -66,12 +67,13 @@ def install(registry: Registry) -> None:
         registry.secrets.add(secret)
     store = _store(registry, settings)
     meter = registry.meter
-    tokens = meter.counter("mcp_oauth_tokens_total", "Tokens and sessions, by what happened to them.", ("outcome",))
-    sign_ins = meter.counter("mcp_oauth_sign_ins_total", "Sign-ins and requests for tokens, by outcome.", ("outcome",))
-    clients = meter.counter("mcp_oauth_registrations_total", "Registrations of clients, by outcome.", ("outcome",))
-    for counter, outcomes in ((tokens, TOKENS), (sign_ins, SIGN_INS), (clients, CLIENTS)):
-        for outcome in outcomes:  # a series that begins with its first event would hide that event from alerts
-            counter(outcome)
+    recorded = partial(Outcomes, registry)
+    counter = meter.counter("mcp_oauth_tokens_total", "Tokens and sessions, by what happened to them.", ("outcome",))
+    tokens = recorded("token", counter, TOKENS)
+    counter = meter.counter("mcp_oauth_sign_ins_total", "Sign-ins and requests for tokens, by outcome.", ("outcome",))
+    sign_ins = recorded("sign_in", counter, SIGN_INS)
+    counter = meter.counter("mcp_oauth_registrations_total", "Registrations of clients, by outcome.", ("outcome",))
+    clients = recorded("registration", counter, CLIENTS)
     proxy = settings.client_metadata_proxy
     documents = Documents(settings.supported_scopes, proxy) if settings.client_metadata else None
     server = AuthorizationServer(
@@ -91,7 +93,7 @@ def install(registry: Registry) -> None:
     def peer(request: Request) -> str:
         return address(request)
 
-    rejected = Rejections(meter, registry.identify)
+    rejected = Rejections(registry)
     pages = Pages(server, registry.about.title, peer, rejected, sign_ins, clients)
     registry.http.routes += pages.routes()
     methods.challenge = lambda scope: pages.challenge

@@ -31,14 +31,15 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route, request_response
 from starlette.types import ASGIApp
 
-from ..observe.meter import Counter
 from ..observe.rejections import Rejections
 from .auth_oauth_provider import SignInError
 from .auth_oauth_server import (
     REQUEST_SECONDS,
     Authenticator,
     AuthorizationServer,
+    Outcomes,
     current_browser,
+    current_http,
     with_client_id,
 )
 from .auth_oauth_store import Record, StoreUnavailableError, digest
@@ -98,8 +99,8 @@ class Pages:
         title: The name of this server, as users read it.
         address: Returns the address that a request comes from.
         rejected: Counts requests above a limit.
-        sign_ins: Counter of sign-ins, by outcome.
-        clients: Counter of registrations, by outcome.
+        sign_ins: Records sign-ins.
+        clients: Records registrations.
     """
 
     def __init__(
@@ -108,8 +109,8 @@ class Pages:
         title: str,
         address: Callable[[Request], str],
         rejected: Rejections,
-        sign_ins: Callable[..., Counter],
-        clients: Callable[..., Counter],
+        sign_ins: Outcomes,
+        clients: Outcomes,
     ) -> None:
         self._server = server
         self._title = title
@@ -201,7 +202,10 @@ class Pages:
 
     def _route(self, path: str, handler: Handler, *methods: str, cors: bool = False) -> Route:
         async def guarded(request: Request) -> Response:
+            current_http.set(request)
             try:
+                if self._sign_ins.rejects():
+                    raise StoreUnavailableError("its audit record cannot be written")
                 return await handler(request)
             except StoreUnavailableError as error:
                 log.warning("the sign-in is not available", problem=str(error))
@@ -288,15 +292,16 @@ class Pages:
             await self._failed(request, "expired")
             return self._expired()
         if form.get("decision") != "allow":
-            self._sign_ins("denied").inc()
+            self._sign_ins("denied", client=record["client"])
             return self._onward(self._error_url(record, "access_denied", "the user did not agree"))
         state, verifier, nonce = (secrets.token_urlsafe(32) for _ in range(3))
         record |= {"verifier": verifier, "nonce": nonce}
+        self._sign_ins.audit("consented", client=record["client"])
         provider = self._server.provider
         try:
             metadata = await provider.metadata()
         except SignInError as error:
-            self._sign_ins(error.outcome).inc()
+            self._sign_ins(error.outcome, client=record["client"])
             url = self._error_url(record, "temporarily_unavailable", "the identity provider does not answer")
             return self._onward(url)
         await self._server.records.put(f"login:{digest(state)}", record, REQUEST_SECONDS)
@@ -321,11 +326,12 @@ class Pages:
                 raise SignInError("rejected", "The identity provider did not sign you in")
             identity = await provider.exchange(query["code"], record["verifier"], record["nonce"])
         except SignInError as error:
-            await self._failed(request, error.outcome, problem=str(error), provider_error=query.get("error", "")[:40])
+            context = {"problem": str(error), "provider_error": query.get("error", "")[:40]}
+            await self._failed(request, error.outcome, client=record["client"], **context)
             code = "temporarily_unavailable" if error.outcome == "unavailable" else "access_denied"
             return self._redirect(self._error_url(record, code, str(error)))
         code = await self._server.issue_code(record, identity)
-        self._sign_ins("completed").inc()
+        self._sign_ins("completed", client=record["client"], subject=identity.subject)
         log.info("signed in", client=record["client"], subject=identity.subject)
         url = construct_redirect_uri(record["redirect_uri"], code=code, state=record["state"], iss=self._server.issuer)
         return self._redirect(url)
@@ -359,10 +365,10 @@ class Pages:
 
     async def _register(self, request: Request) -> Response:
         if await self._exceeded(request, "registrations"):
-            self._clients("limited").inc()
+            self._clients("limited")
             return self._limited(request)
         response = await self._registration.handle(request)
-        self._clients("registered" if response.status_code == 201 else "rejected").inc()
+        self._clients("registered" if response.status_code == 201 else "rejected")
         response.headers["cache-control"] = "no-store"
         return response
 
@@ -395,7 +401,7 @@ class Pages:
         return exceeded
 
     async def _failed(self, request: Request, outcome: str, **context: str) -> None:
-        self._sign_ins(outcome).inc()
+        self._sign_ins(outcome, path=request.url.path, **context)
         log.warning("a sign-in failed", outcome=outcome, peer=self._address(request), path=request.url.path, **context)
         await self._exceeded(request, "failures")
 

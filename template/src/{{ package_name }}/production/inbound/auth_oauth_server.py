@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 from urllib.parse import unquote, urlencode
@@ -32,6 +32,7 @@ from starlette.types import Message, Scope
 
 from ..caller import Caller, User
 from ..observe.meter import Counter
+from ..registry import Registry
 from .auth import AuthError, Fingerprint, UnknownTokenError
 from .auth_oauth_clients import (
     ASSERTION_METHOD,
@@ -71,12 +72,45 @@ CHALLENGE_CHARACTERS = 43
 
 ACCESS, REFRESH = "at+jwt", "rt+jwt"
 
-Outcomes = Callable[..., Counter]
-
 log = structlog.stdlib.get_logger(__name__)
 
 current_browser: ContextVar[str] = ContextVar("current_browser", default="")
 """Digest of the cookie of the browser that sends the authorization request."""
+
+
+current_http: ContextVar[Request | None] = ContextVar("current_http", default=None)
+"""The HTTP request that is being handled."""
+
+
+class Outcomes:
+    """Counts and audits what happens, by its outcome.
+
+    Args:
+        event: What it happens to, for the audit.
+        counter: The counter, which gets all of `outcomes` at once: a series that begins with its first event would
+            hide that event from alerts.
+    """
+
+    def __init__(
+        self, registry: Registry, event: str, counter: Callable[..., Counter], outcomes: Iterable[str]
+    ) -> None:
+        self._registry = registry
+        self._event = event
+        self._counters = {outcome: counter(outcome) for outcome in outcomes}
+
+    def __call__(self, outcome: str, **fields: str | None) -> None:
+        """Record an outcome, with more fields for the audit."""
+        self._counters[outcome].inc()
+        self.audit(outcome, **fields)
+
+    def audit(self, outcome: str, **fields: str | None) -> None:
+        """Record a step that is not counted."""
+        if self._registry.audit is not None:
+            self._registry.audit.record(self._event, outcome, current_http.get(), **fields)
+
+    def rejects(self) -> bool:
+        """Return whether nothing may happen now, because it could not be audited."""
+        return self._registry.audit is not None and self._registry.audit.rejects()
 
 
 class Code(AuthorizationCode):
@@ -107,7 +141,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
         documents: The documents of clients, `None` where they are switched off.
         issuer: The URL of this authorization server.
         resource: The URL of the MCP endpoint, which is all that tokens are good for.
-        tokens: Counter of what happens to tokens, by outcome.
+        tokens: Records what happens to tokens.
         shared: Whether other processes use the store too.
     """
 
@@ -215,7 +249,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
             spent = await self.records.take(f"spent:{name}")
             if spent is not None:  # RFC 6749, section 4.1.2: revoke what was issued for a code that is used twice
                 log.warning("an authorization code was used twice: its session has ended", client=client.client_id)
-                self._tokens("replayed").inc()
+                self._tokens("replayed", client=client.client_id)
                 await self.end(spent["session_id"])
             return None
         return Code(
@@ -243,7 +277,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
         await self.records.put(f"session:{session_id}", session, seconds)
         await self.records.put(f"spent:{name}", {"session_id": session_id}, REQUEST_SECONDS)
         await self._keep_client(client.client_id)
-        self._tokens("issued").inc()
+        self._tokens("issued", client=client.client_id, subject=session["subject"], session=digest(session_id))
         return self._issue(session_id, session, session["scopes"])
 
     # --- Tokens ----------------------------------------------------------------------------------------------
@@ -303,7 +337,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
         used = f"used:{session_id} {refresh_token.number}"
         if refresh_token.number != session["number"] or not await self.records.store.add(used, b"1", RACE_SECONDS):
             log.warning("a refresh token was used twice: its session has ended", client=client.client_id)
-            self._tokens("reused").inc()
+            self._tokens("reused", client=client.client_id, subject=session["subject"], session=digest(session_id))
             await self.end(session_id)
             raise TokenError("invalid_grant", "the refresh token was used before, so its session has ended")
         try:
@@ -313,7 +347,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
                 await self.records.store.delete(used)
                 raise StoreUnavailableError(str(error)) from None
             await self.end(session_id)
-            self._tokens("ended").inc()
+            self._tokens("ended", client=client.client_id, subject=session["subject"], session=digest(session_id))
             raise TokenError("invalid_grant", str(error)) from None
         allowed = self.provider.scopes(identity.claims)
         session |= {"claims": identity.claims, "tokens": identity.tokens, "number": session["number"] + 1}
@@ -321,7 +355,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
         if not await self.records.replace(f"session:{session_id}", session, session["ends"] - time.time()):
             raise TokenError("invalid_grant", "the session has ended")
         await self._keep_client(client.client_id)
-        self._tokens("refreshed").inc()
+        self._tokens("refreshed", client=client.client_id, subject=session["subject"], session=digest(session_id))
         return self._issue(session_id, session, [scope for scope in scopes if scope in session["scopes"]])
 
     async def load_access_token(self, token: str) -> Access | None:
@@ -341,7 +375,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
 
     async def revoke_token(self, token: Access | Refresh) -> None:
         """End the session of a token (RFC 7009), with all its tokens."""
-        self._tokens("revoked").inc()
+        self._tokens("revoked", client=token.client_id, subject=token.subject, session=digest(token.session_id))
         await self.end(token.session_id)
 
     async def end(self, session_id: str) -> None:
@@ -352,7 +386,7 @@ class AuthorizationServer(OAuthAuthorizationServerProvider[Code, Refresh, Access
         """End all sessions of a user."""
         record = {"at": time.time()}
         await self.records.put(f"signed_out:{digest(subject)}", record, self.settings.session_seconds)
-        self._tokens("signed_out").inc()
+        self._tokens("signed_out", subject=subject)
         self._cache.clear()
 
     async def verify(self, token: bytes, scope: Scope) -> User:

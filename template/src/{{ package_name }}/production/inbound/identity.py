@@ -69,7 +69,8 @@ def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
     trusted = trusted_networks(trusted_proxies)
 
     def peer(request: Request) -> str:
-        host = request.client.host if request.client else UNKNOWN
+        client = request.scope.get("client")
+        host = client[0] if client else UNKNOWN
         if trusted:
             hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", MAX_HOPS)
             while hops and is_within(host, trusted):

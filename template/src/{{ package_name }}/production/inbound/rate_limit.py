@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
+from typing import Protocol
 
 from mcp_types import CallToolResult
 from mcp_types.methods import INPUT_REQUIRED_METHODS
@@ -27,7 +28,6 @@ from ..request import (
     TOOLS_CALL,
     CallNext,
     MCPRequest,
-    Middleware,
     Result,
     reject,
 )
@@ -51,6 +51,9 @@ SWEEP_SIZE = 8
 MAX_LIMIT = 1_000_000_000
 MAX_WINDOW_SECONDS = 86_400
 """Greatest values of a tier, as of `rate_limit_requests` and `rate_limit_window_seconds`."""
+
+NO_TIER = "default"
+"""The label of callers without a tier that is configured."""
 
 MICROSECONDS = 1_000_000
 """Microseconds per second."""
@@ -103,6 +106,7 @@ class Tiers:
         self.default = Quota.of(config)
         self._by_tenant = config.rate_limit_key == "tenant"
         self._quotas: dict[str, Quota] = {}
+        self.names = self._quotas.keys()
         problems = []
         for entry in config.rate_limit_tiers:
             match = _TIER.fullmatch(entry)
@@ -251,7 +255,7 @@ def install(registry: Registry) -> None:
         quota, key = tiers.current(caller_id)
         return HealthPart(health_fields(quota, local.of(quota).remaining(key)))
 
-    registry.middleware["rate_limit"] = limiter(registry, tiers, local.take)
+    registry.middleware["rate_limit"] = Limiter(registry, tiers, local.take, local)
     registry.health.parts.append(health)
     limit_messages(registry, tiers)
 
@@ -310,20 +314,71 @@ class Rejections:
         return reject(request, self._reason, text, **meta)
 
 
-def limiter(registry: Registry, tiers: Tiers, take: Take) -> Middleware:
-    """Return middleware that spends the permits of every request that runs the owner's code, or rejects it."""
-    registry.policy_fields.add("cost")
-    rejected = Rejections(registry, "RateLimited")
+class StoreDownError(Exception):
+    """The store of the limits does not reply, or is not used for a while after a failure.
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        if request.method not in LIMITED or await _continues_round(registry, request):
+    The text has the reason and no credentials.
+    """
+
+
+class Store(Protocol):
+    """A store that all replicas share."""
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[int | str]) -> list[int]:
+        """Run a script.
+
+        Raises:
+            StoreDownError: the store does not reply.
+        """
+        ...
+
+
+class Limiter:
+    """Middleware that spends the permits of every request that runs the owner's code, or rejects it."""
+
+    def __init__(
+        self, registry: Registry, tiers: Tiers, take: Take, local: LocalBuckets, store: Store | None = None
+    ) -> None:
+        registry.policy_fields.add("cost")
+        self.tiers = tiers
+        self.local = local
+        self.store = store
+        self.further: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
+        """Replaces this limit by one with more conditions; gets the cost, 0 in the further rounds of a request."""
+        self._take = take
+        self._rejected = Rejections(registry, "RateLimited")
+        self._registry = registry
+        self._by_reason = registry.meter.counter(
+            "mcp_limit_rejections_total", "Requests rejected by a limit of their caller.", ("reason", "tier")
+        )
+        self.expect("RateLimited")
+
+    async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
+        if request.method not in LIMITED:
             return await call_next(request)
-        caller = request.caller
+        has_state = "requestState" in request.params
+        cost = 0 if has_state and await _continues_round(self._registry, request) else request.policy.cost or 1
+        if self.further is not None:
+            return await self.further(request, call_next, cost)
+        if not cost:
+            return await call_next(request)
+        caller, tiers = request.caller, self.tiers
         quota = tiers.of(caller)
-        cost = request.policy.cost or 1
-        spent, debt = await take(tiers.key(caller), cost, quota)
-        if spent:
-            return await call_next(request)
-        return rejected(request, quota, quota.wait(debt, cost), remaining=quota.remaining(debt), cost=cost)
+        spent, debt = await self._take(tiers.key(caller), cost, quota)
+        return await call_next(request) if spent else self.reject(request, quota, cost, debt)
 
-    return middleware
+    def reject(self, request: MCPRequest, quota: Quota, cost: int, debt: int) -> CallToolResult:
+        """Reject a request whose caller has a debt of `debt` ticks."""
+        self.count("RateLimited", request.caller)
+        return self._rejected(request, quota, quota.wait(debt, cost), remaining=quota.remaining(debt), cost=cost)
+
+    def expect(self, reason: str, tiers: Iterable[str] = ()) -> None:
+        """Begin the counts of a reason with 0, also for `tiers` that have no permits of their own."""
+        for tier in {NO_TIER, *self.tiers.names, *tiers}:
+            self._by_reason(reason, tier)
+
+    def count(self, reason: str, caller: Caller, tiers: Container[str] = ()) -> None:
+        """Count a rejection."""
+        tier = caller.tier
+        known = tier is not None and (tier in self.tiers.names or tier in tiers)
+        self._by_reason(reason, tier if known else NO_TIER).inc()

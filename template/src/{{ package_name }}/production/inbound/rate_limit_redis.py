@@ -10,9 +10,10 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import structlog
@@ -22,7 +23,7 @@ from ..redis_connections import pool
 from ..registry import HealthPart, Probe, Registry
 from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
-from .rate_limit import LocalBuckets, Quota, Tiers, health_fields, limit_messages, limiter
+from .rate_limit import Limiter, LocalBuckets, Quota, StoreDownError, Tiers, health_fields, limit_messages
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -76,25 +77,16 @@ numbers represent exactly. Its key expires at that time (PXAT: Redis 6.2). A tim
 clock was set back; the bucket is then treated as empty.
 """
 
-SCRIPT_SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
-
 log = structlog.stdlib.get_logger(__name__)
 
 
-class StoreDownError(Exception):
-    """Redis does not reply, or is not used for a while after a failure; the text has the reason and no credentials."""
-
-
 class ScriptCall(NamedTuple):
-    """One call of the script: its bucket, its quota, its cost in ticks, and its result.
+    """One call of a script, and its result: its reply, or the reason why Redis did not reply."""
 
-    The result is whether a permit was spent and the debt in ticks, or the reason why Redis did not reply.
-    """
-
-    key: bytes
-    quota: Quota
-    cost: int
-    result: asyncio.Future[tuple[bool, int] | str]
+    script: str
+    keys: Sequence[bytes]
+    arguments: Sequence[int | str]
+    result: asyncio.Future[list[int] | str]
 
 
 class SharedBuckets:
@@ -144,7 +136,7 @@ class SharedBuckets:
         """Connect and load the script; a failure is logged."""
         async with self._connection_use():
             await self._connect()
-            await self._load_script()
+            await self._load_script(SCRIPT)
 
     async def spend(self, caller_id: str, cost: int = 1) -> int:
         """Spend `cost` permits: return 0, or the microseconds until there are as many.
@@ -195,6 +187,16 @@ class SharedBuckets:
 
     async def _call_script(self, key: str, quota: Quota, cost: int) -> tuple[bool, int]:
         """Return whether the cost in ticks was spent, and the debt in ticks."""
+        arguments = (quota.limit, quota.window, cost)
+        spent, microseconds, ticks = await self.run(SCRIPT, [bucket_name(key, quota)], arguments)
+        return spent == 1, microseconds * quota.limit + ticks
+
+    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[int | str]) -> list[int]:
+        """Run a script, as `rate_limit.Store`; `keys` are the names after the prefix of all keys.
+
+        Raises:
+            StoreDownError
+        """
         if self._outage is not None:
             now = time.monotonic()
             if now < self._retry_at:
@@ -202,8 +204,8 @@ class SharedBuckets:
             self._retry_at = now + RETRY_INTERVAL_SECONDS  # this call tries again; others fail without waiting for it
         loop = asyncio.get_running_loop()
         # Encoded here and always possible, because a failure while the batch is packed would fail its other calls too.
-        name = f"{self._prefix}{quota.limit}/{quota.window}:{key}".encode(errors="surrogatepass")
-        call = ScriptCall(name, quota, cost, loop.create_future())
+        names = [f"{self._prefix}{key}".encode(errors="surrogatepass") for key in keys]
+        call = ScriptCall(script, names, arguments, loop.create_future())
         self._queue.append(call)
         if self._sender is None:
             # In an empty context: the task sends the calls of all callers, so it belongs to no request's trace.
@@ -232,9 +234,9 @@ class SharedBuckets:
             await self._connect()
             replies = await self._run_script(batch)
             in_time = False
-            for call, (spent, microseconds, ticks) in zip(batch, replies, strict=True):
+            for call, reply in zip(batch, replies, strict=True):
                 if not call.result.done():  # done: timed out or cancelled
-                    call.result.set_result((spent == 1, microseconds * call.quota.limit + ticks))
+                    call.result.set_result(reply)
                     in_time = True
             if in_time and self._outage is not None:
                 self._outage = None
@@ -259,17 +261,15 @@ class SharedBuckets:
             await self._connection.disconnect(nowait=True)
             await self._connection.connect()
 
-    async def _load_script(self) -> None:
-        await self._connection.send_command("SCRIPT", "LOAD", SCRIPT)
+    async def _load_script(self, script: str) -> None:
+        await self._connection.send_command("SCRIPT", "LOAD", script)
         await self._connection.read_response()
 
     async def _run_script(self, batch: list[ScriptCall]) -> list[list[int]]:
         """Return the replies to the calls of `batch`, in their order."""
         from redis.exceptions import NoScriptError
 
-        commands = [
-            ("EVALSHA", SCRIPT_SHA, 1, call.key, call.quota.limit, call.quota.window, call.cost) for call in batch
-        ]
+        commands = [("EVALSHA", _sha(call.script), len(call.keys), *call.keys, *call.arguments) for call in batch]
         await self._connection.send_packed_command(self._connection.pack_commands(commands))
         replies: list[list[int]] = []
         not_run: list[int] = []
@@ -280,7 +280,8 @@ class SharedBuckets:
                 not_run.append(index)
                 replies.append([])
         if not_run:
-            await self._load_script()
+            for script in {batch[index].script for index in not_run}:
+                await self._load_script(script)
             for index, reply in zip(not_run, await self._run_script([batch[i] for i in not_run]), strict=True):
                 replies[index] = reply
         return replies
@@ -308,6 +309,34 @@ class SharedBuckets:
             if not call.result.done():
                 call.result.set_result(reason)
         self._queue.clear()
+
+
+class SharedLimiter(Limiter):
+    """A limiter that rejects requests while their limit cannot be checked, where that is set."""
+
+    async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
+        try:
+            return await super().__call__(request, call_next)
+        except StoreDownError:
+            seconds = math.ceil(RETRY_INTERVAL_SECONDS)
+            request.fail("error", "RateLimitStoreDown")
+            return give_error(
+                request,
+                REJECTED,
+                f"The rate limit cannot be checked now, so the call was rejected. Try again in {seconds} seconds.",
+                retry_after_seconds=seconds,
+            )
+
+
+@lru_cache
+def _sha(script: str) -> str:
+    """Return the name of a script in Redis."""
+    return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
+
+
+def bucket_name(key: str, quota: Quota) -> str:
+    """Return the name of a bucket, after the prefix."""
+    return f"{quota.limit}/{quota.window}:{key}"
 
 
 def install(registry: Registry) -> None:
@@ -345,20 +374,7 @@ def install(registry: Registry) -> None:
                 raise
             return await local.take(key, cost, quota) if policy == "local" else (True, 0)
 
-    limit = limiter(registry, tiers, take)
-
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        try:
-            return await limit(request, call_next)
-        except StoreDownError:
-            seconds = math.ceil(RETRY_INTERVAL_SECONDS)
-            request.fail("error", "RateLimitStoreDown")
-            return give_error(
-                request,
-                REJECTED,
-                f"The rate limit cannot be checked now, so the call was rejected. Try again in {seconds} seconds.",
-                retry_after_seconds=seconds,
-            )
+    limit = SharedLimiter(registry, tiers, take, local, shared)
 
     async def health(caller_id: str) -> HealthPart:
         quota, key = tiers.current(caller_id)
@@ -368,7 +384,7 @@ def install(registry: Registry) -> None:
             fields = health_fields(quota, local.of(quota).remaining(key)) if policy == "local" else {}
             return HealthPart(fields, ("rate_limit_store",))
 
-    registry.middleware["rate_limit"] = middleware
+    registry.middleware["rate_limit"] = limit
     limit_messages(registry, tiers)
     registry.health.parts.append(health)
     if policy == "closed":

@@ -153,7 +153,7 @@ class BearerAuthentication:
         self._app = AuthContextMiddleware(app)
         self._verifiers = verifiers
         self._challenge = challenge
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:

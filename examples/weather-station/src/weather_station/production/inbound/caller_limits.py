@@ -63,7 +63,7 @@ class CallerLimits:
         self._max_sessions = config.max_sessions_per_caller
         self._max_request_bytes = config.max_request_bytes
         self._max_body_bytes = MAX_BODIES * config.max_request_bytes
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
         self._held: dict[str, Held] = {}
         self._sweep_at = MIN_SWEEP
 
@@ -166,7 +166,7 @@ class RouteLimits:
         self._app = app
         self._without_limits = without_limits
         self._limit = registry.config.max_request_bytes
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in self._without_limits:

@@ -83,7 +83,7 @@ class Guard:
         # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
         self._host_allowed = functools.lru_cache(256)(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         host = origin = None
@@ -203,7 +203,7 @@ class ReportGuard:
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         self._app = app
         self._host_allowed = report_host_rule(registry.config)
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in REPORTS:

@@ -52,7 +52,7 @@ class InputLimits:
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         self._limit = registry.config.max_request_bytes
         self._max_values = registry.config.max_json_values
-        self._rejected = Rejections(registry.meter, registry.identify)
+        self._rejected = Rejections(registry)
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import structlog
 from starlette.requests import Request
 from starlette.types import Scope
 
-from ..caller import Caller, peer_caller
-from .meter import Meter
+from ..registry import Registry
 from .throttle import Throttle
 
 Reason = Literal[
@@ -32,19 +30,14 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Rejections:
-    """Counts rejections, and logs at most one per `LOG_INTERVAL_SECONDS` with the number of those left out before.
+    """Counts and audits rejections, and logs at most one per `LOG_INTERVAL_SECONDS` with the number of the others."""
 
-    Args:
-        meter: Declares the metric.
-        identify: Returns the caller of a request, for the log: its address, behind the trusted proxies.
-    """
-
-    def __init__(self, meter: Meter, identify: Callable[[Request | None], Caller] = peer_caller) -> None:
-        rejections = meter.counter(
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        rejections = registry.meter.counter(
             "mcp_http_rejections_total", "HTTP requests and connections rejected before an MCP request.", ("reason",)
         )
         self._counters = {reason: rejections(reason) for reason in get_args(Reason)}
-        self._identify = identify
         self._throttle = Throttle(1, lambda suppressed: log.warning("requests rejected", suppressed=suppressed))
 
     def __call__(self, reason: Reason, text: str, scope: Scope, **context: Any) -> None:
@@ -57,7 +50,10 @@ class Rejections:
             context: Further fields for the log.
         """
         self._counters[reason].inc()
+        if self._registry.audit is not None:
+            fields = {"error_type": reason, "reason": text, **context}
+            self._registry.audit.record("http", "rejected", Request(scope), **fields)
         suppressed = self._throttle.admit()
         if suppressed is not None:
-            client_id = self._identify(Request(scope)).id
+            client_id = self._registry.identify(Request(scope)).id
             log.warning("request rejected", reason=text, suppressed=suppressed, client_id=client_id, **context)

@@ -38,34 +38,33 @@ class Stderr:
         self._thread: threading.Thread | None = None
         self._poll = _poll(descriptor)
 
-    def write(self, line: bytes) -> None:
+    def write(self, line: bytes) -> bool:
+        """Write or queue a line, and return whether that was possible: not where the queue is full or stderr closed."""
         with self._lock:
             if self._poll is None:
-                _write_all(self._descriptor, line)
-            elif self._queue or len(line) > select.PIPE_BUF or not self._poll.poll(0):
-                self._enqueue(line)
-            else:
-                self._write_now(line)
+                return _write_all(self._descriptor, line)
+            if self._queue or len(line) > select.PIPE_BUF or not self._poll.poll(0):
+                return self._enqueue(line)
+            return self._write_now(line)
 
     def flush(self, seconds: float) -> bool:
         """Wait at most `seconds` until the queue is empty, and return whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue, seconds)
 
-    def _write_now(self, line: bytes) -> None:
+    def _write_now(self, line: bytes) -> bool:
         try:
             written = os.write(self._descriptor, line)
         except BlockingIOError:
             written = 0
         except OSError:  # stderr is closed, so the error cannot be reported
-            return
-        if written < len(line):
-            self._enqueue(line[written:])
+            return False
+        return written == len(line) or self._enqueue(line[written:])
 
-    def _enqueue(self, line: bytes) -> None:
+    def _enqueue(self, line: bytes) -> bool:
         if self._queued_bytes + len(line) > MAX_QUEUED:
             self._dropped += 1
-            return
+            return False
         self._queue.append(line)
         self._queued_bytes += len(line)
         if self._thread is None:
@@ -73,6 +72,7 @@ class Stderr:
             self._thread.start()
             atexit.register(self.flush, FLUSH_SECONDS)
         self._changed.notify_all()
+        return True
 
     def _write_queue(self) -> None:
         while True:
@@ -97,8 +97,8 @@ def _poll(descriptor: int) -> select.poll | None:
     return poll
 
 
-def _write_all(descriptor: int, line: bytes) -> None:
-    """Write all of `line`, however long that takes; return early if the descriptor is closed."""
+def _write_all(descriptor: int, line: bytes) -> bool:
+    """Write all of `line`, however long that takes, and return whether that was possible."""
     poll = _poll(descriptor)
     while line:
         try:
@@ -107,7 +107,8 @@ def _write_all(descriptor: int, line: bytes) -> None:
             if poll is not None:
                 poll.poll()
         except OSError:
-            return
+            return False
+    return True
 
 
 def _dropped_line(count: int) -> bytes:

@@ -52,7 +52,7 @@ class Connections:
         Raises:
             ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
         """
-        self.rejected = Rejections(registry.meter, registry.identify)
+        self.rejected = Rejections(registry)
         self._limit = limit
         self._per_address = per_address
         self._trusted = trusted_networks(registry.config.trusted_proxies)
