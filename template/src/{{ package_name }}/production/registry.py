@@ -138,6 +138,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    direct: Callable[[Any, ASGIApp], ASGIApp] = lambda server, handler: handler
+    """Gets the server and the SDK's handler of the MCP endpoint, and returns the one to use."""
     endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     scopes_supported: set[str] = field(default_factory=set)

@@ -61,6 +61,8 @@ class MCPRequest:
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
     ran: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
+    encoded: bytes | None = None
+    """The result as JSON, once its handler has returned it and all limits on results have passed."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 
