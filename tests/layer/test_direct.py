@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,7 +28,6 @@ from mcp_types import (
     ElicitRequest,
     ElicitRequestFormParams,
     EmbeddedResource,
-    ErrorData,
     InputRequiredResult,
     ResourceLink,
     TextContent,
@@ -36,9 +36,9 @@ from mcp_types import (
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from harness import LEGACY, MODERN, Running, Serve, config, rebuild_pipeline, wait_for
+from harness import LEGACY, MODERN, Running, Serve, config, rebuild_pipeline, until, wait_for
+from raw_http import Raw
 from weather_station.production import sdk_direct
-from weather_station.production.inbound import direct
 from weather_station.production.inbound.direct import DirectPath
 from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
@@ -297,7 +297,7 @@ class Both:
             self.taken += 1
             await sdk(scope, receive, send)
 
-        path = DirectPath(server, through_sdk)
+        path = self.path = DirectPath(server, through_sdk)
 
         async def switch(scope: Scope, receive: Receive, send: Send) -> None:
             await (path if self.use_direct else through_sdk)(scope, receive, send)
@@ -412,7 +412,7 @@ def request(
     version: str, method: str, name: str, arguments: Mapping[str, Any] | None = None, **more: Any
 ) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """Return headers and body of an ordinary request."""
-    params: dict[str, Any] = {"uri" if method == "resources/read" else "name": name}
+    params: dict[str, Any] = {} if method in LISTS else {"uri" if method == "resources/read" else "name": name}
     if arguments is not None:
         params["arguments"] = arguments
     if meta := meta_of(version) | more.pop("meta", {}):
@@ -453,6 +453,8 @@ ORDINARY: list[tuple[str, str, dict[str, Any] | None]] = [
     ("prompts/get", "absent", None),
 ]
 
+LISTS = ("tools/list", "prompts/list", "resources/list", "resources/templates/list")
+
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_kind_of_result_is_answered_as_by_the_sdk(loop: asyncio.Runner, both: Both, version: str) -> None:
@@ -461,6 +463,41 @@ def test_every_kind_of_result_is_answered_as_by_the_sdk(loop: asyncio.Runner, bo
         loop.run(both.compare(*request(version, method, name, arguments)))
     mirrored = 2 if version == MODERN else 0  # headers that repeat arguments are left to the SDK
     assert both.direct - before == len(ORDINARY) - mirrored
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("method", LISTS)
+def test_lists_are_those_of_the_sdk(loop: asyncio.Runner, both: Both, method: str, version: str) -> None:
+    before = both.direct
+    server = both.server
+    for _ in range(3):
+        loop.run(both.compare(*request(version, method, "")))
+    calls = [request(version, method, "", id="é"), request(version, method, "", meta={"progressToken": 7})]
+    for call in calls:
+        loop.run(both.compare(*call))
+    assert both.direct - before == 5
+
+    async def another() -> str:
+        """Another one with an é."""
+        return ""
+
+    server.add_tool(another)
+    server.prompt()(another)
+    server.resource("test://another")(another)
+
+    @server.resource("test://another/{name}")
+    async def other(name: str) -> str:
+        return name
+
+    for _ in range(2):
+        loop.run(both.compare(*request(version, method, "")))
+    server.remove_tool("another")
+    del server._prompt_manager._prompts["another"]
+    del server._resource_manager._resources["test://another"]
+    del server._resource_manager._templates["test://another/{name}"]
+    for key in [key for key in server._functions if "another" in key[1]]:
+        del server._functions[key]
+    loop.run(both.compare(*request(version, method, "")))
 
 
 ODD_VALUES = st.sampled_from(
@@ -525,6 +562,7 @@ BODIES: Mapping[str, Callable[[bytes], bytes]] = {
     "null": lambda body: b"null",
     "text": lambda body: b'"text"',
 }
+PARAMETERS = ("name", "uri", "arguments", "task", "requestState", "inputResponses", "cursor", "x")
 ABSENT = "(absent)"
 
 
@@ -532,9 +570,14 @@ ABSENT = "(absent)"
 def requests(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], bytes, str]:
     """Requests of which about half have something unusual."""
     version = draw(st.sampled_from(VERSIONS))
-    method, name, arguments = draw(st.sampled_from([*ORDINARY, *[("tools/call", "echo", {"value": 0})] * 40]))
+    listing = [(method, "", None) for method in LISTS]
+    method, name, arguments = draw(
+        st.sampled_from([*ORDINARY, *listing * 3, *[("tools/call", "echo", {"value": 0})] * 40])
+    )
     name_key = "uri" if method == "resources/read" else "name"
-    params: dict[str, Any] = {name_key: name} | ({} if arguments is None else {"arguments": {**arguments}})
+    params: dict[str, Any] = ({} if method in LISTS else {name_key: name}) | (
+        {} if arguments is None else {"arguments": {**arguments}}
+    )
     if meta := meta_of(version):
         params["_meta"] = meta
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -558,7 +601,7 @@ def requests(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], bytes, str]:
             odd = draw(ODD_VALUES)
             params["_meta"] = {"add": {**meta, **drawn}, "replace": drawn, "odd": odd}[changed]
         elif change == "params":
-            key = draw(st.sampled_from(["name", "uri", "arguments", "task", "requestState", "inputResponses", "x"]))
+            key = draw(st.sampled_from(PARAMETERS))
             params[key] = draw(ODD_VALUES | st.sampled_from([ABSENT, "echo", "test://text", "greet"]))
         elif change == "arguments":
             params["arguments"] = draw(st.dictionaries(st.sampled_from(["value", "a", "b", "how", "é"]), ODD_VALUES))
@@ -612,3 +655,138 @@ def test_thousands_of_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runn
 def test_odd_bodies_are_answered_as_by_the_sdk(loop: asyncio.Runner, both: Both, name: str, version: str) -> None:
     headers, body = request(version, "tools/call", "echo", {"value": 0})
     loop.run(both.compare(headers, BODIES[name](body)))
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+def test_other_middleware_stays_around_a_call(version: str) -> None:
+    pair = Both()
+
+    async def outer(ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
+        result = await call_next(ctx)
+        assert isinstance(result, dict)
+        return result | {"_meta": {"outer": ctx.method, "small": 1e-7, "none": None}}
+
+    async def inner(ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
+        if (ctx.params or {}).get("name") == "renamed":
+            ctx = dataclasses.replace(ctx, params={**(ctx.params or {}), "name": "echo"})
+        if (ctx.params or {}).get("name") == "broken":
+            ctx = dataclasses.replace(ctx, params={"name": 1})
+        if (ctx.params or {}).get("name") == "crash":
+            raise ValueError("crash")
+        return await call_next(ctx)
+
+    pair.server.middleware.insert(0, outer)
+    pair.server.middleware.append(inner)
+
+    async def compare() -> None:
+        async with pair.server.session_manager.run():
+            for name in ("renamed", "echo", "broken", "crash"):
+                await pair.compare(*request(version, "tools/call", name, {"value": "é"}))
+
+    asyncio.run(compare())
+    assert pair.direct == 4
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+def test_a_drain_rejects_and_cancels_as_on_the_path_of_the_sdk(version: str) -> None:
+    pair = Both(shutdown_grace_seconds=0.0)
+    server = pair.server
+    slow = request(version, "tools/call", "slow", {})
+
+    async def cancelled(*, on: bool) -> Any:
+        call = asyncio.create_task(pair.send(*slow, on=on))
+        await until(lambda: asyncio.sleep(0, server.drain._calls))
+        await server.drain.run(0.0)
+        server.drain._expired = False
+        return await call
+
+    async def compare() -> None:
+        async with server.session_manager.run():
+            assert await cancelled(on=True) == await cancelled(on=False)
+            server.registry.draining = True
+            await pair.compare(*request(version, "tools/call", "echo", {}))
+            await pair.compare(*request(version, "resources/read", "test://text"))
+
+    asyncio.run(compare())
+    assert pair.direct == 2
+
+
+def test_the_switch_turns_the_direct_path_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_direct(server: Running) -> bool:
+        return server.registry.http.direct is DirectPath
+
+    with serve(register) as server:
+        assert is_direct(server)
+        assert server.call("echo", {"value": 1})["content"][0]["text"] == "1"
+    with serve(register, response_mode="sse") as server:
+        assert not is_direct(server)
+    monkeypatch.setenv("DIRECT", "false")
+    with serve(register) as server:
+        assert not is_direct(server)
+        assert not any("direct path" in notice for notice in server.registry.notices)
+        assert server.call("echo", {"value": 1})["content"][0]["text"] == "1"
+
+
+def test_an_sdk_that_is_not_known_turns_the_direct_path_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def notices() -> list[str]:
+        return [notice for notice in create_server(config()).registry.notices if "the direct path is off" in notice]
+
+    assert sdk_direct.digest() in sdk_direct.PROVEN
+    assert notices() == []
+    original = sdk_direct.ServerRunner._on_request
+
+    async def instrumented(*args: Any) -> Any:
+        return await original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sdk_direct.ServerRunner, "_on_request", instrumented)
+        assert len(notices()) == 1
+    monkeypatch.setattr(sdk_direct, "PROVEN", frozenset(("another",)))
+    assert len(notices()) == 1
+
+
+def test_a_client_that_leaves_ends_no_call(serve: Serve) -> None:
+    ended: list[str] = []
+    running, go_on = threading.Event(), threading.Event()
+
+    def tools(server: ProductionServer) -> None:
+        @server.tool()
+        async def wait() -> str:
+            running.set()
+            await asyncio.to_thread(go_on.wait)
+            ended.append("done")
+            return "done"
+
+    with serve(tools) as server:
+        assert server.registry.http.direct is DirectPath
+        with Raw(server.base) as connection:
+            body = json.dumps(server.request("wait")).encode()
+            head = "POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+            head += f"accept: application/json\r\nmcp-protocol-version: {LEGACY}\r\ncontent-length: {len(body)}\r\n\r\n"
+            connection.socket.sendall(head.encode() + body)
+            assert running.wait(60)
+        go_on.set()
+        wait_for(lambda: ended)
+
+
+def test_callers_with_other_permissions_have_lists_of_their_own() -> None:
+    pair = Both()
+    shown: dict[str, Any] = {}
+    pair.server.registry.shown_to = lambda caller: shown["to"]
+
+    async def compare() -> None:
+        async with pair.server.session_manager.run():
+            call = request(MODERN, "tools/list", "")
+            shown["to"] = frozenset()
+            first = await pair.send(*call, on=True)
+            handlers = pair.path._handlers
+            assert len(handlers._lists) == 1
+            shown["to"] = frozenset({"more"})
+            assert await pair.send(*call, on=True) == first
+            assert len(handlers._lists) == 2
+            for number in range(100):
+                shown["to"] = number
+                await pair.send(*call, on=True)
+            assert len(handlers._lists) <= sdk_direct.MAX_LISTS
+
+    asyncio.run(compare())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -253,6 +253,8 @@ class Registry:
     """The tools, resources and prompts, once the server is built."""
     on_registered: list[Callable[[], None]] = field(default_factory=list)
     """Each is called before the first request, when all tools, resources and prompts are registered."""
+    shown_to: Callable[[Caller], Hashable] = lambda caller: None
+    """Returns what decides which items of a list a caller sees: two callers with the same value see the same."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     http: HttpParts = field(default_factory=HttpParts)

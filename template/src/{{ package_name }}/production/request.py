@@ -62,7 +62,8 @@ class MCPRequest:
     ran: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     encoded: bytes | None = None
-    """The result as JSON, once its handler has returned it and all limits on results have passed."""
+    """The JSON of the final result, which middleware further out does not change. Where the handler itself has set it,
+    the result is one that all middleware has seen before."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 

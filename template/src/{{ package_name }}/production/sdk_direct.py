@@ -1,14 +1,15 @@
-"""The parts of the SDK that `inbound.direct` uses and that the SDK does not export, as `sdk` is for all other modules."""
+"""The SDK's names that `inbound.direct` uses and that the SDK does not export; those of all other modules are in `sdk`."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from hashlib import blake2b
+from operator import is_
 from pathlib import Path
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio
 import mcp
@@ -17,13 +18,15 @@ import structlog
 from mcp.server import _streamable_http_modern, runner, streamable_http, streamable_http_manager
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
+from mcp.server.mcpserver import MCPServer
 from mcp.server.request_state import RequestStateBoundary
-from mcp.server.runner import ServerRunner, aclose_shielded, handler_exception_to_error_data, modern_error_data
+from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data
 from mcp.server.session import ServerSession
 from mcp.server.streamable_http import check_accept_headers
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.shared.inbound import ERROR_CODE_HTTP_STATUS, X_MCP_HEADER_KEY
+from mcp.shared.jsonrpc_dispatcher import handler_exception_to_error_data, progress_token_from_params
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
@@ -74,20 +77,31 @@ SOURCES: Mapping[Path, tuple[str, ...]] = {
 }
 """The files of the SDK that answer a request which the direct path answers in their place."""
 
-REPLACED: tuple[Callable[..., Any], ...] = (
-    _streamable_http_modern.handle_modern_request,
-    _streamable_http_modern.serve_one,
-    streamable_http_manager.handle_modern_request,
-    streamable_http_manager.StreamableHTTPSessionManager.handle_request,
-    streamable_http_manager.StreamableHTTPSessionManager._handle_request,
-    streamable_http_manager.StreamableHTTPSessionManager._handle_stateless_request,
-    streamable_http.StreamableHTTPServerTransport.handle_request,
-    streamable_http.StreamableHTTPServerTransport._handle_post_request,
-    runner.serve_one,
-    ServerRunner._on_request,
-    ServerRunner._make_context,
+REPLACED: tuple[tuple[Any, str], ...] = (
+    (_streamable_http_modern, "handle_modern_request"),
+    (_streamable_http_modern, "serve_one"),
+    (streamable_http_manager, "handle_modern_request"),
+    (streamable_http_manager.StreamableHTTPSessionManager, "handle_request"),
+    (streamable_http_manager.StreamableHTTPSessionManager, "_handle_request"),
+    (streamable_http_manager.StreamableHTTPSessionManager, "_handle_stateless_request"),
+    (streamable_http.StreamableHTTPServerTransport, "handle_request"),
+    (streamable_http.StreamableHTTPServerTransport, "_handle_post_request"),
+    (runner, "serve_one"),
+    (ServerRunner, "_on_request"),
+    (ServerRunner, "_make_context"),
 )
 """Functions that the direct path does not call. Instrumentation may have replaced one of them."""
+
+LISTS: Mapping[str, str] = {
+    "tools/list": "list_tools",
+    "prompts/list": "list_prompts",
+    "resources/list": "list_resources",
+    "resources/templates/list": "list_resource_templates",
+}
+"""The lists, with their methods of `MCPServer`."""
+
+MAX_LISTS = 32
+"""Greatest number of lists that are remembered: a list of 1,000 tools has half a megabyte."""
 
 MAX_ENVELOPES = 256
 MAX_ENVELOPE_BYTES = 2048
@@ -112,14 +126,15 @@ def digest() -> str:
 
 
 def is_proven() -> bool:
-    """Return whether the installed SDK is one that the direct path was compared with, and nothing has replaced a part."""
+    """Return whether the direct path was compared with the installed SDK, of which nothing has replaced a part."""
     try:
         if digest() not in PROVEN:
             return False
     except OSError:
         return False
     folder = str(Path(mcp.__file__).parent)
-    return all(type(part) is FunctionType and part.__code__.co_filename.startswith(folder) for part in REPLACED)
+    parts = [getattr(owner, name) for owner, name in REPLACED]
+    return all(type(part) is FunctionType and part.__code__.co_filename.startswith(folder) for part in parts)
 
 
 class LazyConnection(Connection):
@@ -142,6 +157,17 @@ class LazyConnection(Connection):
             await aclose_shielded(self)
 
 
+class Listed(NamedTuple):
+    """A list that was sent, and can be sent again while the server has the same items."""
+
+    items: Sequence[object]
+    result: bytes
+
+
+ListKey = tuple[str, str, Hashable]
+"""Method, protocol version, and what decides which items the caller may use."""
+
+
 @dataclass(slots=True)
 class Call:
     """A request that the direct path answers."""
@@ -150,10 +176,13 @@ class Call:
     request_id: int | str
     method: str
     version: str
-    params: dict[str, Any]
+    params: dict[str, Any] | None
     typed: Any
     """The parameters as the handler gets them."""
     handler: Callable[[ServerRequestContext[Any, Any], Any], Awaitable[HandlerResult]]
+    list_key: ListKey | None = None
+    items: Sequence[object] = ()
+    """Of a list that is the SDK's own: its key, and what it lists."""
 
 
 class Exchange:
@@ -187,7 +216,11 @@ class Exchange:
         """Drop a notification, as the SDK does where the response is JSON."""
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Drop a report of progress."""
+        if (token := progress_token_from_params(self._call.params)) is not None:
+            given = {"progressToken": token, "progress": progress, "total": total, "message": message}
+            await self.notify(
+                "notifications/progress", {key: value for key, value in given.items() if value is not None}
+            )
 
 
 class Handlers:
@@ -196,25 +229,33 @@ class Handlers:
     def __init__(self, server: ProductionServer) -> None:
         self._server = server
         self._lowlevel = server._lowlevel_server
+        self._lists: dict[ListKey, Listed] = {}
+        self._sources: dict[str, Callable[[], Sequence[object]]] = {
+            "tools/list": server._tool_manager.list_tools,
+            "prompts/list": server._prompt_manager.list_prompts,
+            "resources/list": server._resource_manager.list_resources,
+            "resources/templates/list": server._resource_manager.list_templates,
+        }
+        self._own = {method: getattr(server, f"_handle_{name}") for method, name in LISTS.items()}
         self._envelopes: set[tuple[str, bytes]] = set()
         self._mirroring: dict[str, tuple[object, bool]] = {}
 
     def call(
-        self, request: Request, request_id: int | str, method: str, version: str, params: dict[str, Any]
+        self, request: Request, request_id: int | str, method: str, version: str, params: dict[str, Any] | None
     ) -> Call | None:
         """Return the call of a request whose parameters have no unusual fields; `None` if they are not valid."""
         entry = self._lowlevel.get_request_handler(method)
         try:
             if entry is None or not self._is_valid(method, version, params):
                 return None
-            typed = entry.params_type.model_validate(params, by_name=False)
+            typed = entry.params_type.model_validate({} if params is None else params, by_name=False)
         except ValidationError:
             return None
         return Call(request, request_id, method, version, params, typed, entry.handler)
 
-    def _is_valid(self, method: str, version: str, params: dict[str, Any]) -> bool:
+    def _is_valid(self, method: str, version: str, params: dict[str, Any] | None) -> bool:
         """Return whether the parameters are valid, which of ordinary ones only `_meta` decides; remember it if so."""
-        meta = params.get("_meta", {})
+        meta = (params or {}).get("_meta", {})
         fixed = {key: value for key, value in meta.items() if type(value) not in VARYING.get(key, ())}
         envelope = (version, to_json(fixed, inf_nan_mode="constants"))
         if envelope not in self._envelopes:
@@ -236,13 +277,20 @@ class Handlers:
             self._mirroring[name] = (tool, mirrors)
         return mirrors
 
-    async def run(self, call: Call) -> tuple[dict[str, Any], bytes | None]:
-        """Return the result of a call in its wire form, and its JSON where that is known.
+    def keep(self, call: Call, result: bytes) -> None:
+        """Remember the result of a list as it was sent."""
+        if call.list_key is not None:
+            if len(self._lists) >= MAX_LISTS:
+                self._lists.clear()
+            self._lists[call.list_key] = Listed(call.items, result)
+
+    async def run(self, call: Call) -> tuple[dict[str, Any], bytes | None, bytes | None]:
+        """Return the result of a call in its wire form, its JSON where that is known, and that of a list sent before.
 
         Raises:
             Exception: the call failed; `error_of` has its answer.
         """
-        envelope = call.params.get("_meta", {}) if call.version in MODERN else {}
+        envelope = (call.params or {}).get("_meta", {}) if call.version in MODERN else {}
         connection = LazyConnection(
             call.version, envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
         )
@@ -254,7 +302,7 @@ class Handlers:
             serve = runner.serve_one(
                 self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
             )
-            return await serve, None
+            return await serve, None, None
         meta = call.typed.meta
         context = ServerRequestContext(
             session=ServerSession(exchange, connection, request_meta=meta),
@@ -267,7 +315,17 @@ class Handlers:
             request=call.request,
         )
 
+        listed: Listed | None = None
+
         async def handle(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
+            nonlocal listed
+            if call.method in LISTS and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
+                call.list_key = (call.method, call.version, self._server.registry.shown_to(request.caller))
+                call.items = self._sources[call.method]()
+                known = self._lists.get(call.list_key)
+                if known is not None and _are_same(known.items, call.items):
+                    listed, request.encoded = known, known.result
+                    return {}
             result = await call.handler(ctx, call.typed)
             if type(result) is CallToolResult and (wire := self._plain(call.version, result)) is not None:
                 return wire
@@ -281,7 +339,12 @@ class Handlers:
             result = await pipeline.run(request)
         finally:
             await connection.close()
-        return (result if type(result) is dict else runner._dump_result(result)), request.encoded
+        wire = result if type(result) is dict else runner._dump_result(result)
+        return wire, request.encoded, listed and listed.result
+
+    def _is_listed_by_sdk(self, method: str) -> bool:
+        """Return whether nothing overrides what the SDK lists."""
+        return getattr(type(self._server), LISTS[method]) is getattr(MCPServer, LISTS[method])
 
     def _plain(self, version: str, result: CallToolResult) -> dict[str, Any] | None:
         """Return the wire form of a result that has only texts and flat data; `None` for any other one.
@@ -318,6 +381,10 @@ class Handlers:
         known = self._lowlevel._server_info_stamp_source
         is_flat = all(type(value) is str for value in known.values())
         return known.copy() if is_flat else self._lowlevel.server_info_stamp
+
+
+def _are_same(first: Sequence[object], second: Sequence[object]) -> bool:
+    return len(first) == len(second) and all(map(is_, first, second))
 
 
 def error_of(version: str, error: Exception) -> ErrorData:

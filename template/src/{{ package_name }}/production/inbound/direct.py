@@ -19,15 +19,20 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import EnvironmentSettings
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
-from ..sdk_direct import HANDSHAKE, MODERN, Call, Handlers, accepts_json, error_of, is_proven, status_of
+from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_proven, status_of
 
-NAMES = {TOOLS_CALL: "name", PROMPTS_GET: "name", RESOURCES_READ: "uri"}
-"""The parameter that names the target, which the header `mcp-name` repeats."""
+META = frozenset(("_meta",))
+FIELDS = {
+    TOOLS_CALL: ("name", META | {"name", "arguments"}),
+    PROMPTS_GET: ("name", META | {"name", "arguments"}),
+    RESOURCES_READ: ("uri", META | {"uri"}),
+}
+"""The parameter that names the target, which the header `mcp-name` repeats, and all that an ordinary request has."""
 
-ENVELOPE = frozenset(("jsonrpc", "id", "method", "params"))
-PARAMETERS = frozenset(("arguments", "_meta"))
-TARGET_ONLY = frozenset(("_meta",))
-"""Fields of an ordinary request, and of its parameters beside the name of the target."""
+WITHOUT_PARAMS = frozenset(("jsonrpc", "id", "method"))
+ENVELOPE = WITHOUT_PARAMS | {"params"}
+
+BEFORE_RESULT = '{"jsonrpc":"2.0","id":0,"result":'
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -43,7 +48,7 @@ class DirectSettings(EnvironmentSettings):
 def install(registry: Registry) -> None:
     """Answer ordinary requests on the direct path, unless `DIRECT` is false or the SDK is not a known one."""
     config = registry.config
-    if not DirectSettings.load().direct or config.session_mode != "stateless" or config.response_mode != "json":
+    if not DirectSettings.load().direct or config.session_mode != "stateless" or config.response_mode == "sse":
         return
     if is_proven():
         registry.http.direct = DirectPath
@@ -98,49 +103,71 @@ class DirectPath:
             message = from_json(body)
         except ValueError:
             return None
-        if type(message) is not dict or message.keys() != ENVELOPE or message["jsonrpc"] != "2.0":
+        if type(message) is not dict or message.get("jsonrpc") != "2.0":
             return None
-        request_id, method, params = message["id"], message["method"], message["params"]
-        key = NAMES.get(method) if type(method) is str else None
-        if key is None or type(request_id) not in (int, str) or type(params) is not dict:
+        request_id: Any = message.get("id")
+        method, params = message.get("method"), message.get("params", {})
+        if type(request_id) not in (int, str) or type(method) is not str or type(params) is not dict:
             return None
-        name, arguments, meta = params.get(key), params.get("arguments", {}), params.get("_meta", {})
-        fields = TARGET_ONLY if method == RESOURCES_READ else PARAMETERS
-        if type(name) is not str or type(arguments) is not dict or type(meta) is not dict:
-            return None
-        if any(field not in fields for field in params if field != key):
+        meta = params.get("_meta", {})
+        if type(meta) is not dict or not (
+            message.keys() == ENVELOPE or (method in LISTS and message.keys() == WITHOUT_PARAMS)
+        ):
             return None
         if version in MODERN and not (
             meta.get(PROTOCOL_VERSION_META_KEY) == version
             and CLIENT_CAPABILITIES_META_KEY in meta
             and headers.get(b"mcp-method") == method.encode()
-            and headers.get(b"mcp-name") == name.encode()
-            and name.isprintable()
-            and name.isascii()
-            and not name.startswith("=?")
-            and not (method == TOOLS_CALL and self._handlers.mirrors_arguments(name))
         ):
             return None
+        if method in LISTS:
+            if params.keys() - META:
+                return None
+        elif method not in FIELDS or not self._is_target(method, version, params, headers):
+            return None
         request._body = body  # as if a handler of the SDK had read it
-        return self._handlers.call(request, request_id, method, version, params)
+        return self._handlers.call(request, request_id, method, version, message.get("params"))
+
+    def _is_target(self, method: str, version: str, params: dict[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+        """Return whether the parameters name a target, and have nothing but its arguments."""
+        key, fields = FIELDS[method]
+        name, arguments = params.get(key), params.get("arguments", {})
+        if params.keys() - fields or type(name) is not str or type(arguments) is not dict:
+            return False
+        if version not in MODERN:
+            return True
+        is_written_as_it_is = name.isascii() and name.isprintable() and not name.startswith("=?")
+        if not is_written_as_it_is or headers.get(b"mcp-name") != name.encode():
+            return False
+        return method != TOOLS_CALL or not self._handlers.mirrors_arguments(name)
 
     async def _answer(self, call: Call) -> tuple[int, bytes]:
         """Return HTTP status and body of the response."""
         modern = call.version in MODERN
         try:
-            result, encoded = await self._handlers.run(call)
+            result, encoded, listed = await self._handlers.run(call)
         except Exception as error:
             data = error_of(call.version, error)
             failure = JSONRPCError(jsonrpc="2.0", id=call.request_id, error=data)
             if modern:
-                return status_of(data), _encoded(failure)
+                content = failure.model_dump(mode="json", by_alias=True, exclude_none=True)
+                return status_of(data), _encode(content).encode()
             return 200, failure.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        if encoded is not None and (not modern or _is_same_form(encoded)):
-            return 200, b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(call.request_id, modern), encoded)
-        response = JSONRPCResponse(jsonrpc="2.0", id=call.request_id, result=result)
-        if modern:
-            return 200, _encoded(response)
-        return 200, response.model_dump_json(by_alias=True, exclude_unset=True).encode()
+        if listed is None:
+            if encoded is None or (modern and not _is_same_form(encoded)):
+                encoded = _written(result, modern)
+            self._handlers.keep(call, encoded)
+        else:
+            encoded = listed
+        return 200, b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(call.request_id, modern), encoded)
+
+
+def _written(result: dict[str, Any], modern: bool) -> bytes:
+    """Return a result as the SDK writes it."""
+    response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)
+    if modern:
+        return _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True)["result"]).encode()
+    return response.model_dump_json(by_alias=True, exclude_unset=True).encode()[len(BEFORE_RESULT) : -1]
 
 
 def _is_same_form(encoded: bytes) -> bool:
@@ -157,8 +184,3 @@ def _id(request_id: int | str, modern: bool) -> bytes:
     if type(request_id) is int:
         return b"%d" % request_id
     return _encode(request_id).encode() if modern else to_json(request_id)
-
-
-def _encoded(response: JSONRPCError | JSONRPCResponse) -> bytes:
-    """Return a message as the SDK writes it on 2026-07-28."""
-    return _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True)).encode()

@@ -162,7 +162,7 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
     try:
         result = await call_next(request)
-        if isinstance(result, dict):
+        if isinstance(result, dict) and request.encoded is None:
             result, request.encoded = sendable(result)
     except MCPError as error:
         if request.status == "success":
