@@ -12,6 +12,7 @@ OPTIONAL = (
     "inbound.auth_token",
     "inbound.authorization",
     "inbound.concurrency",
+    "inbound.direct",
     "inbound.identity",
     "inbound.rate_limit",
     "inbound.rate_limit_redis",

@@ -23,6 +23,7 @@ WITHOUT_SWITCH = (
     "options",
     "replicas",
     "concurrency",
+    "direct",
     "tool_selection",
 )
 """Features that are always on where a project has them; they are not listed among the features."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from .inbound.auth_token import install as auth_token
 from .inbound.concurrency import install as concurrency
+from .inbound.direct import install as direct
 from .inbound.identity import install as identity
 from .inbound.rate_limit import install as rate_limit
 from .inbound.replicas import install as replicas
@@ -38,6 +39,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "auth": auth_token,
     "tool_selection": tool_selection,
     "rate_limiting": rate_limit,
+    "direct": direct,
     "concurrency": concurrency,
     "retries": retry,
     "circuit_breaker": circuit_breaker,

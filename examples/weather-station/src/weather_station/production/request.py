@@ -61,6 +61,9 @@ class MCPRequest:
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
     ran: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
+    encoded: bytes | None = None
+    """The JSON of the final result, which middleware further out does not change. Where the handler itself has set it,
+    the result is one that all middleware has seen before."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 

@@ -35,7 +35,8 @@ def build(server: ProductionServer) -> ASGIApp:
         max_request_body_size=config.max_request_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
+    handler: ASGIApp = registry.http.direct(server, server.session_manager.handle_request)
+    handler = Streams(handler, server.drain, registry)
     for wrap in registry.http.endpoint:
         handler = wrap(handler)
     is_open = server.has_session if config.session_mode == "stateful" else None
