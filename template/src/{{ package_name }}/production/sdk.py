@@ -445,7 +445,8 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     if request is None or context is None or request.entered:
         return None
     request.entered = True
-    if context.request_state == NO_STATE and (params := context._input_params) is not None:
+    has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds
+    if has_state and context.request_state == NO_STATE and (params := context._input_params) is not None:
         context._input_params = params.model_copy(update={"request_state": None})
     return request
 

@@ -1,4 +1,4 @@
-"""The SDK's names that `inbound.direct` uses and that the SDK does not export; those of all other modules are in `sdk`."""
+"""The SDK's names that `inbound.direct` uses and the SDK does not export; those of all other modules are in `sdk`."""
 
 from __future__ import annotations
 
