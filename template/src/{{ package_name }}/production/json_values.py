@@ -62,8 +62,8 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
     return encoded
 
 
-def sendable(value: T) -> tuple[T, bytes]:
-    """Return `value`, which consists of JSON types, with U+FFFD for lone surrogates, and its JSON.
+def sendable(value: T) -> T:
+    """Return `value`, which consists of JSON types, with U+FFFD for lone surrogates.
 
     Raises:
         NonFiniteNumberError: it has a number that JSON lacks.
@@ -76,7 +76,7 @@ def sendable(value: T) -> tuple[T, bytes]:
         encoded = to_json(value, inf_nan_mode="constants")
     if any(word in encoded for word in CONSTANTS):
         require_finite(value)
-    return value, encoded
+    return value
 
 
 def require_finite(value: Any) -> None:

@@ -62,8 +62,7 @@ class MCPRequest:
     ran: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     encoded: bytes | None = None
-    """The JSON of the final result, which middleware further out does not change. Where the handler itself has set it,
-    the result is one that all middleware has seen before."""
+    """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 

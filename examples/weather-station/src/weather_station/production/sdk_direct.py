@@ -284,8 +284,8 @@ class Handlers:
                 self._lists.clear()
             self._lists[call.list_key] = Listed(call.items, result)
 
-    async def run(self, call: Call) -> tuple[dict[str, Any], bytes | None, bytes | None]:
-        """Return the result of a call in its wire form, its JSON where that is known, and that of a list sent before.
+    async def run(self, call: Call) -> dict[str, Any] | bytes:
+        """Return the result of a call in its wire form, or the JSON of a list that was sent before.
 
         Raises:
             Exception: the call failed; `error_of` has its answer.
@@ -302,7 +302,7 @@ class Handlers:
             serve = runner.serve_one(
                 self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
             )
-            return await serve, None, None
+            return await serve
         meta = call.typed.meta
         context = ServerRequestContext(
             session=ServerSession(exchange, connection, request_meta=meta),
@@ -315,16 +315,13 @@ class Handlers:
             request=call.request,
         )
 
-        listed: Listed | None = None
-
         async def handle(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
-            nonlocal listed
             if call.method in LISTS and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
                 call.list_key = (call.method, call.version, self._server.registry.shown_to(request.caller))
                 call.items = self._sources[call.method]()
                 known = self._lists.get(call.list_key)
                 if known is not None and _are_same(known.items, call.items):
-                    listed, request.encoded = known, known.result
+                    request.encoded = known.result
                     return {}
             result = await call.handler(ctx, call.typed)
             if type(result) is CallToolResult and (wire := self._plain(call.version, result)) is not None:
@@ -339,8 +336,10 @@ class Handlers:
             result = await pipeline.run(request)
         finally:
             await connection.close()
-        wire = result if type(result) is dict else runner._dump_result(result)
-        return wire, request.encoded, listed and listed.result
+        known_list: bytes | None = request.encoded
+        if known_list is not None and request.status == "success":
+            return known_list
+        return result if type(result) is dict else runner._dump_result(result)
 
     def _is_listed_by_sdk(self, method: str) -> bool:
         """Return whether nothing overrides what the SDK lists."""

@@ -163,12 +163,12 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     try:
         result = await call_next(request)
         if isinstance(result, dict) and request.encoded is None:
-            result, request.encoded = sendable(result)
+            result = sendable(result)
     except MCPError as error:
         if request.status == "success":
             request.fail(*_judge(error))
         try:
-            error.error.data, _ = sendable(error.error.data)
+            error.error.data = sendable(error.error.data)
         except Exception as failure:
             return explain_failure(request, failure)
         raise

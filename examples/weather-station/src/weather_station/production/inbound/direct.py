@@ -145,7 +145,7 @@ class DirectPath:
         """Return HTTP status and body of the response."""
         modern = call.version in MODERN
         try:
-            result, encoded, listed = await self._handlers.run(call)
+            result = await self._handlers.run(call)
         except Exception as error:
             data = error_of(call.version, error)
             failure = JSONRPCError(jsonrpc="2.0", id=call.request_id, error=data)
@@ -153,21 +153,25 @@ class DirectPath:
                 content = failure.model_dump(mode="json", by_alias=True, exclude_none=True)
                 return status_of(data), _encode(content).encode()
             return 200, failure.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        if listed is None:
-            if encoded is None or (modern and not _is_same_form(encoded)):
-                encoded = _written(result, modern)
-            self._handlers.keep(call, encoded)
-        else:
-            encoded = listed
+        encoded = result if isinstance(result, bytes) else self._encoded(call, result)
         return 200, b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(call.request_id, modern), encoded)
 
-
-def _written(result: dict[str, Any], modern: bool) -> bytes:
-    """Return a result as the SDK writes it."""
-    response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)
-    if modern:
-        return _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True)["result"]).encode()
-    return response.model_dump_json(by_alias=True, exclude_unset=True).encode()[len(BEFORE_RESULT) : -1]
+    def _encoded(self, call: Call, result: dict[str, Any]) -> bytes:
+        """Return a result as the SDK writes it."""
+        modern = call.version in MODERN
+        try:
+            encoded = to_json(result)
+        except ValueError:  # what only the SDK knows how to write
+            encoded = b"NaN"
+        if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _is_same_form(encoded)):
+            response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)
+            if modern:
+                written = _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True))
+            else:
+                written = response.model_dump_json(by_alias=True, exclude_unset=True)
+            encoded = written.encode()[len(BEFORE_RESULT) : -1]
+        self._handlers.keep(call, encoded)
+        return encoded
 
 
 def _is_same_form(encoded: bytes) -> bool:
