@@ -20,7 +20,7 @@ from .conftest import Rendering
 from .support import run
 
 DEBIAN = {"promtool": "prometheus", "prometheus": "prometheus", "prometheus-alertmanager": "prometheus-alertmanager"}
-DEBIAN |= {"amtool": "prometheus-alertmanager", "haproxy": "haproxy"}
+DEBIAN |= {"amtool": "prometheus-alertmanager", "haproxy": "haproxy", "nginx": "nginx", "caddy": "caddy"}
 """The package of each tool that PyPI does not have."""
 
 ALERTING = ("ops/prometheus", "ops/alertmanager")

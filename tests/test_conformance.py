@@ -15,7 +15,7 @@ import yaml
 from .live_servers import IN_PROJECT, TOKEN, Project, balancing, free_port, make_project, node, npm_packages
 from .support import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
+pytestmark = pytest.mark.slow
 
 SUITE = "@modelcontextprotocol/conformance"
 BASELINE = IN_PROJECT / "conformance-baseline.yml"
@@ -34,9 +34,11 @@ def project(suite: Path, template: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize(
     ("version", "session_mode", "response_mode", "least"),
     [
-        ("2026-07-28", "stateless", "sse", 150),
-        ("2026-07-28", "stateless", "json", 150),
-        ("2025-11-25", "stateful", "sse", 80),
+        pytest.param("2026-07-28", "stateless", "auto", 152, marks=pytest.mark.acceptance),
+        pytest.param("2026-07-28", "stateless", "json", 150, marks=pytest.mark.acceptance),
+        pytest.param("2025-11-25", "stateful", "auto", 80, marks=pytest.mark.acceptance),
+        pytest.param("2026-07-28", "stateless", "sse", 150, marks=pytest.mark.release),
+        pytest.param("2025-11-25", "stateful", "sse", 80, marks=pytest.mark.release),
     ],
 )
 def test_the_server_conforms_to_the_protocol(

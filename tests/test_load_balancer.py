@@ -100,7 +100,7 @@ def balanced(project: Path, folder: Path, *backends: int, changes: Mapping[str, 
     configuration = folder / "haproxy.cfg"
     configuration.write_text(text, "utf-8")
     command: list[str | Path] = [tool("haproxy"), "-db", "-f", configuration]
-    with process(command, folder / "haproxy.log", cwd=folder, PUBLIC_PATHS="/mcp /own"):
+    with process(command, folder / "haproxy.log", cwd=folder, PUBLIC_PATHS="/mcp /own", PROXY_TIMEOUT_SECONDS="90"):
         wait_for(lambda: status(port, "/livez") == 200, (folder / "haproxy.log").read_text)
         yield port
 

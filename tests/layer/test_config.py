@@ -71,6 +71,12 @@ def test_precedence_is_constructor_environment_answers(
     assert getattr(ProductionConfig.load(**{field: other}), field) == other
 
 
+@pytest.mark.skipif("response_mode" in FEATURES, reason="the project has the mode")
+def test_a_response_mode_that_the_project_lacks_stops_the_start() -> None:
+    with pytest.raises(ConfigError, match=r"RESPONSE_MODE=auto: .*--data response_mode=auto"):
+        create_server(config(response_mode="auto"))
+
+
 def test_a_field_is_read_from_its_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("TRANSPORT", "UPSTREAM_BASE_URL", "RATE_LIMIT_WINDOW_SECONDS", "TELEMETRY_ENDPOINT"):
         monkeypatch.setenv(name, "something else of this machine")

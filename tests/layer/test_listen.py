@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from harness import HAS_METRICS, LAYER, command, started, wait_for
+from harness import HAS_METRICS, HEADERS, LAYER, LEGACY, MODERN, Serve, command, started, wait_for
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.http_protocol import HttpProtocol
 from weather_station.production.serve.listen import base_url, bind
@@ -67,3 +67,13 @@ def test_every_accepted_connection_has_nagles_algorithm_switched_off(tmp_path: P
 def test_the_url_of_a_socket_has_an_ipv6_address_in_brackets() -> None:
     with bind("::1", 0) as listener:
         assert re.fullmatch(r"http://\[::1\]:\d+", base_url(listener))
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "PUT"])
+def test_a_server_without_sessions_takes_only_posts(serve: Serve, method: str) -> None:
+    """A GET would be an idle stream."""
+    with serve() as server:
+        for version in (LEGACY, MODERN):
+            headers = HEADERS | {"mcp-protocol-version": version}
+            response = server.client.request(method, server.url, headers=headers)
+            assert (response.status_code, response.headers["allow"]) == (405, "POST")

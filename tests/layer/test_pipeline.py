@@ -169,7 +169,7 @@ def test_every_middleware_of_this_project_has_a_place_in_the_order() -> None:
 def test_an_unknown_name_in_the_request_pipeline_stops_the_start() -> None:
     registry = Registry(config(), about())
     registry.middleware["cache"] = passing("cache", [])
-    with pytest.raises(StartError, match=r"^middleware cache has no place in the order drain, telemetry, .*timeout$"):
+    with pytest.raises(StartError, match=r"^middleware cache has no place in the order drain, .*long_calls$"):
         ProductionServer(registry)
 
 
@@ -329,7 +329,7 @@ def test_a_tool_that_blocks_a_thread_gets_an_error_result_after_the_timeout(serv
 
 
 async def test_a_client_that_disconnects_cancels_its_call(serve: Serve, http: httpx2.AsyncClient) -> None:
-    """Over SSE: with JSON responses the SDK does not notice that the client has gone."""
+    """With `response_mode=sse` by the SDK, otherwise by `response_mode`."""
     started = threading.Event()
 
     async def endless() -> None:
@@ -343,7 +343,7 @@ async def test_a_client_that_disconnects_cancels_its_call(serve: Serve, http: ht
         await anyio.to_thread.run_sync(started.wait)
         call.cancel()
         await asyncio.wait([call])
-        await anyio.to_thread.run_sync(lambda: wait_for(lambda: observer.last == ("error", "Cancelled")))
+        await anyio.to_thread.run_sync(lambda: wait_for(lambda: observer.last == ("client_error", "Cancelled")))
 
 
 # --- Requests and clients -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 import time
@@ -11,7 +12,7 @@ from email.utils import format_datetime
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
 
-from harness import ALONE, HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
+from harness import ALONE, DEADLINE_SECONDS, HAS_METRICS, Serve, add_fetch, config, opened, text_of, wait_for
 from stand_in import StandIn, hang, respond, stand_in
 from weather_station.production.upstream import client
 from weather_station.production.upstream.client import MAX_RETRY_AFTER, parse_retry_after
@@ -195,3 +196,29 @@ def test_retry_after_is_parsed_without_an_exception_whatever_its_text() -> None:
     for _ in range(5000):
         seconds = parse_retry_after(" ".join(chance.choices(words, k=chance.randint(0, 8))))
         assert seconds is None or seconds >= 0
+
+
+async def test_a_request_has_a_timeout_of_its_own(api: StandIn) -> None:
+    """It replaces that of the request and that of an attempt, whether they are shorter or longer."""
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        await respond()(reader, writer)
+
+    api.behave(late)
+    async with opened(api.url, request_timeout_seconds=0.1, attempt_timeout_seconds=0.1, **ALONE) as runtime:
+        with pytest.raises(UpstreamTimeoutError, match=r"0\.1 s"):
+            await runtime.upstream.request("GET", "/")
+        assert (await runtime.upstream.request("GET", "/", timeout=DEADLINE_SECONDS)).status_code == 200
+        assert await runtime.upstream.get_json("/", timeout=DEADLINE_SECONDS) is not None
+    api.behave(hang())
+    async with opened(api.url, **ALONE) as runtime:
+        with pytest.raises(UpstreamTimeoutError, match=r"0\.2 s"):
+            await runtime.upstream.request("GET", "/", timeout=0.2)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
+async def test_a_timeout_that_is_no_duration_is_a_mistake_of_the_tool(api: StandIn, seconds: float) -> None:
+    async with opened(api.url, **ALONE) as runtime:
+        with pytest.raises(ValueError, match="timeout="):
+            await runtime.upstream.request("GET", "/", timeout=seconds)

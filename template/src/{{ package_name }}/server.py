@@ -22,6 +22,8 @@ WITHOUT_SWITCH = (
     "once",
     "options",
     "replicas",
+    "response_mode",
+    "long_calls",
     "concurrency",
     "direct",
     "tool_selection",
@@ -94,6 +96,8 @@ def _absent_features(config: ProductionConfig) -> list[str]:
     ]
     if not config.enable_authorization and (config.access_rules_file or config.default_access == "deny"):
         problems.append("ACCESS_RULES_FILE and DEFAULT_ACCESS=deny need ENABLE_AUTHORIZATION=true")
+    if "response_mode" not in FEATURES and config.response_mode == "auto":
+        problems.append(f"RESPONSE_MODE=auto: this project cannot do it. Add it with: {UPDATE} response_mode=auto")
     if "tool_selection" not in FEATURES and (config.tools_allow or config.tools_deny or config.read_only):
         problems.append(
             "TOOLS_ALLOW, TOOLS_DENY and READ_ONLY: this project cannot select tools. "

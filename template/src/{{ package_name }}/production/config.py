@@ -277,7 +277,7 @@ class ProductionConfig(EnvironmentSettings):
     host: str = Field(default="127.0.0.1", min_length=1)
     port: Port = 8000
     session_mode: Literal["stateless", "stateful"] = "stateless"
-    response_mode: Literal["json", "sse"] = "json"
+    response_mode: Literal["auto", "json", "sse"] = "json"
     max_request_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=1024**3)
     max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)

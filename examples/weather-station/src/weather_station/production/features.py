@@ -12,8 +12,10 @@ from .inbound.auth_token import install as auth_token
 from .inbound.concurrency import install as concurrency
 from .inbound.direct import install as direct
 from .inbound.identity import install as identity
+from .inbound.long_calls import install as long_calls
 from .inbound.rate_limit import install as rate_limit
 from .inbound.replicas import install as replicas
+from .inbound.response_mode import install as response_mode
 from .inbound.single_use import install as single_use
 from .inbound.tool_selection import install as tool_selection
 from .observe.logging import install as logging
@@ -40,6 +42,8 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "tool_selection": tool_selection,
     "rate_limiting": rate_limit,
     "direct": direct,
+    "response_mode": response_mode,
+    "long_calls": long_calls,
     "concurrency": concurrency,
     "retries": retry,
     "circuit_breaker": circuit_breaker,

@@ -125,6 +125,10 @@ class Targets(Protocol):
         """Return the target labels of tools/call, resources/read or prompts/get."""
         ...
 
+    def function(self, method: str, label: str) -> Callable[..., Any] | None:
+        """Return the owner's function of a target."""
+        ...
+
     def policy(self, method: str, label: str) -> Policy: ...
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
@@ -142,6 +146,8 @@ class HttpParts:
     """Gets the server and the SDK's handler of the MCP endpoint, and returns the one to use."""
     endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
+    respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    """Wraps what answers the requests of the MCP endpoint, inside `endpoint`."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
@@ -257,6 +263,8 @@ class Registry:
     """Returns what decides which items of a list a caller sees: two callers with the same value see the same."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
+    cancel_call: Callable[[str, object], None] = lambda caller_id, request_id: None
+    """Cancels a running call: gets the caller and the JSON-RPC id of a `notifications/cancelled`."""
     http: HttpParts = field(default_factory=HttpParts)
     upstream: UpstreamParts = field(default_factory=UpstreamParts)
     health: HealthParts = field(default_factory=HealthParts)

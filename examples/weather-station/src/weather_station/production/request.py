@@ -63,6 +63,8 @@ class MCPRequest:
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     encoded: bytes | None = None
     """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
+    timer: asyncio.Timeout | None = None
+    """The timeout of the request."""
     entered: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
 

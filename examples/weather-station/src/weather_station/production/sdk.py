@@ -373,9 +373,13 @@ class ProductionServer(MCPServer[Runtime]):
             return [tool.name for tool in self.registered_tools()]
         return self.registered_resources() if method == RESOURCES_READ else self.registered_prompts()
 
+    def function(self, method: str, label: str) -> Callable[..., Any] | None:
+        """Return the owner's function of a target."""
+        return self._functions.get((method, label))
+
     def policy(self, method: str, label: str) -> Policy:
         """Return the policy of a target."""
-        fn = self._functions.get((method, label))
+        fn = self.function(method, label)
         return NO_POLICY if fn is None else policy_of(fn)
 
     def label(self, method: str, params: Mapping[str, Any]) -> str:
@@ -437,6 +441,11 @@ class ProductionServer(MCPServer[Runtime]):
         """Serve one client, lifespan included, until `incoming` ends."""
         server = self._lowlevel_server
         await server.run(incoming, outgoing, server.create_initialization_options())
+
+
+def channel_of(context: ServerRequestContext[Any, Any]) -> Any:
+    """Return the `DispatchContext` of a request, by which a handler sends messages to the client."""
+    return context.session._request_outbound
 
 
 def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:

@@ -59,6 +59,7 @@ ORDER = (
     "rate_limit",
     "concurrency",
     "timeout",
+    "long_calls",
 )
 """The middleware's names, outermost first."""
 
@@ -143,6 +144,8 @@ class Pipeline:
         """Handle a notification, which has no answer: one beyond the limit of messages is dropped."""
         if not self._registry.admit_notification(caller_id):
             return None
+        if ctx.method == "notifications/cancelled":
+            self._registry.cancel_call(caller_id, (ctx.params or {}).get("requestId"))
         task = asyncio.current_task()
         try:
             return await call_next(ctx)
@@ -174,8 +177,8 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
         raise
     except BaseException as error:
         if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
-            if request.method != LISTEN:
-                request.fail("error", "Cancelled")
+            if request.method != LISTEN and request.status == "success":  # else the drain has cancelled it
+                request.fail("client_error", "Cancelled")
             raise
         return explain_failure(request, error)
     if request.status == "success" and isinstance(result, dict):
@@ -299,6 +302,7 @@ def timeout(seconds: float) -> Middleware:
         limit = request.policy.timeout or seconds
         try:
             async with asyncio.timeout(limit) as scope:
+                request.timer = scope
                 return await call_next(request)
         except TimeoutError:
             if not scope.expired():

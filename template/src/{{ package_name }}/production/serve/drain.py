@@ -29,7 +29,7 @@ class Drain:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._calls: set[asyncio.Task[object]] = set()
+        self._calls: dict[asyncio.Task[object], MCPRequest] = {}
         self._requests = 0
         self._expired = False
         self._idle = asyncio.Event()
@@ -42,7 +42,7 @@ class Drain:
         if self._registry.draining or request.method == LISTEN:
             return await call_next(request)
         task = cast("asyncio.Task[object]", request.task)
-        self._calls.add(task)
+        self._calls[task] = request
         try:
             return await call_next(request)
         except asyncio.CancelledError:
@@ -51,7 +51,7 @@ class Drain:
             task.uncancel()
             return give_error(request, REJECTED, "Server is shutting down; the call was stopped before it finished.")
         finally:
-            self._calls.discard(task)
+            self._calls.pop(task, None)
             self._check_idle()
 
     async def reject(self, request: MCPRequest, call_next: CallNext) -> Result:
@@ -87,7 +87,8 @@ class Drain:
         if self._calls:
             log.warning("grace time is over: stopping calls", calls_in_flight=len(self._calls))
             self._expired = True
-            for task in list(self._calls):
+            for task, request in list(self._calls.items()):
+                request.fail("error", "Cancelled")
                 task.cancel()
             await self._until_idle(1.0)
         self.closing.set()

@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..inbound.caller_limits import CallerLimits, RouteLimits
 from ..inbound.guard import Guard, ReportGuard
-from ..inbound.http_limits import InputLimits
+from ..inbound.http_limits import InputLimits, http_error
 from ..sdk import ProductionServer
 from .drain import Streams
 from .listen import routing
@@ -28,18 +28,20 @@ def build(server: ProductionServer) -> ASGIApp:
     """
     registry = server.registry
     config = registry.config
+    is_stateless = config.session_mode == "stateless"
     sdk = server.streamable_http_app(
         streamable_http_path=ENDPOINT,
-        json_response=config.response_mode == "json",
-        stateless_http=config.session_mode == "stateless",
+        json_response=config.response_mode == "json" or (config.response_mode == "auto" and is_stateless),
+        stateless_http=is_stateless,
         max_request_body_size=config.max_request_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
     handler: ASGIApp = registry.http.direct(server, server.session_manager.handle_request)
     handler = Streams(handler, server.drain, registry)
+    handler = registry.http.respond(only_post(handler) if is_stateless else handler)
     for wrap in registry.http.endpoint:
         handler = wrap(handler)
-    is_open = server.has_session if config.session_mode == "stateful" else None
+    is_open = None if is_stateless else server.has_session
     limits = CallerLimits(registry, InputLimits(registry, handler), is_open)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
     endpoint = Guard(registry, authentication)
@@ -58,3 +60,15 @@ def build(server: ProductionServer) -> ASGIApp:
     for wrap in registry.http.wrappers:
         app = wrap(app)
     return app
+
+
+def only_post(app: ASGIApp) -> ASGIApp:
+    """Return `app` for POST only: without sessions there is nothing to open with GET, or to end with DELETE."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            await app(scope, receive, send)
+        else:
+            await http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
+
+    return application

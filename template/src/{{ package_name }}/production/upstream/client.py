@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -93,6 +94,8 @@ class UpstreamRequest:
     """Whether it is safe to send again after it may have arrived."""
     id: object = field(default_factory=object)
     """Stands for this request and its retries."""
+    timeout: float | None = None
+    """Seconds that the tool gives the request and each attempt, in place of the settings."""
     at_base: bool = False
     """Whether it goes to the origin of `BASE_URL`, which alone gets credentials."""
 
@@ -122,10 +125,11 @@ class Upstream:
         self._base_host = base.netloc.decode("ascii")
         self._attempt_seconds = config.attempt_timeout_seconds
         self._total_seconds = config.request_timeout_seconds
+        self._connect_seconds = connect_seconds(config)
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._shares = Shares(max(1, config.max_connections // CALLER_SHARE), connect_seconds(config))
+        self._shares = Shares(max(1, config.max_connections // CALLER_SHARE), self._connect_seconds)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -149,10 +153,8 @@ class Upstream:
             ConfigError: the upstream's key cannot be sent in a header.
             StartError: a middleware's name is not in `ORDER`.
         """
-        attempt = config.attempt_timeout_seconds
-        connect = connect_seconds(config)
         async with httpx2.AsyncClient(
-            timeout=httpx2.Timeout(attempt, connect=connect, pool=connect),
+            timeout=timeouts(config.attempt_timeout_seconds, connect_seconds(config)),
             limits=httpx2.Limits(
                 max_connections=config.max_connections, max_keepalive_connections=config.max_connections
             ),
@@ -170,13 +172,16 @@ class Upstream:
         params: Mapping[str, Any] | None = None,
         path_params: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 (a part of the request, as in httpx2)
     ) -> Any:
         """Send a GET and return the decoded JSON body; arguments and errors as for `request`.
 
         Raises:
             UpstreamResponseError: the body is not JSON.
         """
-        response = await self.request("GET", path, params=params, path_params=path_params, headers=headers)
+        response = await self.request(
+            "GET", path, params=params, path_params=path_params, headers=headers, timeout=timeout
+        )
         try:
             return parse_json(response)
         except (ValueError, RecursionError) as error:
@@ -199,6 +204,7 @@ class Upstream:
         files: Mapping[str, tuple[str, bytes, str]] | None = None,
         headers: Mapping[str, str] | None = None,
         idempotency_key: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 (a part of the request, as in httpx2)
     ) -> httpx2.Response:
         """Send a request, with the configured retries, and return the response with its body read.
 
@@ -214,13 +220,18 @@ class Upstream:
             files: Files of a multipart form by field: name, content and media type.
             headers: Further headers; they override the configured credentials.
             idempotency_key: Sent as `Idempotency-Key`, for APIs that process a repeated request once.
+            timeout: Seconds for the request with its retries, and for each attempt, in place of
+                `REQUEST_TIMEOUT_SECONDS` and `ATTEMPT_TIMEOUT_SECONDS`. The tool's own timeout remains.
 
         Raises:
+            ValueError: `timeout` is not above 0.
             UpstreamStatusError: the response has a status of 400 or more.
             UpstreamError: any other failure to get a usable response.
             ToolError: `path` is not a path or URL, a value would change its segments, or a text has a lone surrogate.
             KeyError: `path_params` lacks a `{name}`.
         """
+        if timeout is not None and not 0 < timeout < math.inf:
+            raise ValueError(f"timeout={timeout!r} is not a number of seconds above 0")
         absolute = path.lower().startswith(("http://", "https://"))
         try:
             target = fill_path(path, path_params)
@@ -228,7 +239,15 @@ class Upstream:
                 target = f"{self._base_url}/{target.lstrip('/')}"
             url = _parsed(target) if len(target) <= MAX_KEPT_URL else target
             http = self._client.build_request(
-                method, url, params=params, json=json, content=content, data=form, files=files, headers=headers
+                method,
+                url,
+                params=params,
+                json=json,
+                content=content,
+                data=form,
+                files=files,
+                headers=headers,
+                timeout=httpx2.USE_CLIENT_DEFAULT if timeout is None else timeouts(timeout, self._connect_seconds),
             )
             if idempotency_key is not None:
                 http.headers["Idempotency-Key"] = idempotency_key
@@ -248,7 +267,8 @@ class Upstream:
             http,
             host=host,
             host_label=self._host_label(host),
-            deadline=asyncio.get_running_loop().time() + self._total_seconds,
+            deadline=asyncio.get_running_loop().time() + (timeout or self._total_seconds),
+            timeout=timeout,
             repeatable=http.method in IDEMPOTENT or idempotency_key is not None,
             at_base=at_base,
         )
@@ -271,8 +291,10 @@ class Upstream:
 
         Exceptions of httpx2 are replaced and not chained: they hold the request with its headers.
         """
+        total = request.timeout or self._total_seconds
+        attempt = request.timeout or self._attempt_seconds
         now = asyncio.get_running_loop().time()
-        ends = min(now + self._attempt_seconds, request.deadline)
+        ends = min(now + attempt, request.deadline)
         try:
             async with asyncio.timeout_at(ends), self._shares.use():
                 response = await self._follow_redirects(request)
@@ -285,9 +307,9 @@ class Upstream:
                 may_retry=True,
             ) from None
         except (TimeoutError, httpx2.HTTPError) as error:
-            seconds = self._total_seconds if ends == request.deadline else self._attempt_seconds
+            seconds = total if ends == request.deadline else attempt
             upstream_error = _transport_error(request, error, seconds)
-            if isinstance(error, TimeoutError) and ends - now < min(self._attempt_seconds, self._total_seconds) / 2:
+            if isinstance(error, TimeoutError) and ends - now < min(attempt, total) / 2:
                 upstream_error.verdict = Verdict.NEUTRAL  # the deadline left too little time for a judgement
             raise upstream_error from None
         if response.status_code >= 400:
@@ -331,6 +353,11 @@ class Upstream:
 def connect_seconds(config: ProductionConfig) -> float:
     """Return how long a request waits for a connection: it ends before the attempt, so that nothing was sent."""
     return min(MAX_CONNECT_SECONDS, config.attempt_timeout_seconds / 2)
+
+
+def timeouts(seconds: float, connect: float) -> httpx2.Timeout:
+    """Return the timeouts of an attempt of `seconds`."""
+    return httpx2.Timeout(seconds, connect=connect, pool=connect)
 
 
 def _log_failed(error: UpstreamError) -> None:

@@ -1,0 +1,207 @@
+"""Calls that take long: notifications in an `auto` response, cancellation without sessions, and waiting for the user.
+
+- Notifications of a call, such as its progress, go to its response (`response_mode`).
+- Without sessions, a `notifications/cancelled` (protocol 2025-11-25 and earlier) comes in a request of its own. It
+  cancels a call only if exactly one running call of the same caller has the id: ids are not unique.
+- While a call waits for its client, as in `ctx.elicit`, its timeout does not run. The client has USER_TIMEOUT_SECONDS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from types import CodeType
+from typing import Any, TypeVar
+
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import ServerRequest
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import BaseModel, Field
+
+from ..config import EnvironmentSettings, Seconds
+from ..json_values import encode
+from ..registry import Registry
+from ..request import TOOLS_CALL, CallNext, MCPRequest, Result
+from ..sdk import channel_of
+from .response_mode import RESPONSE, DeferredResponse, ResponseSettings
+
+REQUEST_CANCELLED = -32800
+"""JSON-RPC code with which the SDK answers a cancelled request of protocol 2025-11-25 and earlier."""
+
+R = TypeVar("R", bound=BaseModel)
+
+
+class LongCallSettings(EnvironmentSettings):
+    """Settings of long calls."""
+
+    user_timeout_seconds: Seconds = 600.0
+    """Time in which a client answers a request of a call, such as a question to its user."""
+    proxy_timeout_seconds: int = Field(default=90, ge=1, le=86_400)
+    """Time after which a proxy in front gives up a response without a byte; `ops/load-balancer` reads it too."""
+
+
+def install(registry: Registry) -> None:
+    """Add the middleware.
+
+    Raises:
+        ConfigError: USER_TIMEOUT_SECONDS or PROXY_TIMEOUT_SECONDS is not valid.
+    """
+    settings = LongCallSettings.load()
+    calls = LongCalls(registry, settings.user_timeout_seconds)
+    registry.middleware["long_calls"] = calls.middleware
+    if calls.stateless:
+        registry.cancel_call = calls.cancel
+
+    async def add_notices() -> None:
+        registry.notices += [text for text in notices(registry, settings) if text not in registry.notices]
+
+    registry.on_startup.append(add_notices)
+
+
+def notices(registry: Registry, settings: LongCallSettings) -> Iterator[str]:
+    """Yield a line for each part of the configuration with which long calls do not arrive."""
+    config = registry.config
+    if config.transport != "http" or config.response_mode == "sse":
+        return
+    limit = settings.proxy_timeout_seconds
+    if config.response_mode == "auto":
+        if (silence := ResponseSettings.load().sse_after_seconds) >= limit:
+            yield f"SSE_AFTER_SECONDS={silence:g}: a proxy gives up before that (PROXY_TIMEOUT_SECONDS={limit})"
+        return
+    advice = "set RESPONSE_MODE=auto"
+    tools = registry.targets.labels(TOOLS_CALL)
+    with_progress = [tool for tool in tools if reports_progress(registry.targets.function(TOOLS_CALL, tool))]
+    if with_progress:
+        yield f"RESPONSE_MODE=json leaves out the progress of {', '.join(with_progress)}: {advice}"
+    timeouts = {tool: registry.targets.policy(TOOLS_CALL, tool).timeout for tool in tools}
+    late = [f"policy(timeout={seconds:g}) of {tool}" for tool, seconds in timeouts.items() if (seconds or 0) >= limit]
+    if config.tool_timeout_seconds >= limit and None in timeouts.values():
+        late.append(f"TOOL_TIMEOUT_SECONDS={config.tool_timeout_seconds:g}")
+    if late:
+        yield (
+            f"{', '.join(late)}: with RESPONSE_MODE=json a proxy in front gives up before that, after "
+            f"PROXY_TIMEOUT_SECONDS={limit}: {advice}, or raise it"
+        )
+
+
+def reports_progress(fn: Callable[..., Any] | None) -> bool:
+    """Return whether the code of a function, or of one inside it, names `report_progress`."""
+    pending = [getattr(inspect.unwrap(fn), "__code__", None)] if fn is not None else []
+    while pending:
+        if isinstance(code := pending.pop(), CodeType):
+            if "report_progress" in code.co_names:
+                return True
+            pending += code.co_consts
+    return False
+
+
+class LongCalls:
+    """The running calls of a server."""
+
+    def __init__(self, registry: Registry, user_seconds: float) -> None:
+        config = registry.config
+        self.stateless = config.transport == "http" and config.session_mode == "stateless"
+        self._user_seconds = user_seconds
+        self._running: defaultdict[tuple[str, str], list[MCPRequest]] = defaultdict(list)
+        """By caller and JSON-RPC id."""
+        self._cancelled: set[str] = set()
+        """Random ids of the calls that their clients have cancelled."""
+
+    async def middleware(self, request: MCPRequest, call_next: CallNext) -> Result:
+        """Middleware: prepare a call's channel to its client, and let the client cancel it."""
+        context = request.context
+        channel = channel_of(context)
+        response = None if context.request is None else context.request.scope.get(RESPONSE)
+        if self.stateless:
+            if response is not None:
+                vars(channel)["notify"] = partial(notify, response)  # in place of the SDK, which leaves it out of JSON
+            if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
+                return await self._cancellable(request, call_next)
+        elif channel.can_send_request:
+            if response is not None and not response.may_stream:
+                channel.transport = replace(channel.transport, can_send_request=False)
+            request.context = replace(context, session=UserSession(context.session, request, self._user_seconds))
+        return await call_next(request)
+
+    async def _cancellable(self, request: MCPRequest, call_next: CallNext) -> Result:
+        key = (request.caller.id, str(request.context.request_id))
+        self._running[key].append(request)
+        try:
+            return await call_next(request)
+        except asyncio.CancelledError:
+            if request.request_id not in self._cancelled:
+                raise
+            request.fail("client_error", "Cancelled")
+            raise MCPError(REQUEST_CANCELLED, "Request cancelled") from None
+        finally:
+            if request.request_id in self._cancelled and request.task is not None:
+                self._cancelled.remove(request.request_id)
+                request.task.uncancel()
+            self._running[key].remove(request)
+            if not self._running[key]:
+                del self._running[key]
+
+    def cancel(self, caller_id: str, request_id: object) -> None:
+        """Cancel the call of a caller with this JSON-RPC id, unless several have it."""
+        running = self._running.get((caller_id, str(request_id)), [])
+        if len(running) == 1 and (task := running[0].task) is not None and running[0].request_id not in self._cancelled:
+            self._cancelled.add(running[0].request_id)
+            task.cancel()
+
+
+async def notify(
+    response: DeferredResponse, method: str, params: Mapping[str, Any] | None, opts: object = None
+) -> None:
+    """Send a notification in the response of the call."""
+    message = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": dict(params)})
+    await response.event(b"event: message\r\ndata: %b\r\n\r\n" % encode(message))
+
+
+class UserSession(ServerSession):
+    """A session of the SDK's for one call, whose timeout does not run while the client has a request of the call."""
+
+    def __init__(self, session: ServerSession, call: MCPRequest, seconds: float) -> None:
+        vars(self).update(vars(session))
+        self._call = call
+        self._seconds = seconds
+        self._waiting = 0
+        self._left = 0.0
+
+    async def send_request(
+        self,
+        request: ServerRequest,
+        result_type: type[R],
+        request_read_timeout_seconds: float | None = None,
+        *args: Any,
+        **options: Any,
+    ) -> R:
+        """Send a request to the client, and wait for its answer."""
+        with self._stopped_timeout():
+            return await super().send_request(
+                request, result_type, request_read_timeout_seconds or self._seconds, *args, **options
+            )
+
+    @contextmanager
+    def _stopped_timeout(self) -> Iterator[None]:
+        timer = self._call.timer
+        now = asyncio.get_running_loop().time
+        if timer is None:
+            yield
+            return
+        if (when := timer.when()) is not None:
+            self._left = when - now()
+            timer.reschedule(None)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            if not self._waiting:
+                with suppress(RuntimeError):  # the call has ended
+                    timer.reschedule(now() + self._left)

@@ -1,0 +1,232 @@
+"""The response to a POST over HTTP: JSON, or an event stream where a client has to hear of a call before it ends.
+
+With RESPONSE_MODE=auto a response is JSON, unless the call sends a notification, such as its progress, or takes longer
+than SSE_AFTER_SECONDS: from then on it is an event stream, whose comments keep the connection alive. A client that
+accepts only JSON gets JSON. With `auto` and `json`, a client that leaves cancels its call.
+
+The direct path and the SDK both write to a `DeferredResponse`, which is in the scope of the request (`RESPONSE`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable
+from typing import Final
+
+import anyio
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..config import EnvironmentSettings, Seconds
+from ..registry import Registry
+from .http_limits import LISTEN_HEADER, header_of, http_error
+
+RESPONSE: Final = "mcp.response"
+"""Key of a request's scope: its `DeferredResponse`."""
+
+WATCH_AFTER_SECONDS = 0.25
+"""How long a call runs before its client is watched, so that a quick call costs no task."""
+
+PING = b": ping\r\n\r\n"
+"""A comment, which clients ignore."""
+
+STREAM_HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),  # nginx and others pass on each event at once
+]
+
+STREAM_TYPES = frozenset((b"*/*", b"text/*", b"text/event-stream"))
+
+SESSION = b"mcp-session-id"
+
+_ANSWER = re.compile(
+    rb'event: message\r\ndata: (?=\{"jsonrpc":"2\.0","id":(?:"(?:[^"\\]|\\.)*+"|[^,"]*+),"(?:result|error)":)'
+)
+"""The beginning of an event of the SDK with the answer to a request: no notification, and no request to the client."""
+
+
+class ResponseSettings(EnvironmentSettings):
+    """Settings of `auto`."""
+
+    sse_after_seconds: Seconds = 10.0
+    """Time without a byte after which a response becomes a stream, and a stream gets a comment."""
+
+
+def install(registry: Registry) -> None:
+    """Choose the form of responses, and let a client that leaves cancel its call.
+
+    Raises:
+        ConfigError: SSE_AFTER_SECONDS is not valid.
+    """
+    settings = ResponseSettings.load()
+    if registry.config.response_mode != "sse":
+        registry.http.respond = lambda app: Responses(registry, app, settings.sse_after_seconds)
+
+
+class Responses:
+    """ASGI middleware that gives the application a `DeferredResponse` to write to."""
+
+    def __init__(self, registry: Registry, app: ASGIApp, silence: float) -> None:
+        self._app = app
+        self._silence = silence
+        self._streams = registry.config.response_mode == "auto"
+        self._has_sessions = registry.config.session_mode == "stateful"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "POST" or LISTEN_HEADER in scope["headers"]:
+            await self._app(scope, receive, send)
+            return
+        accept = header_of(scope, b"accept") or b""
+        may_stream = self._streams and accepts_stream(accept)
+        response = scope[RESPONSE] = DeferredResponse(send, self._silence if may_stream else None)
+        if self._has_sessions and self._streams and not may_stream and accept.strip():
+            others = [header for header in scope["headers"] if header[0] != b"accept"]
+            scope["headers"] = [*others, (b"accept", accept + b", text/event-stream")]  # which the SDK insists on
+        body = [await receive()]  # whole: the limits on a body have read it
+
+        async def receive_body() -> Message:
+            return body.pop() if body else await receive()
+
+        try:
+            if self._has_sessions and not _is_modern(scope):  # a call goes on, as the client may come back
+                await self._app(scope, receive_body, response)
+            else:
+                await cancelled_with_client(self._app(scope, receive_body, response), receive, response)
+        finally:
+            response.close()
+
+
+def accepts_stream(accept: bytes) -> bool:
+    """Return whether a client with this Accept header can read an event stream."""
+    types = (media_type.partition(b";")[0].strip().lower() for media_type in accept.split(b","))
+    return not STREAM_TYPES.isdisjoint(types)
+
+
+def _is_modern(scope: Scope) -> bool:
+    version = header_of(scope, b"mcp-protocol-version")
+    return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
+
+
+class DeferredResponse:
+    """The response to one request. An instance is the `send` of the application.
+
+    What the application sends as one body is the answer. Of an event stream of the SDK's, each event is passed on and
+    its comments are left out; the event with the answer alone becomes JSON.
+
+    Args:
+        send: Sends to the client.
+        silence: Seconds without a byte after which the response becomes a stream, and a stream gets a comment; `None`
+            for a response that must be JSON, which leaves out all other events.
+    """
+
+    def __init__(self, send: Send, silence: float | None) -> None:
+        self._send = send
+        self.may_stream = silence is not None
+        self._silence = silence
+        self._start: Message = {}
+        self._reads_stream = False
+        self._body = b""
+        self._writing = asyncio.Lock()
+        self._pinging: asyncio.Task[None] | None = None
+        self.is_stream = False
+        """Whether the response is an event stream."""
+        self.complete = False
+        """Whether the answer has been sent."""
+        self._timer = None if silence is None else asyncio.get_running_loop().call_later(silence, self._keep_alive)
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._start = message
+            media_type = next((value for name, value in message["headers"] if name.lower() == b"content-type"), b"")
+            self._reads_stream = media_type.startswith(b"text/event-stream")
+            return
+        data, more = message.get("body", b""), message.get("more_body", False)
+        if self._reads_stream:
+            if answer := _ANSWER.match(data):
+                await self._answer_json(data[answer.end() :].rstrip())
+            elif data and not data.startswith(b":"):
+                await self.event(data)
+            if not more and not self.complete:  # the session has ended
+                await self._end_without_answer()
+            return
+        self._body += data
+        if not more:
+            await self.answer(self._start["status"], self._start["headers"], self._body)
+
+    async def event(self, event: bytes) -> None:
+        """Send an event that precedes the answer, as an event stream has it; the response becomes a stream."""
+        if not self.may_stream:
+            return
+        async with self._writing:
+            if self.complete:
+                return
+            if not self.is_stream:
+                self.is_stream = True
+                session = [header for header in self._start.get("headers", ()) if header[0].lower() == SESSION]
+                await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *session]})
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+
+    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send the answer: with `status` and `headers`, or as the last event where the response is a stream."""
+        async with self._writing:
+            if self.complete:
+                return
+            self.complete = True
+            if self.is_stream:
+                body = b"event: message\r\ndata: %b\r\n\r\n" % body
+            else:
+                await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self._send({"type": "http.response.body", "body": body})
+
+    async def _answer_json(self, body: bytes) -> None:
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        headers += [header for header in self._start["headers"] if header[0].lower() == SESSION]
+        await self.answer(200, headers, body)
+
+    async def _end_without_answer(self) -> None:
+        self.complete = True
+        if self.is_stream:
+            await self._send({"type": "http.response.body", "body": b""})
+        else:
+            await http_error(self._send, 500, "The session ended before the request was answered.")
+
+    def close(self) -> None:
+        """Send no further comments."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
+
+    def _keep_alive(self) -> None:
+        self._pinging = asyncio.create_task(self._ping())
+
+    async def _ping(self) -> None:
+        while not self.complete:
+            await self.event(PING)
+            await asyncio.sleep(self._silence or 0)
+
+
+async def cancelled_with_client(call: Awaitable[None], receive: Receive, response: DeferredResponse) -> None:
+    """Await `call`, which is cancelled if the client leaves before it has the answer."""
+    watching: asyncio.Task[None] | None = None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not response.complete:
+            left.cancel()
+
+    def start() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(watch())
+
+    with anyio.CancelScope() as left:
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, start)
+        try:
+            await call
+        finally:
+            timer.cancel()
+            if watching is not None:
+                watching.cancel()

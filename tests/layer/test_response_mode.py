@@ -1,0 +1,323 @@
+"""Responses of `auto`: JSON for a quick answer, an event stream for what comes before the answer of a longer call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import anyio
+import httpx2
+import pytest
+from mcp.server.mcpserver import Context
+
+from harness import HEADERS, Running, Serve, config, message, modern, running, wait_for
+from held import open_session
+from weather_station.production.config import ConfigError
+from weather_station.production.inbound.response_mode import (
+    PING,
+    WATCH_AFTER_SECONDS,
+    DeferredResponse,
+    accepts_stream,
+)
+from weather_station.production.sdk import ProductionServer
+
+JSON = {"accept": "application/json"}
+MARK = 'a "token" of\nthe client: {"jsonrpc":"2.0","id":1,"result":{}}'
+
+ways = pytest.mark.parametrize(
+    ("protocol", "session_mode"),
+    [("legacy", "stateless"), ("modern", "stateless"), ("legacy", "stateful"), ("modern", "stateful")],
+)
+
+
+class Tools:
+    """Tools whose calls a test follows and ends."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.started, self.end = threading.Event(), threading.Event()
+        self.cancelled, self.ended = threading.Event(), threading.Event()
+
+    def __call__(self, server: ProductionServer) -> None:
+        server.tool()(self.quick)
+        server.tool()(self.progress)
+        server.tool()(self.held)
+
+    async def quick(self) -> str:
+        return "quick"
+
+    async def progress(self, ctx: Context[Any, Any]) -> str:
+        for step in (1, 2):
+            await ctx.report_progress(step, 2, MARK)
+        return "after progress"
+
+    async def held(self) -> str:
+        end, cancelled, ended = self.end, self.cancelled, self.ended
+        self.started.set()
+        try:
+            await anyio.to_thread.run_sync(end.wait, abandon_on_cancel=True)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        ended.set()
+        return "held"
+
+
+Servers = Callable[..., tuple[Running, Tools]]
+
+
+@pytest.fixture(scope="module")
+def all_servers() -> Iterator[Servers]:
+    """Start each server once."""
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
+
+        @functools.cache
+        def start(mode: str, session_mode: str, silence: str = "10") -> tuple[Running, Tools]:
+            environment.setenv("SSE_AFTER_SECONDS", silence)
+            tools = Tools()
+            settings = config(response_mode=mode, session_mode=session_mode)
+            return stack.enter_context(running(settings, tools)), tools
+
+        yield start
+
+
+@pytest.fixture
+def servers(all_servers: Servers) -> Iterator[Servers]:
+    used: list[Tools] = []
+
+    def start(*arguments: str) -> tuple[Running, Tools]:
+        server, tools = all_servers(*arguments)
+        tools.reset()
+        used.append(tools)
+        return server, tools
+
+    yield start
+    for tools in used:
+        tools.end.set()
+
+
+def tool_call(
+    protocol: str, session: dict[str, str], name: str, *, token: str | None = MARK, number: Any = 1
+) -> tuple[dict[str, Any], dict[str, str]]:
+    params: dict[str, Any] = {"name": name, "arguments": {}}
+    content, headers = (
+        (message("tools/call", params), dict(HEADERS)) if protocol == "legacy" else modern("tools/call", params)
+    )
+    if token is not None:
+        content["params"].setdefault("_meta", {})["progressToken"] = token
+    return content | {"id": number}, headers | (session if protocol == "legacy" else {})
+
+
+def session_of(url: str, session_mode: str) -> dict[str, str]:
+    return open_session(url) if session_mode == "stateful" else {}
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+
+
+@ways
+def test_a_quick_answer_is_json(servers: Servers, protocol: str, session_mode: str) -> None:
+    server, _ = servers("auto", session_mode)
+    session = session_of(server.url, session_mode)
+    for number in (1, "1", 'id","method":"x', "", 2**53):
+        for name, token in (("quick", MARK), ("progress", None), ("missing", MARK)):
+            content, headers = tool_call(protocol, session, name, token=token, number=number)
+            response = server.client.post(server.url, json=content, headers=headers)
+            assert response.status_code == 200
+            assert response.headers["content-type"] == "application/json"
+            assert response.json()["id"] == number
+        assert response.json()["result"]["isError"] is True
+
+
+@ways
+@pytest.mark.parametrize("accept", ["application/json, text/event-stream", "*/*", "application/json;q=0.5, Text/*"])
+def test_progress_makes_the_response_a_stream(servers: Servers, protocol: str, session_mode: str, accept: str) -> None:
+    server, _ = servers("auto", session_mode)
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "progress")
+    response = server.client.post(server.url, json=content, headers=headers | {"accept": accept})
+    assert response.headers["content-type"] == "text/event-stream"
+    assert response.headers["x-accel-buffering"] == "no"
+    first, second, answer = events(response.text)
+    for number, notification in enumerate((first, second), 1):
+        assert notification["method"] == "notifications/progress"
+        params = notification["params"]
+        assert (params["progressToken"], params["progress"], params["message"]) == (MARK, number, MARK)
+    assert (answer["id"], answer["result"]["content"][0]["text"]) == (1, "after progress")
+
+
+@ways
+async def test_a_silent_call_becomes_a_stream_with_comments(
+    servers: Servers, http: httpx2.AsyncClient, protocol: str, session_mode: str
+) -> None:
+    server, tools = servers("auto", session_mode, "0.05")
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "held")
+    async with http.stream("POST", server.url, json=content, headers=headers) as response:
+        assert response.headers["content-type"] == "text/event-stream"
+        received = b""
+        async for chunk in response.aiter_raw():
+            received += chunk
+            if received == 3 * PING:
+                tools.end.set()
+    (answer,) = events(received.decode())
+    assert answer["result"]["content"][0]["text"] == "held"
+
+
+@ways
+@pytest.mark.parametrize("mode", ["auto", "json"])
+async def test_a_client_that_accepts_only_json_gets_json(
+    servers: Servers, http: httpx2.AsyncClient, mode: str, protocol: str, session_mode: str
+) -> None:
+    server, tools = servers(mode, session_mode, "0.05")
+    session = session_of(server.url, session_mode)
+    for name in ("quick", "progress", "held"):
+        content, headers = tool_call(protocol, session, name)
+        call = asyncio.create_task(http.post(server.url, json=content, headers=headers | JSON))
+        if name == "held":
+            await anyio.to_thread.run_sync(tools.started.wait)
+            await anyio.sleep(0.15)  # three times the silence after which another client has a stream
+            tools.end.set()
+        response = await call
+        assert response.headers["content-type"] == "application/json"
+        assert response.json()["result"]["content"][0]["text"].endswith(name)
+    refused = await http.post(server.url, json=content, headers=headers | {"accept": "text/html"})
+    assert refused.status_code == 406
+
+
+@pytest.mark.parametrize(
+    ("mode", "accept"), [("auto", HEADERS["accept"]), ("auto", JSON["accept"]), ("json", "*/*"), ("sse", "*/*")]
+)
+@ways
+async def test_a_client_that_leaves_cancels_its_call(
+    servers: Servers, http: httpx2.AsyncClient, mode: str, accept: str, protocol: str, session_mode: str
+) -> None:
+    """In a session the call goes on: the client may have lost its connection only."""
+    server, tools = servers(mode, session_mode)
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "held")
+    call = asyncio.create_task(http.post(server.url, json=content, headers=headers | {"accept": accept}))
+    await anyio.to_thread.run_sync(tools.started.wait)
+    call.cancel()
+    await asyncio.wait([call])
+    if session_mode == "stateful" and protocol == "legacy":
+        await anyio.sleep(2 * WATCH_AFTER_SECONDS)
+        tools.end.set()
+        await anyio.to_thread.run_sync(lambda: wait_for(tools.ended.is_set))
+    else:
+        await anyio.to_thread.run_sync(lambda: wait_for(tools.cancelled.is_set))
+
+
+async def test_a_call_whose_session_ends_gets_an_error(servers: Servers, http: httpx2.AsyncClient) -> None:
+    server, tools = servers("auto", "stateful")
+    content, headers = tool_call("legacy", open_session(server.url), "held")
+    call = asyncio.create_task(http.post(server.url, json=content, headers=headers))
+    await anyio.to_thread.run_sync(tools.started.wait)
+    assert (await http.delete(server.url, headers=headers)).status_code == 200
+    response = await call
+    assert response.status_code == 500
+    assert "session ended" in response.json()["error"]["message"]
+
+
+async def test_a_stream_whose_session_ends_is_closed(servers: Servers, http: httpx2.AsyncClient) -> None:
+    server, _ = servers("auto", "stateful", "0.05")
+    content, headers = tool_call("legacy", open_session(server.url), "held")
+    async with http.stream("POST", server.url, json=content, headers=headers) as response:
+        received = response.aiter_raw()
+        assert await anext(received) == PING
+        assert (await http.delete(server.url, headers=headers)).status_code == 200
+        assert b"".join([chunk async for chunk in received]).replace(PING, b"") == b""
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "soon", "nan"])
+def test_a_silence_that_is_no_duration_stops_the_start(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("SSE_AFTER_SECONDS", value)
+    with pytest.raises(ConfigError, match="SSE_AFTER_SECONDS: "), serve(response_mode="auto"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("accept", "accepted"),
+    [
+        (b"", False),
+        (b"application/json", False),
+        (b"application/*", False),
+        (b"text/event-stream2", False),
+        (b"text/event-stream", True),
+        (b"TEXT/Event-Stream ; q=1", True),
+        (b"text/*", True),
+        (b"text/html,*/*;q=0.8", True),
+    ],
+)
+def test_the_types_of_an_event_stream_are_recognized(accept: bytes, accepted: bool) -> None:
+    assert accepts_stream(accept) is accepted
+
+
+# --- The response as such ------------------------------------------------------------------------------------
+
+
+class Sent:
+    """What a response has sent to the client."""
+
+    def __init__(self) -> None:
+        self.messages: list[dict[str, Any]] = []
+
+    async def __call__(self, message: Any) -> None:
+        await asyncio.sleep(0)  # as with a client that reads slowly
+        assert not self.messages or self.messages[-1].get("more_body", True) or "status" in self.messages[-1]
+        self.messages.append(message)
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages)
+
+
+@pytest.fixture
+async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResponse, Sent]]]:
+    made: list[DeferredResponse] = []
+
+    def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
+        sent = Sent()
+        made.append(DeferredResponse(sent, silence))
+        return made[-1], sent
+
+    yield make
+    for response in made:
+        response.close()
+
+
+Respond = Callable[[float | None], tuple[DeferredResponse, Sent]]
+
+
+async def test_after_the_answer_nothing_is_sent(respond: Respond) -> None:
+    response, sent = respond(0.001)
+    async with asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(response.event(b"data: %d\r\n\r\n" % number))
+        group.create_task(response.answer(200, [], b"{}"))
+        for number in range(20):
+            group.create_task(response.event(b"data: late %d\r\n\r\n" % number))
+    length = len(sent.messages)
+    await asyncio.sleep(0.02)  # twenty times the silence
+    assert len(sent.messages) == length
+    assert sent.body.endswith(b"data: {}\r\n\r\n")
+    assert b"late" not in sent.body
+    assert response.complete
+
+
+async def test_an_answer_is_sent_once_and_as_it_is(respond: Respond) -> None:
+    response, sent = respond(None)
+    await response.event(b"data: left out\r\n\r\n")
+    await response.answer(404, [(b"x-a", b"b")], b"body")
+    await response.answer(200, [], b"again")
+    assert sent.messages == [
+        {"type": "http.response.start", "status": 404, "headers": [(b"x-a", b"b")]},
+        {"type": "http.response.body", "body": b"body"},
+    ]
