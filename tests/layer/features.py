@@ -16,6 +16,7 @@ OPTIONAL = (
     "inbound.caller_quota_redis",
     "inbound.concurrency",
     "inbound.confirmation",
+    "inbound.direct",
     "inbound.identity",
     "inbound.long_calls",
     "inbound.pages",

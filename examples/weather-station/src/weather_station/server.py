@@ -28,6 +28,7 @@ WITHOUT_SWITCH = (
     "response_mode",
     "long_calls",
     "concurrency",
+    "direct",
     "tool_selection",
 )
 """Features that are always on where a project has them; they are not listed among the features."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -146,6 +146,8 @@ class HttpParts:
 
     authentication: Callable[[ASGIApp], ASGIApp] | None = None
     """Wraps the MCP endpoint, but not the other routes."""
+    direct: Callable[[Any, ASGIApp], ASGIApp] = lambda server, handler: handler
+    """Gets the server and the SDK's handler of the MCP endpoint, and returns the one to use."""
     endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
@@ -283,6 +285,8 @@ class Registry:
     on_registered: list[Callable[[], None]] = field(default_factory=list)
     """Each is called before the first request, when all tools, resources and prompts are registered."""
     audit: Audit | None = None
+    shown_to: Callable[[Caller], Hashable] = lambda caller: None
+    """Returns what decides which items of a list a caller sees: two callers with the same value see the same."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     cancel_call: Callable[[str, object], None] = lambda caller_id, request_id: None

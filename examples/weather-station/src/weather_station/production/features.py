@@ -10,6 +10,7 @@ from typing import Any
 
 from .inbound.auth_token import install as auth_token
 from .inbound.concurrency import install as concurrency
+from .inbound.direct import install as direct
 from .inbound.identity import install as identity
 from .inbound.long_calls import install as long_calls
 from .inbound.rate_limit import install as rate_limit
@@ -43,6 +44,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "tool_selection": tool_selection,
     "definitions": definitions,
     "rate_limiting": rate_limit,
+    "direct": direct,
     "response_mode": response_mode,
     "long_calls": long_calls,
     "concurrency": concurrency,

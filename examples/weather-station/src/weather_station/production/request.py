@@ -61,6 +61,8 @@ class MCPRequest:
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
     ran: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
+    encoded: bytes | None = None
+    """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
     timer: asyncio.Timeout | None = None
     """The timeout of the request."""
     entered: bool = False

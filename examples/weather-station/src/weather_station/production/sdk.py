@@ -319,7 +319,9 @@ class ProductionServer(MCPServer[Runtime]):
             raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
-        return results.sendable_result(request, result) if isinstance(result, dict) else result
+        if isinstance(result, dict) and request.encoded is None:
+            return results.sendable_result(request, result)
+        return result
 
     def _accepts(self, ctx: ServerRequestContext[Any, Any]) -> bool:
         """Return whether the parameters of a request are valid, so that a `ValidationError` comes from its handler."""
@@ -464,7 +466,8 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
         request.check_result = None
         return None
     request.entered = True
-    if context.request_state == NO_STATE and (params := context._input_params) is not None:
+    has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds
+    if has_state and context.request_state == NO_STATE and (params := context._input_params) is not None:
         context._input_params = params.model_copy(update={"request_state": None})
     return request
 

@@ -82,6 +82,7 @@ def install(registry: Registry) -> None:
     path = config.access_rules_file
     access = Access(registry, Rules() if path is None else load_rules(path))
     registry.middleware["authorization"] = access
+    registry.shown_to = access.scopes
     registry.policy_fields.add("scopes")
     registry.on_registered.append(access.check)
 
@@ -177,7 +178,7 @@ class Access:
 
     def missing(self, caller: Caller, scopes: Scopes) -> list[str]:
         """Return those of `scopes` that the caller lacks."""
-        if not scopes or scopes <= (granted := self._scopes(caller)):
+        if not scopes or scopes <= (granted := self.scopes(caller)):
             return []
         return sorted(scopes - granted)
 
@@ -197,7 +198,7 @@ class Access:
             TypeError: a list has an unknown form.
         """
         lists = LISTS.get(request.method)
-        if lists is None and not scopes:
+        if (lists is None and not scopes) or request.encoded is not None:
             return result
         if isinstance(result, dict) and "cacheScope" in result:
             result["cacheScope"] = "private"
@@ -213,7 +214,7 @@ class Access:
         needed = _all(self._ruled(METHODS, method), self.scopes_of(method, label))
         return needed is not None and not self.missing(caller, needed)
 
-    def _scopes(self, caller: Caller) -> Scopes:
+    def scopes(self, caller: Caller) -> Scopes:
         """Return the scopes of a caller with those that they imply."""
         has_token = caller.subject or caller.client or caller.issuer
         found: Scopes = self._implied(caller.scopes if has_token else self._anonymous)

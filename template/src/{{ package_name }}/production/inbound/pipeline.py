@@ -120,21 +120,28 @@ class Pipeline:
         self._handle: CallNext = compose(ORDER, middleware, handler)
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
-        caller = self._registry.identify(ctx.request)
         if ctx.request_id is None:
-            return await self._notify(ctx, caller.id, call_next)
+            return await self._notify(ctx, self._registry.identify(ctx.request).id, call_next)
+        return await self.run(self.request(ctx, call_next))
+
+    def request(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> MCPRequest:
+        """Return the request that `run` handles."""
         method, target, label, policy = self._target_of(ctx)
-        request = MCPRequest(
+        caller = self._registry.identify(ctx.request)
+        return MCPRequest(
             method, target, label, ctx, caller, new_request_id(), asyncio.current_task(), call_next, policy
         )
+
+    async def run(self, request: MCPRequest) -> Result:
+        """Handle a request in all middleware."""
         outer_request = current_request.set(request)
-        outer_caller = current_caller.set(caller)
+        outer_caller = current_caller.set(request.caller)
         try:
             result = await self._handle(request)
         finally:
             current_caller.reset(outer_caller)
             current_request.reset(outer_request)
-        return self._to_wire(ctx, result) if isinstance(result, CallToolResult) else result
+        return self._to_wire(request.context, result) if isinstance(result, CallToolResult) else result
 
     async def _notify(self, ctx: ServerRequestContext[Any, Any], caller_id: str, call_next: SDKCallNext) -> Result:
         """Handle a notification, which has no answer: one beyond the limit of messages is dropped."""

@@ -31,6 +31,7 @@ from ..request import (
     Status,
 )
 from ..upstream import metrics as upstream_metrics
+from .exposition import PLACEHOLDER, Exposition, Zeros, without_creation_times
 from .health import failing_checks
 from .meter import Counter, Histogram
 
@@ -58,11 +59,12 @@ class PrometheusMeter:
     path = "/metrics"
 
     def __init__(self) -> None:
-        self.collectors = prometheus.CollectorRegistry()
+        self._process = prometheus.CollectorRegistry()
         self._families: dict[str, Family] = {}
-        prometheus.ProcessCollector(registry=self.collectors)
-        prometheus.PlatformCollector(registry=self.collectors)
-        prometheus.GCCollector(registry=self.collectors)
+        prometheus.ProcessCollector(registry=self._process)
+        prometheus.PlatformCollector(registry=self._process)
+        prometheus.GCCollector(registry=self._process)
+        self.zeros = Zeros()
 
     def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Counter]:
         counter = self._family(prometheus.Counter, name, documentation, labels)
@@ -83,16 +85,22 @@ class PrometheusMeter:
     ) -> FamilyType:
         family = self._families.get(name)
         if family is None:
-            family = self._families[name] = kind(name, documentation, labels, registry=self.collectors, **options)
+            family = self._families[name] = kind(name, documentation, labels, registry=None, **options)
         if not isinstance(family, kind) or family._labelnames != labels:
             raise ValueError(f"the metric {name} is declared already, with another type or other labels")
         return family
 
     def collect(self) -> Iterator[prometheus.Metric]:
-        """Yield all metrics without the creation times that the client library adds to counters and histograms."""
-        for metric in self.collectors.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
-            yield metric
+        """Yield all metrics."""
+        yield from self._process.collect()
+        for family in [*self._families.values()]:
+            for metric in family.collect():
+                self.zeros.add_to(metric)
+                yield without_creation_times(metric)
+
+    def exposition(self) -> Exposition:
+        """Return what makes the text of /metrics."""
+        return Exposition(self._process, self._families, self.zeros)
 
     def samples(self) -> Iterator[Sample]:
         for metric in self.collect():
@@ -146,20 +154,35 @@ def install(registry: Registry) -> None:
         registry.http.listeners.append(Listener("metrics", "METRICS_PORT", port, meter.path, (route,)))
 
 
+CALLS = ("mcp_tool_calls_total", "Finished tool calls by status.", ("tool_name", "status"))
+LATENCY = ("mcp_tool_latency_seconds", "Duration of tool calls in seconds, without rejected calls.", ("tool_name",))
+
+
+def _zeros() -> Zeros:
+    """Return the series of a tool before its first call."""
+    calls = prometheus.Counter(*CALLS, registry=None)
+    for status in STATUSES:
+        calls.labels(PLACEHOLDER, status)
+    latency = prometheus.Histogram(*LATENCY, registry=None, buckets=LATENCY_BUCKETS)
+    latency.labels(PLACEHOLDER)
+    return Zeros(calls, latency)
+
+
 def _middleware(registry: Registry, meter: PrometheusMeter) -> Middleware:
-    calls = meter.counter("mcp_tool_calls_total", "Finished tool calls by status.", ("tool_name", "status"))
+    calls = meter.counter(*CALLS)
     errors = meter.counter("mcp_tool_errors_total", "Failed tool calls by error type.", ("tool_name", "error_type"))
-    latency = meter.histogram(
-        "mcp_tool_latency_seconds",
-        "Duration of tool calls in seconds, without rejected calls.",
-        ("tool_name",),
-        buckets=LATENCY_BUCKETS,
-    )
+    latency = meter.histogram(*LATENCY, buckets=LATENCY_BUCKETS)
     tools: dict[str, _ToolMetrics] = {}
     active = 0
+    zeros = meter.zeros = _zeros()
 
-    def add_tool(name: str) -> _ToolMetrics:
+    def first_call(name: str) -> _ToolMetrics:
+        zeros.tools.pop(name, None)
         return tools.setdefault(name, _ToolMetrics(name, calls, latency(name), errors))
+
+    def add_tool(name: str) -> None:
+        if name not in tools:
+            zeros.tools[name] = None
 
     add_tool("unknown")
     operations = _Operations(meter)
@@ -179,7 +202,7 @@ def _middleware(registry: Registry, meter: PrometheusMeter) -> Middleware:
             seconds = perf_counter() - started
             operations.observe(request, seconds)
             if request.method == TOOLS_CALL:
-                tool = tools.get(request.target_label) or add_tool(request.target_label)
+                tool = tools.get(request.target_label) or first_call(request.target_label)
                 tool.calls[request.status].inc()
                 if request.status != "rejected":
                     tool.latency.observe(seconds)
@@ -228,10 +251,13 @@ def _observe_sessions(registry: Registry, meter: PrometheusMeter) -> None:
 def _endpoint(registry: Registry, meter: PrometheusMeter) -> Callable[[Request], Awaitable[Response]]:
     ready = meter.gauge("mcp_ready", "1 while every readiness check passes, 0 while one fails or the server stops.")()
 
+    exposition = meter.exposition()
+
     async def metrics(request: Request) -> Response:
         # The checks run at each scrape, since nothing else may request /readyz. They end within two seconds.
         ready.set(0 if await failing_checks(registry) else 1)
         encode, content_type = choose_encoder(",".join(request.headers.getlist("accept")))
-        return Response(encode(meter), headers={"content-type": content_type})
+        text = await exposition.text(encode, content_type)
+        return Response(text, headers={"content-type": content_type})
 
     return metrics

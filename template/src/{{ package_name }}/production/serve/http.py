@@ -45,7 +45,8 @@ def build(server: ProductionServer) -> ASGIApp:
         max_request_body_size=config.max_request_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    handler: ASGIApp = Streams(server.session_manager.handle_request, server.drain, registry)
+    handler: ASGIApp = registry.http.direct(server, server.session_manager.handle_request)
+    handler = Streams(handler, server.drain, registry)
     handler = registry.http.respond(only_post(handler) if is_stateless else handler)
     for wrap in registry.http.endpoint:
         handler = wrap(handler)
