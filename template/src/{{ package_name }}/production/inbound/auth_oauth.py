@@ -12,7 +12,7 @@ from functools import partial
 import structlog
 from starlette.requests import Request
 
-from ..config import ConfigError, without_credentials
+from ..config import without_credentials
 from ..observe.rejections import Rejections
 from ..registry import Probe, Registry
 from . import auth, auth_oauth_settings
