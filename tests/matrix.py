@@ -107,22 +107,22 @@ class Project:
         make_environment(path)
         return cls(path)
 
-    def uv(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1")
+    def uv(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return run(uv(), *arguments, cwd=self.path, UV_OFFLINE="1", **environment)
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run the interpreter of the project's environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
 
-    def check(self, name: str) -> str:
-        """Run one of `CHECKS` and return the last line of its output.
+    def check(self, name: str, **environment: str) -> str:
+        """Run one of `CHECKS`, with more variables, and return the last line of its output.
 
         Raises:
             AssertionError: it failed, or skipped a test.
         """
         if name == "types":
             return self.check_types()
-        done = self.uv("run", "--no-sync", *CHECKS[name])
+        done = self.uv("run", "--no-sync", *CHECKS[name], **environment)
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
         if name == "tests":
@@ -154,13 +154,14 @@ class Project:
         assert done.returncode == 0, done.stderr
         compile_modules(self.path / ".venv")
 
-    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True) -> str:
+    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True, **environment: str) -> str:
         """Run tests of the production layer in the project's environment, and return the last line of their output.
 
         Args:
             selection: options of pytest and names of modules; all tests unless given.
             processes: number of workers, each of which takes some seconds to start; 0 for none.
             forks: whether servers in processes of their own may be forks, whose libraries are imported already.
+            environment: more variables.
 
         Raises:
             AssertionError: a test failed or was skipped.
@@ -178,7 +179,7 @@ class Project:
                 *selection,
             ],
             cwd=LAYER,
-            env=clean_environment(UV_OFFLINE="1", **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
+            env=clean_environment(UV_OFFLINE="1", **environment, **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
