@@ -264,10 +264,14 @@ def result_of(response: httpx2.Response) -> dict[str, Any]:
     return result
 
 
+def without_audit_records(text: str) -> list[str]:
+    """Return the lines of a log, without the audit records between them."""
+    return [line for line in text.split("\n") if line and not line.startswith('{"audit":')]
+
+
 def log_lines(text: str) -> list[dict[str, Any]]:
     """Return the lines of a JSON log, without the audit records between them."""
-    found = [json.loads(line) for line in text.split("\n") if line]
-    return [line for line in found if "audit" not in line]
+    return [json.loads(line) for line in without_audit_records(text)]
 
 
 def text_of(result: dict[str, Any]) -> str:
