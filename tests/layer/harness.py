@@ -286,7 +286,8 @@ class PromptServer(HttpServer):
     def stop(self) -> None:
         super().stop()
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._woken.set)
+            with suppress(RuntimeError):  # the loop is closed: the server has ended
+                self._loop.call_soon_threadsafe(self._woken.set)
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
