@@ -645,7 +645,11 @@ def test_the_standard_variables_win(collector: Collector) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")],
+    [
+        ("OTEL_SDK_DISABLED", "true"),
+        pytest.param("OTEL_TRACES_EXPORTER", "none", marks=pytest.mark.release),
+        pytest.param("OTEL_TRACES_SAMPLER", "always_off", marks=pytest.mark.release),
+    ],
 )
 def test_the_standard_variables_switch_traces_off(collector: Collector, variable: str, value: str) -> None:
     traced = variable == "OTEL_TRACES_SAMPLER"  # a sampler decides call by call
