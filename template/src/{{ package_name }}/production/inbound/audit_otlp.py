@@ -46,7 +46,7 @@ def sink_of(registry: Registry) -> OTLPSink:
     """
     config = registry.config
     if not config.enable_telemetry or not exports(config, "logs"):
-        raise ConfigError(["AUDIT_SINK=otlp: no logs are exported; set OTEL_EXPORTER_ENDPOINT to a collector's address"])
+        raise ConfigError(["AUDIT_SINK=otlp: no logs are exported: set OTEL_EXPORTER_ENDPOINT to a collector's URL"])
     exporter_of(config, "logs").shutdown()  # a wrong variable is rejected now
     resource, scope = resource_of(registry.about), InstrumentationScope(__name__)
 
@@ -54,13 +54,13 @@ def sink_of(registry: Registry) -> OTLPSink:
         fields = orjson.loads(line)
         record = LogRecord(
             timestamp=int(datetime.fromisoformat(fields["time"]).timestamp() * 1e6) * 1000,
-            trace_id=int(fields.get("trace_id", "0"), 16),
             severity_text="INFO",
             severity_number=SeverityNumber.INFO,
             body=line.decode().rstrip("\n"),
             attributes={f"audit.{name}": fields[name] for name in ATTRIBUTES},
             event_name="audit",
         )
+        record.trace_id = int(fields.get("trace_id", "0"), 16)
         return ReadWriteLogRecord(record, resource, scope)
 
     return OTLPSink(lambda: exporter_of(config, "logs"), converted)
