@@ -9,7 +9,9 @@ import base64
 import contextlib
 import hashlib
 import json
+import selectors
 import shutil
+import socket
 import ssl
 import subprocess
 import threading
@@ -191,28 +193,116 @@ def test_a_client_with_a_document_needs_no_registration(world: World, certificat
         assert call(world, report["second"]["access_token"]) == 401
 
 
+def steps_of(client: subprocess.Popen[str], before: Callable[[str], None]) -> dict[str, Any]:
+    """Call `before` with each request of a client that waits, and return its report."""
+    assert client.stdin
+    assert client.stdout
+    for line in client.stdout:
+        if "next" not in (step := json.loads(line)):
+            client.communicate(timeout=60)
+            return step  # type: ignore[no-any-return]
+        before(step["next"])
+        client.stdin.write("go on\n")
+        client.stdin.flush()
+    raise AssertionError(client.communicate()[1])
+
+
 @pytest.mark.acceptance
 def test_another_replica_goes_on_at_each_step(world: World) -> None:
     with contextlib.ExitStack() as serving:
-        server = serving.enter_context(world.serving())
-        client = world.client("carol", "", "steps")
-        assert client.stdin
-        assert client.stdout
+        serving.enter_context(world.serving())
         steps = []
-        for line in client.stdout:
-            if "at" not in (step := json.loads(line)):
-                break
-            steps.append(step["at"])
-            if step["at"].startswith(world.url):
+
+        def restart(request: str) -> None:
+            if f" {world.url}/" in request:
+                steps.append(request)
                 serving.close()
-                server = serving.enter_context(world.serving())
-            client.stdin.write("go on\n")
-            client.stdin.flush()
+                serving.enter_context(world.serving())
+
+        report = steps_of(world.client("carol", "", "browser"), restart)
+        assert report["who"]["id"] == "carol"
+        assert [step.partition(world.url)[2] for step in steps] == ["/authorize", "/oauth/consent", "/oauth/callback"]
+
+
+class Balancer:
+    """Forwards each connection to a replica that is up, and closes it when that replica ends."""
+
+    def __init__(self, port: int, targets: list[int]) -> None:
+        self._targets = targets
+        self._listener = socket.create_server((LOCAL, port))
+        self.open: dict[int, int] = dict.fromkeys(targets, 0)
+        """Connections by the port of their replica."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                threading.Thread(target=self._forward, args=(self._listener.accept()[0],), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        for port in self._targets:
+            with contextlib.suppress(OSError):
+                replica = socket.create_connection((LOCAL, port))
+                break
         else:
-            raise AssertionError(client.communicate()[1] + server.log())
-        client.communicate(timeout=60)
-        assert step["who"]["id"] == "carol"
-        assert sum(url.startswith(world.url) for url in steps) == 4
+            client.close()
+            return
+        self.open[port] += 1
+        with client, replica, selectors.DefaultSelector() as selector:
+            selector.register(client, selectors.EVENT_READ, replica)
+            selector.register(replica, selectors.EVENT_READ, client)
+            with contextlib.suppress(OSError):
+                while all(self._copied(key) for key, _ in selector.select()):
+                    pass
+        self.open[port] -= 1
+
+    @staticmethod
+    def _copied(key: selectors.SelectorKey) -> bool:
+        """Return whether there was something to copy, and not the end of the connection."""
+        if data := key.fileobj.recv(65_536):  # type: ignore[union-attr]
+            key.data.sendall(data)
+        return bool(data)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+@pytest.mark.release
+def test_one_of_two_replicas_is_killed_before_each_request(world: World, figure: Callable[[str], None]) -> None:
+    """Each one in turn, so that whatever a request has left in a process is gone before the next."""
+    ports = [free_port(), free_port()]
+    balancer = Balancer(world.port, ports)
+    requests: list[str] = []
+    with contextlib.ExitStack() as all_replicas:
+        all_replicas.callback(balancer.close)
+        stacks = [all_replicas.enter_context(contextlib.ExitStack()) for _ in ports]
+        replicas: list[Server] = []
+
+        def start(number: int) -> Server:
+            log = world.directory / f"replica{number}.log"
+            return stacks[number].enter_context(world.project.serving(log, **world.settings | {"PORT": ports[number]}))
+
+        def kill_one(request: str) -> None:
+            number = len(requests) % 2
+            requests.append(request.replace(world.url, "").replace(world.issuer, "provider "))
+            if len(requests) > 1:
+                replicas[1 - number] = start(1 - number)
+            replicas[number].process.kill()
+            replicas[number].process.wait()
+            stacks[number].close()
+            wait_for(lambda: balancer.open[ports[number]] == 0, replicas[number].log)
+
+        replicas += [start(0), start(1)]
+        report = steps_of(world.client("dora", "", "all"), kill_one)
+    assert report["who"] == report["after_refresh"]
+    assert report["who"]["id"] == "dora"
+    assert json.loads(report["orders"][0])["sub"] == "dora"
+    for request in ("POST /register", "GET /authorize", "POST /oauth/consent", "GET /oauth/callback", "POST /mcp"):
+        assert request in requests
+    assert requests.count("POST /token") == 2
+    assert any(request.startswith("POST provider ") for request in requests), "the login"
+    figure(f"one of two replicas was killed before each of {len(requests)} requests of a sign-in and its calls")
 
 
 @contextlib.contextmanager
