@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
 from collector import Collector, attributes_of, over_grpc, over_http, protocols, receiving
-from harness import Serve, config, has, run_python, wait_for
+from harness import Serve, config, has, log_lines, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ConfigError
@@ -81,7 +80,7 @@ def test_the_lines_of_the_log_are_exported(
         server.call("crash")
         wait_for(lambda: any(record.body.string_value == "tool call" for record in collector.records()))
     records = {record.body.string_value: record for record in collector.records()}
-    lines = {line.get("message"): line for line in map(json.loads, capfd.readouterr().err.splitlines())}
+    lines = {line["message"]: line for line in log_lines(capfd.readouterr().err)}
     for text in ("about to crash", "tool call", "tool raised an unexpected exception"):
         record, line = records[text], lines[text]
         attributes = attributes_of(record)
