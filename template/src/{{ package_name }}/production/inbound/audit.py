@@ -12,6 +12,8 @@ import json
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +27,7 @@ from pydantic_settings import SettingsConfigDict
 from starlette.requests import Request
 
 from ..caller import STDIO, UNKNOWN, Caller
-from ..config import ConfigError, EnvironmentSettings
+from ..config import UPDATE, ConfigError, EnvironmentSettings
 from ..json_values import valid_unicode
 from ..observe.redaction import Redactor, configured_secrets, shorten
 from ..observe.throttle import Throttle
@@ -71,7 +73,7 @@ class AuditSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="AUDIT_")
 
-    sink: Literal["stderr", "file"] = "stderr"
+    sink: Literal["stderr", "file", "otlp"] = "stderr"
     file: Path | None = None
     file_max_bytes: int = Field(default=100 * 1024 * 1024, ge=64 * 1024, le=1024**4)
     file_count: int = Field(default=10, ge=1, le=10_000)
@@ -91,7 +93,7 @@ def install(registry: Registry) -> None:
         raise ConfigError(["AUDIT_FILE: must be set for AUDIT_SINK=file"])
     if settings.sink != "file" and (settings.file is not None or settings.fsync):
         raise ConfigError(["AUDIT_FILE and AUDIT_FSYNC need AUDIT_SINK=file"])
-    audit = Audit(registry, settings, sink_of(settings))
+    audit = Audit(registry, settings, sink_of(registry, settings))
     registry.audit = audit
     registry.middleware["audit"] = audit
     registry.middleware["reject_unaudited"] = audit.reject_unaudited
@@ -100,8 +102,19 @@ def install(registry: Registry) -> None:
     registry.on_shutdown.append(audit.close)
 
 
-def sink_of(settings: AuditSettings) -> Sink:
-    """Return the sink that the settings choose."""
+def sink_of(registry: Registry, settings: AuditSettings) -> Sink:
+    """Return the sink that the settings choose.
+
+    Raises:
+        ConfigError: it is OTLP, and no logs are exported.
+    """
+    if settings.sink == "otlp":
+        module = f"{__package__}.audit_otlp"
+        if not find_spec(module):
+            problem = "this project exports no logs over OTLP. Change it with"
+            raise ConfigError([f"AUDIT_SINK=otlp: {problem}: {UPDATE} telemetry_signals=all"])
+        sink: Sink = import_module(module).sink_of(registry)
+        return sink
     if settings.file is None:
         return StderrSink()
     return FileSink(settings.file, max_bytes=settings.file_max_bytes, kept=settings.file_count, durable=settings.fsync)
@@ -138,7 +151,9 @@ class Audit:
     async def close(self) -> None:
         """Wait until all records are kept, and close the sink."""
         await self._synced()
-        self._sink.close()
+        if lost := self._sink.close():
+            self._lose(lost)
+            log.error("audit records are lost: the collector did not accept them", records=lost)
 
     # --- Requests --------------------------------------------------------------------------------------------
 
@@ -273,9 +288,9 @@ class Audit:
             return False
         return True
 
-    def _lose(self) -> None:
-        self._dropped += 1
-        self._count()
+    def _lose(self, records: int = 1) -> None:
+        self._dropped += records
+        self._count(records)
 
     def _complain(self, error: OSError) -> None:
         if self._throttle.admit() is not None:

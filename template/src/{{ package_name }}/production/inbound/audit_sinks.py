@@ -1,4 +1,4 @@
-"""Where audit records go: stderr, or a file that is rotated."""
+"""Where audit records go: stderr, or a file that is rotated; `audit_otlp` has another sink."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class Sink(Protocol):
     def write(self, line: bytes) -> None: ...
 
     async def sync(self) -> None:
-        """Wait until all records are on the disk."""
+        """Wait until all records are kept."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> int:
+        """Return how many records are not kept, and never will be."""
+        ...
 
 
 class StderrSink:
@@ -48,7 +50,8 @@ class StderrSink:
 
     async def sync(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> int:
+        return 0
 
 
 class FileSink:
@@ -127,7 +130,7 @@ class FileSink:
                 os.close(descriptor)
             self._synced = covered
 
-    def close(self) -> None:
+    def close(self) -> int:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             try:
@@ -136,6 +139,7 @@ class FileSink:
                     self._synced = self._written
             finally:
                 os.close(descriptor)
+        return 0
 
     def _has_name(self) -> bool:
         if self._descriptor is None:
