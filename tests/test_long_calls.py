@@ -169,8 +169,8 @@ def blocks() -> dict[str, str]:
 
 
 ACCESS_LOG = (
-    """log_format json escape=json '{"accept": "$http_accept", "type": "$sent_http_content_type", '"""
-    """'"seconds": $request_time, "body": "$request_body"}';\naccess_log access.log json;\n"""
+    """log_format json escape=json '{"accept": "$http_accept", "type": "$sent_http_content_type", """
+    """"seconds": $request_time, "body": "$request_body"}';\naccess_log access.log json;\n"""
 )
 
 
