@@ -36,7 +36,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
 
-from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
+from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, run_python, wait_for
 from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.observe import telemetry
@@ -449,6 +449,19 @@ def test_large_texts_take_little_memory_in_the_queue(serve: Serve, monkeypatch: 
         finally:
             tracemalloc.stop()
     assert held < 2_000_000
+
+
+def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+
+    def failures(server: Running) -> float | None:
+        return server.metrics().value("mcp_telemetry_export_failures_total", signal="traces")
+
+    with serve(telemetry_endpoint="http://127.0.0.1:9") as server:
+        assert failures(server) == 0
+        server.call("health_check")
+        wait_for(lambda: failures(server) == 1, "a failed export")
 
 
 # --- The convention -------------------------------------------------------------------------------------------------
