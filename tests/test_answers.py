@@ -150,6 +150,7 @@ BAD: dict[str, tuple[object, ...]] = {
     "enable_metrics_tool": (True,),
     "rate_limit_requests": (0, -1, 1_000_000_001, "many"),
     "rate_limit_window_seconds": (0, 86_401),
+    "max_result_bytes": (-1, 2**30 + 1, "many"),
     "max_retries": (-1, 101),
     "retry_delay_seconds": (0, -1, 86_401, "nan", "inf"),
     "retry_max_delay_seconds": (0, 86_401, "nan", 0.5),

@@ -65,7 +65,10 @@ DISTRIBUTIONS = {
     "opentelemetry.instrumentation": "opentelemetry-instrumentation-httpx",
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
-    **{f"opentelemetry.{part}": "opentelemetry-api" for part in ("baggage", "context", "propagate", "trace", "util")},
+    **{
+        f"opentelemetry.{part}": "opentelemetry-api"
+        for part in ("_logs", "baggage", "context", "propagate", "trace", "util")
+    },
 }
 """The distribution of a module, where it is not the one of the same name."""
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
 
-from harness import Serve, wait_for
+from harness import Serve, log_lines, wait_for
 
 
 @pytest.mark.parametrize(
@@ -29,7 +28,7 @@ def test_every_http_request_has_a_record(
         def records() -> list[dict[str, Any]]:
             nonlocal output
             output += capfd.readouterr().err
-            return [line for line in map(json.loads, output.splitlines()) if line["message"] == "http request"]
+            return [line for line in log_lines(output) if line["message"] == "http request"]
 
         wait_for(lambda: len(records()) == (len(expected) if level else 0))
         found = records()
