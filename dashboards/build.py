@@ -145,7 +145,9 @@ METRICS: Rows = {
             "Requests by method",
             "MCP requests per second by method, with those that fail.",
             "reqps",
-            Query(rate("mcp_method_name", "mcp_server_operation_duration_seconds_count", SERVER), "{{mcp_method_name}}"),
+            Query(
+                rate("mcp_method_name", "mcp_server_operation_duration_seconds_count", SERVER), "{{mcp_method_name}}"
+            ),
             stacked=True,
         ),
         series(
@@ -159,10 +161,12 @@ METRICS: Rows = {
         ),
         series(
             "Size of results",
-            "99th percentile of the bytes of text and structure that a tool sends. MAX_RESULT_BYTES is the usual limit.",
+            "99th percentile of the bytes of text and structure that a tool sends. Usual limit: MAX_RESULT_BYTES.",
             "bytes",
             Query(
-                percentile(0.99, "gen_ai_tool_name, le", "mcp_result_size_bytes", f'{SERVER}, gen_ai_tool_name=~"$tool"'),
+                percentile(
+                    0.99, "gen_ai_tool_name, le", "mcp_result_size_bytes", f'{SERVER}, gen_ai_tool_name=~"$tool"'
+                ),
                 "{{gen_ai_tool_name}}",
             ),
         ),
@@ -224,8 +228,8 @@ METRICS: Rows = {
         ),
         series(
             "Threads that outlive their call",
-            "Threads of plain functions that still run although their call has ended. When all are stuck, calls of such "
-            "functions are rejected.",
+            "Threads of plain functions that still run although their call has ended. When all are stuck, calls of "
+            "such functions are rejected.",
             "none",
             Query(f"sum by (instance) (mcp_tool_threads_stuck{{{SERVER}}})", "{{instance}}"),
         ),

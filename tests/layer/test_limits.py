@@ -11,7 +11,7 @@ import pytest
 from harness import HAS_METRICS, PRODUCTION, PROJECT, Serve, has
 from weather_station.production.config import ProductionConfig, variable
 from weather_station.production.observe.rejections import Reason
-from weather_station.production.upstream.shares import CALLER_SHARE
+from weather_station.production.upstream.shares import SHARE_DIVISOR
 
 
 class Row(NamedTuple):
@@ -74,7 +74,7 @@ def test_a_limit_is_the_one_of_the_running_server(row: Row, serve: Serve) -> Non
             assert numbers(row.default) == [constants[name] for name in names]
         return
     if row.limit in QUARTERS:
-        assert (row.default, CALLER_SHARE) == ("a quarter", 4)
+        assert (row.default, SHARE_DIVISOR) == ("a quarter", 4)
         return
     setting = row.setting.strip("`")
     (name,) = [name for name in ProductionConfig.model_fields if variable(name) == setting]
