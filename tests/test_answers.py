@@ -273,10 +273,21 @@ def test_copier_renders_texts_unchanged(small_template: Path, tmp_path: Path, na
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.text(max_size=110), st.text(max_size=310))
 @example("a'\"\\", "{{ project_name }}")
 def test_any_text_works_or_is_rejected(name: str, description: str) -> None:
+    assert_works_or_is_rejected(name, description)
+
+
+@pytest.mark.release
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=110), st.text(max_size=310))
+def test_any_of_a_hundred_texts_works_or_is_rejected(name: str, description: str) -> None:
+    assert_works_or_is_rejected(name, description)
+
+
+def assert_works_or_is_rejected(name: str, description: str) -> None:
     slug = evaluate({"project_name": name})["project_slug"]
     problems = (
         rejection("project_name", name),

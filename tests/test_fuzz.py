@@ -23,7 +23,7 @@ import pytest
 
 from .live_servers import HEADERS, LOCAL, TOKEN, Project, Server, make_project, post, status, tool_call
 
-pytestmark = [pytest.mark.slow, pytest.mark.acceptance]
+pytestmark = pytest.mark.slow
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "8"))
 SEED = int(os.environ.get("FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**32)
@@ -46,7 +46,13 @@ def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
     return make_project(template, tmp_path_factory.mktemp("fuzz") / "project", "extra")
 
 
-@pytest.fixture(params=["json", "sse"], scope="module")
+@pytest.fixture(
+    params=[
+        pytest.param("json", marks=pytest.mark.acceptance),
+        pytest.param("sse", marks=pytest.mark.release),  # what rejects a request does not know the mode of its response
+    ],
+    scope="module",
+)
 def server(
     request: pytest.FixtureRequest, project: Project, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:

@@ -110,7 +110,7 @@ def test_without_uv_the_project_stays_and_the_command_is_named(template: Path, t
     assert (tmp_path / "project" / "pyproject.toml").exists()
 
 
-@pytest.mark.parametrize("variable", ["CI", "MCP_TEMPLATE_STRICT"])
+@pytest.mark.parametrize("variable", ["CI", pytest.param("MCP_TEMPLATE_STRICT", marks=pytest.mark.release)])
 def test_on_ci_and_in_strict_mode_a_problem_ends_with_status_1(template: Path, tmp_path: Path, variable: str) -> None:
     environment = without_uv(tmp_path) | {variable: "1"}
     assert copy(template, tmp_path, "--no-cleanup", **environment).returncode != 0

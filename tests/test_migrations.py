@@ -478,7 +478,13 @@ def test_other_lines_with_the_old_name_are_listed(renamed: Updated) -> None:
     assert "more.py:1" not in renamed.output
 
 
-@pytest.mark.parametrize("options", [[], ["--data=package_name=store"]], ids=["files moved", "package renamed"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="files moved"),
+        pytest.param(["--data=package_name=store"], id="package renamed", marks=pytest.mark.release),
+    ],
+)
 def test_the_documented_commands_undo_an_update(original: Path, tmp_path: Path, options: list[str]) -> None:
     project = Path(shutil.copytree(original, tmp_path / "project"))
     before = files(project)

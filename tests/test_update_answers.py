@@ -79,7 +79,7 @@ def test_a_url_with_credentials_that_is_recorded_is_named(tmp_path: Path) -> Non
     assert "hidden" not in output
 
 
-@pytest.mark.parametrize("was", [True, False])
+@pytest.mark.parametrize("was", [True, pytest.param(False, marks=pytest.mark.release)])
 def test_manually_edited_answers_are_reported_and_the_printed_command_repairs_them(tmp_path: Path, was: bool) -> None:
     made = template(tmp_path / "template")
     project = made.copy("1.0.0", tmp_path / "project", extras=was)

@@ -41,7 +41,7 @@ def shell(command: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("later", [pytest.param(False, marks=pytest.mark.release), True])
 def test_an_update_that_was_killed_and_committed_is_undone_by_the_command_it_names(project: Path, later: bool) -> None:
     before = files(project)
     killed = copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project, KILLED_IN="after")
@@ -62,7 +62,7 @@ def test_an_update_that_was_killed_and_committed_is_undone_by_the_command_it_nam
     assert MARK not in files(project)
 
 
-@pytest.mark.parametrize("stage", ["before", "after"])
+@pytest.mark.parametrize("stage", [pytest.param("before", marks=pytest.mark.release), "after"])
 def test_an_update_that_was_killed_is_undone_by_the_printed_command(project: Path, stage: str) -> None:
     before = files(project)
     copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project, KILLED_IN=stage)

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,8 +69,14 @@ LEGACY, MODERN = "2025-11-25", "2026-07-28"
 
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": LEGACY}
 
-ENVIRONMENT = {"LOG_LEVEL": "INFO"} | ({} if ANSWERS["config"]["metrics_port"] is None else {"METRICS_PORT": "0"})
-"""Whatever the answers are, tests find the lines that they look for, and no two servers want the same port."""
+ENVIRONMENT = {"LOG_LEVEL": "INFO", "SSL_CERT_DIR": str(LAYER)} | (
+    {} if ANSWERS["config"]["metrics_port"] is None else {"METRICS_PORT": "0"}
+)
+"""Whatever the answers are, tests find the lines that they look for, and no two servers want the same port.
+
+No test connects to the internet, and loading the system's certificates is a third of what starting a server costs: it
+gets a folder without any.
+"""
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For HTTP clients: loading the system's certificates takes 30 ms."""
@@ -264,15 +270,45 @@ def result_of(response: httpx2.Response) -> dict[str, Any]:
     return result
 
 
+def without_audit_records(text: str) -> list[str]:
+    """Return the lines of a log, without the audit records between them."""
+    return [line for line in text.split("\n") if line and not line.startswith('{"audit":')]
+
+
 def log_lines(text: str) -> list[dict[str, Any]]:
     """Return the lines of a JSON log, without the audit records between them."""
-    found = [json.loads(line) for line in text.split("\n") if line]
-    return [line for line in found if "audit" not in line]
+    return [json.loads(line) for line in without_audit_records(text)]
 
 
 def text_of(result: dict[str, Any]) -> str:
     """Return the text that the model reads."""
     return "\n".join(block["text"] for block in result["content"])
+
+
+class PromptServer(HttpServer):
+    """A server that notices at once that it is to stop; uvicorn looks ten times a second."""
+
+    def __init__(self, server: ProductionServer, application: ASGIApp) -> None:
+        super().__init__(server, application)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._woken = asyncio.Event()
+
+    def stop(self) -> None:
+        super().stop()
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: the server has ended
+                self._loop.call_soon_threadsafe(self._woken.set)
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += 1
+            if self._registry.draining:
+                await asyncio.sleep(0.001)
+            else:
+                with suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._woken.wait(), 0.1)
 
 
 @contextmanager
@@ -282,7 +318,7 @@ def running(settings: ProductionConfig, register: Register | None = None) -> Ite
     if register is not None:
         register(server)
     listener = bind("127.0.0.1", 0)
-    http = HttpServer(server, create_app(server))
+    http = PromptServer(server, create_app(server))
     thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     wait_for(lambda: http.started or not thread.is_alive())

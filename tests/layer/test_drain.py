@@ -12,7 +12,7 @@ import anyio
 import httpx2
 import pytest
 
-from harness import HEADERS, Serve, http_process, modern, text_of, wait_for
+from harness import HEADERS, Serve, has, http_process, modern, text_of, wait_for
 from held import TOOLS, Protocol, ServerWithHeldCalls, ToolClient, legacy, open_session
 from weather_station.production.sdk import ProductionServer
 
@@ -155,7 +155,7 @@ async def test_a_response_that_is_read_slowly_is_complete(serve: Serve, http: ht
 
         server.tool(structured_output=False)(large)
 
-    with serve(register) as server:
+    with serve(register, **({"max_result_bytes": 0} if has("inbound.result_budget") else {})) as server:
         content = server.request("large")
         async with http.stream("POST", server.url, json=content, headers=HEADERS) as response:
             server.http.stop()

@@ -51,16 +51,16 @@ class Tools:
         self.running = 0
         self.end = threading.Event()
         self.outcomes: list[tuple[str, str | None]] = []
-        self.cancellations = 0
+        self.cancels = 0
 
     def __call__(self, server: ProductionServer) -> None:
         cancel_call = server.registry.cancel_call
 
-        def cancel(caller_id: str, request_id: object) -> None:
+        def count_cancel(caller_id: str, request_id: object) -> None:
             cancel_call(caller_id, request_id)
-            self.cancellations += 1
+            self.cancels += 1
 
-        server.registry.cancel_call = cancel
+        server.registry.cancel_call = count_cancel
         server.tool()(self.held)
         server.tool()(ask)
         server.registry.middleware["metrics"] = self.record
@@ -147,7 +147,7 @@ async def test_a_client_cancels_its_call_by_id(calls: tuple[Calls, Tools], numbe
     assert ("client_error", "Cancelled") in tools.outcomes
     made.calls.clear()
     await made.cancel(cancelled, ALICE)  # there is nothing left to cancel
-    await anyio.to_thread.run_sync(lambda: wait_for(lambda: tools.cancellations == 2))  # the 202 came before that
+    await anyio.to_thread.run_sync(lambda: wait_for(lambda: tools.cancels == 2))  # 202 comes before it is handled
     next_call = await made.start(number, ALICE)
     tools.end.set()
     assert "result" in answer_of(await next_call)

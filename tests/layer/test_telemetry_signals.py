@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from harness import Running, Serve, config, has, run_python, wait_for
+from harness import Running, Serve, config, has, log_lines, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ANSWERS, ConfigError
@@ -183,8 +182,7 @@ def test_the_lines_of_the_log_are_exported(
         server.call("crash")
         wait_for(lambda: any(record.body.string_value == "tool call" for record in collector.records()))
     records = {record.body.string_value: record for record in collector.records()}
-    written = map(json.loads, capfd.readouterr().err.splitlines())
-    lines = {line["message"]: line for line in written if "message" in line}  # without audit records
+    lines = {line["message"]: line for line in log_lines(capfd.readouterr().err)}
     for text in ("about to crash", "tool call", "tool raised an unexpected exception"):
         record, line = records[text], lines[text]
         attributes = attributes_of(record)

@@ -236,6 +236,9 @@ class Handlers:
             "resources/list": server._resource_manager.list_resources,
             "resources/templates/list": server._resource_manager.list_templates,
         }
+        self._middleware: Sequence[Any] = ()
+        self._inner: Sequence[Any] = ()
+        """The middleware for which requests take this path, and those inside the pipeline, the innermost first."""
         self._own = {method: getattr(server, f"_handle_{name}") for method, name in LISTS.items()}
         self._envelopes: set[tuple[str, bytes]] = set()
         self._mirroring: dict[str, tuple[object, bool]] = {}
@@ -297,7 +300,7 @@ class Handlers:
         exchange = Exchange(call)
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
-        if [*map(type, middleware)] != [Pipeline, RequestStateBoundary]:
+        if middleware != self._middleware and not self._adopt(middleware):
             # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
                 self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
@@ -330,8 +333,10 @@ class Handlers:
                 raise MCPError.from_error_data(result)
             return ServerRunner(self._lowlevel, connection, state)._serialize(call.method, call.version, result)
 
-        pipeline, boundary = middleware
-        request = pipeline.request(context, partial(boundary, call_next=handle))
+        for item in self._inner:
+            handle = partial(item, call_next=handle)
+        pipeline: Pipeline = middleware[0]
+        request = pipeline.request(context, handle)
         try:
             result = await pipeline.run(request)
         finally:
@@ -340,6 +345,15 @@ class Handlers:
         if known_list is not None and request.status == "success":
             return known_list
         return result if type(result) is dict else runner._dump_result(result)
+
+    def _adopt(self, middleware: Sequence[Any]) -> bool:
+        """Return whether no middleware changes an ordinary request, and remember it if so."""
+        if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
+            return False
+        if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):
+            return False
+        self._middleware, self._inner = [*middleware], middleware[:0:-1]
+        return True
 
     def _is_listed_by_sdk(self, method: str) -> bool:
         """Return whether nothing overrides what the SDK lists."""
