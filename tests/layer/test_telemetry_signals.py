@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from collector import Collector, attributes_of, over_grpc, over_http, protocols, receiving
-from harness import Serve, config, has, log_lines, run_python, wait_for
+from harness import Running, Serve, config, has, log_lines, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ConfigError

@@ -19,8 +19,10 @@ from typing import Any, Literal
 
 import orjson
 import structlog
+from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
-from mcp_types import INTERNAL_ERROR
+from mcp_types import CLIENT_INFO_META_KEY, INTERNAL_ERROR
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
@@ -214,9 +216,8 @@ class Audit:
                 record["requested"] = self._redactor.shortened(request.target, MAX_TEXT)
         if request.error_type is not None:
             record["error_type"] = request.error_type
-        if (host := ctx.session.client_params) is not None:
-            info = host.client_info
-            record["host_application"], record["host_version"] = _host(info.name, info.version)
+        if (host := _host_of(ctx)) is not None:
+            record["host_application"], record["host_version"] = _host(*host)
         if trace_id := trace.get_current_span().get_span_context().trace_id:
             record["trace_id"] = f"{trace_id:032x}"
         kind = request.policy.audit or self._arguments
@@ -310,6 +311,18 @@ def _identify(record: dict[str, Any], caller: Caller) -> None:
         record["tenant"] = tenant
     if tier:
         record["tier"] = tier
+
+
+def _host_of(ctx: ServerRequestContext[Any, Any]) -> tuple[str, str] | None:
+    """Return the name and the version of the client's application, as far as it says so."""
+    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+        # As it is sent: what the SDK makes of the envelope costs as much as the rest of the record.
+        info = (ctx.meta or {}).get(CLIENT_INFO_META_KEY)
+        info = info if isinstance(info, dict) else {}
+        name, version = info.get("name"), info.get("version")
+        return (name, version) if isinstance(name, str) and isinstance(version, str) else None
+    params = ctx.session.client_params
+    return None if params is None else (params.client_info.name, params.client_info.version)
 
 
 @lru_cache(maxsize=1024)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from mcp.server.mcpserver import Audio, Image
@@ -16,7 +16,7 @@ from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, StrictJsonSchema
 from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputRequiredResult, TextContent
-from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..json_values import encode, measured, require_finite, valid_unicode
@@ -62,6 +62,14 @@ def resource_content(value: Any) -> Any:
 
 class ToolMetadata(FuncMetadata):
     """The arguments and results of a tool."""
+
+    @cached_property
+    def _known(self) -> tuple[Any, TypeAdapter[Any]]:
+        return self.output_model, super()._output_adapter(self.output_model)
+
+    def _output_adapter(self, output_model: Any) -> TypeAdapter[Any]:
+        known, adapter = self._known  # an attribute of pydantic's own costs microseconds
+        return adapter if known is output_model else super()._output_adapter(output_model)
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments; a text that is not valid itself is read as JSON, since some hosts send objects so."""

@@ -90,12 +90,13 @@ class DirectPath:
 
             await self._sdk(scope, receive_again, send)
             return
-        status, body = await self._answer(call)
-        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        status, *parts = await self._answer(call)
+        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % sum(map(len, parts)))]
         if version in MODERN:
             fields.reverse()
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": part is not parts[-1]})
 
     def _call(self, request: Request, body: bytes, version: str, headers: Mapping[bytes, bytes]) -> Call | None:
         """Return the call of an ordinary request, or `None` for any other one."""
@@ -141,8 +142,8 @@ class DirectPath:
             return False
         return method != TOOLS_CALL or not self._handlers.mirrors_arguments(name)
 
-    async def _answer(self, call: Call) -> tuple[int, bytes]:
-        """Return HTTP status and body of the response."""
+    async def _answer(self, call: Call) -> tuple[int, *tuple[bytes, ...]]:
+        """Return the HTTP status of the response, and the parts of its body."""
         modern = call.version in MODERN
         try:
             result = await self._handlers.run(call)
@@ -153,8 +154,10 @@ class DirectPath:
                 content = failure.model_dump(mode="json", by_alias=True, exclude_none=True)
                 return status_of(data), _encode(content).encode()
             return 200, failure.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        encoded = result if isinstance(result, bytes) else self._encoded(call, result)
-        return 200, b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(call.request_id, modern), encoded)
+        head = b'{"jsonrpc":"2.0","id":%b,"result":' % _id(call.request_id, modern)
+        if isinstance(result, bytes):
+            return 200, head, result, b"}"  # not joined, which takes longer than all else for a long list
+        return 200, b"%b%b}" % (head, self._encoded(call, result))
 
     def _encoded(self, call: Call, result: dict[str, Any]) -> bytes:
         """Return a result as the SDK writes it."""

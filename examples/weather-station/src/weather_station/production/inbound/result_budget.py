@@ -29,6 +29,9 @@ STRUCTURED_SINCE = "2025-06-18"
 
 NUMBERS = frozenset((int, float, bool, type(None)))
 
+UNCOUNTED = (*CONTENT, Resource, bytes)
+"""Types of content and binary data."""
+
 MAX_ARGUMENTS = 10
 """Arguments of a tool that its error names."""
 
@@ -87,10 +90,12 @@ def bytes_left(value: Any, left: int) -> int:
     """
     if isinstance(value, str):
         return left - len(value)
+    if type(value) in NUMBERS:
+        return left
     if isinstance(value, CallToolResult):
         return bytes_left(value.structured_content, left)
     if not isinstance(value, dict | list | tuple):
-        return left if isinstance(value, (*CONTENT, Resource, bytes)) else left - _encoded_size(value)
+        return left if isinstance(value, UNCOUNTED) else left - _encoded_size(value)
     left -= 2 * len(value)
     if left < 0:
         return left
