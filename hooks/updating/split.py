@@ -40,7 +40,7 @@ class Change(NamedTuple):
     """Lines of a new file, from `place` on, and those that replace them."""
 
     place: Place
-    count: int
+    length: int
     lines: list[bytes]
 
 
@@ -50,7 +50,7 @@ class Region(NamedTuple):
     start: int
     end: int
     place: Place
-    count: int
+    length: int
 
 
 class Unplaced(NamedTuple):
@@ -369,7 +369,7 @@ class _Split:
         shown = []
         for place in places:
             moved = sum(
-                len(change.lines) - change.count
+                len(change.lines) - change.length
                 for change in changes
                 if change.place.path == place.path and change.place.line < place.line
             )
@@ -383,10 +383,10 @@ def _united(regions: Mapping[Region, list[Hunk]]) -> Iterator[tuple[Region, list
     for region, hunks in sorted(regions.items(), key=lambda item: (item[0].place, item[0].start)):
         if united:
             last, earlier = united[-1]
-            end = last.place.line + last.count
+            end = last.place.line + last.length
             shared = region.place.line <= end and region.start <= last.end and last.start <= region.end
             if region.place.path == last.place.path and shared:
-                count = max(end, region.place.line + region.count) - last.place.line
+                count = max(end, region.place.line + region.length) - last.place.line
                 both = Region(min(last.start, region.start), max(last.end, region.end), last.place, count)
                 united[-1] = both, earlier + hunks
                 continue
