@@ -44,18 +44,18 @@ class Bench:
         self.work: Path = options.cache / "run"
         self.work.mkdir(parents=True, exist_ok=True)
         self.interpreters = {
-            "project": environments.project(options.cache, "memory"),
-            "redis": environments.project(options.cache, "redis"),
+            **{variant: environments.project(options.cache, variant) for variant in environments.VARIANTS},
             "fastmcp": environments.fastmcp(options.cache),
         }
         self.earlier: dict[Target, Target] = {}
         """The servers of the other commit, by those that they are compared with."""
         if options.against:
-            self.interpreters[targets.EARLIER] = environments.project(options.cache, "memory", options.against)
+            self.interpreters[targets.EARLIER] = environments.project(options.cache, "project", options.against)
             self.earlier = {target: target.of_commit(options.against) for target in targets.COMPARED}
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.server_cpus, self.load_cpus = (cpus[:1], cpus[1:]) if len(cpus) > 1 else ([], [])
-        self.ports: dict[str, int] = {}
+        self.places: dict[str, object] = {"permissions": HERE / "servers"}
+        """What settings name: ports, and the directory of the files that give permissions."""
         self.figures: dict[str, Any] = {
             "machine": machine(),
             "versions": {
@@ -69,7 +69,7 @@ class Bench:
 
     def launch(self, target: Target, response: str = "json", **settings: str) -> Server:
         wanted = {**target.settings, "RESPONSE_MODE": response, "PACKAGE": environments.PACKAGE, **settings}
-        filled = {name: value.format(**self.ports) for name, value in wanted.items()}
+        filled = {name: value.format(**self.places) for name, value in wanted.items()}
         slug = re.sub(r"\W+", "-", f"{target.name} {response}")
         log = self.work / f"{slug}-{time.monotonic_ns()}.log"
         return start(targets.command(target, self.interpreters, HERE), log, filled, self.server_cpus)
@@ -103,14 +103,14 @@ class Bench:
                 server = start([python, script], self.work / f"{name}.log", {}, self.load_cpus)
                 running.append(server)
                 wait(server)
-                self.ports[name] = server.port
+                self.places[name] = server.port
             yield
         finally:
             for server in running:
                 stop(server)
 
     def spans(self) -> int:
-        with urllib.request.urlopen(f"http://{LOCAL}:{self.ports['otlp']}/", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{LOCAL}:{self.places['otlp']}/", timeout=5) as answer:
             return int(answer.read())
 
 
@@ -190,7 +190,7 @@ def groups(cells: Sequence[Cell], order: random.Random) -> Iterator[list[Cell]]:
 def micro(bench: Bench, generator: LoadGenerator) -> None:
     """Measure the microseconds of each middleware."""
     python = bench.interpreters["redis"]
-    url = targets.REDIS["REDIS_URL"].format(**bench.ports)
+    url = targets.REDIS["REDIS_URL"].format(**bench.places)
     done = subprocess.run(
         [str(python), str(HERE / "micro.py"), environments.PACKAGE, url],
         env=os.environ | {"PYTHONPATH": str(HERE / "servers")},  # for the project's tools

@@ -17,6 +17,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {"project_name": "Benchmark Server", "enable_metrics_tool": "true", "include_ci": "false"}
+VARIANTS = {
+    "project": {},
+    "redis": {"rate_limit_backend": "redis"},
+    "permissions": {"enable_authorization": "true", "enable_audit": "true"},
+}
+"""The further answers of each generated project, by the name of its environment."""
 PACKAGE = "benchmark_server"
 TEMPLATE_PATHS = ("copier.yml", "interview", "template", "hooks", "packages")
 """What of this repository belongs to the template."""
@@ -44,12 +50,12 @@ def uv() -> str:
     return found
 
 
-def project(cache: Path, backend: str, commit: str = "") -> Path:
-    """Return the interpreter of a project with every feature and the limits in `backend`.
+def project(cache: Path, variant: str, commit: str = "") -> Path:
+    """Return the interpreter of a project with the answers of a variant.
 
     The template is that of the working tree, or of `commit`.
     """
-    target = cache / f"project-{backend}{f'-{commit}' if commit else ''}"
+    target = cache / f"{variant}{f'-{commit}' if commit else ''}"
     source = cache / "template"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
@@ -59,7 +65,7 @@ def project(cache: Path, backend: str, commit: str = "") -> Path:
         for name in TEMPLATE_PATHS:
             _copy(ROOT / name, source / name)
     shutil.rmtree(target / "src", ignore_errors=True)
-    data = [f"--data={name}={value}" for name, value in (ANSWERS | {"rate_limit_backend": backend}).items()]
+    data = [f"--data={name}={value}" for name, value in (ANSWERS | VARIANTS[variant]).items()]
     copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
     _run([*copy, *data, str(source), str(target)])
     (target / "src" / PACKAGE / "tools" / "__init__.py").write_text(TOOLS, "utf-8")

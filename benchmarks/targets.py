@@ -22,6 +22,12 @@ REDIS = {"REDIS_URL": "redis://127.0.0.1:{redis}/0"}
 OTLP = {"OTEL_EXPORTER_ENDPOINT": "http://127.0.0.1:{otlp}"}
 STANDARD_OTLP = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:{otlp}", "OTEL_SERVICE_NAME": "peer"}
 INBOUND = LOGS | METRICS | LIMITS | OUTBOUND | AUTH
+PERMISSIONS = {
+    "AUTH_TOKENS": "",
+    "AUTH_TOKENS_FILE": "{permissions}/tokens.txt",
+    "ACCESS_RULES_FILE": "{permissions}/rules.toml",
+    "RATE_LIMIT_TIERS": "internal=1000000000/60",
+}
 
 
 EARLIER = "earlier"
@@ -30,7 +36,7 @@ EARLIER = "earlier"
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A server and how to start it. `{redis}` and `{otlp}` in a setting stand for the ports of those."""
+    """A server and how to start it. Names in braces in a setting stand for the places that a run gives them."""
 
     name: str
     script: str
@@ -50,7 +56,7 @@ def _production(name: str, *settings: Mapping[str, str]) -> Target:
     merged: dict[str, str] = {}
     for part in (OFF, COMMON, *settings):
         merged |= part
-    environment = "redis" if "REDIS_URL" in merged else "project"
+    environment = "redis" if "REDIS_URL" in merged else "permissions" if "ACCESS_RULES_FILE" in merged else "project"
     return Target(name, "production", merged, environment, token="AUTH_TOKENS" in merged)
 
 
@@ -58,6 +64,7 @@ BARE = Target("bare MCPServer", "bare")
 NOTHING = Target("a server that does nothing", "nothing")
 EVERYTHING_OFF = _production("generated, every feature off")
 ALL_BUT_TELEMETRY = _production("generated, all but telemetry", INBOUND)
+WITH_PERMISSIONS = _production("generated, the same with authorization, tiers and audit", INBOUND, PERMISSIONS)
 ALL = _production("generated, all, every call traced", INBOUND, TRACES, OTLP)
 FASTMCP = Target("FastMCP 4, bare", "fastmcp_peer", environment="fastmcp")
 FASTMCP_LAYER = Target(
@@ -87,6 +94,7 @@ JSON_TARGETS = (
     _production("generated, token only", AUTH),
     _production("generated, telemetry only", TRACES, OTLP),
     ALL_BUT_TELEMETRY,
+    WITH_PERMISSIONS,
     _production("generated, all but telemetry, Redis limits", INBOUND, REDIS),
     ALL,
     _production("generated, all, Redis limits", INBOUND, REDIS, TRACES, OTLP),
@@ -99,7 +107,7 @@ JSON_TARGETS = (
 )
 """For the protocol of 2026-07-28 with JSON responses."""
 
-MAIN = (BARE, EVERYTHING_OFF, ALL_BUT_TELEMETRY, ALL, FASTMCP_LAYER, FASTMCP_ALL, SAMPLE)
+MAIN = (BARE, EVERYTHING_OFF, ALL_BUT_TELEMETRY, WITH_PERMISSIONS, ALL, FASTMCP_LAYER, FASTMCP_ALL, SAMPLE)
 """For the other protocol and for SSE."""
 
 COMPARED = (EVERYTHING_OFF, ALL_BUT_TELEMETRY, ALL)

@@ -114,8 +114,8 @@ class Project:
         """Run the interpreter of the project's environment."""
         return self.uv("run", "--no-sync", "python", *arguments)
 
-    def check(self, name: str) -> str:
-        """Run one of `CHECKS` and return the last line of its output.
+    def check(self, name: str, **environment: str) -> str:
+        """Run one of `CHECKS`, with more variables, and return the last line of its output.
 
         Raises:
             AssertionError: it failed, or skipped a test.
@@ -124,7 +124,7 @@ class Project:
             return self.check_types()
         # The system's certificates, which no test needs, are half of what starting a server costs.
         certificates = {"SSL_CERT_FILE": "", "SSL_CERT_DIR": str(self.path)} if name == "tests" else {}
-        done = self.uv("run", "--no-sync", *CHECKS[name], **certificates)
+        done = self.uv("run", "--no-sync", *CHECKS[name], **certificates, **environment)
         assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-4000:]
         last = (done.stdout.strip().splitlines() or [""])[-1]
         if name == "tests":
@@ -156,13 +156,14 @@ class Project:
         assert done.returncode == 0, done.stderr
         compile_modules(self.path / ".venv")
 
-    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True) -> str:
+    def check_layer(self, *selection: str, processes: int = 0, forks: bool = True, **environment: str) -> str:
         """Run tests of the production layer in the project's environment, and return the last line of their output.
 
         Args:
             selection: options of pytest and names of modules; all tests unless given.
             processes: number of workers, each of which takes some seconds to start; 0 for none.
             forks: whether servers in processes of their own may be forks, whose libraries are imported already.
+            environment: more variables.
 
         Raises:
             AssertionError: a test failed or was skipped.
@@ -180,7 +181,7 @@ class Project:
                 *selection,
             ],
             cwd=LAYER,
-            env=clean_environment(UV_OFFLINE="1", **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
+            env=clean_environment(UV_OFFLINE="1", **environment, **({} if forks else {"LAYER_FRESH_PROCESSES": "1"})),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

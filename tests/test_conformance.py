@@ -37,6 +37,8 @@ def project(suite: Path, template: Path, tmp_path_factory: pytest.TempPathFactor
         pytest.param("2026-07-28", "stateless", "auto", 152, marks=pytest.mark.acceptance),
         pytest.param("2026-07-28", "stateless", "json", 150, marks=pytest.mark.acceptance),
         pytest.param("2025-11-25", "stateful", "auto", 80, marks=pytest.mark.acceptance),
+        pytest.param("2026-07-28", "stateless", "auto without the direct path", 152, marks=pytest.mark.release),
+        pytest.param("2026-07-28", "stateless", "json without the direct path", 150, marks=pytest.mark.release),
         pytest.param("2026-07-28", "stateless", "sse", 150, marks=pytest.mark.release),
         pytest.param("2025-11-25", "stateful", "sse", 80, marks=pytest.mark.release),
     ],
@@ -52,12 +54,14 @@ def test_the_server_conforms_to_the_protocol(
     figure: Callable[[str], None],
 ) -> None:
     """`least` is how many checks there must have been: a suite that runs nothing passes nothing."""
+    response_mode, without, _ = response_mode.partition(" without ")
     redis = free_port()
     expected = yaml.safe_load(BASELINE.read_text("utf-8"))[f"{version} {session_mode} {response_mode}"]
     (tmp_path / "baseline.yml").write_text(yaml.safe_dump({"server": expected}), "utf-8")
     settings = {
         "SESSION_MODE": session_mode,
         "RESPONSE_MODE": response_mode,
+        "DIRECT": "false" if without else "true",
         "REDIS_URL": f"redis://127.0.0.1:{redis}/0",
         "OTEL_EXPORTER_ENDPOINT": "http://127.0.0.1:9",
     }

@@ -37,6 +37,9 @@ CREDENTIALS = {
 }
 """A project has one kind of credentials for the upstream; what all kinds share is tested in the first."""
 
+FEWER = ("-m", "not release")
+"""Leaves out the further cases that the release set runs in whole projects."""
+
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (
         "test_cli.py",
@@ -46,8 +49,15 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
         "test_pipeline.py",
         "test_plain_logging.py",
     ),
-    "everything": QUICK,
-    "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
+    "everything": FEWER,
+    "default": (
+        "-m",
+        "not pure and not release",
+        "test_auth.py",
+        "test_auth_token.py",
+        "test_rate_limit.py",
+        "test_telemetry.py",
+    ),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
     OPENAPI: ("test_openapi.py",),
 }
@@ -109,7 +119,7 @@ def test_the_tests_of_the_layer_pass(
     request: pytest.FixtureRequest,
 ) -> None:
     complete = request.node.get_closest_marker("release") is not None
-    last = prepared(name).check_layer(*selection, processes=3 if selection == QUICK else 0, forks=not complete)
+    last = prepared(name).check_layer(*selection, processes=3 if selection in (QUICK, FEWER) else 0, forks=not complete)
     figure(f"tests of the production layer in {name}: {last}")
 
 
@@ -123,6 +133,47 @@ def test_the_tests_of_the_layer_pass(
 def test_the_tests_of_the_layer_are_typed(prepared: Callable[[str], Project], name: str, absent: str) -> None:
     absent = f"test_({absent}|openapi.*)|openapi_tools_under_test|sign_in_provider|store"
     assert_typed(prepared(name), LAYER, "--exclude", rf"({absent})\.py$")
+
+
+DIRECT_PATH = "inbound/direct.py"
+SDK_DIRECT = "sdk_direct.py"
+MUTANTS = {
+    "an envelope rule is dropped": (DIRECT_PATH, 'message.get("jsonrpc") != "2.0"', "False"),
+    "a header rule is dropped": (DIRECT_PATH, 'headers.get(b"mcp-name") != name.encode()', "False"),
+    "a kind of result is lost": (SDK_DIRECT, '"isError": result.is_error', '"isError": False'),
+    "the id is another one": (DIRECT_PATH, 'return b"%d" % request_id', 'return b"1"'),
+    "a middleware is skipped": (SDK_DIRECT, "for item in self._inner:", "for item in ():"),
+    "the pipeline is skipped": (SDK_DIRECT, "await pipeline.run(request)", "await handle(context)"),
+    "a header may be there twice": (DIRECT_PATH, 'len(headers) != len(scope["headers"])', "False"),
+    "a list is not renewed": (SDK_DIRECT, "_are_same(known.items, call.items)", "True"),
+}
+"""Faults of the direct path: the file, what stands in it, and what stands there instead."""
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("fault", MUTANTS)
+def test_the_comparison_with_the_sdk_finds_a_fault_of_the_direct_path(
+    prepared: Callable[[str], Project], fault: str
+) -> None:
+    name, original, mutant = MUTANTS[fault]
+    project = prepared("default")
+    path = project.path / "src" / "weather_station" / "production" / name
+    text = path.read_text("utf-8")
+    assert text.count(original) == 1
+    path.write_text(text.replace(original, mutant), "utf-8")
+    try:
+        with pytest.raises(AssertionError, match=r"test_direct\.py.*\d+ failed"):
+            project.check_layer("test_direct.py", *QUICK, "--maxfail=1", "-k", "sdk or list")
+    finally:
+        path.write_text(text, "utf-8")
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", ["default", "everything"])
+def test_all_tests_pass_without_the_direct_path(prepared: Callable[[str], Project], name: str) -> None:
+    project = prepared(name)
+    project.check("tests", DIRECT="false")
+    project.check_layer(*QUICK, "--ignore=test_direct.py", processes=3, DIRECT="false")
 
 
 @pytest.mark.release

@@ -21,7 +21,7 @@ from rate_limit_model import DAY
 from store import Store, running_store
 from test_rate_limit_tiers import register
 from weather_station.production.config import about
-from weather_station.production.inbound.caller_quota import LocalLimits, Wanted
+from weather_station.production.inbound.caller_quota import Demand, LocalLimits
 from weather_station.production.inbound.caller_quota_redis import SharedLimits
 from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets, Quota
 from weather_station.production.inbound.rate_limit_redis import SharedBuckets
@@ -53,8 +53,8 @@ def test_two_replicas_together_do_what_the_model_does(store: Store) -> None:
                 self.loop = asyncio.Runner()
                 self.replicas = [shared(store), shared(store)]
 
-            async def take(self, wanted: Wanted) -> Any:
-                return await self.replicas[int(wanted.request_id) % 2].take(wanted)
+            async def admit(self, demand: Demand) -> Any:
+                return await self.replicas[int(demand.request_id) % 2].admit(demand)
 
             def day_passes(self) -> None:
                 for key in client.keys("*:day:*"):
@@ -82,17 +82,17 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
     async def admitted(caller: int) -> tuple[int, int]:
         quota = Quota(1000, DAY * MICROSECONDS)
-        wanted = [
-            Wanted(f"c{caller}", f"c{caller}", 1 + number % 3, quota, 50 + caller, 0, str(number), 60)
+        demand = [
+            Demand(f"c{caller}", f"c{caller}", 1 + number % 3, quota, 50 + caller, 0, str(number), 60)
             for number in range(80)
         ]
-        taken = await asyncio.gather(*(replicas[number % 2].take(each) for number, each in enumerate(wanted)))
-        return caller, sum(each.cost for each, outcome in zip(wanted, taken, strict=True) if outcome.reason is None)
+        taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(demand)))
+        return caller, sum(each.cost for each, outcome in zip(demand, taken, strict=True) if outcome.reason is None)
 
     for caller, total in await asyncio.gather(*map(admitted, range(16))):
         assert total == 50 + caller
-    running = [Wanted("c", "c", 1, Quota(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
-    taken = await asyncio.gather(*(replicas[number % 2].take(each) for number, each in enumerate(running)))
+    running = [Demand("c", "c", 1, Quota(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
+    taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(running)))
     assert sum(outcome.reason is None for outcome in taken) == 7
     for replica in replicas:
         await replica._store.close()  # type: ignore[attr-defined]
@@ -100,10 +100,10 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
 async def test_a_request_is_one_round_trip(store: Store) -> None:
     replica = shared(store)
-    await replica.take(Wanted("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "first", 60))
+    await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "first", 60))
     with store.client() as client:
         before = client.info("commandstats")
-        await replica.take(Wanted("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
+        await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
         after = client.info("commandstats")
     assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 1
     await replica._store.close()  # type: ignore[attr-defined]

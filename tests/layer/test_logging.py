@@ -48,7 +48,7 @@ from weather_station.production.observe.logging import RecordWriter, StdlibHandl
 from weather_station.production.observe.plain_logging import RootHandler
 from weather_station.production.observe.redaction import MAX_TEXT, REDACTED, Redactor
 from weather_station.production.observe.stderr import Stderr
-from weather_station.production.request import MCPRequest, Result, reject
+from weather_station.production.request import MCPRequest, Result, current_request, reject
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.terminal import coloured
 from weather_station.server import create_server
@@ -192,7 +192,9 @@ async def test_a_rejected_call_is_a_warning_with_its_reason() -> None:
     output: list[bytes] = []
     middleware = log_calls(RecordWriter(Redactor(), as_json, output.append), arguments=False)
     request = new_request("tools/call", "talk", caller="alice")
+    outer = current_request.set(request)
     await middleware(request, handler)
+    current_request.reset(outer)
     (line,) = map(json.loads, output)
     assert (line["level"], line["outcome"], line["error_type"]) == ("warning", "rejected", "RateLimited")
     assert (line["client_id"], line["request_id"]) == ("alice", "0123456789abcdef")

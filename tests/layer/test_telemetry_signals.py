@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from collector import Collector, attributes_of, over_grpc, over_http, protocols, receiving
-from harness import Serve, config, has, log_lines, run_python, wait_for
+from harness import Running, Serve, config, has, log_lines, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ConfigError
@@ -100,6 +100,24 @@ def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, mon
     with silent() as endpoint, serve(telemetry_endpoint=endpoint) as server:
         for _ in range(20):
             assert not server.call("health_check").get("isError")
+
+
+@protocols
+def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    signals = ["metrics", "logs"] if has("observe.telemetry_logs") else ["metrics"]
+
+    def failures(server: Running) -> list[float | None]:
+        return [server.metrics().value("mcp_telemetry_export_failures_total", signal=signal) for signal in signals]
+
+    with receiving(serve, protocol, monkeypatch) as (server, collector):
+        server.call("health_check")
+        wait_for(lambda: all(collector.requests[signal] for signal in signals))
+        assert failures(server) == [0] * len(signals)
+    with serve(telemetry_endpoint="http://127.0.0.1:9", telemetry_protocol=protocol) as server:
+        server.call("health_check")
+        wait_for(lambda: all(failures(server)))
 
 
 def test_signals_can_be_switched_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from hashlib import blake2b
@@ -18,7 +19,7 @@ import structlog
 from mcp.server import _streamable_http_modern, runner, streamable_http, streamable_http_manager
 from mcp.server.connection import Connection
 from mcp.server.context import HandlerResult, ServerRequestContext
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.request_state import RequestStateBoundary
 from mcp.server.runner import ServerRunner, aclose_shielded, modern_error_data
 from mcp.server.session import ServerSession
@@ -54,7 +55,7 @@ SCALARS = frozenset((str, int, float, bool))
 
 log = structlog.stdlib.get_logger(__name__)
 
-PROVEN = frozenset(("1fd0b202671bdb7f9c7fa3570ab5b4e7",))
+VERIFIED = frozenset(("bb2f02634894300d800abb6a7e85d428",))
 """`digest` of the SDKs whose answers the direct path has been compared with."""
 
 SOURCES: Mapping[Path, tuple[str, ...]] = {
@@ -64,6 +65,8 @@ SOURCES: Mapping[Path, tuple[str, ...]] = {
         "server/connection.py",
         "server/context.py",
         "server/lowlevel/server.py",
+        "server/mcpserver/context.py",
+        "server/mcpserver/server.py",
         "server/request_state.py",
         "server/runner.py",
         "server/session.py",
@@ -125,10 +128,10 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def is_proven() -> bool:
+def is_verified() -> bool:
     """Return whether the direct path was compared with the installed SDK, of which nothing has replaced a part."""
     try:
-        if digest() not in PROVEN:
+        if digest() not in VERIFIED:
             return False
     except OSError:
         return False
@@ -138,7 +141,7 @@ def is_proven() -> bool:
 
 
 class LazyConnection(Connection):
-    """The connection of one request: its parts are made when they are used, which costs more than a call."""
+    """Connection of one request that makes its parts on first use, since making them takes longer than a call."""
 
     def __init__(self, version: str, client_info: Any, capabilities: Any) -> None:
         self.protocol_version = version
@@ -236,6 +239,8 @@ class Handlers:
             "resources/list": server._resource_manager.list_resources,
             "resources/templates/list": server._resource_manager.list_templates,
         }
+        self._call_tool = MCPServer._handle_call_tool.__get__(server)
+        self._context: Context[Any, Any] = Context(mcp_server=server, subscriptions=server._subscriptions)
         self._middleware: Sequence[Any] = ()
         self._inner: Sequence[Any] = ()
         """The middleware for which requests take this path, and those inside the pipeline, the innermost first."""
@@ -257,7 +262,7 @@ class Handlers:
         return Call(request, request_id, method, version, params, typed, entry.handler)
 
     def _is_valid(self, method: str, version: str, params: dict[str, Any] | None) -> bool:
-        """Return whether the parameters are valid, which of ordinary ones only `_meta` decides; remember it if so."""
+        """Return whether the parameters are valid, and remember their `_meta`, on which that depends alone."""
         meta = (params or {}).get("_meta", {})
         fixed = {key: value for key, value in meta.items() if type(value) not in VARYING.get(key, ())}
         envelope = (version, to_json(fixed, inf_nan_mode="constants"))
@@ -301,7 +306,7 @@ class Handlers:
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
         if middleware != self._middleware and not self._adopt(middleware):
-            # Other middleware may change the request: the SDK's own driver knows what follows from that.
+            # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
                 self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
             )
@@ -326,7 +331,14 @@ class Handlers:
                 if known is not None and _are_same(known.items, call.items):
                     request.encoded = known.result
                     return {}
-            result = await call.handler(ctx, call.typed)
+            result: HandlerResult
+            if call.handler == self._call_tool:
+                context = copy(self._context)  # its constructor takes a twentieth of a call
+                private: dict[str, Any] = context.__pydantic_private__  # type: ignore[assignment]
+                private.update(_request_context=ctx, _input_params=call.typed)
+                result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
+            else:
+                result = await call.handler(ctx, call.typed)
             if type(result) is CallToolResult and (wire := self._plain(call.version, result)) is not None:
                 return wire
             if isinstance(result, ErrorData):

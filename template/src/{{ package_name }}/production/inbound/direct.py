@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import EnvironmentSettings
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
-from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_proven, status_of
+from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_verified, status_of
 
 META = frozenset(("_meta",))
 FIELDS = {
@@ -50,7 +50,7 @@ def install(registry: Registry) -> None:
     config = registry.config
     if not DirectSettings.load().direct or config.session_mode != "stateless" or config.response_mode == "sse":
         return
-    if is_proven():
+    if is_verified():
         registry.http.direct = DirectPath
     else:
         registry.notices.append(
@@ -90,12 +90,13 @@ class DirectPath:
 
             await self._sdk(scope, receive_again, send)
             return
-        status, body = await self._answer(call)
-        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        status, *parts = await self._answer(call)
+        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % sum(map(len, parts)))]
         if version in MODERN:
             fields.reverse()
         await send({"type": "http.response.start", "status": status, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        for part in parts:
+            await send({"type": "http.response.body", "body": part, "more_body": part is not parts[-1]})
 
     def _call(self, request: Request, body: bytes, version: str, headers: Mapping[bytes, bytes]) -> Call | None:
         """Return the call of an ordinary request, or `None` for any other one."""
@@ -136,13 +137,13 @@ class DirectPath:
             return False
         if version not in MODERN:
             return True
-        is_written_as_it_is = name.isascii() and name.isprintable() and not name.startswith("=?")
-        if not is_written_as_it_is or headers.get(b"mcp-name") != name.encode():
+        is_plain_header = name.isascii() and name.isprintable() and not name.startswith("=?")
+        if not is_plain_header or headers.get(b"mcp-name") != name.encode():
             return False
         return method != TOOLS_CALL or not self._handlers.mirrors_arguments(name)
 
-    async def _answer(self, call: Call) -> tuple[int, bytes]:
-        """Return HTTP status and body of the response."""
+    async def _answer(self, call: Call) -> tuple[int, *tuple[bytes, ...]]:
+        """Return the HTTP status of the response, and the parts of its body."""
         modern = call.version in MODERN
         try:
             result = await self._handlers.run(call)
@@ -153,8 +154,10 @@ class DirectPath:
                 content = failure.model_dump(mode="json", by_alias=True, exclude_none=True)
                 return status_of(data), _encode(content).encode()
             return 200, failure.model_dump_json(by_alias=True, exclude_unset=True).encode()
-        encoded = result if isinstance(result, bytes) else self._encoded(call, result)
-        return 200, b'{"jsonrpc":"2.0","id":%b,"result":%b}' % (_id(call.request_id, modern), encoded)
+        head = b'{"jsonrpc":"2.0","id":%b,"result":' % _id(call.request_id, modern)
+        if isinstance(result, bytes):
+            return 200, head, result, b"}"  # not joined, which takes longer than all else for a long list
+        return 200, b"%b%b}" % (head, self._encoded(call, result))
 
     def _encoded(self, call: Call, result: dict[str, Any]) -> bytes:
         """Return a result as the SDK writes it."""
@@ -163,7 +166,7 @@ class DirectPath:
             encoded = to_json(result)
         except ValueError:  # what only the SDK knows how to write
             encoded = b"NaN"
-        if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _is_same_form(encoded)):
+        if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _python_writes_the_same(encoded)):
             response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)
             if modern:
                 written = _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -174,7 +177,7 @@ class DirectPath:
         return encoded
 
 
-def _is_same_form(encoded: bytes) -> bool:
+def _python_writes_the_same(encoded: bytes) -> bool:
     """Return whether Python's encoder, which the SDK uses on 2026-07-28, would write the same bytes.
 
     It escapes DEL and characters beyond ASCII, and has another form for small numbers.

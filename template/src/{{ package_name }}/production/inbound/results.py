@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from mcp.server.mcpserver import Audio, Image
@@ -16,7 +16,7 @@ from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, StrictJsonSchema
 from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputRequiredResult, TextContent
-from pydantic import BaseModel, PydanticUserError, ValidationError, create_model
+from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, to_json
 
 from ..json_values import encode, measured, require_finite, valid_unicode
@@ -29,7 +29,7 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
-"""Types that say nothing of their items: as return types they stay without an output schema."""
+"""Return types without an output schema, since they do not describe their items."""
 
 
 def converting(
@@ -43,7 +43,7 @@ def converting(
     @wraps(fn)
     async def run(*args: Any, **kwargs: Any) -> Any:
         if request := current_request.get():
-            request.ran = True
+            request.handler_called = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
         if request and request.check_result:
@@ -62,6 +62,14 @@ def resource_content(value: Any) -> Any:
 
 class ToolMetadata(FuncMetadata):
     """The arguments and results of a tool."""
+
+    @cached_property
+    def _known(self) -> tuple[Any, TypeAdapter[Any]]:
+        return self.output_model, super()._output_adapter(self.output_model)
+
+    def _output_adapter(self, output_model: Any) -> TypeAdapter[Any]:
+        known, adapter = self._known  # an attribute of pydantic's own costs microseconds
+        return adapter if known is output_model else super()._output_adapter(output_model)
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments; a text that is not valid itself is read as JSON, since some hosts send objects so."""
@@ -117,7 +125,7 @@ class ToolMetadata(FuncMetadata):
 PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))
 PLAIN_META = frozenset((SERVER_INFO_META_KEY,))
 PLAIN_TEXT = frozenset(("type", "text"))
-"""Members of a result, of its `_meta` and of its content that need no check: what else there is has another author."""
+"""Members of a result, of its `_meta` and of its content whose values are checked already; a handler may add others."""
 
 
 def sendable_result(request: MCPRequest, result: dict[str, Any]) -> dict[str, Any]:

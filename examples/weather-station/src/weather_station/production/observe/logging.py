@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
 from types import TracebackType
@@ -26,7 +25,7 @@ from opentelemetry import trace
 from structlog.typing import EventDict, WrappedLogger
 
 from ..registry import Registry
-from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Middleware, Result
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Middleware, Result, current_request
 from ..terminal import coloured
 from . import plain_logging
 from .access_log import AccessLog
@@ -58,8 +57,6 @@ TARGET_FIELDS = {TOOLS_CALL: "tool", PROMPTS_GET: "prompt", RESOURCES_READ: "res
 """The field that names the target of a request, by the request's method."""
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-
-_request_fields: ContextVar[dict[str, Any] | None] = ContextVar("request_fields", default=None)
 
 
 def install(registry: Registry) -> None:
@@ -94,13 +91,6 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
         return throttle.admit()
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        request_fields = {"method": request.method}
-        name = TARGET_FIELDS.get(request.method)
-        if name is not None:
-            request_fields[name] = request.target_label
-        request_fields["client_id"] = request.caller.id
-        request_fields["request_id"] = request.request_id
-        token = _request_fields.set(request_fields)
         started = time.perf_counter()
         try:
             return await call_next(request)
@@ -123,7 +113,6 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
                     for key, value in writer.redactor.value(bound).items():
                         fields[f"{key}_" if key in fields else key] = value
                 writer.write_line(level, __name__, "tool call" if request.method == TOOLS_CALL else "request", fields)
-            _request_fields.reset(token)
 
     return middleware
 
@@ -185,9 +174,11 @@ class RecordWriter:
             "logger": logger,
             "message": message,
         }
-        request_fields = _request_fields.get()
-        if request_fields is not None:
-            line.update(request_fields)
+        if (request := current_request.get()) is not None:
+            line["method"] = request.method
+            if (target := TARGET_FIELDS.get(request.method)) is not None:
+                line[target] = request.target_label
+            line["client_id"], line["request_id"] = request.caller.id, request.request_id
         span = trace.get_current_span().get_span_context()
         if span.is_valid:
             line["trace_id"] = f"{span.trace_id:032x}"
