@@ -112,7 +112,7 @@ def test_callers_limits_and_the_key_are_as_they_were(tmp_path: Path, auth: str, 
     repository.load_working_tree()
     repository.release("90.0.0")
     project = repository.copy(revision=release.version, auth=auth, upstream_api_key_env="PARCELS_KEY")
-    (project / "src/weather_station/tools/parcels.py").write_text(TOOL, "utf-8")
+    (project / "src/weather_station/tools/__init__.py").write_text(TOOL, "utf-8")
     commit(project)
     before = tmp_path / "before"
     shutil.copytree(project, before)
