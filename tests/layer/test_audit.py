@@ -483,9 +483,13 @@ def test_an_unread_stderr_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     stderr = Stderr(writing)
     monkeypatch.setattr(audit_sinks, "STDERR", stderr)
     line = b"x" * 8000 + b"\n"
-    with pytest.raises(OSError, match="stderr is not read"):
+
+    def fill() -> None:
         for _ in range(10_000):
             StderrSink().write(line)
+
+    with pytest.raises(OSError, match="stderr is not read"):
+        fill()
     os.close(reading)
     assert stderr.flush(DEADLINE_SECONDS)
     with pytest.raises(OSError, match="stderr is not read"):
