@@ -140,6 +140,45 @@ METRICS: Rows = {
             warn_above=0.1,
         ),
     ],
+    "Requests of all methods": [
+        series(
+            "Requests by method",
+            "MCP requests per second by method, with those that fail.",
+            "reqps",
+            Query(
+                rate("mcp_method_name", "mcp_server_operation_duration_seconds_count", SERVER), "{{mcp_method_name}}"
+            ),
+            stacked=True,
+        ),
+        series(
+            "p99 by method",
+            "99th percentile of the duration of MCP requests, up to five minutes.",
+            "s",
+            Query(
+                percentile(0.99, "mcp_method_name, le", "mcp_server_operation_duration_seconds", SERVER),
+                "{{mcp_method_name}}",
+            ),
+        ),
+        series(
+            "Size of results",
+            "99th percentile of the bytes of text and structure that a tool sends. Usual limit: MAX_RESULT_BYTES.",
+            "bytes",
+            Query(
+                percentile(
+                    0.99, "gen_ai_tool_name, le", "mcp_result_size_bytes", f'{SERVER}, gen_ai_tool_name=~"$tool"'
+                ),
+                "{{gen_ai_tool_name}}",
+            ),
+        ),
+        series(
+            "Rejected before a request",
+            "HTTP requests and connections per second that were rejected before they were MCP requests, by reason. "
+            "Alerts: ManyRejections, ConnectionLimitReached.",
+            "reqps",
+            Query(rate("reason", "mcp_http_rejections_total", SERVER), "{{reason}}"),
+            stacked=True,
+        ),
+    ],
     "Latency": [
         series(
             "Percentiles",
@@ -180,6 +219,19 @@ METRICS: Rows = {
             "Running requests by instance. If they grow while the traffic does not, requests are waiting.",
             "none",
             Query(f"sum by (instance) (mcp_active_requests{{{SERVER}}})", "{{instance}}"),
+        ),
+        series(
+            "Connections",
+            "Open connections of clients by listener. Alert: ConnectionLimitReached.",
+            "none",
+            Query(f"sum by (instance, listener) (mcp_http_connections{{{SERVER}}})", "{{instance}}: {{listener}}"),
+        ),
+        series(
+            "Threads that outlive their call",
+            "Threads of plain functions that still run although their call has ended. When all are stuck, calls of "
+            "such functions are rejected.",
+            "none",
+            Query(f"sum by (instance) (mcp_tool_threads_stuck{{{SERVER}}})", "{{instance}}"),
         ),
         series(
             "CPU",
@@ -490,6 +542,15 @@ TELEMETRY: Rows = {
         traces("Latest calls", "Latest traces of the server.", limit=30),
         traces("Failed calls", "Traces with an error.", tags="error=true", limit=30),
         traces("Slow calls", "Traces that took longer than a second.", minDuration="1s", limit=30),
+    ],
+    "Export": [
+        series(
+            "Failed exports",
+            "Exports over OTLP per second that the collector did not accept, by signal. Alert: TelemetryExportFails.",
+            "cps",
+            Query(rate("signal", "mcp_telemetry_export_failures_total", 'job=~"$job"'), "{{signal}}"),
+            stacked=True,
+        ),
     ],
 }
 

@@ -168,7 +168,7 @@ class _Relay(socketserver.StreamRequestHandler):
         body = self.rfile.read(int(lengths[0])) if lengths else b""
         forwarded = [line for line in head if not line.lower().startswith((b"connection:", *self.server.replaced))]
         request = b"".join([*forwarded, b"connection: close\r\n", *self.server.added, b"\r\n", body])
-        with socket.create_connection((LOCAL, self.server.next_backend()), 10) as backend:
+        with self.server.connect() as backend:
             backend.sendall(request)
             self._copy(backend)
 
@@ -189,31 +189,37 @@ class _Balancer(socketserver.ThreadingTCPServer):
     allow_reuse_address = True
     request_queue_size = 256
 
-    def __init__(self, backends: Sequence[int], headers: dict[str, str]) -> None:
-        super().__init__((LOCAL, 0), _Relay)
+    def __init__(self, backends: Sequence[int], headers: dict[str, str], port: int) -> None:
+        super().__init__((LOCAL, port), _Relay)
         self.added = [f"{name}: {value}\r\n".encode() for name, value in headers.items()]
         self.replaced = tuple(f"{name}:".encode() for name in headers)
         self.served = dict.fromkeys(backends, 0)
         self._turns = itertools.cycle(backends)
         self._lock = threading.Lock()
 
-    def next_backend(self) -> int:
-        with self._lock:
-            backend = next(self._turns)
-            self.served[backend] += 1
-            return backend
+    def connect(self) -> socket.socket:
+        """Connect to the next backend that is up."""
+        while True:
+            with self._lock:
+                backend = next(self._turns)
+            with contextlib.suppress(ConnectionRefusedError):
+                connection = socket.create_connection((LOCAL, backend), 10)
+                self.served[backend] += 1
+                return connection
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore errors: a client may disconnect at any time."""
 
 
 @contextlib.contextmanager
-def balancing(*backends: int, headers: dict[str, str] | None = None) -> Iterator[tuple[int, dict[int, int]]]:
+def balancing(
+    *backends: int, headers: dict[str, str] | None = None, port: int = 0
+) -> Iterator[tuple[int, dict[int, int]]]:
     """Run a round-robin load balancer for single requests, which can add headers.
 
     Yields its port, and the number of requests that each backend has got.
     """
-    with _Balancer(backends, headers or {}) as balancer:
+    with _Balancer(backends, headers or {}, port) as balancer:
         thread = threading.Thread(target=balancer.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:

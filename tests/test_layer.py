@@ -37,6 +37,9 @@ CREDENTIALS = {
 }
 """A project has one kind of credentials for the upstream; what all kinds share is tested in the first."""
 
+FEWER = ("-m", "not release")
+"""Leaves out the further cases that the release set runs in whole projects."""
+
 SELECTIONS: dict[str, tuple[str, ...]] = {
     "minimal": (
         "test_cli.py",
@@ -46,8 +49,15 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
         "test_pipeline.py",
         "test_plain_logging.py",
     ),
-    "everything": QUICK,
-    "default": ("test_auth.py", "test_auth_token.py", "test_rate_limit.py", "test_telemetry.py"),
+    "everything": FEWER,
+    "default": (
+        "-m",
+        "not pure and not release",
+        "test_auth.py",
+        "test_auth_token.py",
+        "test_rate_limit.py",
+        "test_telemetry.py",
+    ),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
     OPENAPI: ("test_openapi.py",),
 }
@@ -109,7 +119,7 @@ def test_the_tests_of_the_layer_pass(
     request: pytest.FixtureRequest,
 ) -> None:
     complete = request.node.get_closest_marker("release") is not None
-    last = prepared(name).check_layer(*selection, processes=3 if selection == QUICK else 0, forks=not complete)
+    last = prepared(name).check_layer(*selection, processes=3 if selection in (QUICK, FEWER) else 0, forks=not complete)
     figure(f"tests of the production layer in {name}: {last}")
 
 

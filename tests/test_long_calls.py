@@ -11,7 +11,8 @@ import json
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,9 @@ from .live_servers import (
     make_project,
     node,
     npm_packages,
+    post,
     process,
+    tool_call,
 )
 from .ops import tool
 from .support import ROOT, run, uv, wait_for
@@ -43,6 +46,7 @@ PROGRESS = {"seen": [[1, "waiting"], [2, "done"]], "text": "after progress"}
 VERSION = "2026-07-28"
 CLOSED = ("/metrics", "/health", "/livez", "/readyz", "/%6detrics", "/", "/weather", "/weather/metrics")
 FORGED = "203.0.113.9"
+JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream"
 
 
 @pytest.fixture(scope="module")
@@ -71,38 +75,38 @@ def server(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 # --- Clients -------------------------------------------------------------------------------------------------
 
 
-@acceptance
-@pytest.mark.parametrize(
-    ("distributions", "mode"),
-    [
-        (("mcp==1.12.4", "pydantic<2.12"), "-"),
-        (("mcp>=1.28,<2",), "-"),
-        ((), "legacy"),
-        ((), VERSION),
-    ],
-    ids=["python-sdk-2025-06-18", "python-sdk-1", "python-sdk-2-legacy", "python-sdk-2"],
-)
-def test_progress_reaches_the_python_client(
-    distributions: tuple[str, ...], mode: str, project: Project, server: Server, tmp_path: Path
-) -> None:
-    python: list[str | Path] = [project.python]
-    if distributions:
-        wanted = [option for distribution in distributions for option in ("--with", distribution)]
-        python = [str(uv()), "run", "--quiet", "--no-project", *wanted, "python"]
-    url = f"http://{LOCAL}:{server.port}/mcp"
-    done = run(*python, IN_PROJECT / "client_progress.py", url, TOKEN, mode, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == PROGRESS
+CLIENTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "python-sdk-2025-06-18": (("mcp==1.12.4", "pydantic<2.12"), "-"),
+    "python-sdk-1": (("mcp>=1.28,<2",), "-"),
+    "python-sdk-2-legacy": ((), "legacy"),
+    "python-sdk-2": ((), VERSION),
+    "typescript-sdk": ((), ""),
+}
+"""By name: the distributions of a client in Python, none for those of the project, and its mode."""
 
 
-@acceptance
-def test_progress_reaches_the_typescript_client(server: Server, tmp_path: Path) -> None:
-    packages = npm_packages("inspector", "@modelcontextprotocol/inspector@2.12.0", "node@22")
-    url = f"http://{LOCAL}:{server.port}/mcp"
-    script = IN_PROJECT / "client_progress.mjs"
-    done = run(node(packages), script, packages / "node_modules", url, TOKEN, cwd=tmp_path)
+def follow_progress(client: str, project: Project, port: int, folder: Path, *seconds: str) -> None:
+    """Run a client that has to see the progress of a call, and to await one that is silent for some seconds."""
+    distributions, mode = CLIENTS[client]
+    url = f"http://{LOCAL}:{port}/mcp"
+    if mode:
+        python: list[str | Path] = [project.python]
+        if distributions:
+            wanted = [option for distribution in distributions for option in ("--with", distribution)]
+            python = [str(uv()), "run", "--quiet", "--no-project", *wanted, "python"]
+        command: Sequence[str | Path] = [*python, IN_PROJECT / "client_progress.py", url, TOKEN, mode]
+    else:
+        packages = npm_packages("inspector", "@modelcontextprotocol/inspector@2.12.0", "node@22")
+        command = [node(packages), IN_PROJECT / "client_progress.mjs", packages / "node_modules", url, TOKEN]
+    done = run(*command, *seconds, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout) == PROGRESS
+
+
+@acceptance
+@pytest.mark.parametrize("client", CLIENTS)
+def test_progress_reaches_the_client(client: str, project: Project, server: Server, tmp_path: Path) -> None:
+    follow_progress(client, project, server.port, tmp_path)
 
 
 # --- Proxies -------------------------------------------------------------------------------------------------
@@ -164,6 +168,12 @@ def blocks() -> dict[str, str]:
     return {f"{program} {place}": text for program, place, text in found}
 
 
+ACCESS_LOG = (
+    """log_format json escape=json '{"accept": "$http_accept", "type": "$sent_http_content_type", """
+    """"seconds": $request_time, "body": "$request_body"}';\naccess_log access.log json;\n"""
+)
+
+
 @contextlib.contextmanager
 def proxying(name: str, server: Server, folder: Path, **changes: str) -> Iterator[Proxy]:
     """Run a configuration of the page in front of `server`."""
@@ -178,9 +188,9 @@ def proxying(name: str, server: Server, folder: Path, **changes: str) -> Iterato
         temporary = "".join(
             f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        text = text.replace("listen 443 ssl", f"listen {LOCAL}:{port} ssl")
-        main = f"daemon off; user root; pid {folder}/nginx.pid; events {{}}\nhttp {{ access_log off;\n{temporary}"
-        main = f"{main}{text}}}\n"
+        text = text.replace("listen 443", f"listen {LOCAL}:{port}")
+        main = f"daemon off; user root; pid {folder}/nginx.pid; events {{}}\nhttp {{\n{temporary}"
+        main = f"{main}{ACCESS_LOG}{text}}}\n"
         command: list[str | Path] = [tool("nginx"), "-e", "stderr", "-p", folder, "-c", folder / "proxy.conf"]
     else:
         main = (
@@ -255,12 +265,32 @@ def test_a_silent_call_outlives_the_time_in_which_a_proxy_waits_for_a_byte(
 
 
 @pytest.mark.release
-def test_a_call_of_thirty_seconds_outlives_a_read_timeout_of_ten(project: Project, tmp_path: Path) -> None:
-    changes = {"proxy_read_timeout 60s": "proxy_read_timeout 10s"}
+def test_calls_of_thirty_seconds_outlive_a_read_timeout_of_ten(project: Project, tmp_path: Path) -> None:
+    """All clients, one of which accepts only JSON; nginx records what each response is."""
+    changes = {"proxy_read_timeout 60s": "proxy_read_timeout 10s", "listen 443 ssl": "listen 443"}
+
+    def only_json(port: int) -> None:
+        for name, arguments, text in (("open_gate", {}, "open"), ("silent", {"seconds": 30}, "after silence")):
+            code, answer = post(port, tool_call(name, arguments), accept=JSON_TYPE)
+            assert (code, json.loads(answer)["result"]["content"][0]["text"]) == (200, text)
+
     with (
         serving(project, tmp_path, SSE_AFTER_SECONDS=5) as server,
         proxying("nginx host name", server, tmp_path, **changes) as proxy,
-        proxy.call("silent", seconds=30) as stream,
+        ThreadPoolExecutor(len(CLIENTS) + 1) as pool,
     ):
-        (answer,) = events(stream.read().decode())
-    assert answer["result"]["content"][0]["text"] == "after silence"
+        clients = [pool.submit(follow_progress, name, project, proxy.port, tmp_path, "30") for name in CLIENTS]
+        clients.append(pool.submit(only_json, proxy.port))
+        for client in clients:
+            client.result()
+        lines = [json.loads(line) for line in (tmp_path / "access.log").read_text("utf-8").splitlines()]
+    found: dict[str, list[tuple[bool, str]]] = {}
+    for line in lines:
+        if '"tools/call"' in line["body"]:
+            params = json.loads(line["body"])["params"]
+            found.setdefault(params["name"], []).append((line["accept"] == JSON_TYPE, line["type"]))
+            assert params["name"] != "silent" or line["seconds"] >= 30
+    streams = [(False, STREAM_TYPE)] * len(CLIENTS)
+    assert sorted(found["open_gate"]) == [*[(False, JSON_TYPE)] * len(CLIENTS), (True, JSON_TYPE)]
+    assert found["progress"] == streams
+    assert sorted(found["silent"]) == [*streams, (True, JSON_TYPE)]

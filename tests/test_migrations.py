@@ -228,9 +228,20 @@ def test_edits_of_a_split_file_are_placed_by_their_context(updated: Updated) -> 
         'return "failed"', 'return "failed, and mine"'
     )
     put = "def put(self) -> str:\n        value = json.dumps({})"
+    conflict = "\n".join(
+        (
+            "<<<<<<< before updating",
+            "        value = json.dumps({'mine': 1})",
+            "||||||| last update",
+            "        value = json.dumps({})",
+            "=======",
+            "        value = json.loads({})",
+            ">>>>>>> after updating",
+        )
+    )
     assert client == NEW_CLIENT.replace('    """The client."""', '    """The client, and mine."""').replace(
         put, put.replace("json.dumps({})", "'mine'")
-    )
+    ).replace("        value = json.loads({})", conflict)
 
 
 def test_edits_that_cannot_be_placed_are_reported_and_retrievable(updated: Updated) -> None:
@@ -239,11 +250,11 @@ def test_edits_that_cannot_be_placed_are_reported_and_retrievable(updated: Updat
         f"split        {path} is src/shop/production/upstream/client.py and src/shop/production/upstream/errors.py"
         in (updated.output)
     )
-    assert "4 of your 6 edits are in them" in updated.output
+    assert "4 of your 6 edits are in them, 1 in conflicts" in updated.output
     owner_lines = updated.before[path].decode().splitlines()
-    for line in ("import mine", "value = json.dumps({'mine': 1})"):
-        number = next(n for n, text in enumerate(owner_lines, start=1) if text.strip() == line)
-        assert f"{path}:{number}: {line}" in updated.output
+    number = owner_lines.index("import mine") + 1
+    assert f"{path}:{number}: import mine" in updated.output
+    assert f"your version: git show HEAD:./{path}" in updated.output
     command = re.search(rf"all of your edits: git (diff \w+ HEAD:\./{re.escape(path)})", updated.output)
     assert command
     diff = git(*command[1].split(), cwd=updated.project)

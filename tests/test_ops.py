@@ -101,6 +101,7 @@ def test_a_feature_brings_its_own_alerts(renderings: Mapping[str, Rendering]) ->
     requests = {"HighErrorRate", "ClientErrorsHigh", "HighLatency"}
     always = requests | {"ServerDown", "NotReady", "ConnectionLimitReached", "ManyRejections"}
     default = always | {"TokensStale", "CircuitOpen", "RateLimitSaturated", "UpstreamRetriesHigh"}
+    default.add("TelemetryExportFails")
     assert alerts("minimal") == set()
     assert alerts("minimal-enable_metrics-True") == always
     assert alerts("default") == default

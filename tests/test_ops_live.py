@@ -237,6 +237,9 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
                 RETRY_DELAY_SECONDS="0.01",
                 CIRCUIT_RECOVERY_TIMEOUT="1",
                 MAINTENANCE=str(tmp_path / "maintenance"),
+                OTEL_EXPORTER_ENDPOINT=f"http://{LOCAL}:9",
+                OTEL_EXPORTER_OTLP_TIMEOUT="1",
+                OTEL_BSP_SCHEDULE_DELAY="500",
             )
         )
         wait_for(lambda: answers(ports["server"], "/readyz"), (tmp_path / "server.log").read_text)
@@ -351,7 +354,7 @@ def test_every_panel_has_data_and_every_alert_is_delivered(stack: Stack, figure:
     recorded = {rule["record"] for _, rule in rules(stack.project) if "record" in rule}
     alerts = {rule["alert"] for _, rule in rules(stack.project) if "alert" in rule}
     assert len(asked) > 30
-    assert len(alerts) == 13
+    assert len(alerts) == 14
 
     with traffic(stack):
         wait_for(lambda: stack.query("mcp_circuit_state == 2"), lambda: "no circuit has opened")

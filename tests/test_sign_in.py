@@ -28,6 +28,7 @@ from .live_servers import (
     TOKEN,
     Project,
     Server,
+    balancing,
     free_port,
     make_project,
     node,
@@ -191,28 +192,75 @@ def test_a_client_with_a_document_needs_no_registration(world: World, certificat
         assert call(world, report["second"]["access_token"]) == 401
 
 
+def steps_of(client: subprocess.Popen[str], before: Callable[[str], None]) -> dict[str, Any]:
+    """Call `before` with each request of a client that waits, and return its report."""
+    assert client.stdin
+    assert client.stdout
+    for line in client.stdout:
+        if "next" not in (step := json.loads(line)):
+            client.communicate(timeout=60)
+            return step  # type: ignore[no-any-return]
+        before(step["next"])
+        client.stdin.write("go on\n")
+        client.stdin.flush()
+    raise AssertionError(client.communicate()[1])
+
+
 @pytest.mark.acceptance
 def test_another_replica_goes_on_at_each_step(world: World) -> None:
     with contextlib.ExitStack() as serving:
-        server = serving.enter_context(world.serving())
-        client = world.client("carol", "", "steps")
-        assert client.stdin
-        assert client.stdout
+        serving.enter_context(world.serving())
         steps = []
-        for line in client.stdout:
-            if "at" not in (step := json.loads(line)):
-                break
-            steps.append(step["at"])
-            if step["at"].startswith(world.url):
+
+        def restart(request: str) -> None:
+            if f" {world.url}/" in request:
+                steps.append(request)
                 serving.close()
-                server = serving.enter_context(world.serving())
-            client.stdin.write("go on\n")
-            client.stdin.flush()
-        else:
-            raise AssertionError(client.communicate()[1] + server.log())
-        client.communicate(timeout=60)
-        assert step["who"]["id"] == "carol"
-        assert sum(url.startswith(world.url) for url in steps) == 4
+                serving.enter_context(world.serving())
+
+        report = steps_of(world.client("carol", "", "browser"), restart)
+        assert report["who"]["id"] == "carol"
+        assert [step.replace(world.url, "") for step in steps] == [
+            "GET /authorize",
+            "GET /oauth/consent",
+            "POST /oauth/consent",
+            "GET /oauth/callback",
+        ]
+
+
+@pytest.mark.release
+def test_one_of_two_replicas_is_killed_before_each_request(world: World, figure: Callable[[str], None]) -> None:
+    """Each one in turn, so that whatever a request has left in a process is gone before the next."""
+    ports = [free_port(), free_port()]
+    requests: list[str] = []
+    with contextlib.ExitStack() as running:
+        _, served = running.enter_context(balancing(*ports, port=world.port))
+        stacks = [running.enter_context(contextlib.ExitStack()) for _ in ports]
+
+        def start(number: int) -> None:
+            log, settings = world.directory / f"replica{number}.log", world.settings | {"PORT": ports[number]}
+            stacks[number].enter_context(world.project.serving(log, **settings))
+
+        def kill_one(request: str) -> None:
+            number = len(requests) % 2
+            if requests:
+                start(1 - number)
+            stacks[number].close()  # kills it
+            requests.append(request.replace(world.url, "").replace(world.issuer, "provider "))
+
+        start(0)
+        start(1)
+        report = steps_of(world.client("dora", "", "all"), kill_one)
+    assert report["who"] == report["after_refresh"]
+    assert report["who"]["id"] == "dora"
+    assert json.loads(report["orders"][0])["sub"] == "dora"
+    for request in ("POST /register", "GET /authorize", "POST /oauth/consent", "GET /oauth/callback", "POST /mcp"):
+        assert request in requests
+    assert requests.count("POST /token") == 2
+    assert any(request.startswith("POST provider ") for request in requests), "the login"
+    own = sum(" /" in request and "provider" not in request for request in requests)
+    assert sum(served.values()) == own
+    figure(f"one of two replicas was killed before each of {len(requests)} requests, of which {own} were to them")
 
 
 @contextlib.contextmanager

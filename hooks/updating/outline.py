@@ -51,8 +51,14 @@ class Block:
     label: str = ""
 
     @property
-    def path(self) -> tuple[str, ...]:
-        return (*self.parent.path, self.key) if self.parent else ()
+    def first(self) -> int:
+        """The number of its first line."""
+        return min([*self.lines, *(child.first for child in self.children)])
+
+    @property
+    def last(self) -> int:
+        """The number of its last line."""
+        return max([*self.lines, *(child.last for child in self.children)])
 
     def open(self, key: str, indent: float) -> Block:
         child = Block(key, indent, self)
@@ -72,9 +78,13 @@ class Outline:
         for section, end in self._sections(path):
             self._indented(section, start, end)
             start = end
-        for block in self._blocks(self.root):
+        for block in self.blocks():
             self._identify(block)
         self._count(self.root)
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield all blocks but the whole file, each before its children."""
+        return self._blocks(self.root)
 
     def _sections(self, path: str) -> Iterator[tuple[Block, int]]:
         """Yield each section and its end line, by Markdown's headings or TOML's tables; else the whole file."""
@@ -192,28 +202,34 @@ def _key(text: str) -> str:
     return stripped
 
 
-def labels(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[list[bytes]]:
-    """Return a label for each line of `base` and of each other version; lines of the same block have the same label.
+def outlines(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[Outline]:
+    """Return the outlines of `base` and of each other version; blocks that match have the same label.
 
     The last line, which is empty if a file ends in a line break, is in no block.
     """
     first = Outline(path, base)
-    for number, block in enumerate([first.root, *first._blocks(first.root)]):
+    for number, block in enumerate([first.root, *first.blocks()]):
         block.label = f"{number:0{LABEL}x}"
-    outlines = [first]
+    versions = [first]
     for lines in others:
         outline = Outline(path, lines)
         outline.root.label = first.root.label
         _copy_labels(first.root, outline.root)
-        outlines.append(outline)
-    for outline in outlines:
+        versions.append(outline)
+    for outline in versions:
         outline.block_of_line[-1] = outline.root
-    return [[block.label.encode() for block in outline.block_of_line] for outline in outlines]
+    return versions
+
+
+def labels(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[list[bytes]]:
+    """Return a label for each line of `base` and of each other version; lines of the same block have the same label."""
+    versions = outlines(path, base, *others)
+    return [[block.label.encode() for block in outline.block_of_line] for outline in versions]
 
 
 def _copy_labels(first: Block, block: Block) -> None:
     """Give the children of a block the labels of the matching ones in the first version, and new labels to the rest."""
-    pairs = dict(_pairs(first.children, block.children))
+    pairs = dict(matching_blocks(first.children, block.children))
     for child in block.children:
         if same := pairs.get(child):
             child.label = same.label
@@ -230,7 +246,7 @@ def _label_new_block(block: Block) -> None:
         _label_new_block(child)
 
 
-def _pairs(first_blocks: Sequence[Block], later_blocks: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
+def matching_blocks(first_blocks: Sequence[Block], later_blocks: Sequence[Block]) -> Iterator[tuple[Block, Block]]:
     """Yield each block of a later version with the matching block of the first.
 
     Blocks match, in this order: if they are the only ones with their key; if they are equal and both versions have the
@@ -254,13 +270,13 @@ def _pairs(first_blocks: Sequence[Block], later_blocks: Sequence[Block]) -> Iter
         return
     counts = [Counter(text for block in blocks for text in block.texts) for blocks in (first_blocks, later_blocks)]
     shared = {text for count in counts for text, times in count.items() if times > 1}
-    similarities = {(one, other): _similarity(one, other, shared) for one in new for other in old}
+    similarities = {(one, other): similarity(one, other, shared) for one in new for other in old}
     for one in new:
         for other in old:
-            similarity = similarities[one, other]
+            likeness = similarities[one, other]
             rivals = [similarities[one, rival] for rival in old if rival is not other]
             rivals += [similarities[rival, other] for rival in new if rival is not one]
-            if similarity >= MIN_SIMILARITY and all(rival < similarity for rival in rivals):
+            if likeness >= MIN_SIMILARITY and all(rival < likeness for rival in rivals):
                 yield one, other
 
 
@@ -272,7 +288,7 @@ def _by_text(block: Block) -> object:
     return block.key, frozenset(block.texts.items())
 
 
-def _similarity(one: Block, other: Block, shared: set[str]) -> float:
+def similarity(one: Block, other: Block, shared: set[str]) -> float:
     """Return the share of their unique lines that two blocks have in common, 0 to 1."""
     if one.indent == TABLES and one.key != other.key:
         return 0.0

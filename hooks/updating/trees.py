@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from .git import LINK, File, Tree
 from .merge import merge, same
-from .split import Unplaced, carry
+from .split import Carried, carry
 
 
 class Conflict(NamedTuple):
@@ -39,8 +39,8 @@ class Outcome:
     """New path by old path of each file that moved and that the owner had deleted."""
     occupied: dict[str, str] = field(default_factory=dict)
     """New path by old path of each edited file that could not move, because the owner has a file there."""
-    split_files: dict[str, tuple[list[str], int, list[Unplaced]]] = field(default_factory=dict)
-    """By old path of an edited file that was split: the new paths, the number of placed edits, and the other edits."""
+    split_files: dict[str, tuple[list[str], Carried]] = field(default_factory=dict)
+    """The new paths, and where the edits are, by old path of each edited file that was split."""
     links: list[str] = field(default_factory=list)
     """Files that the owner had replaced with symbolic links, and that the new version changes."""
 
@@ -133,6 +133,9 @@ def _store(outcome: Outcome, target: str, base: File | None, committed: File, up
 def _split(outcome: Outcome, path: str, targets: list[str], old: Tree, committed: Tree, new: Tree) -> None:
     current: Mapping[str, File] = {target: outcome.files.get(target, new[target]) for target in targets}
     contents = {target: file.content for target, file in current.items()}
-    changed, placed, unplaced = carry(path, old[path].content, committed[path].content, contents)
-    outcome.files |= {target: File(content, current[target].mode) for target, content in changed.items()}
-    outcome.split_files[path] = (targets, placed, unplaced)
+    carried = carry(path, old[path].content, committed[path].content, contents)
+    outcome.files |= {target: File(content, current[target].mode) for target, content in carried.contents.items()}
+    for target, places in carried.conflicts.items():
+        earlier = outcome.conflicts[target].places if target in outcome.conflicts else 0
+        outcome.conflicts[target] = Conflict(old[path], committed[path], current[target], earlier + places)
+    outcome.split_files[path] = (targets, carried)

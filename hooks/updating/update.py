@@ -269,19 +269,18 @@ class Update:
         """Print which edited files were moved, split, removed or left out."""
         for target, path in sorted(outcome.moved.items()):
             print_state("moved", f"{path} is {target} now; your edits are in it")
-        for path, (targets, placed, unplaced) in sorted(outcome.split_files.items()):
+        for path, (targets, carried) in sorted(outcome.split_files.items(), key=lambda split: split[0]):
+            total = carried.placed + carried.in_conflict + len(carried.unplaced)
             print_state(
                 "split",
-                f"{path} is {' and '.join(targets)} now; {placed} of your {placed + len(unplaced)} edits are in them",
+                f"{path} is {' and '.join(targets)} now; {carried.placed} of your {total} edits are in them"
+                + (f", {carried.in_conflict} in conflicts" if carried.in_conflict else ""),
             )
-            for line, text, count in unplaced:
-                print_state(
-                    "",
-                    f"{path}:{line}: {text}",
-                    f"    {'in several places' if count else 'in no place'} of the new files",
-                )
-            if unplaced:
-                print_state("", f"all of your edits: {self.edits(path, old[path])}")
+            for line, text, places in carried.unplaced:
+                found = f"may belong to {' or '.join(places)}" if places else "its lines are in none of the new files"
+                print_state("", f"{path}:{line}: {text}", f"    {found}")
+            if carried.unplaced or carried.in_conflict:
+                print_state("", f"all of your edits: {self.edits(path, old[path])}", f"your version: {self.show(path)}")
         for path in outcome.removed:
             removed = f"{path}, which you had edited; git still has it: {self.show(path)}"
             print_state("removed", removed, self.tables.reason(self.generic(path, self.before_package)))

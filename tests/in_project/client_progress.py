@@ -1,11 +1,13 @@
-"""The Python SDK's client, old or new: `python client_progress.py URL TOKEN MODE` prints the progress of a call.
+"""The Python SDK's client, old or new: `python client_progress.py URL TOKEN MODE [SECONDS]` prints a call's progress.
 
-The second half of the progress comes after the client has seen the first: it calls `open_gate` then.
+The second half of the progress comes after the client has seen the first: it calls `open_gate` then. With SECONDS it
+also calls a tool that is silent for so long.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import asynccontextmanager
 
@@ -41,17 +43,21 @@ async def connected(url: str, token: str, mode: str):
             yield client
 
 
-async def main(url: str, token: str, mode: str) -> None:
+async def main(url: str, token: str, mode: str, seconds: str = "") -> None:
     seen: list[tuple[float, str | None]] = []
+    gate = {"gate": str(os.getpid())}
     async with connected(url, token, mode) as client, anyio.create_task_group() as group:
 
         async def on_progress(progress: float, total: float | None, message: str | None) -> None:
             seen.append((progress, message))
             if progress == 1:
-                group.start_soon(client.call_tool, "open_gate", {})
+                group.start_soon(client.call_tool, "open_gate", gate)
 
-        result = await client.call_tool("progress", {}, progress_callback=on_progress)
+        result = await client.call_tool("progress", gate, progress_callback=on_progress)
+        if seconds:
+            silent = await client.call_tool("silent", {"seconds": float(seconds)})
+            assert silent.content[0].text == "after silence", silent
     print(json.dumps({"seen": seen, "text": result.content[0].text}))
 
 
-anyio.run(main, *sys.argv[1:4])
+anyio.run(main, *sys.argv[1:])

@@ -1,7 +1,8 @@
 """The Python SDK's OAuth client and a browser: `python client_sign_in.py URL USER CERTIFICATE STEPS`.
 
-It registers, or with a certificate has a document about itself on a server with that certificate. Between the steps of
-the browser it waits for a line on stdin if STEPS is `steps`. Each line that it prints is JSON.
+It registers, or with a certificate has a document about itself on a server with that certificate. It waits for a line
+on stdin before each request of the browser if STEPS is `browser`, and before each request at all if it is `all`. Each
+line that it prints is JSON.
 """
 
 from __future__ import annotations
@@ -44,25 +45,28 @@ class Storage:
         self.client = client_info
 
 
+async def pause(request: httpx2.Request) -> None:
+    """Say which request is next, and wait for a line on stdin."""
+    print(json.dumps({"next": f"{request.method} {request.url.copy_with(query=None)}"}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+
+
 class User:
     """Whoever sits before the browser: presses the first button of each page, and signs in with a name."""
 
-    def __init__(self, name: str, wait: bool) -> None:
+    def __init__(self, name: str, hooks: Any) -> None:
         self._name = name
-        self._wait = wait
+        self._hooks = hooks
         self.pages: list[str] = []
         self.answer: dict[str, str] = {}
 
     async def open(self, url: str) -> None:
-        async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
+        async with httpx2.AsyncClient(timeout=30, trust_env=False, event_hooks=self._hooks) as http:
             response = await http.get(url)
             while not self.answer:
                 response = await self._next(http, response)
 
     async def _next(self, http: httpx2.AsyncClient, response: httpx2.Response) -> httpx2.Response:
-        if self._wait:
-            print(json.dumps({"at": str(response.url)}), flush=True)
-            await asyncio.to_thread(sys.stdin.readline)
         target = response.headers.get("location")
         if target is None:
             assert response.status_code == 200, response.text
@@ -110,7 +114,8 @@ def document_url(certificate: str) -> str:
 
 
 async def main(url: str, name: str, certificate: str, steps: str) -> None:
-    user, storage = User(name, steps == "steps"), Storage()
+    hooks: Any = {"request": [pause]}
+    user, storage = User(name, hooks if steps else None), Storage()
     provider = OAuthClientProvider(
         url,
         OAuthClientMetadata.model_validate(METADATA),
@@ -120,7 +125,8 @@ async def main(url: str, name: str, certificate: str, steps: str) -> None:
         client_metadata_url=document_url(certificate) if certificate else None,
     )
     report: dict[str, Any] = {}
-    async with httpx2.AsyncClient(auth=provider, timeout=30, trust_env=False) as http:
+    hooks = hooks if steps == "all" else None
+    async with httpx2.AsyncClient(auth=provider, timeout=30, trust_env=False, event_hooks=hooks) as http:
 
         async def call(tool: str) -> Any:
             async with Client(streamable_http_client(url, http_client=http)) as client:

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from typing import Any
 
 from mcp.server.mcpserver import Context, MCPServer
 
-opened = asyncio.Event()
+gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
 
-async def progress(ctx: Context[Any, Any]) -> str:
+async def progress(ctx: Context[Any, Any], gate: str = "") -> str:
     """Reports its progress, and ends when `open_gate` is called."""
-    opened.clear()
+    gates[gate].clear()
     await ctx.report_progress(1, 2, "waiting")
-    await opened.wait()
+    await gates[gate].wait()
     await ctx.report_progress(2, 2, "done")
     return "after progress"
 
 
-async def open_gate() -> str:
+async def open_gate(gate: str = "") -> str:
     """Lets `progress` end."""
-    opened.set()
+    gates[gate].set()
     return "open"
 
 

@@ -2,6 +2,7 @@
 
 OPTIONAL = (
     "inbound.audit",
+    "inbound.audit_otlp",
     "inbound.auth",
     "inbound.auth_challenge",
     "inbound.auth_introspection",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from rate_limit_model import DAY
-from weather_station.production.inbound.caller_quota import Take, Taken, Wanted
+from weather_station.production.inbound.caller_quota import Admit, Decision, Demand
 from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
 
 CALLERS = st.sampled_from(["a", "b"])
@@ -24,7 +24,7 @@ class AgainstModel(RuleBasedStateMachine):
     Permits return within a day, so none returns during the test.
     """
 
-    take: Take
+    admit: Admit
     loop: asyncio.Runner
 
     def day_passes(self) -> None:
@@ -53,21 +53,21 @@ class AgainstModel(RuleBasedStateMachine):
     @rule(caller=CALLERS, cost=COSTS)
     def request(self, caller: str, cost: int) -> None:
         request_id = str(next(self.numbers))
-        wanted = Wanted(caller, caller, cost, self.quota, self.daily, self.slots, request_id, 3600)
+        demand = Demand(caller, caller, cost, self.quota, self.daily, self.slots, request_id, 3600)
         expected = self.expected(caller, cost)
-        taken: Taken = self.loop.run(_awaited(self.take, wanted))
-        assert taken.reason == expected
+        decision: Decision = self.loop.run(_awaited(self.admit, demand))
+        assert decision.reason == expected
         if expected == "QuotaExceeded":
-            assert taken.number == self.used[caller]
-            assert 0 < taken.wait <= DAY * MICROSECONDS
+            assert decision.number == self.used[caller]
+            assert 0 < decision.wait <= DAY * MICROSECONDS
         elif expected == "RateLimited":
-            assert self.quota.remaining(taken.number) == self.permits[caller]
+            assert self.quota.remaining(decision.number) == self.permits[caller]
         elif expected is None:
             self.permits[caller] -= cost
             self.used[caller] += cost
-            assert (taken.release is not None) == bool(self.slots)
+            assert (decision.release is not None) == bool(self.slots)
             if self.slots:
-                self.running[caller][request_id] = taken.release
+                self.running[caller][request_id] = decision.release
 
     @rule(caller=CALLERS, data=st.data())
     def a_request_ends(self, caller: str, data: st.DataObject) -> None:
@@ -89,8 +89,8 @@ class AgainstModel(RuleBasedStateMachine):
         self.used = dict.fromkeys("ab", 0)
 
 
-async def _awaited(take: Take, wanted: Wanted) -> Any:
-    return await take(wanted)
+async def _awaited(admit: Admit, demand: Demand) -> Any:
+    return await admit(demand)
 
 
 async def _released(release: Callable[[], None]) -> None:

@@ -42,7 +42,7 @@ class LocalAgainstModel(AgainstModel):
         super().__init__()
         self.clock = Clock(DAY * MICROSECONDS)
         self.local = LocalLimits(LocalBuckets(), self.clock)
-        self.take = self.local.take
+        self.admit = self.local.admit
         self.loop = asyncio.Runner()
 
     def day_passes(self) -> None:

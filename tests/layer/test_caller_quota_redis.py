@@ -15,12 +15,13 @@ import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from harness import DEADLINE_SECONDS, HEADERS, NO_TLS, config, http_process, message, text_of, wait_for
+from harness import DEADLINE_SECONDS, HEADERS, NO_TLS, config, http_process, message, running, text_of, wait_for
 from quota_model import AgainstModel
 from rate_limit_model import DAY
 from store import Store, running_store
+from test_rate_limit_tiers import register
 from weather_station.production.config import about
-from weather_station.production.inbound.caller_quota import LocalLimits, Wanted
+from weather_station.production.inbound.caller_quota import Demand, LocalLimits
 from weather_station.production.inbound.caller_quota_redis import SharedLimits
 from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets, Quota
 from weather_station.production.inbound.rate_limit_redis import SharedBuckets
@@ -52,8 +53,8 @@ def test_two_replicas_together_do_what_the_model_does(store: Store) -> None:
                 self.loop = asyncio.Runner()
                 self.replicas = [shared(store), shared(store)]
 
-            async def take(self, wanted: Wanted) -> Any:
-                return await self.replicas[int(wanted.request_id) % 2].take(wanted)
+            async def admit(self, demand: Demand) -> Any:
+                return await self.replicas[int(demand.request_id) % 2].admit(demand)
 
             def day_passes(self) -> None:
                 for key in client.keys("*:day:*"):
@@ -81,17 +82,17 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
     async def admitted(caller: int) -> tuple[int, int]:
         quota = Quota(1000, DAY * MICROSECONDS)
-        wanted = [
-            Wanted(f"c{caller}", f"c{caller}", 1 + number % 3, quota, 50 + caller, 0, str(number), 60)
+        demand = [
+            Demand(f"c{caller}", f"c{caller}", 1 + number % 3, quota, 50 + caller, 0, str(number), 60)
             for number in range(80)
         ]
-        taken = await asyncio.gather(*(replicas[number % 2].take(each) for number, each in enumerate(wanted)))
-        return caller, sum(each.cost for each, outcome in zip(wanted, taken, strict=True) if outcome.reason is None)
+        taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(demand)))
+        return caller, sum(each.cost for each, outcome in zip(demand, taken, strict=True) if outcome.reason is None)
 
     for caller, total in await asyncio.gather(*map(admitted, range(16))):
         assert total == 50 + caller
-    running = [Wanted("c", "c", 1, Quota(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
-    taken = await asyncio.gather(*(replicas[number % 2].take(each) for number, each in enumerate(running)))
+    running = [Demand("c", "c", 1, Quota(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
+    taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(running)))
     assert sum(outcome.reason is None for outcome in taken) == 7
     for replica in replicas:
         await replica._store.close()  # type: ignore[attr-defined]
@@ -99,10 +100,10 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
 async def test_a_request_is_one_round_trip(store: Store) -> None:
     replica = shared(store)
-    await replica.take(Wanted("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "first", 60))
+    await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "first", 60))
     with store.client() as client:
         before = client.info("commandstats")
-        await replica.take(Wanted("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
+        await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
         after = client.info("commandstats")
     assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 1
     await replica._store.close()  # type: ignore[attr-defined]
@@ -152,6 +153,58 @@ def test_the_places_of_a_killed_replica_are_free_after_timeout_and_grace(store: 
         if client.zcount(name, time.time() * MICROSECONDS, "+inf") == 2:  # on a slow machine they may be free by now
             assert "This caller has 2 requests running" in text_of(rejected)
         wait_for(lambda: call(other.base, "quick").get("isError") is False)
+
+
+TIERS = {"public": 7, "internal": 23, "": 12}
+"""What callers of each tier may have; those without one have the general limit."""
+
+BY_TIER = {
+    "permits": {"RATE_LIMIT_REQUESTS": 12, "RATE_LIMIT_TIERS": f"public=7/{DAY},internal=23/{DAY}"},
+    "requests per day": {
+        "RATE_LIMIT_REQUESTS": 1000,
+        "RATE_LIMIT_DAILY": 12,
+        "RATE_LIMIT_DAILY_TIERS": "public=7,internal=23",
+    },
+}
+
+
+def patient(server: ProductionServer) -> None:
+    """Register tools of several costs, and wait for Redis however busy the machine is."""
+    register(server)
+    limiter = server.registry.middleware["rate_limit"]
+    limiter.store._timeout = DEADLINE_SECONDS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("limits", BY_TIER.values(), ids=BY_TIER)
+async def test_32_callers_at_two_servers_get_exactly_what_their_tiers_permit(
+    store: Store, limits: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in limits.items():
+        monkeypatch.setenv(name, str(value))
+    permits = limits["RATE_LIMIT_REQUESTS"]
+    chosen = config(redis_url=store.url, rate_limit_window_seconds=DAY, rate_limit_requests=permits)
+    costs = {"dear": 5, "cheap": 1}
+    with store.client() as redis, running(chosen, patient) as one, running(chosen, patient) as other:
+        redis.flushall()
+        redis.config_resetstat()
+        async with httpx2.AsyncClient(timeout=DEADLINE_SECONDS, trust_env=False, verify=NO_TLS) as client:
+
+            async def cost_of(number: int, tier: str, index: int, tool: str) -> int:
+                url = (one, other)[(index + number) % 2].url
+                content = message("tools/call", {"name": tool, "arguments": {}})
+                headers = HEADERS | {"x-caller": f"caller {number},{tier}"}
+                result = (await client.post(url, json=content, headers=headers)).json()["result"]
+                return 0 if result["isError"] else costs[tool]
+
+            async def spent(number: int, tier: str) -> int:
+                tools = ["dear", "cheap", "dear", "cheap", "dear", "cheap", *["cheap"] * 21]
+                return sum(await asyncio.gather(*(cost_of(number, tier, *call) for call in enumerate(tools))))
+
+            callers = [(number, [*TIERS][number % 3]) for number in range(32)]
+            found = await asyncio.gather(*(spent(*caller) for caller in callers))
+        scripts = redis.info("commandstats")["cmdstat_evalsha"]
+    assert found == [TIERS[tier] for _, tier in callers]
+    assert scripts["calls"] - scripts["failed_calls"] == 32 * 27, "one round trip a call, beside the first ones"
 
 
 def ignore(base: str) -> None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NoReturn
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from harness import ENVIRONMENT, config
+from weather_station.__main__ import main
 from weather_station.production.config import (
     ANSWERS,
     CHOSEN_AT_COPY,
+    MIN_VARIABLE,
     ConfigError,
     ProductionConfig,
     about,
+    known_variables,
+    settings_models,
     variable,
 )
 from weather_station.production.features import FEATURES
@@ -240,3 +245,29 @@ def test_the_server_has_the_name_of_the_answers_and_a_version() -> None:
     assert about().name == ANSWERS["slug"]
     assert about().title == ANSWERS["title"]
     assert about().version
+
+
+def test_a_typing_error_in_any_setting_is_pointed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = known_variables(settings_models())
+    names = [name for name in known if len(name) >= MIN_VARIABLE and not os.environ.get(name) and name[:5] != "OTEL_"]
+    wrong = {f"{name}{name[-1]}": name for name in names if f"{name}{name[-1]}" not in known}
+    assert len(wrong) > 50
+    for typed in wrong:
+        monkeypatch.setenv(typed, "x")
+    expected = {f"{typed} is set but is no setting of this server: is {name} meant?" for typed, name in wrong.items()}
+    assert expected <= {*create_server(config()).registry.notices}
+
+
+def test_a_failed_start_names_the_typing_error_that_explains_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("BASE_URLS", "LOG_LEVELL"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr("weather_station.__main__._load", refuse)
+    assert main(["--check"]) == 2
+    lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["BASE_URL: must be set", "BASE_URLS is set but is no setting of this server: is BASE_URL meant?"]
+
+
+def refuse(overrides: dict[str, object]) -> NoReturn:
+    raise ConfigError(["BASE_URL: must be set"])

@@ -282,7 +282,7 @@ class Both:
             finally:
                 context = request.context
                 about = (request.method, request.target, request.target_label, request.caller, request.policy)
-                outcome = (request.status, request.error_type, request.ran, request.entered)
+                outcome = (request.status, request.error_type, request.handler_called, request.handler_runs)
                 sent = (context.method, context.params, context.meta, context.protocol_version, context.request_id)
                 self.requests.append((*about, *outcome, repr(sent)))
 
@@ -785,7 +785,7 @@ def test_an_sdk_that_is_not_known_turns_the_direct_path_off(monkeypatch: pytest.
     def notices() -> list[str]:
         return [notice for notice in create_server(config()).registry.notices if "the direct path is off" in notice]
 
-    assert sdk_direct.digest() in sdk_direct.PROVEN
+    assert sdk_direct.digest() in sdk_direct.VERIFIED
     assert notices() == []
     original = sdk_direct.ServerRunner._on_request
 
@@ -795,7 +795,7 @@ def test_an_sdk_that_is_not_known_turns_the_direct_path_off(monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(sdk_direct.ServerRunner, "_on_request", instrumented)
         assert len(notices()) == 1
-    monkeypatch.setattr(sdk_direct, "PROVEN", frozenset(("another",)))
+    monkeypatch.setattr(sdk_direct, "VERIFIED", frozenset(("another",)))
     assert len(notices()) == 1
 
 

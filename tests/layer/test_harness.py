@@ -32,8 +32,9 @@ def test_code_in_a_process_of_its_own_does_not_load_the_owners_tools() -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
-@pytest.mark.parametrize("fresh", [False, True], ids=["forked", "new"])
+@pytest.mark.parametrize("fresh", [False, pytest.param(True, marks=pytest.mark.release)], ids=["forked", "new"])
 def test_a_forked_server_ends_as_a_new_process_does(fresh: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FRESH, raising=False)
     if fresh:
         monkeypatch.setenv(FRESH, "1")
     with stdio_process() as server:
@@ -54,6 +55,7 @@ def test_a_forked_server_ends_as_a_new_process_does(fresh: bool, monkeypatch: py
 
 
 def test_a_server_whose_libraries_see_other_variables_is_a_new_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(FRESH, raising=False)
     with stdio_process() as server:
         assert isinstance(server.process, Forked) is hasattr(os, "fork")
     monkeypatch.setenv("SOME_LIBRARY_READS", "1")

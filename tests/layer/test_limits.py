@@ -11,7 +11,7 @@ import pytest
 from harness import HAS_METRICS, PRODUCTION, PROJECT, Serve, has
 from weather_station.production.config import ProductionConfig, variable
 from weather_station.production.observe.rejections import Reason
-from weather_station.production.upstream.shares import CALLER_SHARE
+from weather_station.production.upstream.shares import SHARE_DIVISOR
 
 
 class Row(NamedTuple):
@@ -43,6 +43,9 @@ FIXED = {
 
 QUARTERS = {"of these, threads of one caller", "of these, requests of one caller"}
 
+OF_FEATURES = {"USER_TIMEOUT_SECONDS": ("inbound.long_calls", "LongCallSettings")}
+"""The limits with a setting of a feature: its module and the class of its settings."""
+
 NO_LIMITS = {
     *("PORT", "METRICS_PORT", "LOG_ACCESS_SAMPLING", "RETRY_DELAY_SECONDS", "INTROSPECTION_CACHE_SECONDS"),
     *("CIRCUIT_FAILURE_THRESHOLD", "CIRCUIT_RECOVERY_TIMEOUT", "CIRCUIT_HALF_OPEN_REQUESTS"),
@@ -73,9 +76,15 @@ def test_a_limit_is_the_one_of_the_running_server(row: Row, serve: Serve) -> Non
             assert numbers(row.default) == [constants[name] for name in names]
         return
     if row.limit in QUARTERS:
-        assert (row.default, CALLER_SHARE) == ("a quarter", 4)
+        assert (row.default, SHARE_DIVISOR) == ("a quarter", 4)
         return
     setting = row.setting.strip("`")
+    if setting in OF_FEATURES:
+        module, settings = OF_FEATURES[setting]
+        if has(module):
+            fields = getattr(import_module(f"{PRODUCTION}.{module}"), settings).model_fields
+            assert numbers(row.default) == [fields[setting.lower()].default]
+        return
     (name,) = [name for name in ProductionConfig.model_fields if variable(name) == setting]
     default = ProductionConfig.model_fields[name].default
     if default is None:  # a multiple of another setting
@@ -95,7 +104,7 @@ def test_every_setting_that_limits_something_is_in_the_table() -> None:
         if (isinstance(field.default, (int, float)) and not isinstance(field.default, bool))
         or "int |" in str(field.annotation)
     }
-    assert listed == bounded - NO_LIMITS
+    assert listed == (bounded - NO_LIMITS) | OF_FEATURES.keys()
 
 
 @pytest.mark.skipif(not HAS_METRICS, reason="the project is without metrics")

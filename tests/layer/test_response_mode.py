@@ -19,6 +19,7 @@ from harness import HEADERS, Running, Serve, config, message, modern, running, w
 from held import open_session
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound.response_mode import (
+    BLANK,
     PING,
     WATCH_AFTER_SECONDS,
     DeferredResponse,
@@ -159,15 +160,41 @@ async def test_a_silent_call_becomes_a_stream_with_comments(
 ) -> None:
     server, tools = servers("auto", session_mode, "0.05")
     content, headers = tool_call(protocol, session_of(server.url, session_mode), "held")
-    async with http.stream("POST", server.url, json=content, headers=headers) as response:
-        assert response.headers["content-type"] == "text/event-stream"
-        received = b""
-        async for chunk in response.aiter_raw():
-            received += chunk
-            if received == 3 * PING:
-                tools.end.set()
+    received = await received_until_the_end(http, server.url, tools, content, headers, "text/event-stream", 3 * PING)
     (answer,) = events(received.decode())
     assert answer["result"]["content"][0]["text"] == "held"
+
+
+@ways
+async def test_a_silent_call_of_a_client_that_accepts_only_json_sends_blanks(
+    servers: Servers, http: httpx2.AsyncClient, protocol: str, session_mode: str
+) -> None:
+    server, tools = servers("auto", session_mode, "0.05")
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "held")
+    received = await received_until_the_end(
+        http, server.url, tools, content, headers | JSON, "application/json", 3 * BLANK
+    )
+    assert json.loads(received)["result"]["content"][0]["text"] == "held"
+
+
+async def received_until_the_end(
+    http: httpx2.AsyncClient,
+    url: str,
+    tools: Tools,
+    content: dict[str, Any],
+    headers: dict[str, str],
+    media_type: str,
+    before: bytes,
+) -> bytes:
+    """Return the whole body of a held call, which ends as soon as the client has received `before`."""
+    received = b""
+    async with http.stream("POST", url, json=content, headers=headers) as response:
+        assert response.headers["content-type"] == media_type
+        async for chunk in response.aiter_raw():
+            received += chunk
+            if received == before:
+                tools.end.set()
+    return received
 
 
 @ways
@@ -187,6 +214,7 @@ async def test_a_client_that_accepts_only_json_gets_json(
         response = await call
         assert response.headers["content-type"] == "application/json"
         assert response.json()["result"]["content"][0]["text"].endswith(name)
+        assert response.content.startswith(BLANK) is (mode == "auto" and name == "held")
     refused = await http.post(server.url, json=content, headers=headers | {"accept": "text/html"})
     assert refused.status_code == 406
 
@@ -285,7 +313,7 @@ async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResp
 
     def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
         sent = Sent()
-        made.append(DeferredResponse(sent, silence))
+        made.append(DeferredResponse(sent, silence, may_stream=silence is not None))
         return made[-1], sent
 
     yield make

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import time
+import tracemalloc
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context, Image
 from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
-from pydantic import BaseModel
+from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
 
 from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
@@ -247,13 +247,70 @@ def test_what_is_found_too_large_is(value: Any, limit: int) -> None:
         assert size > limit
 
 
+class Counted(list[Any]):
+    """A list that counts its items when they are read."""
+
+    read = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in super().__iter__():
+            self.read += 1
+            yield item
+
+
 @pytest.mark.pure
-@pytest.mark.parametrize("value", ["x" * 10_000_000, ["x"] * 5_000_000, {"rows": [{"a": "b" * 100}] * 2_000_000}])
-def test_the_work_depends_on_the_limit_only(value: Any) -> None:
-    small = bytes_left(["x" * 1000] * 50, 100_000)
-    started = time.process_time()
-    assert bytes_left(value, 100_000) < 0 < small
-    measured = time.process_time() - started
-    started = time.process_time()
-    to_json(value)
-    assert measured < (time.process_time() - started) / 2
+@pytest.mark.parametrize(
+    ("item", "count", "read"),
+    [
+        ("x" * 98, 4000, 4000),
+        (Row(number=1, name="x" * 76), 4000, 21),
+        ({"a": ["b" * 80]}, 4000, 26),
+        (Row(number=1, name="x" * 76), 1_000_000, 0),
+        ("x", 1_000_000, 0),
+    ],
+)
+def test_the_work_depends_on_the_limit_only(item: Any, count: int, read: int) -> None:
+    value = Counted([item] * count)
+    left, counted = bytes_left(value, 10_000), value.read
+    assert left < 0
+    assert counted <= read
+
+
+class Item(BaseModel):
+    """A row that counts how often one is converted."""
+
+    converted: ClassVar[int] = 0
+    name: str
+
+    @field_serializer("name")
+    def convert(self, name: str) -> str:
+        Item.converted += 1
+        return name
+
+
+ITEMS = [Item(name="x" * 90) for _ in range(50_000)]
+
+
+@generations
+def test_a_result_of_five_megabytes_takes_neither_memory_nor_conversions(version: str) -> None:
+    def add(server: ProductionServer) -> None:
+        @server.tool()
+        async def large() -> list[Item]:
+            return ITEMS
+
+    conversions: dict[int, int] = {}
+    for limit in (0, 100_000):
+        with running(config(max_result_bytes=limit), add) as server:
+            call(server, version, "health_check")
+            Item.converted = 0
+            if limit:
+                tracemalloc.start()
+            try:
+                assert call(server, version, "large").get("isError", False) is bool(limit)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+            conversions[limit] = Item.converted
+    assert conversions[0] >= len(ITEMS)
+    assert conversions[100_000] < 100_000 / 90
+    assert 0 < peak < 2_000_000

@@ -36,7 +36,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
 
-from harness import DEADLINE_SECONDS, HEADERS, Serve, config, message, run_python, wait_for
+from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, run_python, wait_for
 from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.observe import telemetry
@@ -425,7 +425,7 @@ def test_no_value_of_an_owner_fails_an_export(
 
 def test_large_texts_take_little_memory_in_the_queue(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "600000")
-    large = "x" * 500_000
+    large = "x" * 300_000
 
     def register(server: ProductionServer) -> None:
         @server.tool()
@@ -441,14 +441,27 @@ def test_large_texts_take_little_memory_in_the_queue(serve: Serve, monkeypatch: 
         server.call("work", {"number": 0})
         tracemalloc.start()
         try:
-            for number in range(10):
+            for number in range(3):
                 server.post(message(f"{large}{number}"))
                 server.call("work", {"number": number})
             gc.collect()
             held, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert held < 4_000_000
+    assert held < 2_000_000
+
+
+def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+
+    def failures(server: Running) -> float | None:
+        return server.metrics().value("mcp_telemetry_export_failures_total", signal="traces")
+
+    with serve(telemetry_endpoint="http://127.0.0.1:9") as server:
+        assert failures(server) == 0
+        server.call("health_check")
+        wait_for(lambda: failures(server) == 1, "a failed export")
 
 
 # --- The convention -------------------------------------------------------------------------------------------------
@@ -645,7 +658,11 @@ def test_the_standard_variables_win(collector: Collector) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("OTEL_SDK_DISABLED", "true"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_TRACES_SAMPLER", "always_off")],
+    [
+        ("OTEL_SDK_DISABLED", "true"),
+        pytest.param("OTEL_TRACES_EXPORTER", "none", marks=pytest.mark.release),
+        pytest.param("OTEL_TRACES_SAMPLER", "always_off", marks=pytest.mark.release),
+    ],
 )
 def test_the_standard_variables_switch_traces_off(collector: Collector, variable: str, value: str) -> None:
     traced = variable == "OTEL_TRACES_SAMPLER"  # a sampler decides call by call

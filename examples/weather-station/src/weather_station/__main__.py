@@ -88,7 +88,9 @@ def _main(argv: Sequence[str] | None) -> int:
                 return done if isinstance(done, int) else _report(done, 0)
         return _run(_load(overrides), check=options.check)
     except ConfigError as error:
-        return _report(error.problems, 2)
+        from .production.config import typing_errors
+
+        return _report([*error.problems, *typing_errors(error.problems)], 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
     finally:

@@ -34,7 +34,7 @@ class RedisURL(NamedTuple):
     """The parts of `REDIS_URL`."""
 
     single: str
-    """As the URL of one server, whose host counts for a single server only."""
+    """The URL for redis-py; with Sentinel or a cluster its host is a placeholder."""
     kind: str
     """`sentinel`, `cluster`, or empty for a single server."""
     hosts: tuple[tuple[str, int], ...]
@@ -89,7 +89,7 @@ def _address(text: str, default: int) -> tuple[str, int]:
 
 
 def pool(url: str, tag: str, kind: str = "BlockingConnectionPool", **options: Any) -> Any:
-    """Return a pool of redis-py for the server of a URL. Its `connection_class` also serves without the pool.
+    """Return a pool of redis-py for the server of a URL. Its `connection_class` can be used without the pool.
 
     Args:
         url: The value of `REDIS_URL`.
@@ -122,7 +122,7 @@ def _located(kind: type) -> type:
     """Return a subclass of a connection of redis-py that looks up the address before each connection."""
     from redis import exceptions
 
-    elsewhere = (exceptions.ReadOnlyError, exceptions.AskError, exceptions.ClusterDownError)  # MOVED is an AskError
+    moved = (exceptions.ReadOnlyError, exceptions.AskError, exceptions.ClusterDownError)  # MOVED is an AskError
 
     class LocatedConnection(kind):  # type: ignore[misc]
         """A connection to the node that has the keys."""
@@ -138,7 +138,7 @@ def _located(kind: type) -> type:
         async def read_response(self, *arguments: Any, **options: Any) -> Any:
             try:
                 return await super().read_response(*arguments, **options)
-            except elsewhere as error:
+            except moved as error:
                 await self.disconnect(nowait=True)
                 raise exceptions.ConnectionError(f"another node has the keys now: {type(error).__name__}") from None
 

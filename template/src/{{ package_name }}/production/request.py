@@ -59,13 +59,13 @@ class MCPRequest:
     status: Status = "success"
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
-    ran: bool = False
+    handler_called: bool = False
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     encoded: bytes | None = None
     """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
     timer: asyncio.Timeout | None = None
     """The timeout of the request."""
-    entered: bool = False
+    handler_runs: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
     max_result_bytes: int = 0
     """Bytes of text and structure that the result may have; 0 for no limit."""

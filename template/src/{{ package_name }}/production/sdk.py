@@ -300,7 +300,7 @@ class ProductionServer(MCPServer[Runtime]):
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
         """Raise the error of a resource or prompt that raised `error`."""
-        if isinstance(error, ValidationError) and not request.ran:
+        if isinstance(error, ValidationError) and not request.handler_called:
             pipeline.explain_arguments(request, kind, pipeline.problems_of(error))
         pipeline.explain_failure(request, error)
 
@@ -462,10 +462,10 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     request = current_request.get()
     if request is None or context is None:
         return None
-    if request.entered:
+    if request.handler_runs:
         request.check_result = None
         return None
-    request.entered = True
+    request.handler_runs = True
     has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds
     if has_state and context.request_state == NO_STATE and (params := context._input_params) is not None:
         context._input_params = params.model_copy(update={"request_state": None})

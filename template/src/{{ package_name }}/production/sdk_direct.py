@@ -55,7 +55,7 @@ SCALARS = frozenset((str, int, float, bool))
 
 log = structlog.stdlib.get_logger(__name__)
 
-PROVEN = frozenset(("bb2f02634894300d800abb6a7e85d428",))
+VERIFIED = frozenset(("bb2f02634894300d800abb6a7e85d428",))
 """`digest` of the SDKs whose answers the direct path has been compared with."""
 
 SOURCES: Mapping[Path, tuple[str, ...]] = {
@@ -128,10 +128,10 @@ def digest() -> str:
     return found.hexdigest()
 
 
-def is_proven() -> bool:
+def is_verified() -> bool:
     """Return whether the direct path was compared with the installed SDK, of which nothing has replaced a part."""
     try:
-        if digest() not in PROVEN:
+        if digest() not in VERIFIED:
             return False
     except OSError:
         return False
@@ -141,7 +141,7 @@ def is_proven() -> bool:
 
 
 class LazyConnection(Connection):
-    """The connection of one request: its parts are made when they are used, which costs more than a call."""
+    """Connection of one request that makes its parts on first use, since making them takes longer than a call."""
 
     def __init__(self, version: str, client_info: Any, capabilities: Any) -> None:
         self.protocol_version = version
@@ -262,7 +262,7 @@ class Handlers:
         return Call(request, request_id, method, version, params, typed, entry.handler)
 
     def _is_valid(self, method: str, version: str, params: dict[str, Any] | None) -> bool:
-        """Return whether the parameters are valid, which of ordinary ones only `_meta` decides; remember it if so."""
+        """Return whether the parameters are valid, and remember their `_meta`, on which that depends alone."""
         meta = (params or {}).get("_meta", {})
         fixed = {key: value for key, value in meta.items() if type(value) not in VARYING.get(key, ())}
         envelope = (version, to_json(fixed, inf_nan_mode="constants"))
@@ -306,7 +306,7 @@ class Handlers:
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
         if middleware != self._middleware and not self._adopt(middleware):
-            # Other middleware may change the request: the SDK's own driver knows what follows from that.
+            # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
                 self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
             )

@@ -41,7 +41,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, CallToolResult, Tool
 
 from .caller import Caller, User, peer_caller
-from .config import ANSWERS, ConfigError, ProductionConfig, StartError, known_variables
+from .config import ANSWERS, ConfigError, ProductionConfig, StartError, known_variables, settings_models
 from .sdk import ProductionServer
 
 PROJECT = Path(__file__).parents[3]
@@ -73,7 +73,8 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Set the environment before any test or tool is imported."""
     environment = pytest.MonkeyPatch()
     early_config.add_cleanup(environment.undo)
-    known = known_variables([ProductionConfig]) | {ANSWERS["config"]["upstream_api_key_env"]}
+    import_module(f"{__package__}.features")  # and with it the settings of all features
+    known = known_variables(settings_models()) | {ANSWERS["config"]["upstream_api_key_env"]}
     settings = DEFAULTS | read_settings(SETTINGS)
     _replace_variables(environment, known, settings)
     with contextlib.suppress(Exception):  # no options.py, or a mistake in it, which fails a test and not pytest

@@ -150,9 +150,9 @@ CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", 
 """Fields that decide which modules the project contains; the environment cannot change them."""
 
 
-MIN_VARIABLE = 8
+MIN_VARIABLE = 6
 SIMILARITY = 0.87
-"""A variable of that many characters and that much like a setting's is a typing error of it, by `difflib`'s measure."""
+"""What is that much like a setting of that many characters is a typing error of it, by `difflib`'s measure."""
 
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
@@ -464,6 +464,14 @@ def has_file_variable(model: type[BaseSettings], field_name: str) -> bool:
     return holds_secret(field.annotation) and f"{variable_of(model, field_name)}_FILE" not in variables(model)
 
 
+def settings_models() -> list[type[EnvironmentSettings]]:
+    """Return all imported classes of settings: the template's, which `production.features` imports, and the owner's."""
+    models: list[type[EnvironmentSettings]] = [EnvironmentSettings]
+    for model in models:
+        models += model.__subclasses__()
+    return models
+
+
 def known_variables(models: Iterable[type[BaseSettings]]) -> set[str]:
     """Return the environment variables of these models, with the `X_FILE` of their secrets."""
     known: set[str] = set()
@@ -480,12 +488,21 @@ def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
     unset = [name for name in names if not os.environ.get(name)]
     for name in sorted(os.environ):
         written = name.upper()
-        if len(name) < MIN_VARIABLE or written in names or name.startswith("OTEL_"):
+        if written in names or name.startswith("OTEL_"):
             continue
         # Comparing with all of them takes a millisecond for each variable of the environment.
         similar = [other for other in unset if other[:3] == written[:3] or other[-3:] == written[-3:]]
         for meant in difflib.get_close_matches(written, similar, 1, SIMILARITY):
             yield name, meant
+
+
+def typing_errors(problems: Iterable[str] | None = None) -> list[str]:
+    """Return a line for each probable typing error; with `problems`, only for those that explain one of them."""
+    lines = []
+    for name, meant in near_misses(known_variables(settings_models())):
+        named = problems is None or any(meant in text and f"{name} is set" not in text for text in problems)
+        lines += [f"{name} is set but is no setting of this server: is {meant} meant?"] if named else []
+    return lines
 
 
 def secret_texts() -> list[str]:
@@ -494,10 +511,7 @@ def secret_texts() -> list[str]:
     These are the secrets among the settings, the template's and the owner's, and what other libraries and the owner's
     code may read: variables whose name denotes a secret, and the credentials in URLs and in connection strings.
     """
-    models: list[type[EnvironmentSettings]] = [EnvironmentSettings]
-    for model in models:
-        models += model.__subclasses__()
-    fields = {name: field for model in models for name, field in variables(model).items()}
+    fields = {name: field for model in settings_models() for name, field in variables(model).items()}
     names = {name for name, field in fields.items() if holds_secret(field.annotation)}
     names.add(os.environ.get("UPSTREAM_API_KEY_ENV") or ANSWERS["config"]["upstream_api_key_env"])
     texts: set[str] = set()

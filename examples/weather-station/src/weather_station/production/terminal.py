@@ -20,22 +20,22 @@ _IN_LINES = re.compile(rf"[\x00-\x08\x0b-\x1f{_UNSAFE}]")
 
 
 def one_line(text: str) -> str:
-    """Return `text` as one line."""
+    """Return `text` escaped, as one line."""
     return text if text.isprintable() else _IN_LINE.sub(_escaped, text)
 
 
 def lines(text: str) -> str:
-    """Return `text` with its line breaks and tabs."""
+    """Return `text` escaped, except for line breaks and tabs."""
     return text if text.isprintable() else _IN_LINES.sub(_escaped, text)
 
 
 def block(text: str) -> str:
-    """Return the lines of `text` indented, so that none of them looks like a line of its own."""
+    """Return the lines of `text` escaped and indented, so that none looks like a message of the server."""
     return "\n".join(f"  {one_line(line)}" for line in text.rstrip("\n").split("\n"))
 
 
 def json_text(text: str) -> str:
-    """Return a JSON text that stands for the same value."""
+    """Return the JSON `text` with the escapes of JSON, so that its value stays the same."""
     return text if text.isprintable() else _IN_LINES.sub(_json_escaped, text)
 
 

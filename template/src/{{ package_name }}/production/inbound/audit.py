@@ -1,4 +1,4 @@
-"""Audit: one JSON object for every request, and for every decision before one, that no sampling leaves out.
+"""Audit: one JSON object for every request and for every decision before one, without sampling.
 
 The middleware records each request when it has ended. What is decided before a request (HTTP 401 and 403, the sign-in)
 is recorded by `registry.audit`. `docs/audit.schema.json` has the form of a record.
@@ -12,6 +12,8 @@ import json
 import time
 from datetime import UTC, datetime
 from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,7 @@ from pydantic_settings import SettingsConfigDict
 from starlette.requests import Request
 
 from ..caller import STDIO, UNKNOWN, Caller
-from ..config import ConfigError, EnvironmentSettings
+from ..config import UPDATE, ConfigError, EnvironmentSettings
 from ..json_values import valid_unicode
 from ..observe.redaction import Redactor, configured_secrets, shorten
 from ..observe.throttle import Throttle
@@ -42,23 +44,23 @@ VERSION = 1
 MAX_RECORD = 16_000
 """Bytes of a record. Docker's json-file driver splits longer lines; the arguments of a longer record are hashed."""
 
-MAX_NAME = 256
-"""Characters of each text in a record that would be too long."""
+MAX_FIELD = 256
+"""Characters to which each text is cut in a record above `MAX_RECORD`."""
 
 MAX_TEXT = 100
 """Characters of a text that a client has chosen."""
 
-UNRECORDED = "AuditUnavailable"
+AUDIT_UNAVAILABLE = "AuditUnavailable"
 """Error type of a request that is rejected because records cannot be written."""
 
-NO_DECISIONS = frozenset(("body", "connections", "head", "malformed", "media_type", "timeout"))
-"""Rejections of HTTP requests that are not about a caller: they are no requests yet, or too large."""
+NOT_RECORDED = frozenset(("body", "connections", "head", "malformed", "media_type", "timeout"))
+"""Reasons of HTTP rejections that are not recorded: the server has not read the whole request, or not its sender."""
 
 ALLOWED = frozenset(("consented", "completed", "issued", "refreshed", "revoked", "signed_out", "registered"))
 """Outcomes of a sign-in, a token or a registration in which the sender got what was asked for."""
 
 FIELDS = ("subject", "client", "method", "target", "http_status", "error_type")
-"""Fields of a decision outside of a request that have a name of their own in the record; others are its `details`."""
+"""Fields of a decision outside of a request that are members of the record; all others are in `details`."""
 
 WITH_ARGUMENTS = (TOOLS_CALL, PROMPTS_GET)
 """Methods with a parameter `arguments`; of any other one, all parameters count as its arguments."""
@@ -73,7 +75,7 @@ class AuditSettings(EnvironmentSettings):
 
     model_config = SettingsConfigDict(env_prefix="AUDIT_")
 
-    sink: Literal["stderr", "file"] = "stderr"
+    sink: Literal["stderr", "file", "otlp"] = "stderr"
     file: Path | None = None
     file_max_bytes: int = Field(default=100 * 1024 * 1024, ge=64 * 1024, le=1024**4)
     file_count: int = Field(default=10, ge=1, le=10_000)
@@ -93,7 +95,7 @@ def install(registry: Registry) -> None:
         raise ConfigError(["AUDIT_FILE: must be set for AUDIT_SINK=file"])
     if settings.sink != "file" and (settings.file is not None or settings.fsync):
         raise ConfigError(["AUDIT_FILE and AUDIT_FSYNC need AUDIT_SINK=file"])
-    audit = Audit(registry, settings, sink_of(settings))
+    audit = Audit(registry, settings, sink_of(registry, settings))
     registry.audit = audit
     registry.middleware["audit"] = audit
     registry.middleware["reject_unaudited"] = audit.reject_unaudited
@@ -102,8 +104,19 @@ def install(registry: Registry) -> None:
     registry.on_shutdown.append(audit.close)
 
 
-def sink_of(settings: AuditSettings) -> Sink:
-    """Return the sink that the settings choose."""
+def sink_of(registry: Registry, settings: AuditSettings) -> Sink:
+    """Return the sink that the settings choose.
+
+    Raises:
+        ConfigError: it is OTLP, and no logs are exported.
+    """
+    if settings.sink == "otlp":
+        module = f"{__package__}.audit_otlp"
+        if not find_spec(module):
+            problem = "this project exports no logs over OTLP. Change it with"
+            raise ConfigError([f"AUDIT_SINK=otlp: {problem}: {UPDATE} telemetry_signals=all"])
+        sink: Sink = import_module(module).sink_of(registry)
+        return sink
     if settings.file is None:
         return StderrSink()
     return FileSink(settings.file, max_bytes=settings.file_max_bytes, kept=settings.file_count, durable=settings.fsync)
@@ -122,7 +135,7 @@ class Audit:
         self._dropped = 0
         """Records that were lost since the last one that was written."""
         text = "Audit records that could not be written."
-        self._count = registry.meter.counter("mcp_audit_records_dropped_total", text)().inc
+        self._increment_dropped = registry.meter.counter("mcp_audit_records_dropped_total", text)().inc
         self._throttle = Throttle(1, lambda suppressed: None)
         self._syncing: set[asyncio.Task[bool]] = set()
 
@@ -139,8 +152,10 @@ class Audit:
 
     async def close(self) -> None:
         """Wait until all records are kept, and close the sink."""
-        await self._synced()
-        self._sink.close()
+        await self._sync()
+        if lost := self._sink.close():
+            self._count_lost(lost)
+            log.error("audit records are lost: the collector did not accept them", records=lost)
 
     # --- Requests --------------------------------------------------------------------------------------------
 
@@ -157,9 +172,9 @@ class Audit:
             raise
         written = self._write(self._of_request(request, began, started))
         if written and self._sink.durable:
-            written = await self._synced()
+            written = await self._sync()
         if not written and self._denies and request.status in ("success", "input_required"):
-            request.fail("error", UNRECORDED)
+            request.fail("error", AUDIT_UNAVAILABLE)
             text = "The request was executed, but its audit record cannot be written, so its result is withheld."
             return give_error(request, INTERNAL_ERROR, text)
         if failure is not None:
@@ -170,17 +185,17 @@ class Audit:
         """Middleware that rejects requests while records cannot be written, where `AUDIT_ON_FAILURE` is `deny`."""
         if not self.rejects():
             return await call_next(request)
-        request.fail("error", UNRECORDED)
+        request.fail("error", AUDIT_UNAVAILABLE)
         text = "The request was not executed, because its audit record cannot be written now. Try again later."
         return give_error(request, INTERNAL_ERROR, text)
 
     def rejects(self) -> bool:
-        """Return whether nothing may happen now, because no record of it could be written."""
-        return self._denies and self._dropped > 0 and not self._resumed()
+        """Return whether requests are rejected now, because records cannot be written."""
+        return self._denies and self._dropped > 0 and not self._resume()
 
     def _of_request(self, request: MCPRequest, began: datetime, started: int) -> dict[str, Any]:
         """Return the record of a request that has ended."""
-        denied = request.status == "rejected" or request.error_type == UNRECORDED
+        denied = request.status == "rejected" or request.error_type == AUDIT_UNAVAILABLE
         ctx, caller = request.context, request.caller
         record: dict[str, Any] = {
             "audit": VERSION,
@@ -217,7 +232,7 @@ class Audit:
 
     def record(self, event: str, outcome: str, request: Request | None, **fields: Any) -> None:
         """Record a decision that was made outside of an MCP request, as `registry.Audit`."""
-        if fields.get("error_type") in NO_DECISIONS:
+        if fields.get("error_type") in NOT_RECORDED:
             return
         record: dict[str, Any] = {
             "audit": VERSION,
@@ -235,7 +250,7 @@ class Audit:
         if known:
             record["details"] = known
         if self._write(record) and self._sink.durable:
-            task = asyncio.get_running_loop().create_task(self._synced())
+            task = asyncio.get_running_loop().create_task(self._sync())
             self._syncing.add(task)
             task.add_done_callback(self._syncing.discard)
 
@@ -244,41 +259,41 @@ class Audit:
     def _write(self, record: dict[str, Any]) -> bool:
         """Write a record, and return whether that was possible."""
         try:
-            if not self._dropped or self._resumed():
+            if not self._dropped or self._resume():
                 self._sink.write(encoded(record))
                 return True
         except OSError as error:
-            self._complain(error)
-        self._lose()
+            self._log_failure(error)
+        self._count_lost()
         return False
 
-    def _resumed(self) -> bool:
-        """Return whether records can be written again; the first one then says how many are missing."""
+    def _resume(self) -> bool:
+        """Write how many records are missing, and return whether that was possible."""
         record = {"audit": VERSION, "time": datetime.now(UTC), "event": "audit", "decision": "allowed"}
         try:
             self._sink.write(encoded(record | {"outcome": "resumed", "dropped": self._dropped}))
         except OSError as error:
-            self._complain(error)
+            self._log_failure(error)
             return False
         log.info("audit records can be written again", dropped=self._dropped)
         self._dropped = 0
         return True
 
-    async def _synced(self) -> bool:
-        """Return whether all records are on the disk, where that is answered."""
+    async def _sync(self) -> bool:
+        """Wait until all records are on the disk, if AUDIT_FSYNC is set, and return whether that was possible."""
         try:
             await self._sink.sync()
         except OSError as error:
-            self._complain(error)
-            self._lose()
+            self._log_failure(error)
+            self._count_lost()
             return False
         return True
 
-    def _lose(self) -> None:
-        self._dropped += 1
-        self._count()
+    def _count_lost(self, records: int = 1) -> None:
+        self._dropped += records
+        self._increment_dropped(records)
 
-    def _complain(self, error: OSError) -> None:
+    def _log_failure(self, error: OSError) -> None:
         if self._throttle.admit() is not None:
             log.error("audit records cannot be written", problem=error.strerror, requests_are_rejected=self._denies)
 
@@ -312,12 +327,12 @@ def _host_of(ctx: ServerRequestContext[Any, Any]) -> tuple[str, str] | None:
 
 @lru_cache(maxsize=1024)
 def _host(name: str, version: str) -> tuple[str, str]:
-    """Return what the client says that it is, shortened."""
+    """Return the name and version that the client gives itself, shortened."""
     return shorten(name, MAX_TEXT), shorten(version, MAX_TEXT)
 
 
 def _arguments(request: MCPRequest) -> Any:
-    """Return what the client wants of the target, as it was sent."""
+    """Return the arguments as the client sent them."""
     if request.method in WITH_ARGUMENTS:
         return request.params.get("arguments")
     return {name: value for name, value in request.params.items() if name != "_meta"}
@@ -345,7 +360,7 @@ def encoded(record: dict[str, Any]) -> bytes:
         return line
     if (arguments := record.pop("arguments", None)) is not None:
         record["arguments_sha256"] = digest(arguments)
-    texts = {name: shorten(value, MAX_NAME) for name, value in record.items() if isinstance(value, str)}
+    texts = {name: shorten(value, MAX_FIELD) for name, value in record.items() if isinstance(value, str)}
     return _line(valid_unicode(record | texts))
 
 

@@ -1,4 +1,4 @@
-"""Where audit records go: stderr, or a file that is rotated."""
+"""Where audit records go: stderr, or a file that is rotated; `audit_otlp` has another sink."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Protocol
 from ..observe.stderr import STDERR
 
 CHECK_SECONDS = 1.0
-"""Least time between two checks that the file still has its name."""
+"""Least time between two checks that the path still leads to the open file."""
 
 
 class Sink(Protocol):
@@ -29,10 +29,12 @@ class Sink(Protocol):
     def write(self, line: bytes) -> None: ...
 
     async def sync(self) -> None:
-        """Wait until all records are on the disk."""
+        """Wait until all records are kept."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> int:
+        """Return how many records are not kept, and never will be."""
+        ...
 
 
 class StderrSink:
@@ -48,7 +50,8 @@ class StderrSink:
 
     async def sync(self) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> int:
+        return 0
 
 
 class FileSink:
@@ -68,7 +71,7 @@ class FileSink:
         self.durable = durable
         self._descriptor: int | None = None
         self._size = 0
-        self._checked = 0.0
+        self._checked_at = 0.0
         self._written = 0
         self._synced = 0
         self._syncing = asyncio.Lock()
@@ -94,13 +97,13 @@ class FileSink:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
-        self._checked = time.monotonic()
+        self._checked_at = time.monotonic()
 
     def write(self, line: bytes) -> None:
         now = time.monotonic()
-        if now - self._checked > CHECK_SECONDS:
-            self._checked = now
-            if not self._has_name():  # another program has moved or deleted it
+        if now - self._checked_at > CHECK_SECONDS:
+            self._checked_at = now
+            if not self._is_in_place():  # another program has moved or deleted it
                 self.close()
         self.open()
         if self._size and self._size + len(line) > self._max_bytes:
@@ -127,7 +130,7 @@ class FileSink:
                 os.close(descriptor)
             self._synced = covered
 
-    def close(self) -> None:
+    def close(self) -> int:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             try:
@@ -136,8 +139,9 @@ class FileSink:
                     self._synced = self._written
             finally:
                 os.close(descriptor)
+        return 0
 
-    def _has_name(self) -> bool:
+    def _is_in_place(self) -> bool:
         if self._descriptor is None:
             return False
         try:
@@ -148,12 +152,12 @@ class FileSink:
     def _rotate(self) -> None:
         self.close()
         for number in range(self._kept, 0, -1):
-            older = self._renamed(number - 1)
+            older = self._path_of(number - 1)
             if older.exists():
-                older.replace(self._renamed(number))
+                older.replace(self._path_of(number))
         self.open()
 
-    def _renamed(self, number: int) -> Path:
+    def _path_of(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}") if number else self._path
 
 

@@ -51,8 +51,8 @@ class QuotaSettings(EnvironmentSettings):
         return found
 
 
-class Wanted(NamedTuple):
-    """What one request takes."""
+class Demand(NamedTuple):
+    """What one request needs of the limits of its caller."""
 
     key: str
     """The key of its permits and of its day."""
@@ -69,8 +69,8 @@ class Wanted(NamedTuple):
     """The longest time that it runs."""
 
 
-class Taken(NamedTuple):
-    """What became of it."""
+class Decision(NamedTuple):
+    """The decision on a request."""
 
     reason: str | None
     """Why it was rejected; `None` if it was admitted."""
@@ -82,9 +82,9 @@ class Taken(NamedTuple):
     """Has to be called when the request has ended."""
 
 
-ADMITTED = Taken(None)
+ADMITTED = Decision(None)
 
-Take = Callable[[Wanted], Awaitable[Taken]]
+Admit = Callable[[Demand], Awaitable[Decision]]
 
 
 def install(registry: Registry) -> None:
@@ -93,14 +93,14 @@ def install(registry: Registry) -> None:
     Raises:
         ConfigError: the settings are not valid.
     """
-    extend(registry, lambda limiter, local: local.take)
+    extend(registry, lambda limiter, local: local.admit)
 
 
-def extend(registry: Registry, take_of: Callable[[Limiter, LocalLimits], Take]) -> None:
+def extend(registry: Registry, admission_of: Callable[[Limiter, LocalLimits], Admit]) -> None:
     """Extend the rate limit.
 
     Args:
-        take_of: Returns the function that takes what a request wants.
+        admission_of: Returns the function that decides on requests.
 
     Raises:
         ConfigError: the settings are not valid.
@@ -113,20 +113,21 @@ def extend(registry: Registry, take_of: Callable[[Limiter, LocalLimits], Take]) 
     if not isinstance(limiter, Limiter):
         names = "RATE_LIMIT_DAILY, RATE_LIMIT_DAILY_TIERS and MAX_CONCURRENT_PER_CALLER"
         raise ConfigError([f"{names} need ENABLE_RATE_LIMITING=true"])
-    limiter.further = CallerQuota(registry, limiter, settings, daily, take_of(limiter, LocalLimits(limiter.local)))
+    admit = admission_of(limiter, LocalLimits(limiter.local))
+    limiter.further = CallerQuota(registry, limiter, settings, daily, admit)
 
 
 class CallerQuota:
     """The rate limit together with the further limits, as `Limiter.further`."""
 
     def __init__(
-        self, registry: Registry, limiter: Limiter, settings: QuotaSettings, daily: dict[str, int], take: Take
+        self, registry: Registry, limiter: Limiter, settings: QuotaSettings, daily: dict[str, int], admit: Admit
     ) -> None:
         self._limiter = limiter
         self._daily = daily
         self._default = settings.rate_limit_daily or 0
         self._slots = settings.max_concurrent_per_caller or 0
-        self._take = take
+        self._admit = admit
         self._seconds = registry.config.tool_timeout_seconds
         self._grace = registry.config.shutdown_grace_seconds
         for reason in ("QuotaExceeded", "TooManyAtOnce"):
@@ -137,32 +138,32 @@ class CallerQuota:
         quota = tiers.of(caller)
         daily = self._daily_of(caller)
         seconds = (request.policy.timeout or self._seconds) + self._grace
-        wanted = Wanted(tiers.key(caller), caller.id, cost, quota, daily, self._slots, request.request_id, seconds)
-        taken = await self._take(wanted)
-        if taken.reason is not None:
-            return self._reject(request, wanted, taken)
+        demand = Demand(tiers.key(caller), caller.id, cost, quota, daily, self._slots, request.request_id, seconds)
+        decision = await self._admit(demand)
+        if decision.reason is not None:
+            return self._reject(request, demand, decision)
         try:
             return await call_next(request)
         finally:
-            if taken.release is not None:
-                taken.release()
+            if decision.release is not None:
+                decision.release()
 
     def _daily_of(self, caller: Caller) -> int:
         return self._daily.get(caller.tier, self._default) if caller.tier else self._default
 
-    def _reject(self, request: MCPRequest, wanted: Wanted, taken: Taken) -> Result:
-        quota, cost = wanted.quota, wanted.cost
-        if taken.reason == "RateLimited":
-            return self._limiter.reject(request, quota, cost, taken.number)
-        reason = str(taken.reason)
+    def _reject(self, request: MCPRequest, demand: Demand, decision: Decision) -> Result:
+        quota, cost = demand.quota, demand.cost
+        if decision.reason == "RateLimited":
+            return self._limiter.reject(request, quota, cost, decision.number)
+        reason = str(decision.reason)
         self._limiter.count(reason, request.caller, self._daily)
         if reason == "TooManyAtOnce":
-            text = f"This caller has {wanted.slots} requests running, which is the limit. Try again when one has ended."
-            return reject(request, reason, text, limit=wanted.slots)
-        remaining, seconds = wanted.daily - taken.number, -(-taken.wait // MICROSECONDS)
-        text = f"Daily quota exceeded. {remaining} of {wanted.daily} requests remaining today (UTC)."
-        meta = {"remaining": remaining, "limit": wanted.daily}
-        if cost > wanted.daily:
+            text = f"This caller has {demand.slots} requests running, which is the limit. Try again when one has ended."
+            return reject(request, reason, text, limit=demand.slots)
+        remaining, seconds = demand.daily - decision.number, -(-decision.wait // MICROSECONDS)
+        text = f"Daily quota exceeded. {remaining} of {demand.daily} requests remaining today (UTC)."
+        meta = {"remaining": remaining, "limit": demand.daily}
+        if cost > demand.daily:
             return reject(request, reason, f"{text} This request counts as {cost}: it is never admitted.", **meta)
         return reject(request, reason, f"{text} Try again in {seconds} seconds.", retry_after_seconds=seconds, **meta)
 
@@ -182,21 +183,21 @@ class LocalLimits:
         self._used: dict[str, int] = {}
         self._running: dict[str, int] = {}
 
-    async def take(self, wanted: Wanted) -> Taken:
-        """Take what a request wants, or nothing."""
-        key, caller_id, cost, quota, daily, slots, _, _ = wanted
+    async def admit(self, demand: Demand) -> Decision:
+        """Admit a request and count it, or reject it and count nothing."""
+        key, caller_id, cost, quota, daily, slots, _, _ = demand
         if slots and self._running.get(caller_id, 0) >= slots:
-            return Taken("TooManyAtOnce")
+            return Decision("TooManyAtOnce")
         used = 0
         if daily:
             now = self._clock()
             used = self._used_today(now, key)
             if used + cost > daily:
-                return Taken("QuotaExceeded", used, DAY - now % DAY)
+                return Decision("QuotaExceeded", used, DAY - now % DAY)
         if cost:
             spent, debt = self._buckets.of(quota).take(key, cost)
             if not spent:
-                return Taken("RateLimited", debt)
+                return Decision("RateLimited", debt)
             if daily:
                 self._used[key] = used + cost
                 if len(self._used) > MAX_CALLERS:
@@ -204,7 +205,7 @@ class LocalLimits:
         if not slots:
             return ADMITTED
         self._running[caller_id] = self._running.get(caller_id, 0) + 1
-        return Taken(None, release=partial(self._end, caller_id))
+        return Decision(None, release=partial(self._end, caller_id))
 
     def _used_today(self, now: int, key: str) -> int:
         if now // DAY != self._day:

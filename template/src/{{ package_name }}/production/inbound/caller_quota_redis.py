@@ -1,4 +1,4 @@
-"""Further limits of each caller that all replicas share: one script in Redis takes all that a request wants."""
+"""Further limits of each caller that all replicas share: one script in Redis decides on a request."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from functools import partial
 
 from ..registry import Registry
 from . import caller_quota
-from .caller_quota import DAY, LocalLimits, Take, Taken, Wanted
+from .caller_quota import DAY, Admit, Decision, Demand, LocalLimits
 from .rate_limit import MICROSECONDS, Limiter, Store, StoreDownError
 from .rate_limit_redis import SCRIPT as SPEND
 from .rate_limit_redis import bucket_name
 
-TAKE = f"""
+ADMIT = f"""
 local function spend()
 {SPEND}
 end
@@ -53,17 +53,17 @@ if taken[1] == 1 then
 end
 return taken
 """
-"""Lua script that takes all that a request wants, or nothing.
+"""Lua script that admits a request and counts it, or rejects it and counts nothing.
 
-KEYS: the bucket, the day's count, and the places of running requests: a sorted set of requests by the time at which
-they are forgotten, in case that their process ends without giving them back. ARGV: limit, window and cost in ticks as
-in `rate_limit_redis`, permits, requests per day, requests at the same time, the request, and its longest time in
-microseconds. Returns 1 if all was taken, 0 and the debt if permits are missing, 2, the time until the next day and this
-day's count if the quota is used up, and 3 if there is no place.
+KEYS: the bucket, the day's count, and the slots of running requests: a sorted set of requests by the time at which
+their slot is free even if their process has ended without releasing it. ARGV: limit, window and cost in ticks as in
+`rate_limit_redis`, permits, requests per day, requests at the same time, the request, and its longest time in
+microseconds. Returns 1 if the request is admitted, 0 and the debt if permits are missing, 2, the time until the next
+day and this day's count if the quota is used up, and 3 if no slot is free.
 """
 
 RELEASE = "redis.call('ZREM', KEYS[1], ARGV[1]) return {1}"
-"""Lua script that gives a place back."""
+"""Lua script that releases a slot."""
 
 
 def install(registry: Registry) -> None:
@@ -73,10 +73,10 @@ def install(registry: Registry) -> None:
         ConfigError: the settings are not valid.
     """
 
-    def take_of(limiter: Limiter, local: LocalLimits) -> Take:
-        return local.take if limiter.store is None else SharedLimits(registry, limiter.store, local).take
+    def admission_of(limiter: Limiter, local: LocalLimits) -> Admit:
+        return local.admit if limiter.store is None else SharedLimits(registry, limiter.store, local).admit
 
-    caller_quota.extend(registry, take_of)
+    caller_quota.extend(registry, admission_of)
 
 
 class SharedLimits:
@@ -91,39 +91,39 @@ class SharedLimits:
         )()
         self._releasing: set[asyncio.Task[None]] = set()
 
-    async def take(self, wanted: Wanted) -> Taken:
-        """Take what a request wants, or nothing.
+    async def admit(self, demand: Demand) -> Decision:
+        """Admit a request and count it, or reject it and count nothing.
 
         Raises:
             StoreDownError: Redis does not answer, and requests are rejected then.
         """
-        quota, place = wanted.quota, f"running:{wanted.caller_id}"
-        keys = [bucket_name(wanted.key, quota), f"day:{wanted.key}", place]
-        cost = min(wanted.cost, quota.limit + 1)  # more is never admitted, and its ticks may be no exact number
-        lease = round(wanted.seconds * MICROSECONDS)
-        arguments = (quota.limit, quota.window, cost * quota.window, wanted.cost, wanted.daily, wanted.slots)
+        quota, slot = demand.quota, f"running:{demand.caller_id}"
+        keys = [bucket_name(demand.key, quota), f"day:{demand.key}", slot]
+        cost = min(demand.cost, quota.limit + 1)  # more is never admitted, and its ticks may be no exact number
+        lease = round(demand.seconds * MICROSECONDS)
+        arguments = (quota.limit, quota.window, cost * quota.window, demand.cost, demand.daily, demand.slots)
         try:
-            state, first, second = await self._store.run(TAKE, keys, (*arguments, wanted.request_id, lease))
+            state, first, second = await self._store.run(ADMIT, keys, (*arguments, demand.request_id, lease))
         except StoreDownError:
             self._failures.inc()
             if self._policy == "closed":
                 raise
-            return await self._local.take(wanted) if self._policy == "local" else Taken(None)
+            return await self._local.admit(demand) if self._policy == "local" else Decision(None)
         if state == 1:
-            release = partial(self._release, place, wanted.request_id) if wanted.slots else None
-            return Taken(None, release=release)
+            release = partial(self._release, slot, demand.request_id) if demand.slots else None
+            return Decision(None, release=release)
         if state == 0:
-            return Taken("RateLimited", first * quota.limit + second)
-        return Taken("QuotaExceeded", second, first) if state == 2 else Taken("TooManyAtOnce")
+            return Decision("RateLimited", first * quota.limit + second)
+        return Decision("QuotaExceeded", second, first) if state == 2 else Decision("TooManyAtOnce")
 
-    def _release(self, place: str, request_id: str) -> None:
-        """Give a place back; nobody waits for it. In an empty context: it belongs to no request's trace."""
-        task = asyncio.get_running_loop().create_task(self._give_back(place, request_id), context=Context())
+    def _release(self, slot: str, request_id: str) -> None:
+        """Release a slot in a task of its own, with an empty context, since it belongs to no request's trace."""
+        task = asyncio.get_running_loop().create_task(self._release_slot(slot, request_id), context=Context())
         self._releasing.add(task)
         task.add_done_callback(self._releasing.discard)
 
-    async def _give_back(self, place: str, request_id: str) -> None:
+    async def _release_slot(self, slot: str, request_id: str) -> None:
         try:
-            await self._store.run(RELEASE, [place], [request_id])
+            await self._store.run(RELEASE, [slot], [request_id])
         except StoreDownError:
-            self._failures.inc()  # it is forgotten at its time
+            self._failures.inc()  # the slot expires

@@ -78,7 +78,7 @@ class Confirmation:
         self._registry = registry
         self._rejects = settings.fallback == "reject"
         counter = registry.meter.counter(
-            "mcp_confirmations_total", "Requests whose user has to agree, by what became of that.", ("outcome",)
+            "mcp_confirmations_total", "Requests that need the consent of the user, by outcome.", ("outcome",)
         )
         self._count = {outcome: counter(outcome).inc for outcome in OUTCOMES}
 
@@ -103,10 +103,10 @@ class Confirmation:
         if ctx.session.can_send_request:
             try:
                 answer: object = (await ctx.session.elicit_form(_question(request), SCHEMA, ctx.request_id)).action
-            except MCPError:  # the client has the capability, and fails
+            except MCPError:  # the client declares the capability, and answers with an error
                 return self._reject(request, "unavailable", "ConfirmationUnavailable")
         elif state != ASKED or not await self._is_new(request):
-            return _round(request)
+            return _question_result(request)
         else:
             answer = _answer(ctx.params)
         if answer != "accept":
@@ -115,7 +115,7 @@ class Confirmation:
         return await _run(ctx, call_next, None)
 
     async def _is_new(self, request: MCPRequest) -> bool:
-        """Return whether this answer was not used before: it is good for one run."""
+        """Return whether this answer was not used before: it confirms one request."""
         state = str(request.params.get("requestState"))
         return await self._registry.first_use("confirmation", state, STATE_SECONDS)
 
@@ -135,7 +135,7 @@ class Confirmation:
 
 
 async def _run(ctx: ServerRequestContext[Any, Any], call_next: CallNext, state: str | None) -> HandlerResult:
-    """Run a request that is confirmed, with the state of its own round; a further round stays confirmed."""
+    """Run a confirmed request with the state of the function itself; its further rounds are confirmed too."""
     params = dict(ctx.params or {})
     if state is None:
         params.pop("requestState", None)
@@ -149,7 +149,7 @@ async def _run(ctx: ServerRequestContext[Any, Any], call_next: CallNext, state: 
 
 
 def _can_ask(ctx: ServerRequestContext[Any, Any]) -> bool:
-    """Return whether the client can ask its user, and there is a way to make it do so."""
+    """Return whether the client can ask its user, and this server can send it the question."""
     capabilities = ctx.session.client_capabilities
     elicitation = capabilities.elicitation if capabilities is not None else None
     if elicitation is None or (elicitation.form is None and elicitation.url is not None):
@@ -158,13 +158,13 @@ def _can_ask(ctx: ServerRequestContext[Any, Any]) -> bool:
 
 
 def _answer(params: Mapping[str, Any] | None) -> object:
-    """Return what the user has done, as the client says."""
+    """Return the action of the user as the client reports it: `accept`, `decline` or `cancel`."""
     responses = (params or {}).get("inputResponses")
     response = responses.get(KEY) if isinstance(responses, Mapping) else None
     return response.get("action") if isinstance(response, Mapping) else None
 
 
-def _round(request: MCPRequest) -> HandlerResult:
+def _question_result(request: MCPRequest) -> HandlerResult:
     """Return the result that makes the client ask, and repeat the request with the answer."""
     ask = ElicitRequest(params=ElicitRequestFormParams(message=_question(request), requested_schema=SCHEMA))
     question = InputRequiredResult(input_requests={KEY: ask}, request_state=ASKED)

@@ -88,7 +88,7 @@ class Quota(NamedTuple):
         return self.limit - -(-debt // self.window)
 
 
-Take = Callable[[str, int, Quota], Awaitable[tuple[bool, int]]]
+TakePermits = Callable[[str, int, Quota], Awaitable[tuple[bool, int]]]
 """Spends permits of a key: gets the key, their number and the quota; returns what `Buckets.take` does."""
 
 
@@ -335,7 +335,7 @@ class Limiter:
     """Middleware that spends the permits of every request that runs the owner's code, or rejects it."""
 
     def __init__(
-        self, registry: Registry, tiers: Tiers, take: Take, local: LocalBuckets, store: Store | None = None
+        self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets, store: Store | None = None
     ) -> None:
         registry.policy_fields.add("cost")
         self.tiers = tiers

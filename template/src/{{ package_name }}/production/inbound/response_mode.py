@@ -2,7 +2,8 @@
 
 With RESPONSE_MODE=auto a response is JSON, unless the call sends a notification, such as its progress, or takes longer
 than SSE_AFTER_SECONDS: from then on it is an event stream, whose comments keep the connection alive. A client that
-accepts only JSON gets JSON. With `auto` and `json`, a client that leaves cancels its call.
+accepts only JSON gets JSON, with a blank where a stream has a comment. With `auto` and `json`, a client that leaves
+cancels its call.
 
 The SDK writes to a `DeferredResponse`, which is in the scope of the request (`RESPONSE`): notifications go there, too.
 """
@@ -31,11 +32,16 @@ WATCH_AFTER_SECONDS = 0.25
 PING = b": ping\r\n\r\n"
 """A comment, which clients ignore."""
 
+BLANK = b" "
+"""Allowed before a JSON value (RFC 8259, section 2)."""
+
 STREAM_HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),  # nginx and others pass on each event at once
 ]
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
 
 STREAM_TYPES = frozenset((b"*/*", b"text/*", b"text/event-stream"))
 
@@ -51,7 +57,7 @@ class ResponseSettings(EnvironmentSettings):
     """Settings of `auto`."""
 
     sse_after_seconds: Seconds = 10.0
-    """Time without a byte after which a response becomes a stream, and a stream gets a comment."""
+    """Time without a byte after which a response begins, and gets a comment or a blank."""
 
 
 def install(registry: Registry) -> None:
@@ -80,7 +86,8 @@ class Responses:
             return
         accept = header_of(scope, b"accept") or b""
         may_stream = self._streams and accepts_stream(accept)
-        response = scope[RESPONSE] = DeferredResponse(send, self._silence if may_stream else None)
+        response = DeferredResponse(send, self._silence if self._streams else None, may_stream)
+        scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             others = [header for header in scope["headers"] if header[0] != b"accept"]
             scope["headers"] = [*others, (b"accept", accept + b", text/event-stream")]  # which the SDK insists on
@@ -118,21 +125,21 @@ class DeferredResponse:
 
     Args:
         send: Sends to the client.
-        silence: Seconds without a byte after which the response becomes a stream, and a stream gets a comment; `None`
-            for a response that must be JSON, which leaves out all other events.
+        silence: Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one
+            that begins with its answer.
+        may_stream: Whether the response may be an event stream; one that must be JSON leaves out all other events.
     """
 
-    def __init__(self, send: Send, silence: float | None) -> None:
+    def __init__(self, send: Send, silence: float | None, may_stream: bool) -> None:
         self._send = send
-        self.may_stream = silence is not None
+        self.may_stream = may_stream
         self._silence = silence
         self._start: Message = {}
         self._reads_stream = False
         self._parts: list[bytes] = []
         self._writing = asyncio.Lock()
         self._pinging: asyncio.Task[None] | None = None
-        self.is_stream = False
-        """Whether the response is an event stream."""
+        self._begun = False
         self.complete = False
         """Whether the answer has been sent."""
         self._timer = None if silence is None else asyncio.get_running_loop().call_later(silence, self._keep_alive)
@@ -158,39 +165,44 @@ class DeferredResponse:
 
     async def event(self, event: bytes) -> None:
         """Send an event that precedes the answer, as an event stream has it; the response becomes a stream."""
-        if not self.may_stream:
-            return
+        if self.may_stream:
+            await self._begin_with(event, STREAM_HEADERS)
+
+    async def _begin_with(self, data: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send data that precedes the answer, and before the first of it the status and `headers`."""
         async with self._writing:
             if self.complete:
                 return
-            if not self.is_stream:
-                self.is_stream = True
-                session = [header for header in self._start.get("headers", ()) if header[0].lower() == SESSION]
-                await self._send({"type": "http.response.start", "status": 200, "headers": [*STREAM_HEADERS, *session]})
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            if not self._begun:
+                self._begun = True
+                start = {"type": "http.response.start", "status": 200, "headers": [*headers, *self._session()]}
+                await self._send(start)
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> None:
-        """Send the answer: with `status` and `headers`, or as the last event where the response is a stream."""
+        """Send the answer: with `status` and `headers` where the response has not begun, as an event of a stream."""
         async with self._writing:
             if self.complete:
                 return
             self.complete = True
-            if self.is_stream:
-                parts = (b"event: message\r\ndata: ", *parts, b"\r\n\r\n")
-            else:
+            if not self._begun:
                 await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            elif self.may_stream:
+                parts = (b"event: message\r\ndata: ", *parts, b"\r\n\r\n")
             for part in parts[:-1]:  # not joined, which takes a hundred microseconds for a long list
                 await self._send({"type": "http.response.body", "body": part, "more_body": True})
             await self._send({"type": "http.response.body", "body": parts[-1]})
 
     async def _answer_json(self, body: bytes) -> None:
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        headers += [header for header in self._start["headers"] if header[0].lower() == SESSION]
+        headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *self._session()]
         await self.answer(200, headers, body)
+
+    def _session(self) -> list[tuple[bytes, bytes]]:
+        return [header for header in self._start.get("headers", ()) if header[0].lower() == SESSION]
 
     async def _end_without_answer(self) -> None:
         self.complete = True
-        if self.is_stream:
+        if self._begun:
             await self._send({"type": "http.response.body", "body": b""})
         else:
             await http_error(self._send, 500, "The session ended before the request was answered.")
@@ -207,7 +219,7 @@ class DeferredResponse:
 
     async def _ping(self) -> None:
         while not self.complete:
-            await self.event(PING)
+            await (self.event(PING) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
             await asyncio.sleep(self._silence or 0)
 
 

@@ -77,14 +77,14 @@ def install(registry: Registry) -> None:
 def _check(registry: Registry, request: MCPRequest, limit: int, value: Any) -> None:
     try:
         left = bytes_left(value, limit)
-    except RecursionError:  # circular, which is for the conversion to say
+    except RecursionError:  # circular: the conversion reports it
         return
     if left < 0:
         raise _too_large(registry, request, limit)
 
 
 def bytes_left(value: Any, left: int) -> int:
-    """Return `left` less bytes that the JSON of `value` has at least; below 0, the rest of `value` was not looked at.
+    """Return `left` minus a lower bound of the bytes of `value` as JSON; stop as soon as that is below 0.
 
     The time depends on `left` and on the largest object that is neither a container nor a text.
     """
@@ -113,7 +113,7 @@ def bytes_left(value: Any, left: int) -> int:
 def _encoded_size(value: Any) -> int:
     try:
         return len(to_json(value, fallback=str))
-    except Exception:  # what is wrong with the value is for the conversion to say
+    except Exception:  # the conversion reports what is wrong
         return 0
 
 

@@ -31,7 +31,7 @@ from ..request import (
     Status,
 )
 from ..upstream import metrics as upstream_metrics
-from .exposition import PLACEHOLDER, Exposition, Zeros, without_creation_times
+from .exposition import PLACEHOLDER, Exposition, ZeroSeries, without_creation_times
 from .health import failing_checks
 from .meter import Counter, Histogram
 
@@ -64,7 +64,7 @@ class PrometheusMeter:
         prometheus.ProcessCollector(registry=self._process)
         prometheus.PlatformCollector(registry=self._process)
         prometheus.GCCollector(registry=self._process)
-        self.zeros = Zeros()
+        self.zeros = ZeroSeries()
 
     def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Counter]:
         counter = self._family(prometheus.Counter, name, documentation, labels)
@@ -158,14 +158,14 @@ CALLS = ("mcp_tool_calls_total", "Finished tool calls by status.", ("tool_name",
 LATENCY = ("mcp_tool_latency_seconds", "Duration of tool calls in seconds, without rejected calls.", ("tool_name",))
 
 
-def _zeros() -> Zeros:
+def _zeros() -> ZeroSeries:
     """Return the series of a tool before its first call."""
     calls = prometheus.Counter(*CALLS, registry=None)
     for status in STATUSES:
         calls.labels(PLACEHOLDER, status)
     latency = prometheus.Histogram(*LATENCY, registry=None, buckets=LATENCY_BUCKETS)
     latency.labels(PLACEHOLDER)
-    return Zeros(calls, latency)
+    return ZeroSeries(calls, latency)
 
 
 def _middleware(registry: Registry, meter: PrometheusMeter) -> Middleware:

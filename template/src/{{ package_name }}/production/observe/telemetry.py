@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import structlog
@@ -67,6 +67,8 @@ MAX_QUEUED = 2 * MAX_TEXT
 MAX_INTEGER = 2**63
 """OTLP has no larger integers."""
 
+Signal = Literal["traces", "metrics", "logs"]
+
 MakeExporter = Callable[[str | None], SpanExporter]
 """Returns an exporter to an OTLP endpoint, or to that of the environment for `None`."""
 
@@ -106,10 +108,29 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     registry.upstream.client_hooks.append(_instrument)
 
     async def start() -> None:
-        queue.start(RedactingExporter(make_exporter(endpoint), redactor))
+        queue.start(RedactingExporter(counting(registry, "traces", make_exporter(endpoint)), redactor))
 
     registry.on_startup.append(start)
     registry.on_shutdown.append(queue.stop)
+
+
+def counting(registry: Registry, signal: Signal, exporter: Any) -> Any:
+    """Return the exporter of a signal, which counts exports that fail."""
+    documentation = "Exports over OTLP that the collector did not accept."
+    failures = registry.meter.counter("mcp_telemetry_export_failures_total", documentation, ("signal",))(signal)
+    export = exporter.export
+
+    def count_failure(*batch: Any, **options: Any) -> Any:
+        result = None
+        try:
+            result = export(*batch, **options)
+        finally:
+            if getattr(result, "name", "") != "SUCCESS":
+                failures.inc()
+        return result
+
+    exporter.export = count_failure
+    return exporter
 
 
 def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:

@@ -29,7 +29,7 @@ def install(registry: Registry) -> None:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     from . import telemetry_signals
-    from .telemetry import encodable, resource_of
+    from .telemetry import counting, encodable, resource_of
 
     severities = {
         logging.DEBUG: SeverityNumber.DEBUG,
@@ -57,7 +57,7 @@ def install(registry: Registry) -> None:
         batches[-1][0].on_emit(ReadWriteLogRecord(record, resource, scope))
 
     async def start() -> None:
-        exporter = telemetry_signals.exporter_of(registry.config, "logs")
+        exporter = counting(registry, "logs", telemetry_signals.exporter_of(registry.config, "logs"))
         batches.append((BatchLogRecordProcessor(exporter), exporter))
 
     async def stop() -> None:

@@ -52,7 +52,7 @@ def install(registry: Registry) -> None:
     if not exports(registry.config, "metrics") or not isinstance(meter, PrometheusMeter):
         return
     from . import telemetry_signals
-    from .telemetry import resource_of
+    from .telemetry import counting, resource_of
 
     text = otel_environment().get(INTERVAL, "60000")
     if not text.isdecimal() or not 0 < int(text) <= 86_400_000:
@@ -77,7 +77,7 @@ def install(registry: Registry) -> None:
 
     async def start() -> None:
         stopped.clear()
-        exporters.append(telemetry_signals.exporter_of(registry.config, "metrics"))
+        exporters.append(counting(registry, "metrics", telemetry_signals.exporter_of(registry.config, "metrics")))
         # A daemon thread, so that a collector that does not answer cannot keep the process alive.
         threading.Thread(target=run, args=(asyncio.get_running_loop(),), name="metrics export", daemon=True).start()
 

@@ -29,7 +29,7 @@ CHARACTERS_PER_TOKEN = 4
 PARAMETER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 """Names of parameters that Claude's API accepts."""
 
-AT_THE_TOP = ("anyOf", "oneOf", "allOf", "enum", "not")
+REJECTED_AT_TOP = ("anyOf", "oneOf", "allOf", "enum", "not")
 """Keywords that OpenAI and Claude reject at the top of a schema."""
 
 
@@ -68,15 +68,15 @@ def _advice(tool: Tool, server: str) -> Iterator[str]:
     if not (tool.title or (hints and hints.title)):
         yield "it has no title for people: server.tool(title=...)"
     if hints is None or (not hints.read_only_hint and hints.destructive_hint is None):
-        given = "readOnlyHint" if hints is None or hints.read_only_hint is None else "destructiveHint"
-        yield f"it has no {given}, so hosts take it for destructive: annotations=ToolAnnotations(...)"
+        missing_hint = "readOnlyHint" if hints is None or hints.read_only_hint is None else "destructiveHint"
+        yield f"it has no {missing_hint}, so hosts take it for destructive: annotations=ToolAnnotations(...)"
     if len(tool.description) > MAX_DESCRIPTION:
         yield f"its description has {len(tool.description)} characters; OpenAI accepts {MAX_DESCRIPTION}"
     yield from _schema_advice(tool.parameters)
 
 
 def _schema_advice(schema: Mapping[str, Any]) -> Iterator[str]:
-    for keyword in AT_THE_TOP:
+    for keyword in REJECTED_AT_TOP:
         if keyword in schema:
             yield f"its schema has {keyword} at the top, which OpenAI and Claude reject"
     for name, parameter in schema.get("properties", {}).items():

@@ -28,8 +28,8 @@ MIN_SWEEP = 1000
 
 
 @dataclass(slots=True)
-class Held:
-    """What one caller holds."""
+class Usage:
+    """What one caller uses at the moment."""
 
     requests: int = 0
     streams: int = 0
@@ -64,15 +64,15 @@ class CallerLimits:
         self._max_request_bytes = config.max_request_bytes
         self._max_body_bytes = MAX_BODIES * config.max_request_bytes
         self._rejected = Rejections(registry)
-        self._held: dict[str, Held] = {}
+        self._usage: dict[str, Usage] = {}
         self._sweep_at = MIN_SWEEP
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._registry.identify(Request(scope)).id
-        held = self._held.get(caller) or self._add(caller)
+        usage = self._usage.get(caller) or self._add(caller)
         is_stream = self._streams and (scope["method"] == "GET" or LISTEN_HEADER in scope["headers"])
         opens = self._is_open is not None and _opens_session(scope)
-        if problem := self._problem(held, is_stream, opens):
+        if problem := self._problem(usage, is_stream, opens):
             await self._reject(scope, send, problem)
             return
         body_bytes = 0
@@ -83,8 +83,8 @@ class CallerLimits:
             message = await receive()
             size = len(message.get("body", b""))
             body_bytes += size
-            held.body_bytes += size
-            too_much = held.body_bytes > self._max_body_bytes and message.get("more_body", False)
+            usage.body_bytes += size
+            too_much = usage.body_bytes > self._max_body_bytes and message.get("more_body", False)
             if too_much and body_bytes <= self._max_request_bytes and not rejected:  # larger: see InputLimits
                 rejected = True
                 limit = f"{MAX_BODIES} times MAX_REQUEST_BYTES"
@@ -93,32 +93,32 @@ class CallerLimits:
 
         async def send_and_note(message: Message) -> None:
             if opens and message["type"] == "http.response.start":
-                held.sessions.update(
+                usage.sessions.update(
                     value.decode("latin-1") for name, value in message["headers"] if name.lower() == b"mcp-session-id"
                 )
             if not rejected:
                 await send(message)
 
-        held.requests += not is_stream
-        held.streams += is_stream
-        held.opening += opens
+        usage.requests += not is_stream
+        usage.streams += is_stream
+        usage.opening += opens
         try:
             await self._app(scope, receive_counted, send_and_note)
         finally:
-            held.requests -= not is_stream
-            held.streams -= is_stream
-            held.opening -= opens
-            held.body_bytes -= body_bytes
-            self._remove_unused(caller, held)
+            usage.requests -= not is_stream
+            usage.streams -= is_stream
+            usage.opening -= opens
+            usage.body_bytes -= body_bytes
+            self._remove_unused(caller, usage)
 
-    def _problem(self, held: Held, is_stream: bool, opens: bool) -> str | None:
-        if is_stream and held.streams >= self._max_streams:
+    def _problem(self, usage: Usage, is_stream: bool, opens: bool) -> str | None:
+        if is_stream and usage.streams >= self._max_streams:
             return _text(self._max_streams, "open streams", "max_streams_per_caller")
-        if not is_stream and held.requests >= self._max_requests:
+        if not is_stream and usage.requests >= self._max_requests:
             return _text(self._max_requests, "requests at once", "max_requests_per_caller")
-        if opens and len(held.sessions) + held.opening >= self._max_sessions:
-            self._forget_ended(held)
-            if len(held.sessions) + held.opening >= self._max_sessions:
+        if opens and len(usage.sessions) + usage.opening >= self._max_sessions:
+            self._forget_ended(usage)
+            if len(usage.sessions) + usage.opening >= self._max_sessions:
                 return _text(self._max_sessions, "sessions", "max_sessions_per_caller")
         return None
 
@@ -126,22 +126,22 @@ class CallerLimits:
         self._rejected("limited", text, scope, http_status=429)
         await http_error(send, 429, text, (b"retry-after", str(RETRY_SECONDS).encode()))
 
-    def _add(self, caller: str) -> Held:
-        if len(self._held) >= self._sweep_at:
-            for other, held in list(self._held.items()):
-                self._forget_ended(held)
-                self._remove_unused(other, held)
-            self._sweep_at = max(MIN_SWEEP, 2 * len(self._held))
-        held = self._held[caller] = Held()
-        return held
+    def _add(self, caller: str) -> Usage:
+        if len(self._usage) >= self._sweep_at:
+            for other, usage in list(self._usage.items()):
+                self._forget_ended(usage)
+                self._remove_unused(other, usage)
+            self._sweep_at = max(MIN_SWEEP, 2 * len(self._usage))
+        usage = self._usage[caller] = Usage()
+        return usage
 
-    def _forget_ended(self, held: Held) -> None:
+    def _forget_ended(self, usage: Usage) -> None:
         if self._is_open is not None:
-            held.sessions = {*filter(self._is_open, held.sessions)}
+            usage.sessions = {*filter(self._is_open, usage.sessions)}
 
-    def _remove_unused(self, caller: str, held: Held) -> None:
-        if not (held.requests or held.streams or held.sessions) and self._held.get(caller) is held:
-            del self._held[caller]
+    def _remove_unused(self, caller: str, usage: Usage) -> None:
+        if not (usage.requests or usage.streams or usage.sessions) and self._usage.get(caller) is usage:
+            del self._usage[caller]
 
 
 def _opens_session(scope: Scope) -> bool:

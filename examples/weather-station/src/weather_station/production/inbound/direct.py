@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import EnvironmentSettings
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
-from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_proven, status_of
+from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_verified, status_of
 
 META = frozenset(("_meta",))
 FIELDS = {
@@ -50,7 +50,7 @@ def install(registry: Registry) -> None:
     config = registry.config
     if not DirectSettings.load().direct or config.session_mode != "stateless" or config.response_mode == "sse":
         return
-    if is_proven():
+    if is_verified():
         registry.http.direct = DirectPath
     else:
         registry.notices.append(
@@ -137,8 +137,8 @@ class DirectPath:
             return False
         if version not in MODERN:
             return True
-        is_written_as_it_is = name.isascii() and name.isprintable() and not name.startswith("=?")
-        if not is_written_as_it_is or headers.get(b"mcp-name") != name.encode():
+        is_plain_header = name.isascii() and name.isprintable() and not name.startswith("=?")
+        if not is_plain_header or headers.get(b"mcp-name") != name.encode():
             return False
         return method != TOOLS_CALL or not self._handlers.mirrors_arguments(name)
 
@@ -166,7 +166,7 @@ class DirectPath:
             encoded = to_json(result)
         except ValueError:  # what only the SDK knows how to write
             encoded = b"NaN"
-        if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _is_same_form(encoded)):
+        if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _python_writes_the_same(encoded)):
             response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)
             if modern:
                 written = _encode(response.model_dump(mode="json", by_alias=True, exclude_none=True))
@@ -177,7 +177,7 @@ class DirectPath:
         return encoded
 
 
-def _is_same_form(encoded: bytes) -> bool:
+def _python_writes_the_same(encoded: bytes) -> bool:
     """Return whether Python's encoder, which the SDK uses on 2026-07-28, would write the same bytes.
 
     It escapes DEL and characters beyond ASCII, and has another form for small numbers.

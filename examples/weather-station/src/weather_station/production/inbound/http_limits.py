@@ -26,7 +26,7 @@ MAX_LISTEN_BYTES = 65_536
 MAX_LISTEN_VALUES = 1000
 """Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
 
-UNUSABLE_ID = "The id of a request must be a string or an integer."
+INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
@@ -109,7 +109,7 @@ class InputLimits:
             nonlocal lost
             if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
                 lost = True
-                await self._reject(scope, send, 400, "body", UNUSABLE_ID)
+                await self._reject(scope, send, 400, "body", INVALID_ID_TEXT)
             elif not lost:
                 if message["type"] == "http.response.start" and not _has(message["headers"], b"cache-control"):
                     message["headers"] = [*message["headers"], NO_STORE]

@@ -29,7 +29,7 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
-"""Types that say nothing of their items: as return types they stay without an output schema."""
+"""Return types without an output schema, since they do not describe their items."""
 
 
 def converting(
@@ -43,7 +43,7 @@ def converting(
     @wraps(fn)
     async def run(*args: Any, **kwargs: Any) -> Any:
         if request := current_request.get():
-            request.ran = True
+            request.handler_called = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
         if request and request.check_result:
@@ -125,7 +125,7 @@ class ToolMetadata(FuncMetadata):
 PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))
 PLAIN_META = frozenset((SERVER_INFO_META_KEY,))
 PLAIN_TEXT = frozenset(("type", "text"))
-"""Members of a result, of its `_meta` and of its content that need no check: what else there is has another author."""
+"""Members of a result, of its `_meta` and of its content whose values are checked already; a handler may add others."""
 
 
 def sendable_result(request: MCPRequest, result: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The text of /metrics, made in slices between which the event loop handles requests, and of changed series only."""
+"""The text of /metrics: made in slices between which the event loop handles requests, and for changed series only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ END = b"# EOF\n"
 PLACEHOLDER = "\x00"
 
 
-class Zeros:
+class ZeroSeries:
     """The series of tools that have not been called, all of them at zero, without an object for each: 20 kB a tool.
 
     Args:
@@ -36,7 +36,7 @@ class Zeros:
         self._templates: dict[tuple[str, str], bytes] = {}
 
     def add_to(self, metric: prometheus.Metric) -> None:
-        """Add the series of `metric`."""
+        """Add the series of tools that have not been called to `metric`."""
         pattern = self._metrics.get(metric.name)
         for sample in pattern.samples if pattern else ():
             for tool in self.tools:
@@ -59,7 +59,7 @@ class Zeros:
 class Exposition:
     """Makes the text of families of metrics, and remembers that of each series until its values change."""
 
-    def __init__(self, others: Collector, families: Mapping[str, Any], zeros: Zeros) -> None:
+    def __init__(self, others: Collector, families: Mapping[str, Any], zeros: ZeroSeries) -> None:
         self._others = others
         self._families = families
         self._zeros = zeros

@@ -19,7 +19,7 @@ BUCKETS = (0.01, 0.1, 1.0, 10.0, 60.0, 600.0)
 """Upper bounds in seconds of a run's duration."""
 
 FINISH_SECONDS = 4.0
-"""How long a stopping server waits for a run before it is cancelled; all of a shutdown callback has five seconds."""
+"""Seconds after which a stopping server cancels a run: less than the five that each shutdown callback has."""
 
 _tracer = trace.get_tracer(__name__)
 
@@ -53,13 +53,13 @@ def every(
         ValueError: `seconds` is not positive, or a job has the name already.
     """
     registry = registry_of(server)
-    known = name or str(getattr(job, "__name__", "job"))
+    name = name or str(getattr(job, "__name__", "job"))
     if not seconds > 0:
-        raise ValueError(f"the interval of the job {known!r} must be more than 0 seconds")
-    if known in registry.jobs:
-        raise ValueError(f"a job named {known!r} runs already: give one of them another name")
-    registry.jobs.add(known)
-    made = Job(registry, known, seconds, job, all_replicas=replicas == "all", all_without_redis=without_redis == "all")
+        raise ValueError(f"the interval of the job {name!r} must be more than 0 seconds")
+    if name in registry.jobs:
+        raise ValueError(f"a job named {name!r} runs already: give one of them another name")
+    registry.jobs.add(name)
+    made = Job(registry, name, seconds, job, all_replicas=replicas == "all", all_without_redis=without_redis == "all")
     registry.on_startup.append(made.start)
     registry.on_shutdown.append(made.stop)
 
@@ -118,24 +118,24 @@ class Job:
         loop = asyncio.get_running_loop()
         while not self._registry.draining:
             due = loop.time() + self._seconds
-            if await self._is_mine() and not self._registry.draining:
+            if await self._runs_here() and not self._registry.draining:
                 await self._run()
             await asyncio.sleep(max(0.0, due - loop.time()))
 
-    async def _is_mine(self) -> bool:
+    async def _runs_here(self) -> bool:
         """Return whether this replica runs the job in this interval."""
         if self._lease is None:
             return True
-        # Twice the interval, so that the replica that has it renews it in time, and another follows when that is gone.
-        mine = await self._lease(self._name, 2 * self._seconds)
-        if (mine is None) is not self._outage:
-            self._outage = mine is None
+        # Twice the interval: the replica with the lease renews it in time, and another takes over when that is gone.
+        has_lease = await self._lease(self._name, 2 * self._seconds)
+        if (has_lease is None) is not self._outage:
+            self._outage = has_lease is None
             if self._outage:
                 runs = "on every replica" if self._all_without_redis else "on no replica"
                 log.warning("redis does not answer: the job runs " + runs, job=self._name)
             else:
                 log.info("redis answers again: the job runs on one replica", job=self._name)
-        return self._all_without_redis if mine is None else mine
+        return self._all_without_redis if has_lease is None else has_lease
 
     async def _keep_lease(self) -> None:
         while self._lease is not None:

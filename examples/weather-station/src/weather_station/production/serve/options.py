@@ -21,14 +21,13 @@ from ..config import (
     ConfigError,
     EnvironmentSettings,
     HttpUrl,
-    ProductionConfig,
     StartError,
     accepted_values,
     has_file_variable,
     holds_secret,
     known_variables,
-    near_misses,
     secret_texts,
+    settings_models,
     variable_of,
     variables,
     without_secrets,
@@ -89,9 +88,6 @@ def install(registry: Registry) -> None:
     registry.check_rows.append(lambda: (("setting", text) for text in rows(registry)))
     registry.check_rows.append(lambda: (("advice", text) for text in advice(registry)))
     own = settings_class(module)
-    models = (ProductionConfig, own) if own else (ProductionConfig,)
-    for name, meant in near_misses(known_variables(models)):
-        registry.notices.append(f"{name} is set but is no setting of this server: is {meant} meant?")
     if own is not None:
         with errors_explained(lambda text: without_secrets(text, secret_texts())):
             registry.settings = own.load()
@@ -120,7 +116,8 @@ def settings_class(module: ModuleType | None) -> type[Settings] | None:
         return None
     if not (isinstance(own, type) and issubclass(own, Settings)):
         raise StartError(f"{FILE}: Settings must be a class Settings(production.Settings)")
-    if taken := sorted(known_variables([own]) & known_variables([ProductionConfig])):
+    template = [model for model in settings_models() if not issubclass(model, Settings)]
+    if taken := sorted(known_variables([own]) & known_variables(template)):
         raise StartError(f"{FILE}: {', '.join(taken)} belongs to the template; choose another name for the field")
     return own if own.model_fields else None
 

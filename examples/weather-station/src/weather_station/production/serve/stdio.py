@@ -22,7 +22,7 @@ from mcp.shared.dispatcher import as_request_id, coerce_request_id
 from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError, JSONRPCNotification, JSONRPCRequest, JSONRPCResponse, jsonrpc_message_adapter
 
-from ..inbound.http_limits import INVALID_REQUEST, UNUSABLE_ID, ids_of_requests
+from ..inbound.http_limits import INVALID_ID_TEXT, INVALID_REQUEST, ids_of_requests
 from ..request import LISTEN
 from ..sdk import SHUTDOWN_CALLBACK_SECONDS, ProductionServer
 from .drain import Drain
@@ -73,7 +73,7 @@ async def _serve(server: ProductionServer, source: int, sink: int) -> None:
                 await reject(len(line), ids_of_requests(line), "The line is not one valid JSON-RPC message.")
             return
         if isinstance(message, JSONRPCNotification) and (ids := ids_of_requests(line)):
-            await reject(len(line), ids, UNUSABLE_ID)
+            await reject(len(line), ids, INVALID_ID_TEXT)
             return
         if not registry.draining:
             pending.add(message)

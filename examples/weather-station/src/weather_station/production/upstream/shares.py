@@ -1,4 +1,4 @@
-"""The share of each caller in what callers have in common, so that slow calls of one leave some to the others."""
+"""The share of each caller in connections or threads, so that slow calls of one caller do not use up all of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import partial
 
 from ..caller import STDIO, current_caller
 
-CALLER_SHARE = 4
-"""One caller takes at most the whole divided by this."""
+SHARE_DIVISOR = 4
+"""Divisor of a limit: one caller uses at most a quarter."""
 
 
 @dataclass(slots=True)
@@ -30,7 +30,7 @@ class Shares:
     """
 
     def __init__(self, limit: int, seconds: float | None = None) -> None:
-        self.size = max(1, limit // CALLER_SHARE)
+        self.size = max(1, limit // SHARE_DIVISOR)
         self._seconds = seconds
         self._shares: dict[str, _Share] = {}
 
