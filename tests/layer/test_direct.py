@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import gc
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from harness import LEGACY, MODERN, Running, Serve, config, rebuild_pipeline, until
 from weather_station.production import sdk_direct
 from weather_station.production.inbound.direct import DirectPath
+from weather_station.production.inbound.response_mode import DeferredResponse
 from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_app, create_server
@@ -709,6 +711,24 @@ def test_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runner, both: Bot
 @pytest.mark.pure
 def test_thousands_of_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runner, both: Both) -> None:
     check(loop, both, 2500)
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+def test_a_call_leaves_nothing_to_the_garbage_collector(loop: asyncio.Runner, both: Both, version: str) -> None:
+    call = request(version, *ECHO)
+    loop.run(both.send(*call, on=True))
+    gc.collect()
+    gc.disable()
+    try:
+        loop.run(both.send(*call, on=True))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [item for item in gc.garbage if isinstance(item, MCPRequest | sdk_direct.Call | DeferredResponse)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 @pytest.mark.parametrize("version", [MODERN, LEGACY])

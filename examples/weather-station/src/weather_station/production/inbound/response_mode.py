@@ -103,6 +103,7 @@ class Responses:
                 await cancelled_with_client(self._app(scope, receive_body, response), receive, response)
         finally:
             response.close()
+            del scope[RESPONSE]  # else it and the scope are garbage that only a collection finds
 
 
 @lru_cache(maxsize=256)
