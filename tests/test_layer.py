@@ -163,7 +163,9 @@ def test_the_comparison_with_the_sdk_finds_a_fault_of_the_direct_path(
     path.write_text(text.replace(original, mutant), "utf-8")
     try:
         with pytest.raises(AssertionError, match=r"FAILED test_direct\.py"):
-            project.check_layer("test_direct.py", *QUICK, "--maxfail=1", "-k", "sdk or list")
+            project.check_layer(
+                "test_direct.py", *QUICK, "--maxfail=1", "--tb=no", "--assert=plain", "-k", "sdk or list"
+            )
     finally:
         path.write_text(text, "utf-8")
 
