@@ -17,7 +17,7 @@ from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ..config import ConfigError
-from ..observe.telemetry import FLUSH_SECONDS, resource_of
+from ..observe.telemetry import FLUSH_SECONDS, counting, resource_of
 from ..observe.telemetry_settings import exports
 from ..observe.telemetry_signals import exporter_of
 from ..registry import Registry
@@ -73,7 +73,7 @@ def sink_of(registry: Registry) -> OTLPSink:
         record.trace_id = int(fields.get("trace_id", "0"), 16)
         return ReadWriteLogRecord(record, resource, scope)
 
-    return OTLPSink(lambda: exporter_of(config, "logs"), converted)
+    return OTLPSink(lambda: counting(registry, "logs", exporter_of(config, "logs")), converted)
 
 
 class OTLPSink:
