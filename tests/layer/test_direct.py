@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import dataclasses
+import gc
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from mcp.server.context import CallNext as SDKCallNext
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.runner import ServerRunner
 from mcp_types import (
     Annotations,
     CallToolResult,
@@ -38,6 +40,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from harness import LEGACY, MODERN, Running, Serve, config, rebuild_pipeline, until
 from weather_station.production import sdk_direct
 from weather_station.production.inbound.direct import DirectPath
+from weather_station.production.inbound.response_mode import DeferredResponse
 from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_app, create_server
@@ -238,6 +241,8 @@ async def seen(ctx: Context[Any, Any]) -> dict[str, Any]:
     session = request.session
     params, capabilities = session.client_params, session.client_capabilities
     connection = session._connection
+    http = request.request
+    assert http is not None
     return {
         "id": [type(ctx.request_id).__name__, ctx.request_id],
         "method": request.method,
@@ -246,8 +251,8 @@ async def seen(ctx: Context[Any, Any]) -> dict[str, Any]:
         "version": [request.protocol_version, session.protocol_version, connection.protocol_version],
         "client": params and params.model_dump(mode="json"),
         "capabilities": capabilities and capabilities.model_dump(mode="json"),
-        "body": (await request.request.body()).decode("latin-1"),
-        "headers": request.request.headers.items(),
+        "body": (await http.body()).decode("latin-1"),
+        "headers": http.headers.items(),
         "transport": str(session._request_outbound.transport),
         "can": [session.can_send_request, connection.has_standalone_channel, connection.initialize_accepted],
         "cancelled": session._request_outbound.cancel_requested.is_set(),
@@ -332,8 +337,10 @@ class Both:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        task = asyncio.create_task(self.app(scope, receive, send))
-        await task
+        async def respond() -> None:
+            await self.app(scope, receive, send)
+
+        await asyncio.create_task(respond())  # a task of its own, as in a server
         head = next(message for message in sent if message["type"] == "http.response.start")
         parts = [message.get("body", b"") for message in sent if message["type"] == "http.response.body"]
         content = b"".join(parts)
@@ -673,7 +680,10 @@ def requests(draw: st.DrawFn) -> tuple[list[tuple[bytes, bytes]], bytes, str]:
     if draw(st.booleans()):
         draft.message["id"] = draw(st.integers() | st.text(max_size=5))
     if draw(st.booleans()) and draft.arguments is not None:
-        draft.params["arguments"] = draw(st.dictionaries(st.text(max_size=3), JSON, max_size=3)) | draft.arguments
+        draft.params["arguments"] = {
+            **draw(st.dictionaries(st.text(max_size=3), JSON, max_size=3)),
+            **draft.arguments,
+        }
     for change in draw(st.lists(st.sampled_from(CHANGES), max_size=2)):
         change(draft)
     return draft.sent()
@@ -709,6 +719,24 @@ def test_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runner, both: Bot
 @pytest.mark.pure
 def test_thousands_of_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runner, both: Both) -> None:
     check(loop, both, 2500)
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+def test_a_call_leaves_nothing_to_the_garbage_collector(loop: asyncio.Runner, both: Both, version: str) -> None:
+    call = request(version, *ECHO)
+    loop.run(both.send(*call, on=True))
+    gc.collect()
+    gc.disable()
+    try:
+        loop.run(both.send(*call, on=True))
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [item for item in gc.garbage if isinstance(item, MCPRequest | sdk_direct.Call | DeferredResponse)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
 
 
 @pytest.mark.parametrize("version", [MODERN, LEGACY])
@@ -787,13 +815,13 @@ def test_an_sdk_that_is_not_known_turns_the_direct_path_off(monkeypatch: pytest.
 
     assert sdk_direct.digest() in sdk_direct.VERIFIED
     assert notices() == []
-    original = sdk_direct.ServerRunner._on_request
+    original = ServerRunner._on_request
 
     async def instrumented(*args: Any) -> Any:
         return await original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sdk_direct.ServerRunner, "_on_request", instrumented)
+        patch.setattr(ServerRunner, "_on_request", instrumented)
         assert len(notices()) == 1
     monkeypatch.setattr(sdk_direct, "VERIFIED", frozenset(("another",)))
     assert len(notices()) == 1

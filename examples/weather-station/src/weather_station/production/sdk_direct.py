@@ -45,6 +45,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 
 from .inbound.pipeline import Pipeline
+from .request import current_request
 from .sdk import ProductionServer
 
 HANDSHAKE = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
@@ -324,12 +325,14 @@ class Handlers:
         )
 
         async def handle(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
-            if call.method in LISTS and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
-                call.list_key = (call.method, call.version, self._server.registry.shown_to(request.caller))
+            # Not the variable below: the request refers to this function.
+            running = current_request.get() if call.method in LISTS else None
+            if running and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
+                call.list_key = (call.method, call.version, self._server.registry.shown_to(running.caller))
                 call.items = self._sources[call.method]()
                 known = self._lists.get(call.list_key)
                 if known is not None and _are_same(known.items, call.items):
-                    request.encoded = known.result
+                    running.encoded = known.result
                     return {}
             result: HandlerResult
             if call.handler == self._call_tool:

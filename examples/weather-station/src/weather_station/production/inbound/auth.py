@@ -175,7 +175,10 @@ class BearerAuthentication:
                 return False
 
         scope[IS_VALID] = is_valid
-        await self._app(scope, receive, send)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            del scope[IS_VALID]  # else both are garbage that only a collection finds
 
     async def _verified(self, token: bytes, scope: Scope) -> User:
         for verify in self._verifiers[:-1]:

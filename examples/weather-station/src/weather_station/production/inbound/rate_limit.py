@@ -11,9 +11,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush, heapreplace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mcp_types import CallToolResult
 from mcp_types.methods import INPUT_REQUIRED_METHODS
@@ -61,8 +60,7 @@ MICROSECONDS = 1_000_000
 _TIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]{0,63})=([0-9]{1,10})/([0-9]{1,5})")
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(NamedTuple):
     """`limit` calls per `window` microseconds.
 
     Time is measured in ticks of 1/`limit` microseconds, so that no rounding is needed: a call adds `window` ticks to a

@@ -64,6 +64,7 @@ def install(registry: Registry) -> None:
         elif not text_copy:
             request.copies = "structure"
         result = await call_next(request)
+        request.check_result = None  # it refers to the request
         size = request.result_bytes
         if limit and size > limit:
             raise _too_large(registry, request, limit)
