@@ -89,6 +89,7 @@ def test_a_collector_that_rejects_gets_the_records_later(
         collector.status = 200
         wait_for(lambda: len(numbers(collector)) >= 100)
         assert numbers(collector) == hashes(range(100))
+        assert server.metrics().value("mcp_telemetry_export_failures_total", signal="logs")
         assert server.metrics().value("mcp_audit_records_dropped_total") in (0, None)
 
 

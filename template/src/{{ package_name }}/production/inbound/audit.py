@@ -10,10 +10,9 @@ import asyncio
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,8 +83,11 @@ class AuditSettings(EnvironmentSettings):
     on_failure: Literal["continue", "deny"] = "continue"
 
 
-def install(registry: Registry) -> None:
+def install(registry: Registry, otlp_sink: Callable[[Registry], Sink] | None = None) -> None:
     """Record every request, and every decision before one.
+
+    Args:
+        otlp_sink: Returns the sink for `AUDIT_SINK=otlp`; `None` in a project that exports no logs.
 
     Raises:
         ConfigError: the settings are not valid, or contradict each other.
@@ -95,7 +97,7 @@ def install(registry: Registry) -> None:
         raise ConfigError(["AUDIT_FILE: must be set for AUDIT_SINK=file"])
     if settings.sink != "file" and (settings.file is not None or settings.fsync):
         raise ConfigError(["AUDIT_FILE and AUDIT_FSYNC need AUDIT_SINK=file"])
-    audit = Audit(registry, settings, sink_of(registry, settings))
+    audit = Audit(registry, settings, sink_of(registry, settings, otlp_sink))
     registry.audit = audit
     registry.middleware["audit"] = audit
     registry.middleware["reject_unaudited"] = audit.reject_unaudited
@@ -104,19 +106,17 @@ def install(registry: Registry) -> None:
     registry.on_shutdown.append(audit.close)
 
 
-def sink_of(registry: Registry, settings: AuditSettings) -> Sink:
+def sink_of(registry: Registry, settings: AuditSettings, otlp_sink: Callable[[Registry], Sink] | None) -> Sink:
     """Return the sink that the settings choose.
 
     Raises:
         ConfigError: it is OTLP, and no logs are exported.
     """
     if settings.sink == "otlp":
-        module = f"{__package__}.audit_otlp"
-        if not find_spec(module):
+        if otlp_sink is None:
             problem = "this project exports no logs over OTLP. Change it with"
             raise ConfigError([f"AUDIT_SINK=otlp: {problem}: {UPDATE} telemetry_signals=all"])
-        sink: Sink = import_module(module).sink_of(registry)
-        return sink
+        return otlp_sink(registry)
     if settings.file is None:
         return StderrSink()
     return FileSink(settings.file, max_bytes=settings.file_max_bytes, kept=settings.file_count, durable=settings.fsync)

@@ -17,10 +17,11 @@ from opentelemetry.sdk._logs import ReadWriteLogRecord
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ..config import ConfigError
-from ..observe.telemetry import FLUSH_SECONDS, resource_of
+from ..observe.telemetry import FLUSH_SECONDS, counting, resource_of
 from ..observe.telemetry_settings import exports
 from ..observe.telemetry_signals import exporter_of
 from ..registry import Registry
+from . import audit
 
 MAX_QUEUED_BYTES = 16 * 1024 * 1024
 """Size of the records that wait for the collector; further ones are lost."""
@@ -36,6 +37,15 @@ RETRY_SECONDS = 5.0
 
 ATTRIBUTES = ("event", "decision", "outcome")
 """Fields that are also attributes, named `audit.<field>`."""
+
+
+def install(registry: Registry) -> None:
+    """Record every request, and every decision before one, also over OTLP.
+
+    Raises:
+        ConfigError: the settings are not valid, or contradict each other.
+    """
+    audit.install(registry, sink_of)
 
 
 def sink_of(registry: Registry) -> OTLPSink:
@@ -63,7 +73,7 @@ def sink_of(registry: Registry) -> OTLPSink:
         record.trace_id = int(fields.get("trace_id", "0"), 16)
         return ReadWriteLogRecord(record, resource, scope)
 
-    return OTLPSink(lambda: exporter_of(config, "logs"), converted)
+    return OTLPSink(lambda: counting(registry, "logs", exporter_of(config, "logs")), converted)
 
 
 class OTLPSink:

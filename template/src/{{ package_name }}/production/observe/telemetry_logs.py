@@ -40,7 +40,7 @@ def install(registry: Registry) -> None:
     }
     telemetry_signals.exporter_of(registry.config, "logs")  # a wrong variable is rejected now
     resource, scope = resource_of(registry.about), InstrumentationScope(__name__)
-    batches: list[tuple[BatchLogRecordProcessor, Any]] = []
+    batches: list[BatchLogRecordProcessor] = []
 
     def send(level: int, line: Mapping[str, Any]) -> None:
         # What the exporter itself logs would be exported, and logged, again.
@@ -54,16 +54,16 @@ def install(registry: Registry) -> None:
             body=line[BODY],
             attributes=encodable({key: value for key, value in line.items() if key not in ELSEWHERE}),
         )
-        batches[-1][0].on_emit(ReadWriteLogRecord(record, resource, scope))
+        batches[-1].on_emit(ReadWriteLogRecord(record, resource, scope))
 
     async def start() -> None:
         exporter = counting(registry, "logs", telemetry_signals.exporter_of(registry.config, "logs"))
-        batches.append((BatchLogRecordProcessor(exporter), exporter))
+        batches.append(BatchLogRecordProcessor(exporter))
 
     async def stop() -> None:
         if batches:
-            batch, exporter = batches.pop()
-            await telemetry_signals.finish(batch.shutdown, exporter.shutdown, "logs")
+            batch = batches.pop()
+            await telemetry_signals.finish(batch.force_flush, batch.shutdown, "logs")
 
     registry.log_sinks.append(send)
     registry.on_startup.append(start)
