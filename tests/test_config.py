@@ -25,6 +25,7 @@ GENERATION_ONLY = {
     "include_kubernetes",
     "include_ci",
     "include_surface_test",
+    "telemetry_signals",
     "openapi_spec",
     "openapi_operations",
 }

@@ -35,16 +35,13 @@ def double(path: Path, name: str) -> None:
     path.write_text(text[: match.start()] + copy + text[match.start() :], "utf-8")
 
 
-def mark_the_middle(path: Path, name: str) -> None:
-    """Edit a line in the middle of a block, far from its name."""
+def mark(path: Path, name: str, line: str) -> None:
+    """Edit the line of a block that begins with `line`."""
     text = path.read_text("utf-8")
     match = block(text, name)
-    lines = match[0].split("\n")
-    middle = len(lines) // 2
-    while not re.fullmatch(r"\s+[\w-]+: [^|>{]*", lines[middle]) and middle < len(lines) - 1:
-        middle += 1
-    lines[middle] += f"  {MARK}"
-    path.write_text(text[: match.start()] + "\n".join(lines) + text[match.end() :], "utf-8")
+    marked_block, number = re.subn(rf"^(\s+{re.escape(line)}.*)$", rf"\1  {MARK}", match[0], flags=re.MULTILINE)
+    assert number == 1
+    path.write_text(text[: match.start()] + marked_block + text[match.end() :], "utf-8")
 
 
 def opacities(project: Path) -> dict[str, int]:
@@ -70,8 +67,8 @@ def test_an_edit_of_one_panel_service_or_job_stays_in_it(tmp_path: Path) -> None
     at = text.rindex('"fillOpacity": 8', 0, text.index(f'"title": "{PANEL}"'))
     (project / DASHBOARD).write_text(text[:at] + '"fillOpacity": 77' + text[at + len('"fillOpacity": 8') :], "utf-8")
     before = opacities(project)
-    mark_the_middle(project / COMPOSE, SERVICE)
-    mark_the_middle(project / WORKFLOW, JOB)
+    mark(project / COMPOSE, SERVICE, "start_period:")
+    mark(project / WORKFLOW, JOB, "enable-cache:")
     commit(project)
     edited = {path: (project / path).read_text("utf-8") for path in (COMPOSE, WORKFLOW)}
 

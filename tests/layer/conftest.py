@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -22,6 +22,14 @@ hypothesis.settings.load_profile("layer")
 collect_ignore = [f"test_{module.rpartition('.')[2]}.py" for module in OPTIONAL if not has(module)]
 collect_ignore += [] if has("inbound.rate_limit") else ["test_rate_limit_tiers.py"]
 collect_ignore += [] if has("openapi") else ["test_openapi_serialisation.py"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape lone surrogates in captured output, with which pytest-xdist ends."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture

@@ -328,7 +328,7 @@ def test_the_parent_is_that_of_the_message_with_a_link_to_that_of_the_http_reque
 ) -> None:
     header = {"traceparent": f"00-{HTTP_TRACE_ID}-{HTTP_PARENT_ID}-01"}
     with serve(telemetry_endpoint=collector.endpoint) as server:
-        server.call("health_check", **header)
+        server.call("health_check", None, **header)
         span = collector.one("tools/call health_check")
         assert (span.trace_id, span.parent_id, span.links) == (HTTP_TRACE_ID, HTTP_PARENT_ID, [])
         collector.requests.clear()
