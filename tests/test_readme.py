@@ -233,7 +233,8 @@ def test_the_first_commands_of_the_readme_work_in_order(shell: Shell) -> None:
         shell, [block for block in blocks(README.read_text("utf-8"), "sh") if block.section == "Start"]
     )
     call, metric = output[-1].splitlines()
-    assert json.loads(call)["result"]["structuredContent"]["status"] in ("healthy", "degraded")
+    (content,) = json.loads(call)["result"]["content"]
+    assert json.loads(content["text"])["status"] in ("healthy", "degraded")
     assert metric == 'mcp_tool_calls_total{status="success",tool_name="health_check"} 1.0'
     assert (shell.start / "my-server" / "uv.lock").exists()
 

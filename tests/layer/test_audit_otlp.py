@@ -14,6 +14,7 @@ from stand_in import silent
 from test_audit import VALIDATOR
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound import audit, audit_otlp
+from weather_station.production.observe import telemetry
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
@@ -122,7 +123,7 @@ def test_a_stop_counts_what_a_collector_that_hangs_does_not_get(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    monkeypatch.setattr(audit_otlp, "FLUSH_SECONDS", 0.2)
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.2)
     with silent() as endpoint, serve(register, telemetry_endpoint=endpoint) as server:
         for number in range(20):
             assert not echo(server, number).get("isError")

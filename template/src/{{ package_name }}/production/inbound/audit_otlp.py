@@ -12,14 +12,9 @@ from itertools import islice
 from typing import Any
 
 import orjson
-from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.sdk._logs import ReadWriteLogRecord
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from ..config import ConfigError
-from ..observe.telemetry import FLUSH_SECONDS, counting, resource_of
 from ..observe.telemetry_settings import exports
-from ..observe.telemetry_signals import exporter_of
 from ..registry import Registry
 from . import audit
 
@@ -57,6 +52,13 @@ def sink_of(registry: Registry) -> OTLPSink:
     config = registry.config
     if not config.enable_telemetry or not exports(config, "logs"):
         raise ConfigError(["AUDIT_SINK=otlp: no logs are exported: set OTEL_EXPORTER_ENDPOINT to a collector's URL"])
+    from opentelemetry._logs import LogRecord, SeverityNumber
+    from opentelemetry.sdk._logs import ReadWriteLogRecord
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from ..observe.telemetry import FLUSH_SECONDS, counting, resource_of
+    from ..observe.telemetry_signals import exporter_of
+
     exporter_of(config, "logs").shutdown()  # a wrong variable is rejected now
     resource, scope = resource_of(registry.about), InstrumentationScope(__name__)
 
@@ -73,7 +75,7 @@ def sink_of(registry: Registry) -> OTLPSink:
         record.trace_id = int(fields.get("trace_id", "0"), 16)
         return ReadWriteLogRecord(record, resource, scope)
 
-    return OTLPSink(lambda: counting(registry, "logs", exporter_of(config, "logs")), converted)
+    return OTLPSink(lambda: counting(registry, "logs", exporter_of(config, "logs")), converted, FLUSH_SECONDS)
 
 
 class OTLPSink:
@@ -82,13 +84,17 @@ class OTLPSink:
     Args:
         new_exporter: Returns an exporter of OpenTelemetry's SDK.
         converted: Returns a record as the exporter needs it.
+        flush_seconds: How long a stop waits for the collector.
     """
 
     durable = False
 
-    def __init__(self, new_exporter: Callable[[], Any], converted: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self, new_exporter: Callable[[], Any], converted: Callable[[bytes], Any], flush_seconds: float
+    ) -> None:
         self._new_exporter = new_exporter
         self._converted = converted
+        self._flush_seconds = flush_seconds
         self._queue: deque[bytes] = deque()
         self._bytes = 0
         self._changed = threading.Condition()
@@ -109,8 +115,8 @@ class OTLPSink:
             self._bytes += len(line)
 
     async def sync(self) -> None:
-        """Wait until the collector has accepted all records, for at most `FLUSH_SECONDS`."""
-        await asyncio.to_thread(self._wait_until_sent, FLUSH_SECONDS)
+        """Wait until the collector has accepted all records, for at most `flush_seconds`."""
+        await asyncio.to_thread(self._wait_until_sent, self._flush_seconds)
 
     def close(self) -> int:
         with self._changed:
