@@ -8,6 +8,7 @@ import importlib
 import socket
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import pytest
@@ -179,12 +180,15 @@ def replica(runs: Runs, url: str, **options: Any) -> contextlib.ExitStack:
 def test_every_replica_runs_it() -> None:
     """Also while Redis does not answer, for it needs none."""
     replicas = [Runs(), Runs()]
+
+    def all_ran_again(before: list[int]) -> bool:
+        return all(runs.count > count + 1 for runs, count in zip(replicas, before, strict=True))
+
     with store() as (redis, url), contextlib.ExitStack() as servers:
         for runs in replicas:
             servers.enter_context(replica(runs, url, replicas="all"))
         for _ in range(2):
-            before = [runs.count for runs in replicas]
-            wait_for(lambda before=before: all(a.count > b + 1 for a, b in zip(replicas, before, strict=True)))
+            wait_for(partial(all_ran_again, [runs.count for runs in replicas]))
             redis.terminate()
         redis.start()
 

@@ -31,7 +31,7 @@ class Second(BaseModel):
     first: First | None = None
 
 
-def header(name: object) -> Any:
+def header(name: Any) -> Any:
     return Field(description="A text", json_schema_extra={"x-mcp-header": name})
 
 
@@ -115,7 +115,8 @@ CASES: list[tuple[Any, dict[str, Any], list[str]]] = [
 @pytest.mark.parametrize(("function", "options", "expected"), CASES)
 def test_advice(function: Any, options: dict[str, Any], expected: list[str]) -> None:
     server = create_server(config(health_tool=False))
-    server.tool(**{"title": "Do it", "annotations": READS} | options)(function)
+    defaults: dict[str, Any] = {"title": "Do it", "annotations": READS}
+    server.tool(**defaults | options)(function)
     texts = [*advice(server.registered_tools()[-1:], "weather-station")]
     assert len(texts) == len(expected), texts
     assert all(part in text for part, text in zip(expected, texts, strict=True)), texts

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context, Image
 from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
@@ -238,6 +238,7 @@ values = st.recursive(
 
 @pytest.mark.pure
 @given(values, st.integers(0, 200))
+@example((Row(number=-100_000_000_000, name=""), Row(number=-100_899_989_514_239, name="")), 74)
 def test_what_is_found_too_large_is(value: Any, limit: int) -> None:
     try:
         size = len(to_json(value))

@@ -33,7 +33,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
 
 from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, run_python, wait_for
@@ -377,8 +377,8 @@ def test_a_remote_parent_is_sampled_like_a_root_and_keeps_its_state(flag: int, r
         parent = trace.SpanContext(*ids, is_remote, trace.TraceFlags(flag), state)
         context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
         result = CallerSampler(ParentBased(root)).should_sample(context, ids[0], "name")
-        expected = root.should_sample(None, ids[0], "name").decision.is_sampled() if is_remote else bool(flag)
-        assert result.decision.is_sampled() is expected
+        own = root.should_sample(None, ids[0], "name").decision is Decision.RECORD_AND_SAMPLE
+        assert (result.decision is Decision.RECORD_AND_SAMPLE) is (own if is_remote else bool(flag))
         assert result.trace_state == state
 
 
