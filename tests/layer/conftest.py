@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import hypothesis
 import pytest
+from _pytest.capture import FDCapture
 
 from features import OPTIONAL
 from harness import DEADLINE_SECONDS, ENVIRONMENT, NO_TLS, Register, Running, Serve, config, has, running
@@ -22,6 +23,21 @@ hypothesis.settings.load_profile("layer")
 collect_ignore = [f"test_{module.rpartition('.')[2]}.py" for module in OPTIONAL if not has(module)]
 collect_ignore += [] if has("inbound.rate_limit") else ["test_rate_limit_tiers.py"]
 collect_ignore += [] if has("openapi") else ["test_openapi_serialisation.py"]
+
+
+def read_new(capture: FDCapture) -> str:
+    """Return what was written since the last time; the next output stays behind it."""
+    end = vars(capture).get("read", 0)
+    found = []
+    while part := os.pread(capture.tmpfile.fileno(), 1 << 20, end):
+        found.append(part)
+        end += len(part)
+    vars(capture)["read"] = end
+    return b"".join(found).decode(errors="replace")
+
+
+# pytest reads and then truncates its file, and loses what another thread writes in between.
+FDCapture.snap = read_new  # type: ignore[assignment, method-assign]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -723,15 +723,19 @@ def test_thousands_of_odd_requests_are_answered_as_by_the_sdk(loop: asyncio.Runn
 
 @pytest.mark.parametrize("version", [MODERN, LEGACY])
 def test_a_call_leaves_nothing_to_the_garbage_collector(loop: asyncio.Runner, both: Both, version: str) -> None:
+    def is_of_a_call(item: object) -> bool:
+        return isinstance(item, MCPRequest | sdk_direct.Call | DeferredResponse)
+
     call = request(version, *ECHO)
     loop.run(both.send(*call, on=True))
     gc.collect()
     gc.disable()
+    earlier = {id(item) for item in gc.get_objects() if is_of_a_call(item)}
     try:
         loop.run(both.send(*call, on=True))
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        left = [item for item in gc.garbage if isinstance(item, MCPRequest | sdk_direct.Call | DeferredResponse)]
+        left = [item for item in gc.garbage if is_of_a_call(item) and id(item) not in earlier]
     finally:
         gc.set_debug(0)
         gc.garbage.clear()

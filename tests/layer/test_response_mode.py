@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from mcp.server.mcpserver import Context
 
-from harness import HEADERS, Running, Serve, config, message, modern, running, wait_for
+from harness import HEADERS, Running, Serve, config, message, modern, rebuild_pipeline, running, wait_for
 from held import open_session
 from weather_station.production.config import ConfigError
 from weather_station.production.inbound.response_mode import (
@@ -25,6 +25,7 @@ from weather_station.production.inbound.response_mode import (
     DeferredResponse,
     accepts_stream,
 )
+from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
 
 JSON = {"accept": "application/json"}
@@ -163,6 +164,21 @@ async def test_a_silent_call_becomes_a_stream_with_comments(
     received = await received_until_the_end(http, server.url, tools, content, headers, "text/event-stream", 3 * PING)
     (answer,) = events(received.decode())
     assert answer["result"]["content"][0]["text"] == "held"
+
+
+def test_a_session_has_its_id_however_long_initialize_takes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSE_AFTER_SECONDS", "0.05")
+
+    async def slow(request: MCPRequest, call_next: CallNext) -> Result:
+        await asyncio.sleep(0.3)
+        return await call_next(request)
+
+    def register(server: ProductionServer) -> None:
+        server.registry.middleware["metrics"] = slow
+        rebuild_pipeline(server)
+
+    with serve(register, response_mode="auto", session_mode="stateful") as server:
+        assert open_session(server.url)["mcp-session-id"]
 
 
 @ways

@@ -86,7 +86,10 @@ class Responses:
             return
         accept = header_of(scope, b"accept") or b""
         may_stream = self._streams and accepts_stream(accept)
-        response = DeferredResponse(send, self._silence if self._streams else None, may_stream)
+        # The response to initialize has the id of the session, which is known when it begins.
+        opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
+        silence = self._silence if self._streams and not opens_session else None
+        response = DeferredResponse(send, silence, may_stream)
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             others = [header for header in scope["headers"] if header[0] != b"accept"]
