@@ -13,7 +13,7 @@ import socket
 import socketserver
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -99,9 +99,11 @@ class Project:
             yield
 
 
-def make_project(template: Path, directory: Path, *tools: str, **answers: object) -> Project:
-    """Return a project of the everything variant with changed answers, and tools from files of `in_project/`."""
-    run_copy(str(template), directory, data=EVERYTHING | answers, defaults=True, skip_tasks=True, quiet=True)
+def make_project(
+    template: Path, directory: Path, *tools: str, base: Mapping[str, object] = EVERYTHING, **answers: object
+) -> Project:
+    """Return a project of the variant `base` with changed answers, and tools from files of `in_project/`."""
+    run_copy(str(template), directory, data={**base, **answers}, defaults=True, skip_tasks=True, quiet=True)
     package = next((directory / "src").iterdir()) / "tools"
     (package / "weather.py").unlink()
     for name in tools:

@@ -44,7 +44,7 @@ REJECTED = {
 
 @pytest.fixture(scope="module")
 def project(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return make_project(template, tmp_path_factory.mktemp("attacks") / "project", "lists", **DEFAULT)
+    return make_project(template, tmp_path_factory.mktemp("attacks") / "project", "lists", base=DEFAULT)
 
 
 @pytest.fixture(autouse=True)
