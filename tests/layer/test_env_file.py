@@ -12,7 +12,8 @@ from weather_station.__main__ import main
 from weather_station.production.config import ConfigError
 from weather_station.production.serve.env_file import PLACEHOLDER, create
 
-EXAMPLE = f"# Settings\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
+EXPLANATION = f"# A secret in place of each {PLACEHOLDER}"
+EXAMPLE = f"{EXPLANATION}\nPORT=8000\nAUTH_TOKENS=me:{PLACEHOLDER}\nGF_SECURITY_ADMIN_PASSWORD={PLACEHOLDER}\n"
 
 
 def test_each_placeholder_gets_a_secret_of_its_own(tmp_path: Path) -> None:
@@ -20,9 +21,9 @@ def test_each_placeholder_gets_a_secret_of_its_own(tmp_path: Path) -> None:
     (line,) = create(tmp_path)
     made = (tmp_path / ".env").read_text()
     assert str(tmp_path / ".env") in line
-    assert PLACEHOLDER not in made
     comment, port, tokens, password = made.splitlines()
-    assert (comment, port) == ("# Settings", "PORT=8000")
+    assert (comment, port) == (EXPLANATION, "PORT=8000")
+    assert PLACEHOLDER not in tokens + password
     first, second = tokens.removeprefix("AUTH_TOKENS=me:"), password.removeprefix("GF_SECURITY_ADMIN_PASSWORD=")
     assert len(first) >= 32
     assert first != second

@@ -43,7 +43,7 @@ def create(directory: Path) -> list[str]:
     example, target = directory / ".env.example", directory / ".env"
     try:
         text = example.read_text("utf-8")
-        filled = re.sub(re.escape(PLACEHOLDER), lambda _: secrets.token_urlsafe(32), text)
+        filled = VARIABLE.sub(_with_secrets, text)
         if target.exists():
             return [_complete(target, filled)]
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -53,6 +53,11 @@ def create(directory: Path) -> list[str]:
         problem = f"cannot create .env from {example}: {error.strerror}. Run this in the project's folder"
         raise ConfigError([problem]) from None
     return [f"created {target} with random secrets; git ignores it"]
+
+
+def _with_secrets(line: re.Match[str]) -> str:
+    """Return the line with a random secret in place of each placeholder; other comments may explain the placeholder."""
+    return re.sub(re.escape(PLACEHOLDER), lambda _: secrets.token_urlsafe(32), line[0])
 
 
 def _complete(target: Path, filled: str) -> str:
