@@ -30,7 +30,8 @@ class Drain:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._calls: dict[asyncio.Task[object], MCPRequest] = {}
-        self._requests = 0
+        self.requests = 0
+        """Running requests; for each one that is added `request_finished` is called."""
         self._expired = False
         self._idle = asyncio.Event()
         self.closing = asyncio.Event()
@@ -61,13 +62,9 @@ class Drain:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
-    def request_received(self) -> None:
-        """Count a request as running; `request_finished` must follow."""
-        self._requests += 1
-
     def request_finished(self) -> None:
         """Count a request as finished: its response has been written, or there will be none."""
-        self._requests -= 1
+        self.requests -= 1
         self._check_idle()
 
     async def run(self, notice_seconds: float) -> float:
@@ -101,7 +98,7 @@ class Drain:
             await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
 
     def _check_idle(self) -> None:
-        if not self._calls and not self._requests:
+        if not self._calls and not self.requests:
             self._idle.set()
 
 
@@ -128,13 +125,13 @@ class Streams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
             await self._stream(scope, receive, send)
-        elif self._registry.draining:  # not counted: a series of rejected requests must not prolong the drain
-            await self._request(scope, receive, send)
-        else:
-            self._drain.request_received()
-            try:
-                await self._request(scope, receive, send)
-            finally:
+            return
+        counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
+        self._drain.requests += counted
+        try:
+            await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
+        finally:
+            if counted:
                 self._drain.request_finished()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +148,7 @@ class Streams:
             closing = asyncio.Event()
             watching = asyncio.create_task(self._close_when_invalid(closing, is_valid))
         try:
-            await self._request(scope, receive, send_and_track, closing)
+            await self._handler(scope, _until_closing(scope, receive, closing), send_and_track)
         finally:
             if watching is not None:
                 watching.cancel()
@@ -167,19 +164,20 @@ class Streams:
             valid = await is_valid()
         closing.set()
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send, closing: asyncio.Event | None = None) -> None:
-        ends = closing or self._drain.closing
-        body_read = scope["method"] != "POST"
 
-        async def receive_until_closing() -> Message:
-            nonlocal body_read
-            if not body_read:
-                message = await receive()
-                body_read = not message.get("more_body", False)
-                return message
-            return await _receive_or_disconnect(receive, ends)
+def _until_closing(scope: Scope, receive: Receive, closing: asyncio.Event) -> Receive:
+    """Return `receive` for a request that ends with `closing`, once its body has been read."""
+    body_read = scope["method"] != "POST"
 
-        await self._handler(scope, receive_until_closing, send)
+    async def receive_until_closing() -> Message:
+        nonlocal body_read
+        if not body_read:
+            message = await receive()
+            body_read = not message.get("more_body", False)
+            return message
+        return await _receive_or_disconnect(receive, closing)
+
+    return receive_until_closing
 
 
 async def _receive_or_disconnect(receive: Receive, closing: asyncio.Event) -> Message:
