@@ -30,8 +30,7 @@ class Drain:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._calls: dict[asyncio.Task[object], MCPRequest] = {}
-        self.requests = 0
-        """Running requests; for each one that is added `request_finished` is called."""
+        self._requests = 0
         self._expired = False
         self._idle = asyncio.Event()
         self.closing = asyncio.Event()
@@ -63,9 +62,13 @@ class Drain:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
+    def request_received(self) -> None:
+        """Count a request as running; `request_finished` must follow."""
+        self._requests += 1
+
     def request_finished(self) -> None:
         """Count a request as finished: its response has been written, or there will be none."""
-        self.requests -= 1
+        self._requests -= 1
         self._check_idle()
 
     async def run(self, notice_seconds: float) -> float:
@@ -99,7 +102,7 @@ class Drain:
             await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
 
     def _check_idle(self) -> None:
-        if not self._calls and not self.requests:
+        if not self._calls and not self._requests:
             self._idle.set()
 
 
@@ -128,7 +131,8 @@ class Streams:
             await self._stream(scope, receive, send)
             return
         counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
-        self._drain.requests += counted
+        if counted:
+            self._drain.request_received()
         try:
             await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
         finally:
