@@ -13,6 +13,7 @@ OPTIONAL = (
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
     "inbound.authorization",
+    "inbound.caller_limits",
     "inbound.caller_quota",
     "inbound.caller_quota_redis",
     "inbound.concurrency",

@@ -43,7 +43,12 @@ FIXED = {
 
 QUARTERS = {"of these, threads of one caller", "of these, requests of one caller"}
 
-OF_FEATURES = {"USER_TIMEOUT_SECONDS": ("inbound.long_calls", "LongCallSettings")}
+OF_FEATURES = {
+    "USER_TIMEOUT_SECONDS": ("inbound.long_calls", "LongCallSettings"),
+    "MAX_REQUESTS_PER_CALLER": ("inbound.caller_limits", "CallerLimitSettings"),
+    "MAX_STREAMS_PER_CALLER": ("inbound.caller_limits", "CallerLimitSettings"),
+    "MAX_SESSIONS_PER_CALLER": ("inbound.caller_limits", "CallerLimitSettings"),
+}
 """The limits with a setting of a feature: its module and the class of its settings."""
 
 NO_LIMITS = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .inbound.auth_token import install as auth_token
+from .inbound.caller_limits import install as caller_limits
 from .inbound.concurrency import install as concurrency
 from .inbound.direct import install as direct
 from .inbound.identity import install as identity
@@ -41,6 +42,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "logging": logging,
     "telemetry": telemetry_http,
     "auth": auth_token,
+    "caller_limits": caller_limits,
     "tool_selection": tool_selection,
     "definitions": definitions,
     "rate_limiting": rate_limit,

@@ -152,6 +152,10 @@ class HttpParts:
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
     """Wraps what answers the requests of the MCP endpoint, inside `endpoint`."""
+    limits: Callable[[ASGIApp, Callable[[str], bool] | None], ASGIApp] = lambda app, is_open: app
+    """Wraps the MCP endpoint inside the authentication; also gets whether a session is open, if there are sessions."""
+    route_limits: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    """Wraps the routes beside the MCP endpoint, except those for probes."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
