@@ -54,5 +54,6 @@ OPTIONAL = (
     "upstream.credentials_obo",
     "upstream.dependency",
     "upstream.retry",
+    "upstream.shares",
 )
 """Each is tested by `test_<name>.py`."""

@@ -32,6 +32,7 @@ from .serve.listeners import install as listeners
 from .serve.options import install as options
 from .upstream.circuit_breaker import install as circuit_breaker
 from .upstream.retry import install as retry
+from .upstream.shares import install as shares
 
 FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "identity": identity,
@@ -43,6 +44,7 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "telemetry": telemetry_http,
     "auth": auth_token,
     "caller_limits": caller_limits,
+    "shares": shares,
     "tool_selection": tool_selection,
     "definitions": definitions,
     "rate_limiting": rate_limit,
