@@ -298,9 +298,6 @@ class ProductionConfig(EnvironmentSettings):
     max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)
     max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
-    max_requests_per_caller: int = Field(default=1024, ge=1, le=65_536)
-    max_streams_per_caller: int = Field(default=64, ge=1, le=65_536)
-    max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
     max_result_bytes: int = Field(default=100_000, ge=0, le=1024**3)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .inbound.auth_token import install as auth_token
+from .inbound.caller_limits import install as caller_limits
 from .inbound.concurrency import install as concurrency
 from .inbound.direct import install as direct
 from .inbound.identity import install as identity
@@ -31,6 +32,7 @@ from .serve.listeners import install as listeners
 from .serve.options import install as options
 from .upstream.circuit_breaker import install as circuit_breaker
 from .upstream.retry import install as retry
+from .upstream.shares import install as shares
 
 FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "identity": identity,
@@ -41,6 +43,8 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "logging": logging,
     "telemetry": telemetry_http,
     "auth": auth_token,
+    "caller_limits": caller_limits,
+    "shares": shares,
     "tool_selection": tool_selection,
     "definitions": definitions,
     "rate_limiting": rate_limit,

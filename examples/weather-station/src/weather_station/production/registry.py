@@ -118,6 +118,16 @@ class Retry(Protocol):
     ) -> Awaitable[Any]: ...
 
 
+class Share(Protocol):
+    """What each caller may use of something at the same time."""
+
+    size: int
+
+    async def acquire(self) -> Callable[[], None]:
+        """Wait for one part of the current caller's share, take it, and return the function that gives it back."""
+        ...
+
+
 class Targets(Protocol):
     """The tools, resources and prompts of a server."""
 
@@ -152,6 +162,10 @@ class HttpParts:
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
     """Wraps what answers the requests of the MCP endpoint, inside `endpoint`."""
+    limits: Callable[[ASGIApp, Callable[[str], bool] | None], ASGIApp] = lambda app, is_open: app
+    """Wraps the MCP endpoint inside the authentication; also gets whether a session is open, if there are sessions."""
+    route_limits: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    """Wraps the routes beside the MCP endpoint, except those for probes."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
@@ -301,6 +315,8 @@ class Registry:
     on_shutdown: list[Callback] = field(default_factory=list)
     lease: Callable[[str, float], Awaitable[bool | None]] | None = None
     """Takes the lease of a name for some seconds; `None` where replicas share no Redis."""
+    thread_share: Share | None = None
+    """A caller's share of the threads for plain functions; `None` where any caller may use all."""
     jobs: set[str] = field(default_factory=set)
     """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)

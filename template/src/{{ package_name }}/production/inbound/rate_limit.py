@@ -344,8 +344,9 @@ class Limiter:
         self.tiers = tiers
         self.local = local
         self.store = store
-        self.further: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
-        """Replaces this limit by one with more conditions; gets the cost, 0 in the further rounds of a request."""
+        self.handle_with_quotas: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
+        """Handles a request in place of this limit: takes its cost from the caller's quotas and from this limit
+        together. Gets the cost, which is 0 for the retry of a request that has taken its permit."""
         self._take = take
         self._rejected = Rejections(registry, "RateLimited")
         self._registry = registry
@@ -359,8 +360,8 @@ class Limiter:
             return await call_next(request)
         has_state = "requestState" in request.params
         cost = 0 if has_state and await _continues_round(self._registry, request) else request.policy.cost or 1
-        if self.further is not None:
-            return await self.further(request, call_next, cost)
+        if self.handle_with_quotas is not None:
+            return await self.handle_with_quotas(request, call_next, cost)
         if not cost:
             return await call_next(request)
         caller, tiers = request.caller, self.tiers

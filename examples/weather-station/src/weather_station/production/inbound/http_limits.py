@@ -75,8 +75,7 @@ class InputLimits:
             error = "The Content-Type of a message must be application/json."
             await self._reject(scope, send, 415, "media_type", error)
             return
-        # Compared as text first: a number of thousands of digits is none that Python converts.
-        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+        if exceeds(limit, length):
             await self._too_large(scope, send, limit, settings[0])
             return
         body = bytearray()
@@ -126,6 +125,62 @@ class InputLimits:
     ) -> None:
         self._rejected(reason, text, scope, http_status=status)
         await http_error(send, status, text, code=code)
+
+
+class BodyLimit:
+    """ASGI middleware for routes beside the MCP endpoint: a body above MAX_REQUEST_BYTES gets 413.
+
+    A handler whose client has left ends without an error, as the client does not need an answer.
+    """
+
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._app = app
+        self._limit = registry.config.max_request_bytes
+        self._rejected = Rejections(registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if exceeds(self._limit, (header_of(scope, b"content-length") or b"").lstrip(b"0")):
+            await self._too_large(scope, send)
+            return
+        size = 0
+        left = responding = False
+
+        async def receive_limited() -> Message:
+            nonlocal size, left
+            if left:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._limit:
+                left = True
+                if not responding:
+                    await self._too_large(scope, send)
+                return {"type": "http.disconnect"}
+            left = message["type"] == "http.disconnect"
+            return message
+
+        async def send_unless_left(message: Message) -> None:
+            nonlocal responding
+            responding = True
+            if not left:
+                await send(message)
+
+        try:
+            await self._app(scope, receive_limited, send_unless_left)
+        except Exception:
+            if not left:
+                raise
+
+    async def _too_large(self, scope: Scope, send: Send) -> None:
+        text = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
+        self._rejected("body", text, scope, http_status=413)
+        await http_error(send, 413, text)
+
+
+def exceeds(limit: int, length: bytes) -> bool:
+    """Return whether a Content-Length without leading zeros is a number above `limit`."""
+    # Compared as text first: a number of thousands of digits is none that Python converts.
+    return length.isdigit() and (len(length) > 18 or int(length) > limit)
 
 
 # Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.

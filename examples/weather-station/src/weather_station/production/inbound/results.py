@@ -176,7 +176,7 @@ def metadata_of(tool: Tool, *, structured: bool) -> ToolMetadata:
     model, schema, is_wrapped = metadata.output_model, metadata.output_schema, metadata.wrap_output
     annotation = inspect.signature(tool.fn, eval_str=True).return_annotation
     if structured and _lacks_schema(annotation, schema):
-        with suppress(PydanticUserError, TypeError, ValueError):  # no JSON schema: `tool_loader.advice` names it
+        with suppress(PydanticUserError, TypeError, ValueError):  # no JSON schema: `--check` advises
             wrapped = create_model(f"{tool.name}Output", result=annotation)
             schema = wrapped.model_json_schema(schema_generator=StrictJsonSchema)
             model, is_wrapped = wrapped, True

@@ -42,9 +42,8 @@ from .errors import (
     Verdict,
     seconds_text,
 )
-from .shares import Shares, ShareTimeoutError
 
-ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
+ORDER = ("credentials", "retry", "circuit_breaker", "metrics", "share")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 MAX_REDIRECTS = 5
@@ -134,7 +133,6 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._shares = Shares(config.max_connections, self._connect_seconds)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -307,16 +305,8 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         ends = min(now + attempt, request.deadline)
         try:
-            async with asyncio.timeout_at(ends), self._shares.use():
+            async with asyncio.timeout_at(ends):
                 response = await self._follow_redirects(request)
-        except ShareTimeoutError:
-            raise UpstreamConnectError(
-                f"{self._shares.size} requests of this caller are running, a quarter of the connections"
-                f" (MAX_CONNECTIONS), so no request was sent to {request.host}",
-                "Try again in a few seconds.",
-                host=request.host,
-                may_retry=True,
-            ) from None
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = total if ends == request.deadline else attempt
             upstream_error = _transport_error(request, error, seconds)
