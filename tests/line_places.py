@@ -41,7 +41,7 @@ def _of_yaml(text: str, count: int) -> list[Place]:
     """Return the places in YAML or JSON, which is parsed as YAML so that comments can mark edits."""
     line_places: list[Place] = [()] * count
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 

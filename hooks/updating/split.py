@@ -8,11 +8,11 @@ below it are a conflict; without such images in one new file, the edit is report
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from .alignment import edits
 from .merge import AFTER, BEFORE, LAST, with_lf
 from .outline import DEFINITION, MIN_SIMILARITY, Block, Outline, matching_blocks, outlines, similarity
 
@@ -286,7 +286,10 @@ class _Split:
         ]
 
     def region(self, hunk: Hunk) -> Region | None:
-        """Return the lines around an edit up to the nearest ones with an image, if all of them are in one new file."""
+        """Return the lines around an edit up to the nearest ones with an image, if all of them are in one new file.
+
+        Outside of blocks, an edit beside a line with an image is in that line's paragraph: the next one may have moved.
+        """
         block = hunk.block
         while block not in self.matches and block.parent and block.parent is not self.outline.root:
             block = block.parent
@@ -307,17 +310,22 @@ class _Split:
         if not start or not end:
             return None
         (path, before), (other_path, after) = start, end
-        inside = range(before + 1, after)
         if path != other_path or before >= after:
             return None
-        claims = {
-            number for line in inside if self.texts[path][line].strip() for number in self.claims[Place(path, line)]
-        }
+        texts = self.texts[path]
+        beside_images = above == hunk.start - 1, below == hunk.end
+        if block is self.outline.root and beside_images == (True, False):
+            below, after = (_paragraph_end(*of) for of in ((self.lines, hunk.end, below), (texts, before + 1, after)))
+        elif block is self.outline.root and beside_images == (False, True):
+            above = _paragraph_start(self.lines, above, hunk.start)
+            before = _paragraph_start(texts, before, after)
+        inside = range(before + 1, after)
+        claims = {number for line in inside if texts[line].strip() for number in self.claims[Place(path, line)]}
         if not all(above < number < below for number in claims):
             return None
         partly = any(image.path == path for number in range(hunk.start, hunk.end) for image in self.images[number])
-        beside = partly or above == hunk.start - 1 or below == hunk.end
-        if block is self.outline.root and not (beside and any(self.texts[path][line].strip() for line in inside)):
+        beside = partly or any(beside_images)
+        if block is self.outline.root and not (beside and any(texts[line].strip() for line in inside)):
             return None  # the lines may have moved to any file
         return Region(above + 1, below, Place(path, before + 1), len(inside))
 
@@ -394,6 +402,16 @@ def _united(regions: Mapping[Region, list[Hunk]]) -> Iterator[tuple[Region, list
     yield from united
 
 
+def _paragraph_end(lines: list[bytes], first: int, end: int) -> int:
+    """Return the number of the first blank line from `first` on, at most `end`."""
+    return next((number for number in range(first, end) if not lines[number].strip()), end)
+
+
+def _paragraph_start(lines: list[bytes], first: int, end: int) -> int:
+    """Return the number of the last blank line before `end`, at least `first`."""
+    return next((number for number in range(end - 1, first, -1) if not lines[number].strip()), first)
+
+
 def _is_named(block: Block) -> bool:
     """Return whether a block is a definition or a section, and no statement such as `try:`."""
     return bool(DEFINITION.match(block.key)) or (block.parent is not None and block.indent < 0)
@@ -411,14 +429,14 @@ def _hunks(base: list[bytes], before: Outline, edited: list[bytes], after: Outli
         for outline, lines in ((before, base), (after, edited))
     )
     hunks = []
-    for kind, start, end, new_start, new_end in difflib.SequenceMatcher(a=one, b=other, autojunk=False).get_opcodes():
+    for start, end, new_start, new_end in edits(one, other):
         old, new = base[start:end], edited[new_start:new_end]
         while old and new and old[0] == new[0]:  # only the label differs: the block was replaced
             del old[0], new[0]
             start, new_start = start + 1, new_start + 1
         while old and new and old[-1] == new[-1]:
             del old[-1], new[-1]
-        if kind != "equal" and (old or new):
+        if old or new:
             involved = [before.block_of_line[start + number] for number, line in enumerate(old) if line.strip()]
             for number, line in enumerate(new):
                 if line.strip():
