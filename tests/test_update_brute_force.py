@@ -158,6 +158,13 @@ class OneFile:
     def _check(self, kind: str, at: list[int]) -> None:
         """Merge edits at once; half of them each where they cannot be judged together."""
         owner_text = edited(self.path, self.lines, at, kind) + self.end
+        try:
+            owners = self._placed(owner_text)
+        except ValueError:
+            if len(at) > 1:
+                self._halve(kind, at)
+                return
+            owners = Counter()
         merged = merge(self.path, self.old.encode(), owner_text.encode(), self.new.encode())
         text = merged.content.decode()
         lost = [line for line in at if kind != "delete" and f"edit {line}" not in text]
@@ -169,9 +176,9 @@ class OneFile:
             self.count.far += at[0] not in self.near
             return
         try:
-            owners, result = self._placed(owner_text), None if merged.conflicts else self._placed(text)
+            result = self._placed(text) if owners and not merged.conflicts else None
         except ValueError:
-            owners, result = Counter(), None
+            result = None
         added, removed = owners - self.before, self.before - owners
         alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
         if result is not None and alone:
@@ -180,12 +187,15 @@ class OneFile:
                 self.count.merged += len(at)
                 return
         if len(at) > 1:
-            self._check(kind, at[: len(at) // 2])
-            self._check(kind, at[len(at) // 2 :])
+            self._halve(kind, at)
         elif result is None or not alone:
             self.count.unknown += 1
         else:
             self.count.wrong.append(f"{self.path}:{at[0] + 1}, {kind}: {self.lines[at[0]].strip()}")
+
+    def _halve(self, kind: str, at: list[int]) -> None:
+        self._check(kind, at[: len(at) // 2])
+        self._check(kind, at[len(at) // 2 :])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "delete"])

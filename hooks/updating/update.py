@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shlex
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,8 @@ from .answers import changes, migrate, secrets
 from .apply import Links, apply
 from .git import LINK, File, Tree, git, listing, read, run
 from .hidden import save, saved
-from .references import ReferenceUpdater, move_into, moves_of, old_names
+from .imports import relocate
+from .references import ReferenceUpdater, context_of, move_into, moves_of, old_names
 from .rendering import FOLDER, Rendering, render, write
 from .tables import PACKAGE, Tables
 from .trees import Outcome, merge_trees
@@ -183,7 +184,14 @@ class Update:
         in_deleted_folders = set(self.in_deleted_folders(old, new.keys() - old.keys() - moved))
         for path in in_deleted_folders:
             del new[path]
-        outcome = merge_trees(old, owner_files, new, destinations, self.becomes_owned)
+        vanished = [path for path in old if self.generic(path, self.before_package) not in new_paths]
+        moves = moves_of(self.tables, vanished, self.before_package, self.after_package)
+
+        def relocated(path: str, target: str, *contents: bytes) -> Sequence[bytes]:
+            former, package = context_of(path), context_of(target)
+            return (former and package and relocate(contents, former, package, moves)) or contents
+
+        outcome = merge_trees(old, owner_files, new, destinations, self.becomes_owned, relocated)
         outcome.absent |= in_deleted_folders
         apply(self.project, outcome, owner_files, new, places.__getitem__)
         self.report(outcome, old)
@@ -193,8 +201,7 @@ class Update:
         for migration in self.pending:
             if "after" in migration:
                 migration["after"](self.project, self.after_package)
-        vanished = [path for path in old if self.generic(path, self.before_package) not in new_paths]
-        self.update_references([path for path in vanished if not (self.project / path).exists()], outcome, new)
+        self.update_references([path for path in vanished if not (self.project / path).exists()], new)
         for path, conflict in sorted(outcome.conflicts.items()):
             print_state("conflict", f"{path}: in {conflict.places} place{'s' if conflict.places > 1 else ''}")
         self.report_answers()
@@ -237,7 +244,7 @@ class Update:
                 write(self.project / path, self.copied[path])
                 print_state("new", f"{path}, which is yours: updates never touch it")
 
-    def update_references(self, vanished: list[str], outcome: Outcome, new: dict[str, File]) -> None:
+    def update_references(self, vanished: list[str], new: dict[str, File]) -> None:
         """Move the owner's files into a renamed package, rewrite imports, and list what was not rewritten."""
         renamed = self.before_package != self.after_package
         if renamed:
@@ -251,12 +258,8 @@ class Update:
         if not (vanished or renamed or slug):
             return
         updater = ReferenceUpdater(self.project, new, [self.answers_file])
-        moved = {
-            target: self.generic(path, self.before_package).replace(PACKAGE, self.after_package)
-            for target, path in outcome.moved.items()
-        }
         moves = moves_of(self.tables, vanished, self.before_package, self.after_package)
-        places = list(updater.rewrite_imports(moves, moved))
+        places = list(updater.rewrite_imports(moves))
         described = [path for path in vanished if self.tables.describes(self.generic(path, self.before_package))]
         places += updater.mentions(old_names(described, self.before_package if renamed else ""))
         if slug:  # in Python it may be the package's name
