@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -28,12 +28,16 @@ class Rendering(NamedTuple):
     commit: str
     answers: Mapping[str, Any]
     operation: str
+    only: Set[str] | None = None
+    """The files of the template to render, by their paths under template/; all of them if None."""
 
     def files(self) -> dict[str, File]:
         """Return the rendered files."""
         with tempfile.TemporaryDirectory(prefix="rendering.", ignore_cleanup_errors=True) as folder:
             source, target = Path(folder, "source"), Path(folder, "project")
             listed = listing(self.template, self.commit)
+            if self.only is not None:
+                listed = {path: file for path, file in listed.items() if source_of(path) in {"", *self.only}}
             for path, file in read(self.template, listed, listed).items():
                 content = file.content
                 if not path.startswith(FOLDER):
@@ -47,6 +51,11 @@ class Rendering(NamedTuple):
                 run_copy(str(source), target, data=data, defaults=True, skip_tasks=True, quiet=True)
             paths = {path.relative_to(target).as_posix(): on_disk(path) for path in target.rglob("*")}
             return {path: rendered for path, rendered in paths.items() if rendered}
+
+
+def source_of(path: str) -> str:
+    """Return the path under template/ of a file of the template as it is in a project; empty for another file."""
+    return path.removeprefix(FOLDER).removesuffix(".jinja") if path.startswith(FOLDER) else ""
 
 
 def render(*wanted: Rendering) -> list[dict[str, File]]:

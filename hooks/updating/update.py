@@ -19,7 +19,7 @@ from .git import LINK, File, Tree, git, listing, read, run
 from .hidden import save, saved
 from .imports import relocate
 from .references import ReferenceUpdater, context_of, move_into, moves_of, old_names
-from .rendering import FOLDER, Rendering, render, write
+from .rendering import FOLDER, Rendering, render, source_of, write
 from .tables import PACKAGE, Tables
 from .trees import Outcome, merge_trees
 
@@ -36,6 +36,8 @@ class Update:
         self.template = template
         self.commit = commit
         self.answers_file = answers_file
+        self.updated: set[str] = set()
+        """The files of the template that this update renders, by their paths under template/."""
         self.owner_commit = "HEAD"
         """The commit with the owner's files before the update; Copier requires a clean working tree."""
 
@@ -88,13 +90,13 @@ class Update:
     @cached_property
     def sources(self) -> set[str]:
         """The paths that the new version may render."""
-        paths = (path.removesuffix(".jinja") for path in listing(self.template, "HEAD") if path.startswith(FOLDER))
-        return {path[len(FOLDER) :] for path in paths}
+        return {source for path in listing(self.template, "HEAD") if (source := source_of(path))}
 
     @cached_property
-    def copied(self) -> dict[str, File]:
-        """The files of a new copy of the new version, user-owned files included."""
-        return render(Rendering(self.template, "HEAD", self.answers_after, "copy"))[0]
+    def user_owned(self) -> dict[str, File]:
+        """The files of a new copy of the new version that updates leave out."""
+        only = self.sources - self.updated
+        return render(Rendering(self.template, "HEAD", self.answers_after, "copy", only))[0]
 
     # --- Before ------------------------------------------------------------------------------------------------
 
@@ -175,6 +177,7 @@ class Update:
         contents = read(self.project, self.committed, places.values())
         owner_files = {path: contents[place] for path, place in places.items() if place in contents}
         new_paths = {self.generic(path, self.after_package): path for path in new}
+        self.updated = set(new_paths)
 
         def destinations(path: str) -> list[str]:
             targets = self.tables.destinations(self.generic(path, self.before_package), new_paths)
@@ -231,17 +234,17 @@ class Update:
     def becomes_owned(self, path: str) -> bool:
         """Return whether a path that updates leave out is user-owned in the new version."""
         source = self.generic(path, self.before_package)
-        return source in self.sources and source.replace(PACKAGE, self.after_package) in self.copied
+        return source in self.sources and source.replace(PACKAGE, self.after_package) in self.user_owned
 
     def seed(self) -> None:
         """Copy new user-owned files, except those that the project has or ever had."""
         for source in self.tables.seeded:
             path = source.replace(PACKAGE, self.after_package)
-            if path not in self.copied or (self.project / path).exists():
+            if path not in self.user_owned or (self.project / path).exists():
                 continue
             names = {f"./{path}", f"./{source.replace(PACKAGE, self.before_package)}"}
             if not git(self.project, "log", "-1", "--format=%h", "HEAD", "--", *sorted(names)):
-                write(self.project / path, self.copied[path])
+                write(self.project / path, self.user_owned[path])
                 print_state("new", f"{path}, which is yours: updates never touch it")
 
     def update_references(self, vanished: list[str], new: dict[str, File]) -> None:
