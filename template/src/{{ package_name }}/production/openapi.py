@@ -161,6 +161,13 @@ def _parsed(response: httpx2.Response, text: str | None = None) -> Any:
 # --- Registration --------------------------------------------------------------------------------------------
 
 
+class AnswerMetadata(ToolMetadata):
+    """The arguments of a tool, and its answer."""
+
+    strict: bool
+    """Whether an answer that does not match the document is an error."""
+
+
 def add(
     server: MCPServer[Any],
     tool: Callable[..., Awaitable[Answer[Any]]],
@@ -222,7 +229,7 @@ def add(
             title=title,
             description=inspect.cleandoc(tool.__doc__ or ""),
             parameters=_described(partial(model_schema, model), model.model_json_schema),
-            fn_metadata=ToolMetadata(arg_model=model, output_schema=schema),
+            fn_metadata=AnswerMetadata(arg_model=model, output_schema=schema, strict=strict),
             is_async=True,
             context_kwarg="ctx",
             annotations=annotations,
