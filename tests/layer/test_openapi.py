@@ -692,3 +692,31 @@ if has("inbound.authorization"):
         assert result.is_error
         assert "needs the scope items:read" in text_of(result)
         assert not rest.requests
+
+
+@pytest.mark.parametrize(
+    ("options", "count", "shown"),
+    [
+        ({}, 1, r"answers +lenient in get_x_1: .* passed on and logged; .* --strict, or .* add\(\.\.\., strict=True\)"),
+        ({}, 6, r"answers +lenient in 6 of 6 tools: "),
+        ({"strict": True}, 2, r"answers +strict: one that does not match the document is an error of the tool"),
+    ],
+)
+async def test_the_check_says_what_happens_to_answers_that_do_not_match(
+    make: Make, options: dict[str, Any], count: int, shown: str
+) -> None:
+    paths = {f"/x/{number}": {"get": operation(f"get_x_{number}")} for number in range(1, count + 1)}
+    tools = make(document(paths), **options)
+    lines, _ = await startup.check(tools.server_call.server)
+    assert re.search(rf"^{shown}", "\n".join(lines), re.MULTILINE)
+
+
+async def test_the_check_names_the_lenient_tools_beside_strict_ones(make: Make) -> None:
+    tools = make(document({"/x": {"get": operation("find")}}), strict=True)
+
+    async def leave(ctx: Context) -> Answer[Any]:
+        return await call(ctx, "GET", "/x")
+
+    add(tools.server_call.server, leave, "Leave", READ_ONLY)
+    lines, _ = await startup.check(tools.server_call.server)
+    assert any(re.match(r"answers +lenient in leave: ", line) for line in lines)

@@ -213,3 +213,46 @@ def test_a_list_of_several_types_has_an_example(tmp_path: Path, first: dict[str,
     content = {"application/json": {"schema": schema}}
     paths = {"/x": {"post": operation_with(operationId="make", requestBody={"required": True, "content": content})}}
     assert len(case_of(generate_from(document_with(paths), tmp_path), "make")["arguments"]["body"]) == 2
+
+
+SELECTED = {
+    "Text": {"type": "object", "properties": {"kind": {"$ref": "#/components/schemas/Kind"}, "text": {}}},
+    "Image": {"type": "object", "properties": {"kind": {"type": "string"}, "url": {"type": "string"}}},
+    "Sound": {"type": "object", "properties": {"url": {"type": "string"}}},
+    "Kind": {"type": "string", "enum": ["picture", "text"]},
+    "Base": {"type": "object", "properties": {"sort": {"type": "string"}}, "discriminator": {"propertyName": "sort"}},
+    "Derived": {"allOf": [{"$ref": "#/components/schemas/Base"}, {"properties": {"size": {"type": "integer"}}}]},
+}
+
+
+@pytest.mark.parametrize("keyword", ["oneOf", "anyOf"])
+@pytest.mark.parametrize(
+    ("variant", "mapping", "value"),
+    [
+        ("Text", {"text": "#/components/schemas/Text"}, "text"),
+        ("Image", {"picture": "#/components/schemas/Image", "photo": "#/components/schemas/Image"}, "picture"),
+        ("Image", {}, "Image"),
+        ("Sound", {"sound": "Sound"}, "sound"),
+    ],
+)
+def test_an_example_has_the_property_that_selects_its_schema(
+    keyword: str, variant: str, mapping: dict[str, str], value: str, tmp_path: Path
+) -> None:
+    references = [{"$ref": f"#/components/schemas/{variant}"}, {"$ref": "#/components/schemas/Derived"}]
+    either = {keyword: references, "discriminator": {"propertyName": "kind", "mapping": mapping}}
+    schema = {"type": "object", "required": ["parts"], "properties": {"parts": {"type": "array", "items": either}}}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    paths = {"/x": {"post": operation_with(requestBody=body)}}
+    generated = generate_from(document_with(paths, schemas=SELECTED), tmp_path)
+    (part,) = case_of(generated, "post_x")["request"]["body"]["content"]["parts"]
+    assert part["kind"] == value
+    assert findings(generated, "example") == []
+
+
+def test_an_example_has_the_property_that_selects_a_schema_that_extends_another(tmp_path: Path) -> None:
+    schema = {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Base"}}
+    body = {"required": True, "content": {"application/json": {"schema": schema}}}
+    generated = generate_from(
+        document_with({"/x": {"post": operation_with(requestBody=body)}}, schemas=SELECTED), tmp_path
+    )
+    assert {item["sort"] for item in case_of(generated, "post_x")["request"]["body"]["content"]} == {"Derived"}

@@ -18,6 +18,7 @@ from .python_types import (
     Model,
     NamedType,
     NullType,
+    Property,
     ScalarType,
     Type,
     UnionType,
@@ -92,9 +93,9 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
             return {"key": inner(type_.value)}
         case Model():
             return {
-                prop.api_name: inner(prop.type)
+                prop.api_name: kind if (kind := _kind(prop)) is not None else inner(prop.type)
                 for prop in type_.properties
-                if prop.required or (with_optional and depth < 2 and not _has_model(prop.type))
+                if prop.required or prop.kinds or (with_optional and depth < 2 and not _has_model(prop.type))
             }
         case NamedType():
             if type_.target is None or type_.is_recursive:
@@ -111,6 +112,16 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
                 raise problem
             return None
     raise NoExampleError(type(type_).__name__)
+
+
+def _kind(prop: Property) -> str | None:
+    """Return the value with which a discriminator's property selects its class, where its type allows one."""
+    options = [option.target if isinstance(option, NamedType) else option for option in union_options(prop.type)]
+    for value in prop.kinds:
+        for option in options:
+            if value in option.values if isinstance(option, EnumType) else option in (AnyType(), ScalarType("str")):
+                return value
+    return None
 
 
 def _other_value(type_: Type, value: Any, number: int) -> Any:
@@ -133,7 +144,7 @@ def _other_value(type_: Type, value: Any, number: int) -> Any:
             )
         case Model() if isinstance(value, dict):
             for prop in option.properties:
-                if value.get(prop.api_name) not in (
+                if not prop.kinds and value.get(prop.api_name) not in (
                     None,
                     other := _other_value(prop.type, value.get(prop.api_name), number),
                 ):

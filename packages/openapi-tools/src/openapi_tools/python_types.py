@@ -144,6 +144,8 @@ class Property:
     description: str = ""
     file_media_type: str = ""
     """Set where the property is a file, which the model gives in base64."""
+    kinds: tuple[str, ...] = ()
+    """The values that select the class, where a discriminator names the property."""
 
 
 @dataclass(eq=False)
@@ -215,6 +217,14 @@ def with_null(type_: Type) -> Type:
 
 def accepts_null(type_: Type) -> bool:
     return any(isinstance(option, NullType | AnyType) for option in union_options(type_))
+
+
+def classes_of(type_: Type) -> Iterator[Model]:
+    """Yield the models among the options of a type."""
+    for option in union_options(type_):
+        target = option.target if isinstance(option, NamedType) else option
+        if isinstance(target, Model):
+            yield target
 
 
 def without_null(type_: Type) -> list[Type]:

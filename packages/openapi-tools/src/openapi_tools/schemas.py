@@ -27,6 +27,7 @@ from .python_types import (
     Property,
     ScalarType,
     Type,
+    classes_of,
     union_of,
     weight_of,
     with_null,
@@ -68,8 +69,8 @@ class SchemaConverter:
         self.report = report
         self.models: list[Model] = []
         self._class_names = Namespace(MODELS_NAMES, separator="")
-        self._discriminated: list[tuple[Model, str, str]] = []
-        """Variants with the property that a discriminator names, and its value there."""
+        self._discriminated: list[tuple[Type, str, tuple[str, ...]]] = []
+        """Variants with the property that a discriminator names, and its values there."""
         self._by_place: dict[tuple[str, str, Direction], Type] = {}
         """The types of named schemas, by file, pointer and direction."""
         self._by_content: dict[tuple[str, Direction], Model] = {}
@@ -106,10 +107,9 @@ class SchemaConverter:
                 self._add_properties(*self._pending.pop(0))
         finally:
             self._is_adding = False
-        for model, name, value in self._discriminated:
-            for prop in model.properties:
-                if prop.api_name == name and not isinstance(prop.type, EnumType) and value not in prop.description:
-                    prop.description = f"{prop.description} {value} in this kind.".strip()
+        for variant, name, values in self._discriminated:
+            for model in classes_of(variant):
+                _note_kind(model, name, values)
         self._discriminated.clear()
 
     def _convert(self, node: Node, name: str, direction: Direction) -> Type:
@@ -181,6 +181,8 @@ class SchemaConverter:
             self.report.add("schema", target.pointer, text)
             return model
         types = [self._convert_target(subtype, model.name, direction) for subtype in subtypes]
+        for subtype, type_ in zip(subtypes, types, strict=True):
+            self._note_discriminator(discriminator, subtype.pointer, type_)
         return union_of([*types, model])
 
     # --- Merged schemas ------------------------------------------------------------------------------------------
@@ -308,22 +310,19 @@ class SchemaConverter:
                 options.append(AnyType())
             else:
                 options.append(self._convert_merged(merged, f"{name}{suffix}", direction, (*enclosing, content)))
-        self._read_discriminator(node, variants, options)
+        for variant, option in zip(variants, options, strict=False):
+            if isinstance(reference := variant.mapping.get("$ref"), str):
+                self._note_discriminator(node.get("discriminator"), reference, option)
         return union_of(options) if options else AnyType()
 
-    def _read_discriminator(self, node: Node, variants: list[Node], options: list[Type]) -> None:
-        """Note which value of the discriminator's property is for which variant."""
-        discriminator = node.get("discriminator")
-        name = discriminator.mapping.get("propertyName")
-        mapping = discriminator.get("mapping").mapping
-        if not isinstance(name, str):
+    def _note_discriminator(self, discriminator: Node, reference: str, variant: Type) -> None:
+        """Note which values of the discriminator's property are for a variant, the schema at `reference`."""
+        name, mapping = discriminator.mapping.get("propertyName"), discriminator.get("mapping").mapping
+        if not isinstance(name, str) or not is_unicode(name):
             return
-        for variant, option in zip(variants, options, strict=False):
-            schema = str(variant.mapping.get("$ref", "")).rsplit("/", 1)[-1]
-            values = [value for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema]
-            if isinstance(option, Model) and schema:
-                shown = " or ".join(single_line(str(value), 60) for value in values or [schema])
-                self._discriminated.append((option, name, shown))
+        schema = reference.rsplit("/", 1)[-1]
+        values = tuple(str(value) for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema)
+        self._discriminated.append((variant, name, tuple(filter(is_unicode, values)) or (schema,)))
 
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
         if not all(is_unicode(value) for value in values if isinstance(value, str)):
@@ -407,6 +406,25 @@ class SchemaConverter:
             return {}
         listed = ", ".join(f"{value} ({str(place).rsplit('/', 1)[-1]})" for value, place in [*mapping.items()][:40])
         return {name: f" Selects the schema: {clean_text(listed, MAX_FIELD_DESCRIPTION)}"}
+
+
+def _note_kind(model: Model, name: str, values: tuple[str, ...]) -> None:
+    """Let the property that a discriminator names, which a request needs, have the values that select this class."""
+    if (
+        model.direction == "request"
+        and not model.forbids_extra
+        and all(name != each.api_name for each in model.properties)
+    ):
+        names = Namespace([*MODEL_ATTRIBUTES, *(each.name for each in model.properties)])
+        model.properties.append(
+            Property(names.claim(snake_case(name, "field")), name, ScalarType("str"), required=False)
+        )
+    shown = " or ".join(single_line(value, 60) for value in values)
+    for prop in model.properties:
+        if prop.api_name == name:
+            prop.kinds = values
+            if not isinstance(prop.type, EnumType) and shown not in prop.description:
+                prop.description = f"{prop.description} {shown} in this kind.".strip()
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:

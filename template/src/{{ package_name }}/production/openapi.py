@@ -23,6 +23,8 @@ import httpx2
 import structlog
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import ArgModelBase
 from mcp_types import AudioContent, CallToolResult, ContentBlock, ImageContent, TextContent, ToolAnnotations
 from pydantic import (
     BaseModel,
@@ -36,17 +38,15 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 
 from . import upstream
-from .config import StartError
 from .inbound.results import ToolMetadata
 from .openapi_schema import Described, NotNull, UndescribedTypeError, model_schema, type_schema
 from .registry import registry_of
 from .sdk import ProductionServer
-from .serve.tool_loader import explain, problem_with
+from .serve.tool_loader import own_name
 from .upstream.client import parse_json
 from .upstream.errors import UpstreamStatusError
 
 T = TypeVar("T")
-ArgumentsT = TypeVar("ArgumentsT", bound=BaseModel)
 Pair = tuple[str, str]
 """Name and value of a part of a query or form, both percent-encoded."""
 
@@ -161,6 +161,13 @@ def _parsed(response: httpx2.Response, text: str | None = None) -> Any:
 # --- Registration --------------------------------------------------------------------------------------------
 
 
+class AnswerMetadata(ToolMetadata):
+    """The arguments of a tool, and its answer."""
+
+    strict: bool
+    """Whether an answer that does not match the document is an error."""
+
+
 def add(
     server: MCPServer[Any],
     tool: Callable[..., Awaitable[Answer[Any]]],
@@ -190,53 +197,48 @@ def add(
     registry = registry_of(server)
     if not isinstance(server, ProductionServer):
         raise TypeError("this server has no production layer: make it with create_server()")
-    tool_name = name or str(getattr(tool, "__name__", ""))
-    if problem := problem_with(tool, tool_name, None):
-        raise StartError(problem)
-    signature = inspect.signature(tool, eval_str=True)
-    (answer_type,) = get_args(signature.return_annotation)
-    adapter = _LazyAdapter(answer_type)
+    tool_name = name or own_name(tool)
 
-    @wraps(tool)
-    async def run(ctx: Context, **arguments: Any) -> CallToolResult:
-        answer = await tool(ctx, **{parameters[argument]: value for argument, value in arguments.items()})
-        if problem := adapter.problem_with(answer):
-            if strict:
-                raise _invalid_answer(answer.response, problem)
-            mismatch.inc()
-            log.warning("the API's answer does not fit its OpenAPI document", problem=problem)
-        return _result(answer, is_wrapped)
-
-    # The SDK would build the validators of all arguments now: it gets a function that has none.
-    context, *given = signature.parameters.values()
-    run.__annotations__ = {"ctx": Context}
-    vars(run)["__signature__"] = signature.replace(parameters=[context.replace(name="ctx")])
-    server.add_tool(
-        run,
-        tool_name,
-        title=title,
-        description=inspect.cleandoc(tool.__doc__ or ""),
-        annotations=annotations,
-        structured_output=False,
-    )
-    added = server.registered_tools()[-1:]
-    if not added or added[0].fn is not run:
-        return  # settings hide the tool
-    mismatch = registry.meter.counter(
-        "mcp_openapi_mismatches_total", "Answers of the API that do not fit its OpenAPI document.", ("tool",)
-    )(tool_name)
-    try:
-        model = _arguments_model(tool_name, given, added[0].fn_metadata.arg_model)
-        added[0].parameters = _described(partial(model_schema, model), model.model_json_schema)
+    def make() -> Tool:
+        # Not by the SDK, which would build the validators of all arguments now.
+        signature = inspect.signature(tool, eval_str=True)
+        (answer_type,) = get_args(signature.return_annotation)
+        _, *given = signature.parameters.values()
+        adapter = _LazyAdapter(answer_type)
+        model = _arguments_model(tool_name, given)
+        arguments_of = zip(model.model_fields.items(), given, strict=True)
+        parameters = {field.alias or field_name: parameter.name for (field_name, field), parameter in arguments_of}
         schema, is_wrapped = _output_schema(adapter, strict)
-    except Exception as error:
-        raise StartError(explain(tool, f"tool {tool_name}", error)) from error
-    arguments_of = zip(model.model_fields.items(), given, strict=True)
-    parameters = {field.alias or field_name: parameter.name for (field_name, field), parameter in arguments_of}
-    added[0].fn_metadata = ToolMetadata(arg_model=model, output_schema=schema)
+        mismatch = registry.meter.counter(
+            "mcp_openapi_mismatches_total", "Answers of the API that do not fit its OpenAPI document.", ("tool",)
+        )(tool_name)
+
+        @wraps(tool)
+        async def run(ctx: Context, **arguments: Any) -> CallToolResult:
+            answer = await tool(ctx, **{parameters[argument]: value for argument, value in arguments.items()})
+            if problem := adapter.problem_with(answer):
+                if strict:
+                    raise _invalid_answer(answer.response, problem)
+                mismatch.inc()
+                log.warning("the API's answer does not fit its OpenAPI document", problem=problem)
+            return _result(answer, is_wrapped)
+
+        return Tool(
+            fn=run,
+            name=tool_name,
+            title=title,
+            description=inspect.cleandoc(tool.__doc__ or ""),
+            parameters=_described(partial(model_schema, model), model.model_json_schema),
+            fn_metadata=AnswerMetadata(arg_model=model, output_schema=schema, strict=strict),
+            is_async=True,
+            context_kwarg="ctx",
+            annotations=annotations,
+        )
+
+    server.add_tool(tool, tool_name, make=make, annotations=annotations)
 
 
-def _arguments_model(name: str, parameters: Iterable[inspect.Parameter], base: type[ArgumentsT]) -> type[ArgumentsT]:
+def _arguments_model(name: str, parameters: Iterable[inspect.Parameter]) -> type[ArgModelBase]:
     """Return a class of a tool's arguments, which accepts no others; its validator is built at the first call."""
     fields: dict[str, Any] = {}
     for parameter in parameters:
@@ -246,7 +248,7 @@ def _arguments_model(name: str, parameters: Iterable[inspect.Parameter], base: t
             field, annotation = f"field_{field}", Annotated[annotation, Field(alias=alias)]
         fields[field] = annotation if parameter.default is parameter.empty else (annotation, parameter.default)
     configuration = {"extra": "forbid", "defer_build": True}
-    return create_model(f"{name}Arguments", __base__=base, __cls_kwargs__=configuration, **fields)
+    return create_model(f"{name}Arguments", __base__=ArgModelBase, __cls_kwargs__=configuration, **fields)
 
 
 def _described(describe: Callable[[], dict[str, Any]], ask_pydantic: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,12 @@ from mcp.server.mcpserver import MCPServer
 from pydantic import SecretStr, field_validator
 
 from .config import HTTP_NAME, EnvironmentSettings
-from .registry import Registry, registry_of
+from .openapi import AnswerMetadata
+from .registry import registry_of
+from .sdk import ProductionServer
+
+MAX_NAMED = 5
+"""Number of tools that `--check` names."""
 
 _HEADER = HTTP_NAME.strip("^$")
 _NEXT_HEADER = re.compile(rf"(?:\s*,\s*|\s*[\r\n]+\s*)(?={_HEADER}:)")
@@ -86,16 +91,33 @@ def describe(
         known = own | {name.lower() for name in defaults}
         if missing := [name for name in names if name.lower() not in known]:
             registry.notices.append(f"{setting}: the document of {title} has {', '.join(missing)}, which is not set")
-    registry.check_rows.append(lambda: _rows(registry, f"{title} {version}".strip(), servers))
+    registry.check_rows.append(lambda: _rows(server, f"{title} {version}".strip(), servers))
 
 
-def _rows(registry: Registry, document: str, servers: Sequence[str]) -> Iterator[tuple[str, str]]:
+def _rows(server: MCPServer[Any], document: str, servers: Sequence[str]) -> Iterator[tuple[str, str]]:
+    registry = registry_of(server)
     yield "document", document
+    yield from _answer_rows(server)
     if registry.upstream.headers:
         yield "headers", ", ".join(registry.upstream.headers)
     base_url = registry.config.upstream_base_url
     if servers and _comparable(base_url) not in map(_comparable, servers):
         yield "advice", f"BASE_URL is {base_url}, and the document of {document} names {', '.join(servers)}"
+
+
+def _answer_rows(server: MCPServer[Any]) -> Iterator[tuple[str, str]]:
+    """Yield what happens to answers that do not match the document."""
+    tools = server.registered_tools() if isinstance(server, ProductionServer) else []
+    strict = {tool.name: tool.fn_metadata.strict for tool in tools if isinstance(tool.fn_metadata, AnswerMetadata)}
+    if lenient := [name for name in strict if not strict[name]]:
+        which = f"{len(lenient)} of {len(strict)} tools" if len(lenient) > MAX_NAMED else ", ".join(lenient)
+        yield (
+            "answers",
+            f"lenient in {which}: one that does not match the document is passed on and logged; "
+            f"to make it an error, generate with --strict, or register the tool with add(..., strict=True)",
+        )
+    elif strict:
+        yield "answers", "strict: one that does not match the document is an error of the tool"
 
 
 def _comparable(url: str) -> str:

@@ -108,10 +108,24 @@ class ProductionServer(MCPServer[Runtime]):
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
         self.middleware[:] = [pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire), *others]
 
-    def add_tool(self, fn: Callable[..., Any], name: str | None = None, *args: Any, **options: Any) -> None:
+    def add_tool(
+        self,
+        fn: Callable[..., Any],
+        name: str | None = None,
+        *args: Any,
+        make: Callable[[], Tool] | None = None,
+        **options: Any,
+    ) -> None:
         """Register a tool.
 
         The start stops where the SDK only logs a warning, as for a second tool of the same name.
+
+        Args:
+            fn: The function.
+            name: The tool's name, where it is not the function's.
+            args: Further arguments for the SDK.
+            make: Makes the tool where the SDK should not.
+            options: As `args`.
 
         Raises:
             StartError: the name is taken or not allowed, or the function cannot be a tool.
@@ -122,16 +136,20 @@ class ProductionServer(MCPServer[Runtime]):
         if self.registry.tools.is_hidden(tool, options.get("annotations")):
             return
         try:
-            super().add_tool(fn, tool, *args, **options)
+            if make is None:
+                super().add_tool(fn, tool, *args, **options)
+            else:
+                self._tool_manager._tools[tool] = make()
         except Exception as error:
             log.debug("cannot register a tool", exc_info=error)
             raise StartError(tool_loader.explain(fn, f"tool {tool}", error)) from error
-        added = self.registered_tools()[-1]
-        if problem := tool_loader.problem_with_arguments(fn, added):
-            raise StartError(problem)
-        added.fn_metadata = results.metadata_of(added, structured=options.get("structured_output") is not False)
-        if not added.is_async:
-            added.fn, added.is_async = self._threads.wrap(added.fn), True
+        if make is None:
+            added = self.registered_tools()[-1]
+            if problem := tool_loader.problem_with_arguments(fn, added):
+                raise StartError(problem)
+            added.fn_metadata = results.metadata_of(added, structured=options.get("structured_output") is not False)
+            if not added.is_async:
+                added.fn, added.is_async = self._threads.wrap(added.fn), True
         self._keep(fn, TOOLS_CALL, tool)
         for on_added in self.registry.tools.on_added:
             on_added(tool)
