@@ -77,7 +77,7 @@ def install(registry: Registry) -> None:
         raise ConfigError([f"INTROSPECTION_URL: needs {settings.partition(', ')[2]}"])
     if not config.jwt_issuer:
         raise ConfigError(["INTROSPECTION_URL: needs JWT_ISSUER, the issuer that it belongs to"])
-    auth.require_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
+    auth.warn_without_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
     secret = config.introspection_client_secret.get_secret_value()
     requests = registry.meter.counter(
         "mcp_token_introspections_total", "Requests to the introspection endpoint, by outcome.", ("outcome",)
