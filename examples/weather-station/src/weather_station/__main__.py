@@ -53,7 +53,7 @@ COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "nargs": "+",
         "help": "call a tool with the arguments of a JSON object and print its result",
     },
-    "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
+    "dev": {"action": "store_true", "help": "serve, and restart when a file changes"},
     "surface": {
         "choices": ("check", "accept"),
         "help": "compare the tools with the recorded ones, or record them",
@@ -88,9 +88,9 @@ def _main(argv: Sequence[str] | None) -> int:
                 return done if isinstance(done, int) else _report(done, 0)
         return _run(_load(overrides), check=options.check)
     except ConfigError as error:
-        from .production.config import typing_errors
+        from .production.config import probable_typos
 
-        return _report([*error.problems, *typing_errors(error.problems)], 2)
+        return _report([*error.problems, *probable_typos(error.problems)], 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
     finally:
