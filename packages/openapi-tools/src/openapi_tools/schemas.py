@@ -99,7 +99,7 @@ class SchemaConverter:
         return type_
 
     def _add_pending_properties(self) -> None:
-        """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
+        """Convert the properties of the classes found so far, in a loop: chains of them are too long to recurse."""
         self._is_adding = True
         try:
             while self._pending:
@@ -109,7 +109,7 @@ class SchemaConverter:
         for model, name, value in self._discriminated:
             for prop in model.properties:
                 if prop.api_name == name and not isinstance(prop.type, EnumType) and value not in prop.description:
-                    prop.description = f"{prop.description} {value} in this kind.".strip()
+                    prop.description = f"{prop.description} It is {value} here.".strip()
         self._discriminated.clear()
 
     def _convert(self, node: Node, name: str, direction: Direction) -> Type:
