@@ -96,7 +96,13 @@ def test_a_server_that_does_not_start_is_explained(
 
 
 @pytest.mark.parametrize(
-    ("tokens", "shown"), [(None, "<token>"), ("ann:secret-of-ann,bob:secret-of-bob", "secret-of-ann")]
+    ("tokens", "shown"),
+    [
+        (None, "<token>"),
+        ("ann:secret-of-ann,bob:secret-of-bob", "secret-of-ann"),
+        (" ann : secret-of-ann ", "secret-of-ann"),
+        ("ann:", "<token>"),
+    ],
 )
 def test_the_command_of_the_inspector(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tokens: str | None, shown: str

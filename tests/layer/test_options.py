@@ -204,6 +204,7 @@ def test_every_secret_of_the_template_can_be_in_a_file(tmp_path: Path, monkeypat
         (None, "", "_FILE: '{path}' cannot be read: No such file or directory"),
         (b"", "", "_FILE: '{path}' is empty"),
         (b"\r\n", "", "_FILE: '{path}' is empty"),
+        (b"  \t\n", "", "_FILE: '{path}' is empty"),
         (b"\xff\xfe\x00", "", "_FILE: '{path}' cannot be read: it is not UTF-8 text"),
         (b"x" * (1024 * 1024 + 1), "", "_FILE: '{path}' is larger than 1 MiB"),
         (GOOD.encode(), GOOD, " and {name}_FILE are both set: use one of them"),

@@ -231,8 +231,8 @@ def read_secret(name: str, value: str | None, path: str | None) -> str | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ValueError(f"{name}_FILE: {path!r} cannot be read: {reason}") from None
-    if not text or len(content) > MAX_SECRET_BYTES:
-        raise ValueError(f"{name}_FILE: {path!r} is {'larger than 1 MiB' if text else 'empty'}")
+    if not text.strip() or len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"{name}_FILE: {path!r} is {'larger than 1 MiB' if text.strip() else 'empty'}")
     return text
 
 
@@ -418,8 +418,9 @@ class ProductionConfig(EnvironmentSettings):
     def upstream_api_key(self) -> SecretStr | None:
         """The API key in the environment variable that `upstream_api_key_env` names, or `None`."""
         name = self.upstream_api_key_env
-        value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE")) if name else None
-        return None if value is None else SecretStr(value)
+        value = os.environ.get(name, "").strip()
+        key = read_secret(name, value, os.environ.get(f"{name}_FILE")) if name else None
+        return None if key is None else SecretStr(key)
 
 
 def without_credentials(url: str) -> str:

@@ -18,7 +18,7 @@ from .auth import AuthError
 from .authorization import Access, Need
 
 NOTHING = ("", Need("", frozenset()))
-"""What a message wants that is no request."""
+"""Method and need of a message that is not a request."""
 
 
 def install(registry: Registry) -> None:
@@ -43,7 +43,7 @@ class ScopeChallenge:
         if scope["method"] != "POST" or not isinstance(user, User) or user.caller.issuer is None:
             await self._app(scope, receive, send)
             return
-        body = await receive()  # whole: the limits on a body have read it
+        body = await receive()  # the whole body: `InputLimits` has buffered it
         method, need = wanted(self._access, body.get("body", b""))
         needed = need.scopes or frozenset()
         if missing := self._access.missing(user.caller, needed):
@@ -62,7 +62,7 @@ class ScopeChallenge:
 
 
 def wanted(access: Access, body: bytes) -> tuple[str, Need]:
-    """Return method and need of the request in a body; no scopes where it is no request, or one they do not open."""
+    """Return method and need of the request in a body; `NOTHING` where it is not a valid request."""
     try:
         message = from_json(body)
     except ValueError:

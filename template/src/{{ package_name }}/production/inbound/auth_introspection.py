@@ -198,7 +198,7 @@ class Introspection:
         return user
 
     def _is_for_this_server(self, claims: dict[str, Any]) -> bool:
-        """Return whether a token has our audience, comes from our issuer if the response names one, and lasts."""
+        """Return whether a token has our audience, is not expired, and has our issuer if the response names one."""
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
         expires = claims.get("exp", MAX_TIME - 1)
