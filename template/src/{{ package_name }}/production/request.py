@@ -65,8 +65,8 @@ class MCPRequest:
     """The final JSON of the result where the direct path sends a remembered list; the result itself is then empty."""
     timer: asyncio.Timeout | None = None
     """The timeout of the request."""
-    handler_runs: bool = False
-    """Whether the handler has started: a tool that it calls in Python after that is not a request of the client."""
+    entered: bool = False
+    """Whether the server runs this request already: what its handler calls in Python is not a request of the client."""
     max_result_bytes: int = 0
     """Bytes of text and structure that the result may have; 0 for no limit."""
     check_result: Callable[[Any], None] | None = None

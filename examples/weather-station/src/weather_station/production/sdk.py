@@ -462,10 +462,10 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     request = current_request.get()
     if request is None or context is None:
         return None
-    if request.handler_runs:
+    if request.entered:
         request.check_result = None
         return None
-    request.handler_runs = True
+    request.entered = True
     has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds
     if has_state and context.request_state == NO_STATE and (params := context._input_params) is not None:
         context._input_params = params.model_copy(update={"request_state": None})
