@@ -56,7 +56,7 @@ NO_LIMITS = {
 }
 """Settings that are numbers and limit nothing."""
 
-EXAMPLES = {"InvalidArguments", "TimeoutError", "ResultTooLargeError", "ThreadsStuck"}
+EXAMPLES = {"InvalidArguments", "ToolTimeout", "MCPError", "ResultTooLargeError", "ThreadsStuck"}
 """Values of `error_type`, each of which has a test of its own."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from .production import environment
-from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about, typing_errors
+from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about, probable_typos
 from .production.features import FEATURES
 from .production.inbound import guard
 from .production.observe import health, plain_logging
@@ -48,7 +48,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
         register_tools(server)
     with tool_loader.errors_explained():
         register(server)
-    registry.notices += typing_errors()
+    registry.notices += probable_typos()
     return server
 
 

@@ -68,9 +68,9 @@ def _main(argv: Sequence[str] | None) -> int:
                 return done if isinstance(done, int) else _report(done, 0)
         return _run(_load(overrides), check=options.check)
     except ConfigError as error:
-        from .production.config import typing_errors
+        from .production.config import probable_typos
 
-        return _report([*error.problems, *typing_errors(error.problems)], 2)
+        return _report([*error.problems, *probable_typos(error.problems)], 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
     finally:

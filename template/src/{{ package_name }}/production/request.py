@@ -103,13 +103,13 @@ class MCPRequest:
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
     handler_called: bool = False
-    """Whether the function of the resource or prompt was called, so that its arguments were valid."""
+    """Whether the owner's function was called, so that its arguments were valid."""
     encoded: bytes | None = None
-    """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
+    """The final JSON of the result where the direct path sends a remembered list; the result itself is then empty."""
     timer: Timer | None = None
     """The timeout of the request."""
-    handler_runs: bool = False
-    """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""
+    entered: bool = False
+    """Whether the server runs this request already: what its handler calls in Python is not a request of the client."""
     max_result_bytes: int = 0
     """Bytes of text and structure that the result may have; 0 for no limit."""
     check_result: Callable[[Any], None] | None = None
@@ -117,7 +117,7 @@ class MCPRequest:
     result_bytes: int = 0
     """Bytes of text and structure in the result, as JSON."""
     copies: Literal["both", "text", "structure"] = "both"
-    """What is sent of a tool's result that has an output schema."""
+    """Which copies are sent of a result that has an output schema: text, structure, or both."""
 
     @property
     def params(self) -> Mapping[str, Any]:

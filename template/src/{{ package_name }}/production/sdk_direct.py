@@ -132,7 +132,7 @@ def digest() -> str:
 
 
 def is_verified() -> bool:
-    """Return whether the direct path was compared with the installed SDK, of which nothing has replaced a part."""
+    """Return whether the direct path was compared with the installed SDK, and no library has replaced a part of it."""
     try:
         if digest() not in VERIFIED:
             return False
@@ -208,7 +208,7 @@ class Call:
     handler: Callable[[ServerRequestContext[Any, Any], Any], Awaitable[HandlerResult]]
     list_key: ListKey | None = None
     items: Sequence[object] = ()
-    """Of a list that is the SDK's own: its key, and what it lists."""
+    """For a list that the SDK itself makes: the key of `Handlers._lists`, and the items it lists."""
 
     @cached_property
     def message_metadata(self) -> ServerMessageMetadata:
@@ -350,7 +350,7 @@ class Handlers:
         )
 
         async def handle(ctx: ServerRequestContext[Any, Any]) -> HandlerResult:
-            # Not the variable below: the request refers to this function.
+            # Not the local variable `request`: it refers to this function, which would make a reference cycle.
             running = current_request.get() if call.method in LISTS else None
             if running and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
                 call.list_key = (call.method, call.version, self._server.registry.shown_to(running.caller))
@@ -386,7 +386,7 @@ class Handlers:
         return result if type(result) is dict else runner._dump_result(result)
 
     def _leaves_requests(self, middleware: Sequence[Any]) -> bool:
-        """Return whether no middleware changes an ordinary request; if so, the server's requests pass it from now on."""
+        """Remember the server's middleware if none of it changes an ordinary request, and return whether that is so."""
         if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
             return False
         if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):
@@ -429,7 +429,7 @@ class Handlers:
         return wire
 
     def _server_info(self) -> dict[str, Any]:
-        """Return what the SDK adds to a result, of which it copies every level for each."""
+        """Return the server's name and version, which the SDK adds to each result as a deep copy."""
         known = self._lowlevel._server_info_stamp_source
         is_flat = all(type(value) is str for value in known.values())
         return known.copy() if is_flat else self._lowlevel.server_info_stamp

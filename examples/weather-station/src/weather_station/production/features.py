@@ -1,4 +1,4 @@
-"""The features of this project by the names of their switches, in the order of installation, and its further commands.
+"""The features of this project by the names of their switches, in the order of installation, and its commands.
 
 `uvx copier update --trust --defaults --vcs-ref=:current: --data enable_x=true` adds a feature, `=false` removes it.
 """
@@ -65,4 +65,7 @@ COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
     "dev": dev,
     "inspect": inspect,
 }
-"""By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""
+"""The function of each option of the command line that does not start the server.
+
+It gets the option's value and the overrides of settings, and returns messages or an exit status.
+"""

@@ -19,7 +19,7 @@ from .authorization import Access, Need
 from .http_limits import BODY
 
 NOTHING = ("", Need("", frozenset()))
-"""What a message wants that is no request."""
+"""Method and need of a message that is not a request."""
 
 
 def install(registry: Registry) -> None:
@@ -57,7 +57,7 @@ class ScopeChallenge:
 
 
 def wanted(access: Access, body: bytes) -> tuple[str, Need]:
-    """Return method and need of the request in a body; no scopes where it is no request, or one they do not open."""
+    """Return method and need of the request in a body; `NOTHING` where it is not a valid request."""
     try:
         message = from_json(body)
     except ValueError:

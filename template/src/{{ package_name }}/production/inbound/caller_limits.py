@@ -23,10 +23,10 @@ MAX_BODIES = 4
 """Bodies of the greatest size that a caller may send at once."""
 
 RETRY_SECONDS = 5
-"""When a rejected client should try again."""
+"""Seconds after which a rejected client should try again."""
 
 MIN_SWEEP = 1000
-"""Callers after which those without anything open are looked for."""
+"""Number of callers from which on adding one removes those that hold nothing any more."""
 
 
 Limit = Annotated[int, Field(ge=1, le=65_536)]
@@ -115,7 +115,7 @@ class CallerLimits:
             body_bytes += size
             usage.body_bytes += size
             too_much = usage.body_bytes > self._max_body_bytes and message.get("more_body", False)
-            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # larger: see InputLimits
+            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # else InputLimits rejects it
                 rejected = True
                 limit = f"{MAX_BODIES} times MAX_REQUEST_BYTES"
                 await self._reject(scope, send, f"The request bodies of this caller together exceed {limit}.")

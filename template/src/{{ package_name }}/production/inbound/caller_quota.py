@@ -118,7 +118,7 @@ def extend(registry: Registry, admission_of: Callable[[Limiter, LocalLimits], Ad
 
 
 class CallerQuota:
-    """The rate limit and the quotas of callers together, as `Limiter.handle_with_quotas`."""
+    """The rate limit together with the quotas of callers, as `Limiter.handle_with_quotas`."""
 
     def __init__(
         self, registry: Registry, limiter: Limiter, settings: QuotaSettings, daily: dict[str, int], admit: Admit

@@ -29,7 +29,7 @@ FIELDS = {
     PROMPTS_GET: ("name", META | {"name", "arguments"}),
     RESOURCES_READ: ("uri", META | {"uri"}),
 }
-"""The parameter that names the target, which the header `mcp-name` repeats, and all that an ordinary request has."""
+"""By method: the parameter that names the target, and all parameters that an ordinary request may have."""
 
 WITHOUT_PARAMS = frozenset(("jsonrpc", "id", "method"))
 ENVELOPE = WITHOUT_PARAMS | {"params"}
@@ -154,7 +154,7 @@ class DirectPath:
         modern = call.version in MODERN
         try:
             encoded = to_json(result)
-        except ValueError:  # what only the SDK knows how to write
+        except ValueError:  # let the SDK encode it, below
             encoded = b"NaN"
         if b"NaN" in encoded or b"Infinity" in encoded or (modern and not _python_writes_the_same(encoded)):
             response = JSONRPCResponse(jsonrpc="2.0", id=0, result=result)

@@ -27,7 +27,7 @@ IS_VALID = "mcp.credentials_are_valid"
 
 MAX_LISTEN_BYTES = 65_536
 MAX_LISTEN_VALUES = 1000
-"""Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
+"""Limits of a `subscriptions/listen` in bytes and JSON values: it stays in memory as long as its stream is open."""
 
 INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 
@@ -40,7 +40,7 @@ MAX_ID_DIGITS = 100
 Headers = Sequence[tuple[bytes, bytes]]
 
 NO_STORE = (b"cache-control", b"no-store")
-"""Header of every response of the endpoint that has no other one: it is for one caller only."""
+"""Default of Cache-Control: a response of the endpoint is meant for one caller only."""
 
 
 class InputLimits:
@@ -48,8 +48,8 @@ class InputLimits:
 
     It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES or MAX_JSON_VALUES (413), and JSON
     deeper than `MAX_JSON_DEPTH` or a request with an unusable id (400). The SDK limits neither depth nor values,
-    compares the media type with case, answers in plain text, which MCP clients do not show, and takes such a request
-    for a notification.
+    compares the media type case-sensitively, answers in plain text, which MCP clients do not show, and treats a request
+    with an unusable id as a notification.
     """
 
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
@@ -107,14 +107,15 @@ class InputLimits:
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
 
-        lost = False
+        rejected = False
 
         async def send_response(message: Message) -> None:
-            nonlocal lost
+            nonlocal rejected
+            # The SDK accepts a request with an unusable id as a notification, which has no response.
             if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
-                lost = True
+                rejected = True
                 await self._reject(scope, send, 400, "body", INVALID_ID_TEXT)
-            elif not lost:
+            elif not rejected:
                 if message["type"] == "http.response.start" and not _has(message["headers"], b"cache-control"):
                     message["headers"] = [*message["headers"], NO_STORE]
                 await send(message)
@@ -198,8 +199,8 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 def more_values_than(limit: int, body: bytes | bytearray) -> bool:
     """Return whether the JSON text `body` has more than `limit` values and names of members.
 
-    It is counted before a parser or a model sees them: a model collects an error for each value. A text that is not
-    well-formed may count as one with fewer.
+    They are counted before the text is parsed and validated, since validation collects an error for each value. In a
+    text that is not well-formed, some may not be counted.
     """
     # Each value has a byte, and each but the first follows one of these characters.
     if len(body) <= limit or sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:
@@ -230,7 +231,7 @@ def ids_of_requests(text: bytes | bytearray) -> list[str | int | None]:
     It reads what the SDK does not, such as half of a surrogate pair. Nothing is returned for a text that is not JSON.
     """
     try:
-        # A number of thousands of digits is none that Python converts, and no id.
+        # Python does not convert a number of thousands of digits; such a number is no valid id either.
         decoded = json.loads(text.decode(errors="replace"), parse_int=lambda digits: int(digits[:MAX_ID_DIGITS]))
     except (ValueError, RecursionError):
         return []

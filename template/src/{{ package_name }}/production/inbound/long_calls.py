@@ -165,7 +165,7 @@ async def notify(
 
 
 class UserSession(ServerSession):
-    """A session of the SDK's for one call, whose timeout does not run while the client has a request of the call."""
+    """A session of the SDK for one call, whose timeout is stopped while a request of the call waits for the client."""
 
     def __init__(self, session: ServerSession, call: MCPRequest, seconds: float) -> None:
         vars(self).update(vars(session))

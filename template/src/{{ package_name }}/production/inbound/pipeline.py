@@ -252,9 +252,7 @@ def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
 
 
 def _loggable(error: BaseException) -> BaseException:
-    """Return `error`, or in place of one with a long list of validation errors, such as of an answer of the upstream,
-    an exception with their number.
-    """
+    """Return `error`; for a long list of validation errors, an exception that has only their number."""
     if isinstance(error, ValidationError) and (count := error.error_count()) > MAX_LISTED:
         return ValueError(f"{count} validation errors for {error.title}").with_traceback(error.__traceback__)
     return error

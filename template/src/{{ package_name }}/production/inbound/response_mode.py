@@ -1,4 +1,4 @@
-"""The response to a POST over HTTP: JSON, or an event stream where a client has to hear of a call before it ends.
+"""The response to a POST over HTTP: JSON, or an event stream where something is to be sent before the call ends.
 
 With RESPONSE_MODE=auto a response is JSON, unless the call sends a notification, such as its progress, or takes longer
 than SSE_AFTER_SECONDS: from then on it is an event stream, whose comments keep the connection alive. A client that
@@ -85,7 +85,7 @@ class Responses:
             return
         accept = header_of(scope, b"accept") or b""
         may_stream = self._streams and accepts_stream(accept)
-        # The response to initialize has the id of the session, which is known when it begins.
+        # A header of the response to initialize has the session's id, so that it cannot begin before the SDK's does.
         opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
         silence = self._silence if self._streams and not opens_session else None
         goes_on = self._has_sessions and not _is_modern(scope)  # as the client may come back
@@ -93,8 +93,8 @@ class Responses:
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             others = [header for header in scope["headers"] if header[0] != b"accept"]
-            scope["headers"] = [*others, (b"accept", accept + b", text/event-stream")]  # which the SDK insists on
-        body = [await receive()]  # whole: the limits on a body have read it
+            scope["headers"] = [*others, (b"accept", accept + b", text/event-stream")]  # the SDK requires it
+        body = [await receive()]  # the whole body: `InputLimits` has buffered it
 
         async def receive_body() -> Message:
             return body.pop() if body else await receive()
@@ -106,12 +106,12 @@ class Responses:
                 raise
         finally:
             response.close()
-            del scope[RESPONSE]  # else it and the scope are garbage that only a collection finds
+            del scope[RESPONSE]  # breaks a reference cycle, which would have to wait for the garbage collector
 
 
 @lru_cache(maxsize=256)
 def accepts_stream(accept: bytes) -> bool:
-    """Return whether a client with this Accept header can read an event stream."""
+    """Return whether an Accept header accepts an event stream."""
     types = (media_type.partition(b";")[0].strip().lower() for media_type in accept.split(b","))
     return not STREAM_TYPES.isdisjoint(types)
 
@@ -124,8 +124,8 @@ def _is_modern(scope: Scope) -> bool:
 class DeferredResponse:
     """The response to one request. An instance is the `send` of the application.
 
-    What the application sends as one body is the answer. Of an event stream of the SDK's, each event is passed on and
-    its comments are left out; the event with the answer alone becomes JSON.
+    What the application sends as one body is the answer. Where the SDK sends an event stream, its events are passed on
+    without its comments; if the answer is the only event, it is sent as JSON.
 
     Args:
         send: Sends to the client.
@@ -196,7 +196,7 @@ class DeferredResponse:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> None:
-        """Send the answer: with `status` and `headers` where the response has not begun, as an event of a stream."""
+        """Send the answer: with `status` and `headers`, or as the last event where a stream has begun."""
         if self._writing is not None:
             async with self._writing:  # what comes after this one finds the response complete
                 pass
@@ -226,7 +226,7 @@ class DeferredResponse:
             await http_error(self._send, 500, "The session ended before the request was answered.")
 
     def close(self) -> None:
-        """Send no further comments, and do not cancel the call any more."""
+        """Stop sending comments and blanks, and do not cancel the call any more."""
         self._timer.cancel()
         for task in self._attending:
             task.cancel()

@@ -19,7 +19,7 @@ RECHECK_SECONDS = 5.0
 """Interval in which the credentials of an open stream are verified again."""
 
 RETRY_SECONDS = 5
-"""When a rejected client should try again, by when a load balancer has another replica for it."""
+"""Seconds after which a rejected client should try again; by then a load balancer sends it to another replica."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -117,8 +117,8 @@ def install(registry: Registry) -> Drain:
 class Streams:
     """ASGI middleware that counts running requests for the drain, and ends open streams after it.
 
-    A GET stream and `subscriptions/listen` stay open until the client disconnects; after the drain, or when their
-    caller's credentials are not valid any more, they receive an `http.disconnect` in its place.
+    A GET stream and `subscriptions/listen` stay open until the client disconnects. After the drain, or when their
+    caller's credentials are no longer valid, they receive an `http.disconnect` as if the client had disconnected.
     """
 
     def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:

@@ -150,7 +150,7 @@ def problem_with_arguments(fn: Callable[..., Any], tool: Tool) -> str | None:
             continue
         field = fields.get(parameter.name)
         if field is None or (parameter.default is parameter.empty and not field.is_required()):
-            return f"{location(fn)}: tool {tool.name}: no parameter can be called {parameter.name}; rename it"
+            return f"{location(fn)}: tool {tool.name}: a parameter cannot be called {parameter.name}; rename it"
     return None
 
 

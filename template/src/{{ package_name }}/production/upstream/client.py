@@ -50,7 +50,7 @@ MAX_REDIRECTS = 5
 MAX_CONNECT_SECONDS = 5.0
 
 MAX_GROWTH = 10
-"""The values of a JSON response take at most so many times MAX_RESPONSE_BYTES: a million short objects take 250 MB."""
+"""Limit of the memory of a JSON response's values, in multiples of MAX_RESPONSE_BYTES: small objects take 30 times."""
 MAX_MEMORY = "mcp.max_memory"
 """Key of the extensions of a response: bytes that its values may take."""
 
@@ -358,7 +358,10 @@ class Upstream:
 
 
 def connect_seconds(config: ProductionConfig) -> float:
-    """Return how long a request waits for a connection: it ends before the attempt, so that nothing was sent."""
+    """Return the seconds that a request waits for a connection.
+
+    They are fewer than those of an attempt, so that a request which got no connection is known not to have been sent.
+    """
     return min(MAX_CONNECT_SECONDS, config.attempt_timeout_seconds / 2)
 
 
@@ -402,7 +405,7 @@ def fill_path(path: str, values: Mapping[str, object] | None) -> str:
     if "." in filled or "%" in filled:
         segments = _SEPARATOR.split(_decoded(filled))
         if any(map(_is_dots, segments)):
-            raise ToolError("the path of an upstream must not have . or .. as a segment")
+            raise ToolError("the path of a request to the upstream must not have . or .. as a segment")
         if values is not None and "%" in filled:  # two values, each of them harmless, can together be an encoded slash
             neutral = _PLACEHOLDER.sub(lambda match: re.sub(r"[^/]+", "x", str(values[match[1]])), fixed)
             if len(segments) != len(_SEPARATOR.split(_decoded(neutral))):

@@ -19,12 +19,15 @@ MAX_JSON_DEPTH = 100
 LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
 """Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
 
+BODY = "mcp.body"
+"""Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
+
 IS_VALID = "mcp.credentials_are_valid"
 """Key of a request's scope: an async function that returns whether its credentials are still valid."""
 
 MAX_LISTEN_BYTES = 65_536
 MAX_LISTEN_VALUES = 1000
-"""Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
+"""Limits of a `subscriptions/listen` in bytes and JSON values: it stays in memory as long as its stream is open."""
 
 INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 
@@ -37,7 +40,7 @@ MAX_ID_DIGITS = 100
 Headers = Sequence[tuple[bytes, bytes]]
 
 NO_STORE = (b"cache-control", b"no-store")
-"""Header of every response of the endpoint that has no other one: it is for one caller only."""
+"""Default of Cache-Control: a response of the endpoint is meant for one caller only."""
 
 
 class InputLimits:
@@ -45,8 +48,8 @@ class InputLimits:
 
     It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES or MAX_JSON_VALUES (413), and JSON
     deeper than `MAX_JSON_DEPTH` or a request with an unusable id (400). The SDK limits neither depth nor values,
-    compares the media type with case, answers in plain text, which MCP clients do not show, and takes such a request
-    for a notification.
+    compares the media type case-sensitively, answers in plain text, which MCP clients do not show, and treats a request
+    with an unusable id as a notification.
     """
 
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
@@ -78,17 +81,19 @@ class InputLimits:
         if exceeds(limit, length):
             await self._too_large(scope, send, limit, settings[0])
             return
-        body = bytearray()
-        more = True
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":  # the client has disconnected
                 return
-            body += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(body) > limit:
+            if size > limit:
                 await self._too_large(scope, send, limit, settings[0])
                 return
+        body = scope[BODY] = parts[0] if len(parts) == 1 else b"".join(parts)
         if more_values_than(max_values, body):
             error = f"The message has more than {max_values} JSON values and member names ({settings[1]})."
             await self._reject(scope, send, 413, "body", error)
@@ -97,19 +102,20 @@ class InputLimits:
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
             await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
-        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
 
-        lost = False
+        rejected = False
 
         async def send_response(message: Message) -> None:
-            nonlocal lost
+            nonlocal rejected
+            # The SDK accepts a request with an unusable id as a notification, which has no response.
             if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
-                lost = True
+                rejected = True
                 await self._reject(scope, send, 400, "body", INVALID_ID_TEXT)
-            elif not lost:
+            elif not rejected:
                 if message["type"] == "http.response.start" and not _has(message["headers"], b"cache-control"):
                     message["headers"] = [*message["headers"], NO_STORE]
                 await send(message)
@@ -193,10 +199,11 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 def more_values_than(limit: int, body: bytes | bytearray) -> bool:
     """Return whether the JSON text `body` has more than `limit` values and names of members.
 
-    It is counted before a parser or a model sees them: a model collects an error for each value. A text that is not
-    well-formed may count as one with fewer.
+    They are counted before the text is parsed and validated, since validation collects an error for each value. In a
+    text that is not well-formed, some may not be counted.
     """
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:  # each value but the first follows one of them
+    # Each value has a byte, and each but the first follows one of these characters.
+    if len(body) <= limit or sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:
         return False
     value = next(islice(_VALUE.finditer(_without_escapes(body)), limit, None), None)
     return value is not None and bool(value[1])
@@ -224,7 +231,7 @@ def ids_of_requests(text: bytes | bytearray) -> list[str | int | None]:
     It reads what the SDK does not, such as half of a surrogate pair. Nothing is returned for a text that is not JSON.
     """
     try:
-        # A number of thousands of digits is none that Python converts, and no id.
+        # Python does not convert a number of thousands of digits; such a number is no valid id either.
         decoded = json.loads(text.decode(errors="replace"), parse_int=lambda digits: int(digits[:MAX_ID_DIGITS]))
     except (ValueError, RecursionError):
         return []
@@ -259,10 +266,16 @@ async def http_error(
 
 
 def _has(headers: Headers, name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in headers)
+    for key, _ in headers:  # faster than `any`
+        if key.lower() == name:
+            return True
+    return False
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header `name` (in lower case) of a request."""
     headers: Headers = scope["headers"]
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:  # faster than `next`
+        if key == name:
+            return value
+    return None

@@ -68,11 +68,14 @@ class ToolMetadata(FuncMetadata):
         return self.output_model, super()._output_adapter(self.output_model)
 
     def _output_adapter(self, output_model: Any) -> TypeAdapter[Any]:
-        known, adapter = self._known  # an attribute of pydantic's own costs microseconds
+        known, adapter = self._known  # kept: reading an attribute of a pydantic model takes microseconds
         return adapter if known is output_model else super()._output_adapter(output_model)
 
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
-        """Return the arguments; a text that is not valid itself is read as JSON, since some hosts send objects so."""
+        """Return the validated arguments.
+
+        A text that is not valid as it is, is read as JSON, since some hosts send objects as text.
+        """
         try:
             return self.arg_model.model_validate(arguments_to_validate).model_dump_one_level()
         except ValidationError:

@@ -1,7 +1,7 @@
 """Threads for tools, resources and prompts that are plain functions (`def`), in a bounded number.
 
 A thread cannot be stopped. If its call has ended, because of the timeout or because the client has left, it counts
-until the function returns; the SDK would start another thread instead.
+against the limit until the function returns; the SDK would start another thread.
 """
 
 from __future__ import annotations

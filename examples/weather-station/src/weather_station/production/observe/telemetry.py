@@ -115,7 +115,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
 
 
 def counting(registry: Registry, signal: Signal, exporter: Any) -> Any:
-    """Return the exporter of a signal, which counts exports that fail."""
+    """Make an exporter of a signal count the exports that fail, and return it."""
     documentation = "Exports over OTLP that the collector did not accept."
     failures = registry.meter.counter("mcp_telemetry_export_failures_total", documentation, ("signal",))(signal)
     export = exporter.export
@@ -158,8 +158,9 @@ def resource_of(about: About) -> Resource:
 async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
     """Record a span around the request, below the client's span (W3C Trace Context).
 
-    That is the one of its `_meta`, with a link to the one of the HTTP request, which else is the parent. Names and
-    attributes follow the semantic conventions for MCP; text from the client is always bounded.
+    The client's span is that of the request's `_meta`, with a link to that of the HTTP headers; without one in `_meta`,
+    it is that of the HTTP headers. Names and attributes follow the semantic conventions for MCP. Text from the client
+    is always bounded.
     """
     label = request.target_label
     parent, links = _parent(request)
@@ -308,7 +309,7 @@ def _copied(
 
 
 class CallerSampler(Sampler):
-    """Samples the traces of callers as those that begin here: whether a caller records its part decides nothing."""
+    """Samples traces that callers began like those that begin here, and ignores the caller's sampled flag."""
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
