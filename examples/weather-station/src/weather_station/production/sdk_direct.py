@@ -371,13 +371,8 @@ class Handlers:
             return known_list
         return result if type(result) is dict else runner._dump_result(result)
 
-<<<<<<< HEAD
-    def _leaves_requests(self, middleware: Sequence[Any]) -> bool:
-        """Remember the server's middleware if none of it changes an ordinary request, and return whether that is so."""
-=======
     def _accept_middleware(self, middleware: Sequence[Any]) -> bool:
-        """Return whether no middleware changes an ordinary request; if so, requests take this path until it differs."""
->>>>>>> s6-telly
+        """Remember the server's middleware if none of it changes an ordinary request, and return whether that is so."""
         if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
             return False
         if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):
