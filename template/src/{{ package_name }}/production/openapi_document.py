@@ -86,7 +86,7 @@ def describe(
         known = own | {name.lower() for name in defaults}
         if missing := [name for name in names if name.lower() not in known]:
             registry.notices.append(f"{setting}: the document of {title} has {', '.join(missing)}, which is not set")
-    registry.check_rows.append(lambda: _rows(registry, f"{title} {version}".strip(), servers))
+    registry.check_rows.append(lambda tools: _rows(registry, f"{title} {version}".strip(), servers))
 
 
 def _rows(registry: Registry, document: str, servers: Sequence[str]) -> Iterator[tuple[str, str]]:
