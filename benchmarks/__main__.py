@@ -2,7 +2,7 @@
 
     python3 with_uv.py run python -m benchmarks            # everything, about half an hour
     python3 with_uv.py run python -m benchmarks --quick    # two minutes: only checks that it runs
-    python3 with_uv.py run python -m benchmarks --against 0.1.0    # beside the servers of another commit, too
+    python3 with_uv.py run python -m benchmarks --against COMMIT    # with the servers of another commit than 0.1.0
 
 Every server is a process of its own, all of them pinned to one core, and the load comes from another process on
 another one. Servers take turns in short rounds of changing order, and a ratio compares a server with the bare
@@ -34,6 +34,8 @@ from .targets import ALL, ALL_BUT_TELEMETRY, BARE, Cell, Target
 
 PARTS = ("load", "micro", "startup", "growth", "memory")
 MINUTE = 60.0
+FIRST_RELEASE = "6d82e19"
+"""The commit of version 0.1.0."""
 
 
 class Bench:
@@ -46,12 +48,15 @@ class Bench:
         self.interpreters = {
             **{variant: environments.project(options.cache, variant) for variant in environments.VARIANTS},
             "fastmcp": environments.fastmcp(options.cache),
+            targets.EARLIER: environments.project(options.cache, "project", options.against),
         }
-        self.earlier: dict[Target, Target] = {}
-        """The servers of the other commit, by those that they are compared with."""
-        if options.against:
-            self.interpreters[targets.EARLIER] = environments.project(options.cache, "project", options.against)
-            self.earlier = {target: target.of_commit(options.against) for target in targets.COMPARED}
+        node = environments.node(options.cache, HERE / "servers")
+        if node:
+            self.interpreters["node"] = node
+        else:
+            say("npm is missing, and with it the peers in TypeScript")
+        against = "0.1.0" if options.against == FIRST_RELEASE else options.against
+        self.earlier = [target.of_version(against) for target in targets.COMPARED]
         cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.server_cpus, self.load_cpus = (cpus[:1], cpus[1:]) if len(cpus) > 1 else ([], [])
         self.places: dict[str, object] = {"permissions": HERE / "servers"}
@@ -61,14 +66,16 @@ class Bench:
             "versions": {
                 "project": environments.versions(self.interpreters["project"], "mcp", "uvicorn", "uvloop", "httptools"),
                 "fastmcp": environments.versions(self.interpreters["fastmcp"], "fastmcp", "mcp", "uvicorn"),
+                "node": environments.NODE_PACKAGES if node else {},
             },
+            "against": against,
             "options": {"rounds": options.rounds, "seconds": options.seconds, "quick": options.quick},
         }
-        if options.against:
-            self.figures["against"] = options.against
 
     def launch(self, target: Target, response: str = "json", **settings: str) -> Server:
-        wanted = {**target.settings, "RESPONSE_MODE": response, "PACKAGE": environments.PACKAGE, **settings}
+        generated = target.script == "production" and target.environment != targets.EARLIER
+        mode = "auto" if generated and response == "json" else response  # the default, which 0.1.0 does not have
+        wanted = {**target.settings, "RESPONSE_MODE": mode, "PACKAGE": environments.PACKAGE, **settings}
         filled = {name: value.format(**self.places) for name, value in wanted.items()}
         slug = re.sub(r"\W+", "-", f"{target.name} {response}")
         log = self.work / f"{slug}-{time.monotonic_ns()}.log"
@@ -115,14 +122,15 @@ class Bench:
 
 
 def job(server: Server, target: Target, version: str, concurrency: int, seconds: float, **more: Any) -> dict[str, Any]:
-    token, forwarded_for = target.token, more.pop("forwarded_for", "")
-    text = targets.request(version, token=token, port=server.port, forwarded_for=forwarded_for)
-    expected = '"text":"5"' if target is not targets.NOTHING else "text"
+    parts = {name: more.pop(name) for name in ("forwarded_for", "tool", "arguments", "session") if name in more}
+    text = targets.request(version, token=target.token, port=server.port, **parts)
+    opening = targets.initialize(version, token=target.token, port=server.port) if "session" in parts else ""
     return {
         "host": LOCAL,
         "port": server.port,
         "request": text,
-        "expected": expected,
+        "opening": opening,
+        "expected": '"text":"5"' if "tool" not in parts and target is not targets.NOTHING else '"text"',
         "concurrency": concurrency,
         "seconds": seconds,
         **more,
@@ -145,19 +153,15 @@ def load(bench: Bench, generator: LoadGenerator) -> None:
     """Measure throughput and latency of every combination."""
     only = re.compile(bench.options.only)
     cells = [Cell(t, "2026-07-28", "json", c) for t in targets.JSON_TARGETS for c in (1, 32)]
-    cells += [
-        Cell(t, version, response, c)
-        for t in targets.MAIN
-        for version in targets.VERSIONS
-        for response in targets.RESPONSES
-        if (version, response) != ("2026-07-28", "json")
-        for c in (1, 32)
-    ]
-    cells += [
-        Cell(t, version, "json", c) for t in bench.earlier.values() for version in targets.VERSIONS for c in (1, 32)
-    ]
+    cells += [Cell(t, "2025-11-25", "json", c) for t in targets.LEGACY for c in (1, 32)]
+    cells += [Cell(t, version, "sse", c) for t in targets.MAIN for version in targets.VERSIONS for c in (1, 32)]
+    cells += [Cell(t, version, "json", c) for t in bench.earlier for version in targets.VERSIONS for c in (1, 32)]
     cells.append(Cell(targets.NOTHING, "2026-07-28", "json", 32))
-    cells = [cell for cell in cells if only.search(cell.key) or cell.target == BARE]
+    cells = [
+        cell
+        for cell in cells
+        if (only.search(cell.key) or cell.target == BARE) and cell.target.environment in bench.interpreters
+    ]
     needed = list(dict.fromkeys((cell.target, cell.response) for cell in cells))
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     order = random.Random(1)  # the same on every run
@@ -213,7 +217,7 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
         targets.FASTMCP,
         targets.FASTMCP_ALL,
         targets.SAMPLE,
-        *bench.earlier.values(),
+        *bench.earlier,
     )
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(bench.options.starts + 1):
@@ -233,12 +237,11 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
 
 
 def growth(bench: Bench, generator: LoadGenerator) -> None:
-    """Measure whether the cost grows with tools, clients and concurrent calls."""
+    """Measure whether the cost of a call grows with tools, clients, connections, and bytes of arguments and results."""
     seconds, rounds = bench.options.seconds, max(1, bench.options.rounds // 2)
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {"tools": {}, "clients": {}, "concurrency": {}}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = defaultdict(dict)
     chosen = (BARE, ALL_BUT_TELEMETRY, targets.FASTMCP_LAYER)
-    numbers = (1, 10, 100, 1000)
-    tools = {t.with_settings(TOOLS=str(n)): n for t in chosen for n in numbers}
+    tools = {t.with_settings(TOOLS=str(n)): n for t in chosen for n in (1, 10, 100, 1000)}
     with bench.serving([(target, "json") for target in tools]) as servers:
         for target in tools:  # what is made at the first call is made now
             generator.run(**job(servers[target, "json"], target, "2026-07-28", 1, 30.0, calls=20))
@@ -247,20 +250,47 @@ def growth(bench: Bench, generator: LoadGenerator) -> None:
                 cell = Cell(target, "2026-07-28", "json", 1)
                 result = measure(generator, servers[target, "json"], cell, seconds)
                 keep(found["tools"], f"{target.name} | {n}", result)
-    limited = replace(ALL_BUT_TELEMETRY.with_settings(TRUSTED_PROXIES=LOCAL, AUTH_TOKENS=""), token=False)
-    with bench.serving([(limited, "json"), (BARE, "json")]) as servers:
+    limited = replace(
+        ALL_BUT_TELEMETRY.with_settings(TRUSTED_PROXIES=LOCAL, AUTH_TOKENS="", MAX_REQUESTS_PER_CALLER="2000"),
+        token=False,
+    )
+    unlimited = {"MAX_RESULT_BYTES": "0"}
+    stateful = {"SESSION_MODE": "stateful", "MAX_SESSIONS_PER_CALLER": "2000"}
+    with (
+        bench.serving([(limited, "json"), (limited, "sse"), (BARE, "json"), (BARE, "sse")], **unlimited) as servers,
+        bench.serving([(limited, "json"), (BARE, "json")], **stateful) as with_sessions,
+    ):
         for _ in range(rounds):
             for label, address in (("one client", "1.2.3.4"), ("each call a new client", "255.255.255.255")):
                 cell = Cell(limited, "2026-07-28", "json", 32)
                 result = measure(generator, servers[limited, "json"], cell, seconds, forwarded_for=address)
                 keep(found["clients"], label, result)
-        for _ in range(rounds):
-            for concurrency in (1, 8, 32, 128, 512):
-                for target in (BARE, limited):
-                    cell = Cell(target, "2026-07-28", "json", concurrency)
-                    result = measure(generator, servers[target, "json"], cell, seconds)
-                    keep(found["concurrency"], f"{target.name} | {concurrency}", result)
-    bench.figures["growth"] = found
+            for target in (BARE, limited):
+                server = servers[target, "json"]
+                for connections in (1, 10, 100, 1000):
+                    cell = Cell(target, "2026-07-28", "json", connections)
+                    keep(
+                        found["connections"],
+                        f"{target.name} | {connections}",
+                        measure(generator, server, cell, seconds),
+                    )
+                for size in (10, 1_000, 10_000, 100_000, 1_000_000):
+                    for part, arguments in (
+                        ("arguments", {"text": "x" * size, "characters": 1}),
+                        ("results", {"text": "x", "characters": size}),
+                    ):
+                        cell = Cell(target, "2026-07-28", "json", 1)
+                        more = {"tool": "measure", "arguments": arguments}
+                        keep(found[part], f"{target.name} | {size}", measure(generator, server, cell, seconds, **more))
+                for version in targets.VERSIONS:
+                    for response in targets.RESPONSES:
+                        cell = Cell(target, version, response, 32)
+                        result = measure(generator, servers[target, response], cell, seconds)
+                        keep(found["modes"], f"{target.name} | {version}, {response}", result)
+                cell = Cell(target, "2025-11-25", "json", 32)
+                result = measure(generator, with_sessions[target, "json"], cell, seconds, session="{session}")
+                keep(found["modes"], f"{target.name} | 2025-11-25, json, stateful", result)
+    bench.figures["growth"] = dict(found)
 
 
 def keep(where: dict[str, list[dict[str, Any]]], key: str, result: dict[str, Any]) -> None:
@@ -268,17 +298,24 @@ def keep(where: dict[str, list[dict[str, Any]]], key: str, result: dict[str, Any
 
 
 def memory(bench: Bench, generator: LoadGenerator) -> None:
-    """Measure the memory of a server with everything on during up to a million calls."""
+    """Measure the memory of servers after 10,000 calls, and of one with everything on over up to a million."""
     deadline = time.monotonic() + bench.options.memory_minutes * MINUTE
-    cell = Cell(ALL, "2026-07-28", "json", 32)
-    with bench.serving([(ALL, "json")]) as servers:
-        server = servers[ALL, "json"]
-        samples = [{"calls": 0, "memory_mb": server.memory_mb()}]
-        calls = 0
-        while calls < bench.options.memory_calls and time.monotonic() < deadline:
-            calls += measure(generator, server, cell, 10.0, warm_up=0.0)["all_calls"]
-            samples.append({"calls": calls, "memory_mb": server.memory_mb()})
-    bench.figures["memory"] = samples
+    found: dict[str, list[dict[str, float]]] = {}
+    for target in (BARE, ALL_BUT_TELEMETRY, ALL):
+        cell = Cell(target, "2026-07-28", "json", 32)
+        with bench.serving([(target, "json")]) as servers:
+            server = servers[target, "json"]
+
+            def answer(calls: int, server: Server = server, cell: Cell = cell) -> dict[str, float]:
+                done = measure(generator, server, cell, 600.0, warm_up=0.0, calls=calls)["all_calls"]
+                return {"calls": done, "memory_mb": server.memory_mb()}
+
+            samples = [{"calls": 0.0, "memory_mb": server.memory_mb()}, answer(10_000)]
+            while target is ALL and samples[-1]["calls"] < bench.options.memory_calls and time.monotonic() < deadline:
+                more = answer(50_000)
+                samples.append(more | {"calls": samples[-1]["calls"] + more["calls"]})
+        found[target.name] = samples
+    bench.figures["memory"] = found
 
 
 def say(text: str) -> None:
@@ -288,10 +325,12 @@ def say(text: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one short round of everything")
-    parser.add_argument("--rounds", type=int, default=5, help="how often every server takes its turn (default: 5)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a turn (default: 2)")
+    parser.add_argument("--rounds", type=int, default=7, help="how often every server takes its turn (default: 7)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a turn (default: 1)")
     parser.add_argument("--only", default="", metavar="REGEX", help="of the load part only these servers, beside bare")
-    parser.add_argument("--against", default="", metavar="COMMIT", help="compare with the servers of that commit, too")
+    parser.add_argument(
+        "--against", default=FIRST_RELEASE, metavar="COMMIT", help="compare with the servers of that commit (0.1.0)"
+    )
     parser.add_argument("--starts", type=int, default=5, help="how often every server starts (default: 5)")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure (default: all)")
     parser.add_argument("--memory-calls", type=int, default=1_000_000, help="calls of the memory part")

@@ -34,7 +34,15 @@ def register(server):
     _tools.register(lambda function, name: server.add_tool(function, name=name))
 """
 """The project's `tools/`, which belongs to its owner: here the benchmark."""
-FASTMCP = ("fastmcp>=4.1,<5", "uvloop", "httptools", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+FASTMCP = ("fastmcp>=4.2,<5", "uvloop", "httptools", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http")
+
+NODE_PACKAGES = {
+    "@modelcontextprotocol/server": "2.4.0",
+    "@modelcontextprotocol/node": "2.1.2",
+    "@cyanheads/mcp-ts-core": "0.10.17",
+    "node": "24.21.0",
+    "zod": "4.4.3",
+}
 
 
 def cache_directory() -> Path:
@@ -96,6 +104,23 @@ def fastmcp(cache: Path) -> Path:
         _run([uv(), "venv", "--quiet", "--python", PYTHON, str(target)])
     _run([uv(), "pip", "install", "--quiet", "--python", str(python), *FASTMCP])
     return python
+
+
+def node(cache: Path, servers: Path) -> Path | None:
+    """Return Node.js in an environment with the peers in TypeScript, and copies of `servers`; None without npm."""
+    npm = shutil.which("npm")
+    if npm is None:
+        return None
+    target = cache / "node"
+    target.mkdir(parents=True, exist_ok=True)
+    manifest = json.dumps({"private": True, "dependencies": NODE_PACKAGES})
+    described = target / "package.json"
+    if not described.exists() or described.read_text("utf-8") != manifest:
+        described.write_text(manifest, "utf-8")
+        _run([npm, "install", "--no-audit", "--no-fund", "--prefix", str(target)])
+    for script in servers.glob("*.mjs"):  # which find packages from where they are
+        shutil.copy(script, target)
+    return target / "node_modules/node/bin/node"
 
 
 def interpreter(environment: Path) -> Path:

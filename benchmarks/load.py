@@ -19,8 +19,15 @@ try:
 except ImportError:  # Windows
     from asyncio import run
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 PLACEHOLDER = b"255.255.255.255"
 """Stands in a request where each call gets another client's address, of the same length."""
+SESSION = b"{session}"
+"""Stands in a request where the connection's session goes."""
 
 
 class Connection(asyncio.Protocol):
@@ -30,20 +37,33 @@ class Connection(asyncio.Protocol):
         self._job = job
         self._buffer = b""
         self._started = 0
+        self._opening = job.opening
+        self._session = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport: Any = transport
-        self._send()
+        if self._opening:
+            self._transport.write(self._opening)
+        else:
+            self._send()
 
     def _send(self) -> None:
+        request = self._job.next_request()
+        if self._session:
+            request = request.replace(SESSION, self._session)
         self._started = time.perf_counter_ns()
-        self._transport.write(self._job.next_request())
+        self._transport.write(request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
         if not complete(self._buffer):
             return
         answer, self._buffer = self._buffer, b""
+        if self._opening:
+            self._opening = b""
+            self._session = header(answer, b"mcp-session-id")
+            self._send()
+            return
         self._job.answered(time.perf_counter_ns() - self._started, answer)
         if self._job.over:
             self._transport.close()
@@ -58,11 +78,14 @@ def complete(answer: bytes) -> bool:
     head = answer.find(b"\r\n\r\n")
     if head < 0:
         return False
-    at = answer.find(b"content-length: ", 0, head)
-    if at >= 0:
-        end = answer.find(b"\r\n", at)
-        return len(answer) - head - 4 >= int(answer[at + 16 : end])
-    return answer.endswith(b"\r\n0\r\n\r\n")
+    length = header(answer[: head + 2], b"content-length")
+    return len(answer) - head - 4 >= int(length) if length else answer.endswith(b"\r\n0\r\n\r\n")
+
+
+def header(answer: bytes, name: bytes) -> bytes:
+    """Return the value of a header, whose name the servers write in lower case; empty where it is missing."""
+    at = answer.find(b"\r\n" + name + b": ")
+    return answer[at + len(name) + 4 : answer.find(b"\r\n", at + 2)] if at >= 0 else b""
 
 
 class Job:
@@ -74,6 +97,8 @@ class Job:
         self.seconds, self.warm_up = job["seconds"], job.get("warm_up", 0.0)
         self.calls_at_most = job.get("calls") or sys.maxsize
         self._request: bytes = job["request"].encode()
+        self.opening: bytes = job.get("opening", "").encode()
+        """The first request of each connection, which opens a session."""
         self._spread = PLACEHOLDER in self._request
         self._expected: bytes = job["expected"].encode()
         self._clients = 0
@@ -143,6 +168,9 @@ def main() -> None:
     cpus = [int(cpu) for cpu in sys.argv[1:]]
     if cpus and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cpus)
+    if resource:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a thousand connections
 
     async def one(job: dict[str, Any]) -> dict[str, Any]:
         return await Job(job).run()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 LOCAL = "127.0.0.1"
 
 

@@ -482,6 +482,38 @@ AUTHORIZATION: Rows = {
             ),
             stacked=True,
         ),
+        series(
+            "Questions to the user",
+            "Requests per second that need the user's consent, by outcome: confirmed, declined, or unavailable, where "
+            "the client cannot ask.",
+            "reqps",
+            Query(rate("outcome", "mcp_confirmations_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
+    ],
+}
+
+TOKENS: Rows = {
+    "Static tokens": [
+        states(
+            "File of tokens",
+            "Whether AUTH_TOKENS_FILE is in effect completely. Alert: TokensStale.",
+            Query(f"mcp_auth_tokens_stale{{{SERVER}}}", "{{instance}}"),
+            {"0": ("in effect", "green"), "1": ("not in effect", "red")},
+        ),
+    ],
+}
+
+INTROSPECTION: Rows = {
+    "Introspection of tokens": [
+        series(
+            "Requests to the introspection endpoint",
+            "Requests per second by outcome: active or inactive tokens, failed requests, and limited, where an address "
+            "presents too many inactive tokens.",
+            "reqps",
+            Query(rate("outcome", "mcp_token_introspections_total", SERVER), "{{outcome}}"),
+            stacked=True,
+        ),
     ],
 }
 
@@ -537,6 +569,47 @@ CREDENTIALS: Rows = {
     ],
 }
 
+TOKEN_ENDPOINT: Rows = {
+    "Token endpoint": [
+        series(
+            "Latency",
+            "Median and 99th percentile of the duration of requests to the token endpoint.",
+            "s",
+            *(
+                Query(percentile(fraction, "le", "mcp_upstream_token_latency_seconds", SERVER), name)
+                for fraction, name in ((0.5, "p50"), (0.99, "p99"))
+            ),
+        ),
+    ],
+}
+
+OPENAPI: Rows = {
+    "OpenAPI document": [
+        series(
+            "Responses that do not fit the document",
+            "Responses of the API per second that do not fit its OpenAPI document, by tool. The log says what is "
+            "different.",
+            "cps",
+            Query(rate("tool", "mcp_openapi_mismatches_total", SERVER), "{{tool}}"),
+            stacked=True,
+        ),
+    ],
+}
+
+SESSIONS: Rows = {
+    "Sessions": [
+        series(
+            "Duration of sessions",
+            "Median and 95th percentile of the duration of ended sessions, up to five minutes.",
+            "s",
+            *(
+                Query(percentile(fraction, "le", "mcp_server_session_duration_seconds", SERVER), name)
+                for fraction, name in ((0.5, "p50"), (0.95, "p95"))
+            ),
+        ),
+    ],
+}
+
 TELEMETRY: Rows = {
     "Traces": [
         traces("Latest calls", "Latest traces of the server.", limit=30),
@@ -575,9 +648,14 @@ SPECS = (
     Spec("background", "MCP server: background jobs", "Jobs at intervals.", BACKGROUND),
     Spec("circuit_breaker", "MCP server: circuits", "Circuits of upstream hosts.", CIRCUIT_BREAKER),
     Spec("authorization", "MCP server: authorization", "Requests that callers may not make.", AUTHORIZATION),
+    Spec("auth_token", "MCP server: static tokens", "The file of tokens.", TOKENS),
+    Spec("auth_introspection", "MCP server: introspection", "Checks of opaque tokens.", INTROSPECTION),
     Spec("audit", "MCP server: audit", "Audit records that are lost.", AUDIT),
     Spec("auth_oauth", "MCP server: sign-in", "Sign-ins, tokens and registrations of clients.", SIGN_IN),
     Spec("credentials_source", "MCP server: credentials", "Credentials for the upstream.", CREDENTIALS),
+    Spec("credentials_token", "MCP server: token endpoint", "Requests for tokens for the upstream.", TOKEN_ENDPOINT),
+    Spec("openapi", "MCP server: OpenAPI", "Responses beside the API's document.", OPENAPI),
+    Spec("sessions", "MCP server: sessions", "Sessions over HTTP.", SESSIONS),
     Spec("telemetry", "MCP server: traces", "Tool calls in Jaeger.", TELEMETRY, (ONE_JOB,)),
 )
 

@@ -9,8 +9,7 @@ itself applies a patch with three lines of context at the nearest matching place
 update, which are those that COMMIT lacks: no version number is compared, so a project on a branch, or of a template
 without tags, migrates like one on releases.
 
-hooks/migrations/README.md describes migrations. Needs Copier's interpreter, since both
-versions are rendered.
+hooks/migrations/README.md describes migrations. It runs in Copier's interpreter, because it renders both versions.
 """
 
 from __future__ import annotations

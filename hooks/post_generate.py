@@ -74,7 +74,7 @@ Variables that describe the machine are passed on: indexes, cache, certificates,
 
 
 class MachineError(Exception):
-    """The machine lacks something, which the message names."""
+    """The machine lacks something that a step needs; the message names it."""
 
 
 class ProjectError(Exception):

@@ -27,7 +27,7 @@ def places(path: str, text: str) -> list[Place]:
     kind = path.rpartition(".")[2]
     lines = text.split("\n")
     if kind in ("json", "yml", "yaml"):
-        return _of_yaml(text, len(lines))
+        return _of_yaml(text, lines)
     if kind == "py":
         return _of_python(text, len(lines))
     if kind == "md":
@@ -37,32 +37,44 @@ def places(path: str, text: str) -> list[Place]:
     return [()] * len(lines)
 
 
-def _of_yaml(text: str, count: int) -> list[Place]:
+def _of_yaml(text: str, lines: list[str]) -> list[Place]:
     """Return the places in YAML or JSON, which is parsed as YAML so that comments can mark edits."""
-    line_places: list[Place] = [()] * count
+    line_places: list[Place] = [()] * len(lines)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
 
-    def visit(node: yaml.Node | None, path: Place) -> None:
+    def last_line(node: yaml.Node) -> int:
+        """Return the last line of a block: the parser counts all up to the next token, such as a comment after it."""
+        last = min(node.end_mark.line - (node.end_mark.column == 0), len(lines) - 1)
+        while last > node.start_mark.line and not isinstance(node, yaml.ScalarNode):
+            content = lines[last].lstrip()
+            if content and not (content.startswith("#") and len(lines[last]) - len(content) < node.start_mark.column):
+                break
+            last -= 1
+        return last
+
+    def visit(node: yaml.Node | None, path: Place, above: tuple[yaml.Node, ...] = ()) -> None:
+        if node in above:
+            raise ValueError("an alias refers to a block that contains it")
+        above = (*above, *([node] if node else []))
         if isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                last = value.end_mark.line - (value.end_mark.column == 0)
-                for line in range(key.start_mark.line, min(last + 1, count)):
+                last = last_line(value)
+                for line in range(key.start_mark.line, last + 1):
                     line_places[line] = path
                 inner = (*path, str(key.value))
                 if isinstance(value, (yaml.MappingNode, yaml.SequenceNode)):
-                    for line in range(key.start_mark.line + 1, min(last + 1, count)):
+                    for line in range(key.start_mark.line + 1, last + 1):
                         line_places[line] = inner
-                visit(value, inner)
+                visit(value, inner, above)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 inner = (*path, _name(item))
-                last = item.end_mark.line - (item.end_mark.column == 0)
-                for line in range(item.start_mark.line, min(last + 1, count)):
+                for line in range(item.start_mark.line, last_line(item) + 1):
                     line_places[line] = inner
-                visit(item, inner)
+                visit(item, inner, above)
 
     visit(root, ())
     return line_places

@@ -21,7 +21,7 @@ OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
 def feature_rows() -> Iterator[str]:
     yield "| page | topic |"
     yield "|---|---|"
-    for page in sorted((ROOT / "template" / "docs").iterdir()):
+    for page in sorted((ROOT / "template" / "docs").glob("*.md")):
         if page.name not in OPERATIONS:
             title, text = page.read_text("utf-8").split("\n", 1)
             yield f"| [{title.removeprefix('# ')}](../template/docs/{page.name}) | {first_sentence(text)} |"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 
 import pytest
-from updating.imports import ModuleContext, Moves, rewrite
+from updating.imports import ModuleContext, Moves, relocate, rewrite
 
 MOVES = Moves(
     {
@@ -30,9 +30,8 @@ MOVES = Moves(
 )
 RENAMED = Moves({"shop": "store"}, {})
 
-EXISTS = {"shop", "shop.tools", "shop.production", "shop.production.inbound", "shop.production.inbound.guard"}
-TOOL = ModuleContext("shop.tools", "shop.tools", EXISTS.__contains__)
-SCRIPT = ModuleContext("", "", EXISTS.__contains__)
+TOOL = ModuleContext("shop.tools")
+SCRIPT = ModuleContext("")
 
 
 def rewritten(source: str, here: ModuleContext = TOOL, moves: Moves = MOVES) -> str:
@@ -237,16 +236,80 @@ def test_strings_and_comments_stay() -> None:
     assert rewritten(source) == source
 
 
-def test_relative_imports_of_a_moved_file_refer_to_its_former_package() -> None:
-    """Its own lines are the template's and right; those of the owner were written where it was before."""
-    here = ModuleContext("shop.production.inbound", "shop.production", {*EXISTS, "shop.production.config"}.__contains__)
-    source = "from .client import UpstreamError\nfrom .config import ProductionConfig\nfrom .guard import Guard\n"
-    after = "from .. import UpstreamError\nfrom ..config import ProductionConfig\nfrom .guard import Guard\n"
-    assert rewritten(source, here) == after
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("from . import config", "from .. import config"),
+        ("from . import config as c, sdk  # both", "from .. import config as c, sdk  # both"),
+        ("from . import guard", "from ..inbound import guard"),
+        ("from . import retry as r", "from .. import retry as r"),  # the function, which is public
+        ("from .config import Config", "from ..config import Config"),
+        ("from .config import *", "from ..config import *"),
+        ("from .guard import Guard", "from ..inbound.guard import Guard"),
+        ("from ..production.guard import Guard", "from ..inbound.guard import Guard"),
+        ("from ..tools import weather", "from ...tools import weather"),
+        ("from .. import tools", "from ... import tools"),
+        ("from shop.production.guard import Guard", "from shop.production.inbound.guard import Guard"),
+        ("from .client import UpstreamError", "from .. import UpstreamError"),
+        ("from .config import (\n    A,  # one\n    B,\n)", "from ..config import (\n    A,  # one\n    B,\n)"),
+        ("from .guard import (\n    Guard,\n)", "from ..inbound.guard import (\n    Guard,\n)"),
+        ("from .config \\\n    import A", "from ..config \\\n    import A"),
+        ("from \\\n    .config import A", "from \\\n    ..config import A"),
+        ("from .config import(A)", "from ..config import(A)"),
+        ("from .config import A; from .guard import B", "from ..config import A; from ..inbound.guard import B"),
+        ("def f():\n    from .config import A\n\n    return A", "def f():\n    from ..config import A\n\n    return A"),
+        (
+            "if TYPE_CHECKING:\n    from .config import A\nelse:\n    A = None",
+            "if TYPE_CHECKING:\n    from ..config import A\nelse:\n    A = None",
+        ),
+        (
+            "try:\n\tfrom . import a\nexcept ImportError:\n\ta = 1",
+            "try:\n\tfrom .. import a\nexcept ImportError:\n\ta = 1",
+        ),
+        ("class A:\n    ä = 1; from .config import x", "class A:\n    ä = 1; from ..config import x"),
+        ("from . import config\r\nx = 1\r\n", "from .. import config\r\nx = 1\r\n"),
+    ],
+)
+def test_imports_of_a_file_that_moves_into_a_folder_are_adapted_line_by_line(before: str, after: str) -> None:
+    here = ModuleContext("shop.production.serve")
+    assert relocate([before.encode()], ModuleContext("shop.production"), here, MOVES) == [after.encode()]
+    assert rewritten(after, here) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            "from .client import Upstream, UpstreamError",
+            "from .. import UpstreamError\nfrom ..upstream.client import Upstream",
+        ),
+        ("from . import client_config", "from . import host_config as client_config"),
+        ("from . import client\n\nclient.UpstreamError", "from .. import UpstreamError\n\nUpstreamError"),
+        ("from .client import (\n    UpstreamError,\n)", "from .. import (\n    UpstreamError,\n)"),
+    ],
+)
+def test_names_that_moved_elsewhere_are_found_from_the_new_folder(before: str, after: str) -> None:
+    here = ModuleContext("shop.production.serve")
+    relocated = b"".join(relocate([before.encode()], ModuleContext("shop.production"), here, MOVES) or [])
+    assert relocated.count(b"\n") == before.count("\n")
+    assert rewritten(relocated.decode(), here) == after
+
+
+def test_imports_of_a_file_that_moves_out_of_a_folder_and_into_a_renamed_package() -> None:
+    source = b"from .listen import a\nfrom ..config import b\n"
+    expected = [b"from .serve.listen import a\nfrom .config import b\n"]
+    former, here = ModuleContext("shop.production.serve"), ModuleContext("store.production")
+    assert relocate([source], former, here, RENAMED) == expected
+
+
+def test_versions_with_a_syntax_error_stay() -> None:
+    """All of them, so that the imports are not taken for edits."""
+    versions = [b"from . import a\n", b"from . import a\ndef f(:\n"]
+    assert relocate(versions, ModuleContext("shop"), ModuleContext("shop.inner"), MOVES) is None
 
 
 def test_a_test_imports_the_package_by_absolute_names() -> None:
-    here = ModuleContext("tests", "tests", EXISTS.__contains__)
+    here = ModuleContext("tests")
     assert rewritten("from shop.production.guard import Guard", here) == (
         "from shop.production.inbound.guard import Guard"
     )

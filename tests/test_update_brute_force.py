@@ -74,7 +74,7 @@ class Count:
     merged: int = 0
     conflicts: int = 0
     far: int = 0
-    """Conflicts of an edit beside which the template changes no line."""
+    """Conflicts of an edit such that the template changes no line beside it, nor beside a line that it moves."""
     unknown: int = 0
     """Edits that cannot be judged: they cause a syntax error, or move other lines."""
     wrong: list[str] = field(default_factory=list)
@@ -102,6 +102,7 @@ class OneFile:
         self.path, self.old, self.new, self.count = path, old, new, count
         self.lines = old.split("\n")[:-1] if old.endswith("\n") else old.split("\n")
         self.end = "\n" if old.endswith("\n") else ""
+        self.places = places(path, old)
         self.before, self.after = self._placed(old), self._placed(new)
         names_by_version = (
             {name for place, _ in self.before for name in place},
@@ -158,6 +159,13 @@ class OneFile:
     def _check(self, kind: str, at: list[int]) -> None:
         """Merge edits at once; half of them each where they cannot be judged together."""
         owner_text = edited(self.path, self.lines, at, kind) + self.end
+        try:
+            owners = self._placed(owner_text)
+        except ValueError:
+            if len(at) > 1:
+                self._halve(kind, at)
+                return
+            owners = Counter()
         merged = merge(self.path, self.old.encode(), owner_text.encode(), self.new.encode())
         text = merged.content.decode()
         lost = [line for line in at if kind != "delete" and f"edit {line}" not in text]
@@ -166,12 +174,12 @@ class OneFile:
             return
         if merged.conflicts and len(at) == 1:
             self.count.conflicts += 1
-            self.count.far += at[0] not in self.near
+            self.count.far += not self._is_near(owner_text, at[0], kind)
             return
         try:
-            owners, result = self._placed(owner_text), None if merged.conflicts else self._placed(text)
+            result = self._placed(text) if owners and not merged.conflicts else None
         except ValueError:
-            owners, result = Counter(), None
+            result = None
         added, removed = owners - self.before, self.before - owners
         alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
         if result is not None and alone:
@@ -180,12 +188,33 @@ class OneFile:
                 self.count.merged += len(at)
                 return
         if len(at) > 1:
-            self._check(kind, at[: len(at) // 2])
-            self._check(kind, at[len(at) // 2 :])
+            self._halve(kind, at)
         elif result is None or not alone:
             self.count.unknown += 1
         else:
             self.count.wrong.append(f"{self.path}:{at[0] + 1}, {kind}: {self.lines[at[0]].strip()}")
+
+    def _is_near(self, owner_text: str, at: int, kind: str) -> bool:
+        """Return whether the template changes a line beside an edit, or beside one that the edit moves.
+
+        Without the first line of a block, the block's other lines are in another block; without a bracket, all are.
+        """
+        if at in self.near:
+            return True
+        try:
+            now = places(self.path, owner_text)
+        except ValueError:
+            return True
+        if kind == "delete":
+            now.insert(at, self.places[at])
+        elif kind == "insert":
+            del now[at + 1]
+        moved = {line for line, (one, other) in enumerate(zip(self.places, now, strict=True)) if one != other}
+        return not self.near.isdisjoint(moved)
+
+    def _halve(self, kind: str, at: list[int]) -> None:
+        self._check(kind, at[: len(at) // 2])
+        self._check(kind, at[len(at) // 2 :])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "delete"])

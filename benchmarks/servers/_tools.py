@@ -1,4 +1,4 @@
-"""The tools of every measured server: `add`, and as many more as TOOLS says, to see whether their number costs."""
+"""The tools of every measured server: `add`, `measure`, and as many more as TOOLS says."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ async def add(a: int, b: int) -> int:
     return a + b
 
 
+async def measure(text: str, characters: int) -> str:
+    """A text of as many characters."""
+    return "x" * characters
+
+
 def register(tool: Callable[..., Any]) -> None:
     """Registers with `tool(function, name)`."""
     tool(add, "add")
+    tool(measure, "measure")
     for number in range(1, TOOLS):
         tool(add, f"add_{number}")

@@ -8,7 +8,7 @@ import re
 import tokenize
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -76,21 +76,13 @@ class ModuleContext(NamedTuple):
 
     package: str
     """The package that its relative imports are relative to; empty for a script."""
-    former_package: str
-    """The package of the file before the update, which the owner's imports refer to."""
-    exists: Callable[[str], bool]
-    """Returns whether a module exists after the update."""
 
     def absolute(self, level: int, module: str) -> str | None:
         """Return the absolute name of an import; None if it is relative beyond the top-level package."""
-        if not level:
-            return module
-        meanings = [
-            meaning
-            for package in (self.package, self.former_package)
-            if (meaning := _resolve_relative(package, level, module))
-        ]
-        return next(filter(self.exists, meanings), meanings[-1] if meanings else None)
+        parts = self.package.split(".") if self.package else []
+        if not level or level > len(parts):
+            return None if level else module
+        return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])])
 
     def relative(self, module: str) -> str:
         """Return the relative name of a module; its absolute name if it is in another top-level package."""
@@ -99,13 +91,6 @@ class ModuleContext(NamedTuple):
         while common < min(len(own_parts), len(target_parts)) and own_parts[common] == target_parts[common]:
             common += 1
         return "." * (len(own_parts) - common + 1) + ".".join(target_parts[common:]) if common else module
-
-
-def _resolve_relative(package: str, level: int, module: str) -> str | None:
-    parts = package.split(".") if package else []
-    if level > len(parts):
-        return None
-    return ".".join([*parts[: len(parts) - level + 1], *([module] if module else [])])
 
 
 class Rewritten(NamedTuple):
@@ -119,15 +104,45 @@ def rewrite(content: bytes, context: ModuleContext, moves: Moves) -> Rewritten:
 
     A file with a syntax error stays unchanged.
     """
+    if not (parsed := _parse(content, context, moves)):
+        return Rewritten(content, [])
+    file, encoding = parsed
+    return Rewritten(file.rewritten().encode(encoding), sorted(file.unresolved))
+
+
+def relocate(
+    contents: Iterable[bytes], former: ModuleContext, context: ModuleContext, moves: Moves
+) -> list[bytes] | None:
+    """Return versions of a Python file of one package with their imports as they are in another one.
+
+    Every line stays in its place, and equal lines stay equal, so that the versions can be compared as before. A
+    statement of names that moved to different modules still has the former module; `rewrite` divides it.
+
+    Returns:
+        None if one version has a syntax error.
+    """
+    relocated = []
+    for content in contents:
+        if not (parsed := _parse(content, former, moves)):
+            return None
+        file, encoding = parsed
+        relocated.append(file.relocated(context).encode(encoding))
+    return relocated
+
+
+def _parse(content: bytes, context: ModuleContext, moves: Moves) -> tuple[_File, str] | None:
+    """Return a file's syntax and encoding; None if it has a syntax error."""
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(content).readline)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            file = _File(content.decode(encoding), context, moves)
+            return _File(content.decode(encoding), context, moves), encoding
     except (SyntaxError, UnicodeDecodeError, ValueError, RecursionError):
-        return Rewritten(content, [])
-    return Rewritten(file.rewritten().encode(encoding), sorted(file.unresolved))
+        return None
 
+
+SOURCE = re.compile(rb"from((?:\s|\\)*)(.*?)((?:\s|\\)*)\bimport\b", re.DOTALL)
+"""The start of a `from … import` statement; the second group is the module."""
 
 WIDTH = 120
 """Maximum length of a line in characters; a longer import is written with one name a line."""
@@ -206,6 +221,32 @@ class _File:
         for run in _runs(self.tree):
             self._imports_from([node for node in run if isinstance(node, ast.ImportFrom)])
         self._plain_imports()
+        return self._edited()
+
+    def relocated(self, context: ModuleContext) -> str:
+        """Return the source with the module of each `from … import` as it is in another package."""
+        for node in ast.walk(self.tree):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            start, end = self._range(node)
+            module = self.context.absolute(node.level, node.module or "")
+            source = SOURCE.match(self.bytes, start, end)
+            if not module or not source:
+                continue
+            names = [alias.name for alias in node.names]
+            places = [place for name in names if (place := self.moves.name(module, name))]
+            together = [name for _, name in places] == names and len({new for new, _ in places}) == 1
+            if together and node.lineno == node.end_lineno:
+                module = places[0][0]
+            else:  # the names of several lines are edited one by one
+                module = self.moves.module(module) or module
+            text = context.relative(module) if node.level else module
+            text += " \\\n" * source[2].count(b"\n")
+            after = "" if source[3] or text.endswith("\n") else " "
+            self.edits.append(_Edit(*source.span(2), text + after))
+        return self._edited()
+
+    def _edited(self) -> str:
         text = self.bytes
         for edit in sorted(self.edits, reverse=True):
             text = text[: edit.start] + edit.text.encode() + text[edit.end :]
@@ -243,7 +284,6 @@ class _File:
         """Sort the imported names into those that stay, those that move, and those that cannot be resolved."""
         node, module = statement.node, statement.module
         comments = self._comments(node)
-        still_valid = not node.level or module == _resolve_relative(self.context.package, node.level, node.module or "")
         for alias in node.names:
             binding = alias.asname or alias.name
             uses: dict[str, Reference] | None = None
@@ -255,7 +295,7 @@ class _File:
                 new = self.moves.name(module, alias.name)
                 if new is None:
                     self.unresolved.add(alias.lineno)
-                if new is None or (new == (module, alias.name) and still_valid):
+                if new is None or new == (module, alias.name):
                     statement.names[_import_text(alias.name, binding)] = comments[alias]
                     continue
                 uses = {binding: new}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 from post_generate import ProjectError
 
+from .alignment import edits
 from .git import run
 from .outline import LABEL, labels
 
@@ -123,10 +123,7 @@ def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[b
     changes = {
         (start, end, tuple(side[new_start:new_end]))
         for side in (one, other)
-        for kind, start, end, new_start, new_end in difflib.SequenceMatcher(
-            a=base, b=side, autojunk=False
-        ).get_opcodes()
-        if kind != "equal"
+        for start, end, new_start, new_end in edits(base, side)
     }
     merged: list[bytes] = []
     done, added = 0, -1

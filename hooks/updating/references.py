@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .git import Tree, git, split
@@ -44,7 +44,6 @@ class ReferenceUpdater:
         self.project = project
         listed = split(git(project, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", "."))
         paths = sorted(set(listed) - set(skipped))
-        self.modules = {part for path in paths if (module := module_of(path)) for part in _parts(module)}
         self.owned = [path for path in paths if self._is_edited(path, new)]
 
     def _is_edited(self, path: str, new: Tree) -> bool:
@@ -55,16 +54,10 @@ class ReferenceUpdater:
         content = existing.read_bytes()
         return b"\0" not in content and (path not in new or not same(content, new[path].content))
 
-    def rewrite_imports(self, moves: Moves, moved: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-        """Rewrite the imports of all Python files; yield path and line number of those that could not be rewritten.
-
-        `moved` has the former path of each edited file that was moved, which its relative imports refer to.
-        """
+    def rewrite_imports(self, moves: Moves) -> Iterator[tuple[str, int]]:
+        """Rewrite the imports of all Python files; yield path and line number of those that could not be rewritten."""
         for path in self.owned:
-            if (module := module_of(path)) is not None:
-                context = ModuleContext(
-                    _package(path, module), self._former_package(moved.get(path, path)), self.modules.__contains__
-                )
+            if (context := context_of(path)) is not None:
                 content = (self.project / path).read_bytes()
                 rewritten = rewrite(content, context, moves)
                 if rewritten.content != content:
@@ -72,9 +65,6 @@ class ReferenceUpdater:
                     if existing:
                         write(self.project / path, existing._replace(content=rewritten.content))
                 yield from ((path, line) for line in rewritten.unresolved)
-
-    def _former_package(self, path: str) -> str:
-        return _package(path, module_of(path) or "")
 
     def mentions(self, pattern: re.Pattern[str] | None) -> Iterator[tuple[str, int]]:
         """Yield path and line number of each line of the owner's files that matches."""
@@ -130,13 +120,8 @@ def old_names(vanished: Iterable[str], package: str = "") -> re.Pattern[str] | N
     return re.compile("|".join(sorted(names))) if names else None
 
 
-def _package(path: str, module: str) -> str:
-    """Return the package that a module's relative imports are relative to."""
-    return module if path.endswith(("/__init__.py", "/__init__.pyi")) else module.rpartition(".")[0]
-
-
-def _parts(module: str) -> Iterator[str]:
-    """Yield a dotted name and the packages that contain it."""
-    while module:
-        yield module
-        module = module.rpartition(".")[0]
+def context_of(path: str) -> ModuleContext | None:
+    """Return the package that the relative imports of a Python file are relative to; None for another file."""
+    if (module := module_of(path)) is None:
+        return None
+    return ModuleContext(module if path.endswith(("/__init__.py", "/__init__.pyi")) else module.rpartition(".")[0])

@@ -8,13 +8,16 @@ below it are a conflict; without such images in one new file, the edit is report
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
+from .alignment import edits
 from .merge import AFTER, BEFORE, LAST, with_lf
 from .outline import DEFINITION, MIN_SIMILARITY, Block, Outline, matching_blocks, outlines, similarity
+
+Lines = list[bytes]
 
 
 class Hunk(NamedTuple):
@@ -27,6 +30,8 @@ class Hunk(NamedTuple):
     """The line number in the owner's file, counted from 1."""
     block: Block
     """The innermost block of the old version that contains all of its lines."""
+    in_file: Mapping[str, list[bytes]]
+    """`lines` by new file, with the imports as they are there."""
 
 
 class Place(NamedTuple):
@@ -76,15 +81,37 @@ class Carried(NamedTuple):
     unplaced: list[Unplaced]
 
 
-def carry(path: str, base: bytes, edited: bytes, targets: Mapping[str, bytes]) -> Carried:
-    """Place each edit between `base` and `edited` in `targets`, the new contents by path."""
-    old, new = (with_lf(content).split(b"\n") for content in (base, edited))
+def carry(
+    path: str,
+    base: bytes,
+    edited: bytes,
+    targets: Mapping[str, bytes],
+    relocated: Mapping[str, Sequence[bytes]] = MappingProxyType({}),
+) -> Carried:
+    """Place each edit between `base` and `edited` in the new files.
+
+    Args:
+        path: the path of the old file.
+        base: the old version of the template.
+        edited: the owner's version of it.
+        targets: the contents of the new files by path.
+        relocated: `base` and `edited` by path of a new file, with the imports of their lines as they are there.
+    """
+    old, new = (_lines(content) for content in (base, edited))
     before, after = outlines(path, old, new)
-    split = _Split(old, before, {target: with_lf(content) for target, content in targets.items()})
+    versions = {target: [_lines(content) for content in relocated.get(target, (base, edited))] for target in targets}
+    split = _Split(
+        old,
+        before,
+        {target: _lines(content) for target, content in targets.items()},
+        {target: lines for target, (lines, _) in versions.items()},
+    )
     changes: list[Change] = []
     regions: dict[Region, list[Hunk]] = defaultdict(list)
     unplaced: list[tuple[Hunk, list[Place]]] = []
-    pending = list(reversed(_hunks(old, before, new, after)))
+    pending = list(
+        reversed(_hunks(old, before, new, after, {target: lines for target, (_, lines) in versions.items()}))
+    )
     placed = in_conflict = 0
     while pending:
         hunk = pending.pop()
@@ -120,10 +147,14 @@ def carry(path: str, base: bytes, edited: bytes, targets: Mapping[str, bytes]) -
 class _Split:
     """The old version of a file, the new files, and where each of its lines is in them."""
 
-    def __init__(self, lines: list[bytes], outline: Outline, targets: Mapping[str, bytes]) -> None:
+    def __init__(
+        self, lines: Lines, outline: Outline, texts: Mapping[str, Lines], lines_in: Mapping[str, Lines]
+    ) -> None:
         self.lines = lines
+        self.lines_in = lines_in
+        """`lines` by new file, with the imports as they are there."""
         self.outline = outline
-        self.texts = {target: content.split(b"\n") for target, content in targets.items()}
+        self.texts = texts
         self.outlines = {target: Outline(target, lines) for target, lines in self.texts.items()}
         self.path_of = {
             block: target for target, outline in self.outlines.items() for block in [outline.root, *outline.blocks()]
@@ -187,7 +218,7 @@ class _Split:
         path = self.path_of[other]
         sides = [
             [(number, lines[number]) for number in sorted(of.lines) if lines[number].strip()]
-            for of, lines in ((block, self.lines), (other, self.texts[path]))
+            for of, lines in ((block, self.lines_in[path]), (other, self.texts[path]))
         ]
         if [text for _, text in sides[0]] == [text for _, text in sides[1]]:
             for (number, _), (line, _) in zip(*sides, strict=True):
@@ -205,7 +236,7 @@ class _Split:
             0 <= number < len(self.lines)
             and 0 <= place.line < len(texts)
             and self.lines[number].strip()
-            and self.lines[number] == texts[place.line]
+            and self.lines_in[place.path][number] == texts[place.line]
             and self.outlines[place.path].block_of_line[place.line]
             in self.matches.get(self.outline.block_of_line[number], [])
         )
@@ -219,10 +250,10 @@ class _Split:
             return list(self._between_neighbours(hunk))
         first = next(number for number in range(hunk.start, hunk.end) if self.lines[number].strip())
         return [
-            Change(Place(path, start), len(old), hunk.lines)
+            Change(Place(path, start), len(old), hunk.in_file[path])
             for path, line in sorted(self.images[first])
             if (start := line - (first - hunk.start)) >= 0
-            and self.texts[path][start : start + len(old)] == old
+            and self.texts[path][start : start + len(old)] == self.lines_in[path][hunk.start : hunk.end]
             and all(
                 Place(path, start + number - hunk.start) in self.images[number]
                 for number in range(hunk.start, hunk.end)
@@ -250,9 +281,9 @@ class _Split:
                 if start <= end and not any(line.strip() for line in self.texts[path][start:end]):
                     offset, count = hunk.start - above - 1, hunk.end - hunk.start
                     if end - start == below - above - 1:
-                        yield Change(Place(path, start + offset), count, hunk.lines)
+                        yield Change(Place(path, start + offset), count, hunk.in_file[path])
                     elif not count:
-                        yield Change(Place(path, min(start + offset, end)), 0, hunk.lines)
+                        yield Change(Place(path, min(start + offset, end)), 0, hunk.in_file[path])
 
     def _neighbour(self, hunk: Hunk, step: int) -> tuple[int, set[Place]]:
         """Return the next line of the block that is not blank, above or below, and the ends of its images.
@@ -279,14 +310,18 @@ class _Split:
 
     def single_lines(self, hunk: Hunk) -> list[Hunk]:
         """Return the deletion of several lines as one of each line that is not blank."""
+        nothing: dict[str, Lines] = {path: [] for path in self.texts}
         return [
-            Hunk(number, number + 1, [], hunk.line, self.outline.block_of_line[number])
+            Hunk(number, number + 1, [], hunk.line, self.outline.block_of_line[number], nothing)
             for number in range(hunk.start, hunk.end)
             if self.lines[number].strip()
         ]
 
     def region(self, hunk: Hunk) -> Region | None:
-        """Return the lines around an edit up to the nearest ones with an image, if all of them are in one new file."""
+        """Return the lines around an edit up to the nearest ones with an image, if all of them are in one new file.
+
+        Outside of blocks, an edit beside a line with an image is in that line's paragraph: the next one may have moved.
+        """
         block = hunk.block
         while block not in self.matches and block.parent and block.parent is not self.outline.root:
             block = block.parent
@@ -307,17 +342,22 @@ class _Split:
         if not start or not end:
             return None
         (path, before), (other_path, after) = start, end
-        inside = range(before + 1, after)
         if path != other_path or before >= after:
             return None
-        claims = {
-            number for line in inside if self.texts[path][line].strip() for number in self.claims[Place(path, line)]
-        }
+        texts = self.texts[path]
+        beside_images = above == hunk.start - 1, below == hunk.end
+        if block is self.outline.root and beside_images == (True, False):
+            below, after = (_paragraph_end(*of) for of in ((self.lines, hunk.end, below), (texts, before + 1, after)))
+        elif block is self.outline.root and beside_images == (False, True):
+            above = _paragraph_start(self.lines, above, hunk.start)
+            before = _paragraph_start(texts, before, after)
+        inside = range(before + 1, after)
+        claims = {number for line in inside if texts[line].strip() for number in self.claims[Place(path, line)]}
         if not all(above < number < below for number in claims):
             return None
         partly = any(image.path == path for number in range(hunk.start, hunk.end) for image in self.images[number])
-        beside = partly or above == hunk.start - 1 or below == hunk.end
-        if block is self.outline.root and not (beside and any(self.texts[path][line].strip() for line in inside)):
+        beside = partly or any(beside_images)
+        if block is self.outline.root and not (beside and any(texts[line].strip() for line in inside)):
             return None  # the lines may have moved to any file
         return Region(above + 1, below, Place(path, before + 1), len(inside))
 
@@ -330,15 +370,15 @@ class _Split:
         """Return the change of a region that its edits make, and whether it is a conflict."""
         hunks = sorted(hunks, key=lambda hunk: hunk.start)
         start, end, (path, line), count = region
-        updated = self.texts[path][line : line + count]
-        while start < hunks[0].start and updated and self.lines[start] == updated[0]:
+        lines, updated = self.lines_in[path], self.texts[path][line : line + count]
+        while start < hunks[0].start and updated and lines[start] == updated[0]:
             start, line, updated = start + 1, line + 1, updated[1:]
-        while end > hunks[-1].end and updated and self.lines[end - 1] == updated[-1]:
+        while end > hunks[-1].end and updated and lines[end - 1] == updated[-1]:
             end, updated = end - 1, updated[:-1]
-        base = self.lines[start:end]
+        base = lines[start:end]
         edited = list(base)
         for hunk in reversed(hunks):
-            edited[hunk.start - start : hunk.end - start] = hunk.lines
+            edited[hunk.start - start : hunk.end - start] = hunk.in_file[path]
         place = Place(path, line)
         if updated in (base, edited):
             return Change(place, len(updated), edited), False
@@ -394,6 +434,16 @@ def _united(regions: Mapping[Region, list[Hunk]]) -> Iterator[tuple[Region, list
     yield from united
 
 
+def _paragraph_end(lines: list[bytes], first: int, end: int) -> int:
+    """Return the number of the first blank line from `first` on, at most `end`."""
+    return next((number for number in range(first, end) if not lines[number].strip()), end)
+
+
+def _paragraph_start(lines: list[bytes], first: int, end: int) -> int:
+    """Return the number of the last blank line before `end`, at least `first`."""
+    return next((number for number in range(end - 1, first, -1) if not lines[number].strip()), first)
+
+
 def _is_named(block: Block) -> bool:
     """Return whether a block is a definition or a section, and no statement such as `try:`."""
     return bool(DEFINITION.match(block.key)) or (block.parent is not None and block.indent < 0)
@@ -403,7 +453,11 @@ def _alike(one: Block, other: Block) -> bool:
     return one.key == other.key and similarity(one, other, set()) >= MIN_SIMILARITY
 
 
-def _hunks(base: list[bytes], before: Outline, edited: list[bytes], after: Outline) -> list[Hunk]:
+def _lines(content: bytes) -> Lines:
+    return with_lf(content).split(b"\n")
+
+
+def _hunks(base: Lines, before: Outline, edited: Lines, after: Outline, edited_in: Mapping[str, Lines]) -> list[Hunk]:
     """Return the edits of a file, of which the outlines have labels."""
     blocks = {block.label: block for block in [before.root, *before.blocks()]}
     one, other = (
@@ -411,14 +465,14 @@ def _hunks(base: list[bytes], before: Outline, edited: list[bytes], after: Outli
         for outline, lines in ((before, base), (after, edited))
     )
     hunks = []
-    for kind, start, end, new_start, new_end in difflib.SequenceMatcher(a=one, b=other, autojunk=False).get_opcodes():
+    for start, end, new_start, new_end in edits(one, other):
         old, new = base[start:end], edited[new_start:new_end]
         while old and new and old[0] == new[0]:  # only the label differs: the block was replaced
             del old[0], new[0]
             start, new_start = start + 1, new_start + 1
         while old and new and old[-1] == new[-1]:
             del old[-1], new[-1]
-        if kind != "equal" and (old or new):
+        if old or new:
             involved = [before.block_of_line[start + number] for number, line in enumerate(old) if line.strip()]
             for number, line in enumerate(new):
                 if line.strip():
@@ -426,7 +480,8 @@ def _hunks(base: list[bytes], before: Outline, edited: list[bytes], after: Outli
                     while block.parent and block.label not in blocks:
                         block = block.parent
                     involved.append(blocks[block.label])
-            hunks.append(Hunk(start, start + len(old), new, new_start + 1, _common(involved) or before.root))
+            in_file = {path: lines[new_start : new_start + len(new)] for path, lines in edited_in.items()}
+            hunks.append(Hunk(start, start + len(old), new, new_start + 1, _common(involved) or before.root, in_file))
     return hunks
 
 

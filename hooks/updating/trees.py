@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .git import LINK, File, Tree
 from .merge import merge, same
 from .split import Carried, carry
+
+
+class Relocation(Protocol):
+    def __call__(self, path: str, target: str, /, *contents: bytes) -> Sequence[bytes]: ...
 
 
 class Conflict(NamedTuple):
@@ -51,6 +55,7 @@ def merge_trees(
     new: Tree,
     destinations: Callable[[str], list[str]],
     becomes_owned: Callable[[str], bool] = lambda _: False,
+    relocated: Relocation = lambda _path, _target, *contents: contents,
 ) -> Outcome:
     """Merge what the owner and the template changed in every file of the template.
 
@@ -60,6 +65,7 @@ def merge_trees(
         new: the rendering of the new version.
         destinations: returns the new paths of an old path.
         becomes_owned: returns whether a path is user-owned in the new version.
+        relocated: returns versions of a file of the old path with their imports as they are at the new one.
 
     Raises:
         ProjectError: git cannot merge a file.
@@ -78,9 +84,9 @@ def merge_trees(
             if _unchanged(old[path], committed[path]):
                 outcome.untouched |= dict.fromkeys(targets, path)
             elif len(targets) == 1:
-                _merge(outcome, path, targets[0], old, committed, new)
+                _merge(outcome, path, targets[0], old, committed, new, relocated)
             else:
-                _split(outcome, path, targets, old, committed, new)
+                _split(outcome, path, targets, old, committed, new, relocated)
     for path in set(old) & set(new) - set(outcome.files):  # a new file with the name of one that moved
         if (
             path in committed
@@ -108,7 +114,9 @@ def _keep_deleted(outcome: Outcome, path: str, targets: list[str], committed: Tr
             outcome.deleted[path] = targets[0]
 
 
-def _merge(outcome: Outcome, path: str, target: str, old: Tree, committed: Tree, new: Tree) -> None:
+def _merge(
+    outcome: Outcome, path: str, target: str, old: Tree, committed: Tree, new: Tree, relocated: Relocation
+) -> None:
     if target != path and target in committed and target not in old:
         outcome.occupied[path] = target
         return
@@ -117,9 +125,14 @@ def _merge(outcome: Outcome, path: str, target: str, old: Tree, committed: Tree,
         outcome.absent |= {target} - {path}
         outcome.links += [] if _unchanged(old[path], new[target]) else [path]
         return
-    _store(outcome, target, old[path], committed[path], outcome.files.get(target, new[target]))
+    base, owner_file = old[path], committed[path]
     if target != path:
         outcome.moved[target] = path
+        contents = relocated(path, target, base.content, owner_file.content)
+        base, owner_file = (
+            file._replace(content=content) for file, content in zip((base, owner_file), contents, strict=True)
+        )
+    _store(outcome, target, base, owner_file, outcome.files.get(target, new[target]))
 
 
 def _store(outcome: Outcome, target: str, base: File | None, committed: File, updated: File) -> None:
@@ -130,10 +143,13 @@ def _store(outcome: Outcome, target: str, base: File | None, committed: File, up
         outcome.conflicts[target] = Conflict(base, committed, updated, merged.conflicts)
 
 
-def _split(outcome: Outcome, path: str, targets: list[str], old: Tree, committed: Tree, new: Tree) -> None:
+def _split(
+    outcome: Outcome, path: str, targets: list[str], old: Tree, committed: Tree, new: Tree, relocated: Relocation
+) -> None:
     current: Mapping[str, File] = {target: outcome.files.get(target, new[target]) for target in targets}
     contents = {target: file.content for target, file in current.items()}
-    carried = carry(path, old[path].content, committed[path].content, contents)
+    base, edited = old[path].content, committed[path].content
+    carried = carry(path, base, edited, contents, {target: relocated(path, target, base, edited) for target in targets})
     outcome.files |= {target: File(content, current[target].mode) for target, content in carried.contents.items()}
     for target, places in carried.conflicts.items():
         earlier = outcome.conflicts[target].places if target in outcome.conflicts else 0

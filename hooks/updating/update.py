@@ -6,7 +6,7 @@ import json
 import re
 import runpy
 import shlex
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from .answers import changes, migrate, secrets
 from .apply import Links, apply
 from .git import LINK, File, Tree, git, listing, read, run
 from .hidden import save, saved
-from .references import ReferenceUpdater, move_into, moves_of, old_names
-from .rendering import FOLDER, Rendering, render, write
+from .imports import relocate
+from .references import ReferenceUpdater, context_of, move_into, moves_of, old_names
+from .rendering import FOLDER, Rendering, render, source_of, write
 from .tables import PACKAGE, Tables
 from .trees import Outcome, merge_trees
 
@@ -35,6 +36,8 @@ class Update:
         self.template = template
         self.commit = commit
         self.answers_file = answers_file
+        self.updated: set[str] = set()
+        """The files of the template that this update renders, by their paths under template/."""
         self.owner_commit = "HEAD"
         """The commit with the owner's files before the update; Copier requires a clean working tree."""
 
@@ -87,13 +90,13 @@ class Update:
     @cached_property
     def sources(self) -> set[str]:
         """The paths that the new version may render."""
-        paths = (path.removesuffix(".jinja") for path in listing(self.template, "HEAD") if path.startswith(FOLDER))
-        return {path[len(FOLDER) :] for path in paths}
+        return {source for path in listing(self.template, "HEAD") if (source := source_of(path))}
 
     @cached_property
-    def copied(self) -> dict[str, File]:
-        """The files of a new copy of the new version, user-owned files included."""
-        return render(Rendering(self.template, "HEAD", self.answers_after, "copy"))[0]
+    def user_owned(self) -> dict[str, File]:
+        """The files of a new copy of the new version that updates leave out."""
+        only = self.sources - self.updated
+        return render(Rendering(self.template, "HEAD", self.answers_after, "copy", only))[0]
 
     # --- Before ------------------------------------------------------------------------------------------------
 
@@ -174,6 +177,7 @@ class Update:
         contents = read(self.project, self.committed, places.values())
         owner_files = {path: contents[place] for path, place in places.items() if place in contents}
         new_paths = {self.generic(path, self.after_package): path for path in new}
+        self.updated = set(new_paths)
 
         def destinations(path: str) -> list[str]:
             targets = self.tables.destinations(self.generic(path, self.before_package), new_paths)
@@ -183,7 +187,14 @@ class Update:
         in_deleted_folders = set(self.in_deleted_folders(old, new.keys() - old.keys() - moved))
         for path in in_deleted_folders:
             del new[path]
-        outcome = merge_trees(old, owner_files, new, destinations, self.becomes_owned)
+        vanished = [path for path in old if self.generic(path, self.before_package) not in new_paths]
+        moves = moves_of(self.tables, vanished, self.before_package, self.after_package)
+
+        def relocated(path: str, target: str, *contents: bytes) -> Sequence[bytes]:
+            former, package = context_of(path), context_of(target)
+            return (former and package and relocate(contents, former, package, moves)) or contents
+
+        outcome = merge_trees(old, owner_files, new, destinations, self.becomes_owned, relocated)
         outcome.absent |= in_deleted_folders
         apply(self.project, outcome, owner_files, new, places.__getitem__)
         self.report(outcome, old)
@@ -193,8 +204,7 @@ class Update:
         for migration in self.pending:
             if "after" in migration:
                 migration["after"](self.project, self.after_package)
-        vanished = [path for path in old if self.generic(path, self.before_package) not in new_paths]
-        self.update_references([path for path in vanished if not (self.project / path).exists()], outcome, new)
+        self.update_references([path for path in vanished if not (self.project / path).exists()], new)
         for path, conflict in sorted(outcome.conflicts.items()):
             print_state("conflict", f"{path}: in {conflict.places} place{'s' if conflict.places > 1 else ''}")
         self.report_answers()
@@ -224,20 +234,20 @@ class Update:
     def becomes_owned(self, path: str) -> bool:
         """Return whether a path that updates leave out is user-owned in the new version."""
         source = self.generic(path, self.before_package)
-        return source in self.sources and source.replace(PACKAGE, self.after_package) in self.copied
+        return source in self.sources and source.replace(PACKAGE, self.after_package) in self.user_owned
 
     def seed(self) -> None:
         """Copy new user-owned files, except those that the project has or ever had."""
         for source in self.tables.seeded:
             path = source.replace(PACKAGE, self.after_package)
-            if path not in self.copied or (self.project / path).exists():
+            if path not in self.user_owned or (self.project / path).exists():
                 continue
             names = {f"./{path}", f"./{source.replace(PACKAGE, self.before_package)}"}
             if not git(self.project, "log", "-1", "--format=%h", "HEAD", "--", *sorted(names)):
-                write(self.project / path, self.copied[path])
+                write(self.project / path, self.user_owned[path])
                 print_state("new", f"{path}, which is yours: updates never touch it")
 
-    def update_references(self, vanished: list[str], outcome: Outcome, new: dict[str, File]) -> None:
+    def update_references(self, vanished: list[str], new: dict[str, File]) -> None:
         """Move the owner's files into a renamed package, rewrite imports, and list what was not rewritten."""
         renamed = self.before_package != self.after_package
         if renamed:
@@ -251,12 +261,8 @@ class Update:
         if not (vanished or renamed or slug):
             return
         updater = ReferenceUpdater(self.project, new, [self.answers_file])
-        moved = {
-            target: self.generic(path, self.before_package).replace(PACKAGE, self.after_package)
-            for target, path in outcome.moved.items()
-        }
         moves = moves_of(self.tables, vanished, self.before_package, self.after_package)
-        places = list(updater.rewrite_imports(moves, moved))
+        places = list(updater.rewrite_imports(moves))
         described = [path for path in vanished if self.tables.describes(self.generic(path, self.before_package))]
         places += updater.mentions(old_names(described, self.before_package if renamed else ""))
         if slug:  # in Python it may be the package's name

@@ -54,7 +54,7 @@ async def pause(request: httpx2.Request) -> None:
 class User:
     """Whoever sits before the browser: presses the first button of each page, and signs in with a name."""
 
-    def __init__(self, name: str, hooks: Any) -> None:
+    def __init__(self, name: str, hooks: Any = None) -> None:
         self._name = name
         self._hooks = hooks
         self.pages: list[str] = []

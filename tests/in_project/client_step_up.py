@@ -26,7 +26,7 @@ class RecordingUser(User):
     """Signs in, and keeps the scopes that were asked for."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name, wait=False)
+        super().__init__(name)
         self.asked: list[str] = []
 
     async def open(self, url: str) -> None:

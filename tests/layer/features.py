@@ -13,6 +13,7 @@ OPTIONAL = (
     "inbound.auth_oauth_redis",
     "inbound.auth_token",
     "inbound.authorization",
+    "inbound.caller_limits",
     "inbound.caller_quota",
     "inbound.caller_quota_redis",
     "inbound.concurrency",
@@ -53,5 +54,6 @@ OPTIONAL = (
     "upstream.credentials_obo",
     "upstream.dependency",
     "upstream.retry",
+    "upstream.shares",
 )
 """Each is tested by `test_<name>.py`."""

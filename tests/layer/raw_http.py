@@ -20,6 +20,14 @@ def exchange(server: Running, head: str, body: bytes = b"") -> bytes:
         return connection.recv(65536)
 
 
+def post_head(path: str, length: int | None, **headers: str) -> bytes:
+    """Return the head of a POST of JSON with this Content-Length, or in chunks where it is `None`."""
+    fields = {"host": "localhost", "content-type": "application/json"} | headers
+    fields |= {"transfer-encoding": "chunked"} if length is None else {"content-length": str(length)}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode()
+
+
 def error_of(response: httpx2.Response) -> str:
     """Return the text of an HTTP error, which is a JSON-RPC error without id."""
     message = response.json()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import math
 import socket
 import threading
 from collections.abc import Iterator
@@ -144,7 +145,15 @@ def test_the_upstream_is_there_in_jobs_callbacks_and_checks(serve: Serve, api: S
         wait_for(lambda: {"job", "startup", "check"} <= {*seen})
 
 
-@pytest.mark.parametrize(("seconds", "name", "problem"), [(0, "a", "more than 0"), (1, "job", "runs already")])
+@pytest.mark.parametrize(
+    ("seconds", "name", "problem"),
+    [
+        (0, "a", "more than 0"),
+        (-1, "a", "more than 0"),
+        (math.nan, "a", "more than 0"),
+        (1, "job", "runs already"),
+    ],
+)
 def test_a_wrong_declaration(seconds: float, name: str, problem: str) -> None:
     server = create_server(config())
     every(server, 1, Runs().job)

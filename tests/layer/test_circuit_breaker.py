@@ -289,7 +289,6 @@ async def test_only_the_test_requests_of_a_thousand_calls_to_a_half_open_circuit
         "attempt_timeout_seconds": patience,
         "request_timeout_seconds": patience,
         "tool_timeout_seconds": patience,
-        "max_requests_per_caller": calls,
         "log_level": "ERROR",
         "max_connections": calls,
     }

@@ -254,7 +254,8 @@ def test_a_typing_error_in_any_setting_is_pointed_out(monkeypatch: pytest.Monkey
     assert len(wrong) > 50
     for typed in wrong:
         monkeypatch.setenv(typed, "x")
-    expected = {f"{typed} is set but is no setting of this server: is {name} meant?" for typed, name in wrong.items()}
+    text = "is set but is not a setting of this server: did you mean"
+    expected = {f"{typed} {text} {name}?" for typed, name in wrong.items()}
     assert expected <= {*create_server(config()).registry.notices}
 
 
@@ -266,7 +267,8 @@ def test_a_failed_start_names_the_typing_error_that_explains_it(
     monkeypatch.setattr("weather_station.__main__._load", refuse)
     assert main(["--check"]) == 2
     lines = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
-    assert lines == ["BASE_URL: must be set", "BASE_URLS is set but is no setting of this server: is BASE_URL meant?"]
+    typo = "BASE_URLS is set but is not a setting of this server: did you mean BASE_URL?"
+    assert lines == ["BASE_URL: must be set", typo]
 
 
 def refuse(overrides: dict[str, object]) -> NoReturn:

@@ -60,7 +60,7 @@ def test_the_result_is_printed(capsys: pytest.CaptureFixture[str], arguments: li
     [
         (["greet", '{"city": "Atlantis"}'], 1, "There is no Atlantis."),
         (["greet", "{}"], 1, "city"),
-        (["gret", "{}"], 2, f"{SLUG}: --call: there is no tool gret: is greet meant?"),
+        (["gret", "{}"], 2, f"{SLUG}: --call: there is no tool gret: did you mean greet?"),
         (["xyz"], 2, f"{SLUG}: --call: there is no tool xyz: there are "),
         (["greet", "{city: Lisbon}"], 2, "the arguments of the tool are not JSON (Expecting property name"),
         (["greet", '"Lisbon"'], 2, "the arguments of the tool must be a JSON object"),
@@ -96,7 +96,13 @@ def test_a_server_that_does_not_start_is_explained(
 
 
 @pytest.mark.parametrize(
-    ("tokens", "shown"), [(None, "<token>"), ("ann:secret-of-ann,bob:secret-of-bob", "secret-of-ann")]
+    ("tokens", "shown"),
+    [
+        (None, "<token>"),
+        ("ann:secret-of-ann,bob:secret-of-bob", "secret-of-ann"),
+        (" ann : secret-of-ann ", "secret-of-ann"),
+        ("ann:", "<token>"),
+    ],
 )
 def test_the_command_of_the_inspector(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tokens: str | None, shown: str
@@ -130,7 +136,7 @@ def test_a_change_starts_the_server_anew(tmp_path: Path) -> None:
         assert "tools/__init__.py:1: SyntaxError" in log.read_text()
         tools.write_text("def register(server): ...\n")
         wait_for(lambda: log.read_text().count("/mcp") == 2, "the second start")
-        assert log.read_text().count("a file has changed: starting anew") == 2
+        assert log.read_text().count("a file has changed: restarting") == 2
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     finally:

@@ -102,6 +102,8 @@ CASES: list[tuple[Any, dict[str, Any], list[str]]] = [
     (good, {"annotations": ToolAnnotations(read_only_hint=False, destructive_hint=False)}, []),
     (good, {"title": None, "annotations": ToolAnnotations(title="Good", read_only_hint=True)}, []),
     (good, {"name": "a.b"}, ["other characters"]),
+    (good, {"name": "shop.orders.list"}, ["other characters"]),
+    (good, {"name": "."}, ["other characters"]),
     (good, {"name": "a" * 60}, ["characters long with the prefix"]),
     (no_description, {}, ["parameter text has no description"]),
     (long_description, {}, ["its description has 1025 characters"]),

@@ -287,7 +287,7 @@ class Both:
             finally:
                 context = request.context
                 about = (request.method, request.target, request.target_label, request.caller, request.policy)
-                outcome = (request.status, request.error_type, request.handler_called, request.handler_runs)
+                outcome = (request.status, request.error_type, request.handler_called, request.entered)
                 sent = (context.method, context.params, context.meta, context.protocol_version, context.request_id)
                 self.requests.append((*about, *outcome, repr(sent)))
 

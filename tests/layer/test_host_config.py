@@ -14,7 +14,7 @@ from mcp import Client, StdioServerParameters
 from pydantic import SecretStr
 
 from harness import NO_TOOLS, command, copy_package, environment, http_process
-from weather_station.__main__ import COMMAND_OPTIONS, SLUG, main
+from weather_station.__main__ import COMMANDS, SLUG, main
 from weather_station.production.config import ProductionConfig
 from weather_station.production.serve import host_config
 from weather_station.production.serve.host_config import build
@@ -39,7 +39,7 @@ def printed(*options: str, cwd: Path, **settings: object) -> dict[str, Any]:
 
 
 def test_the_command_accepts_every_host() -> None:
-    assert tuple(host_config.HOSTS) == COMMAND_OPTIONS["print_config"]["choices"]
+    assert tuple(host_config.HOSTS) == COMMANDS["print_config"]["choices"]
 
 
 async def test_the_printed_command_starts_this_server_from_any_folder(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ def test_every_secret_of_the_template_can_be_in_a_file(tmp_path: Path, monkeypat
         (None, "", "_FILE: '{path}' cannot be read: No such file or directory"),
         (b"", "", "_FILE: '{path}' is empty"),
         (b"\r\n", "", "_FILE: '{path}' is empty"),
+        (b"  \t\n", "", "_FILE: '{path}' is empty"),
         (b"\xff\xfe\x00", "", "_FILE: '{path}' cannot be read: it is not UTF-8 text"),
         (b"x" * (1024 * 1024 + 1), "", "_FILE: '{path}' is larger than 1 MiB"),
         (GOOD.encode(), GOOD, " and {name}_FILE are both set: use one of them"),
@@ -277,7 +278,7 @@ def test_the_server_starts_without_the_file(tmp_path: Path) -> None:
             "class Settings(production.Settings):\n    a: str = Field('', validation_alias='BASE_URL')",
             "BASE_URL belongs",
         ),
-        ("INSTRUCTION = 'x'", "INSTRUCTION is not used: is INSTRUCTIONS meant?"),
+        ("INSTRUCTION = 'x'", "INSTRUCTION is not used: did you mean INSTRUCTIONS?"),
         ("INSTRUCTIONS = ['x']", "INSTRUCTIONS: Input should be a valid string"),
         ("WEBSITE_URL = 'shop'", "WEBSITE_URL: must be an http"),
         ("ICONS = ['x']", "ICONS[0]: "),
@@ -312,7 +313,7 @@ def test_check_lists_the_settings(
     assert ("advice", "INSTRUCTIONS have 2049 characters: Claude Code cuts them after 2048") in rows
     assert (
         "notice",
-        "RATE_LIMIT_REQUEST is set but is no setting of this server: is RATE_LIMIT_REQUESTS meant?",
+        "RATE_LIMIT_REQUEST is set but is not a setting of this server: did you mean RATE_LIMIT_REQUESTS?",
     ) in rows
     assert "secret-of-the-db" not in out
 
@@ -341,7 +342,7 @@ def test_a_typing_error_is_pointed_out(
     own(SETTINGS.replace("Field(description", f"Field(default={GOOD!r}, description"))
     monkeypatch.setenv(typed, "5")
     notices = [notice for notice in create_server(config()).registry.notices if notice.startswith(f"{typed} ")]
-    expected = [f"{typed} is set but is no setting of this server: is {meant} meant?"] if meant else []
+    expected = [f"{typed} is set but is not a setting of this server: did you mean {meant}?"] if meant else []
     assert notices == expected
 
 
@@ -350,7 +351,7 @@ def test_a_required_setting_that_is_missing_names_the_typing_error(
 ) -> None:
     own(SETTINGS)
     (line,) = refused(monkeypatch, capsys, DATABSE_URL=GOOD)
-    assert line == "DATABASE_URL: is required (Database of the orders); DATABSE_URL is set: is it a typing error?"
+    assert line == "DATABASE_URL: is required (Database of the orders); DATABSE_URL is set: is it a typo?"
 
 
 SECTION = f"{options.SECTION}".ljust(109, "-")

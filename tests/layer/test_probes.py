@@ -41,7 +41,9 @@ def check(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
         (200, 0, r"ok: {url} \(\d+ ms\)"),
         (307, 0, r"ok: {url} \(\d+ ms\)"),
         (401, 0, r"reached: {url} answered 401 \(\d+ ms\)"),
+        (403, 0, r"reached: {url} answered 403 \(\d+ ms\)"),
         (404, 0, r"reached: {url} answered 404 \(\d+ ms\)"),
+        (500, 1, "failed: {url}: answered 500"),
         (503, 1, "failed: {url}: answered 503"),
     ],
 )
@@ -53,11 +55,17 @@ def test_an_upstream_that_responds_shows_its_status(check: Check, status: int, e
     assert re.fullmatch(text.format(url=api.url), line)
 
 
-def test_a_missing_key_of_the_upstream_fails_the_check(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UPSTREAM_API_KEY_ENV", "WEATHER_KEY")
+@pytest.mark.parametrize("name", ["WEATHER_KEY", "API_KEY", "TOKEN_OF_THE_API"])
+@pytest.mark.parametrize("empty", [None, "", "  \n"])
+def test_a_missing_key_of_the_upstream_fails_the_check(
+    check: Check, monkeypatch: pytest.MonkeyPatch, name: str, empty: str | None
+) -> None:
+    monkeypatch.setenv("UPSTREAM_API_KEY_ENV", name)
+    if empty is not None:
+        monkeypatch.setenv(name, empty)
     with Api() as api:
         assert check(api.url)[0] == 1
-        monkeypatch.setenv("WEATHER_KEY", "key-of-the-api")
+        monkeypatch.setenv(name, "key-of-the-api")
         assert check(api.url)[0] == 0
 
 

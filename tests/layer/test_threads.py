@@ -16,10 +16,10 @@ from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
 LIMIT = 4
-SHARE = 1
-"""Threads of one caller: a quarter."""
+SHARE = 1 if has("upstream.shares") else LIMIT
+"""Threads of one caller: a quarter, or all where callers have no shares."""
 
-HAS_IDENTITY = has("inbound.identity")
+HAS_CALLERS = has("upstream.shares") and has("inbound.identity")
 
 
 class Gate:
@@ -81,7 +81,7 @@ def post(server: Running, kind: str, caller: int = 0) -> str:
 def test_functions_that_outlive_their_timeout_keep_their_threads(kind: str, gate: Gate, serve: Serve) -> None:
     with serve(gate.register, max_tool_threads=LIMIT, tool_timeout_seconds=0.2, trusted_proxies="127.0.0.1") as server:
         held = 0
-        for caller in range(LIMIT if HAS_IDENTITY else 1):
+        for caller in range(LIMIT if HAS_CALLERS else 1):
             for _ in range(SHARE):
                 assert "0.2 seconds" in post(server, kind, caller)
                 held += 1
@@ -90,7 +90,7 @@ def test_functions_that_outlive_their_timeout_keep_their_threads(kind: str, gate
         assert gate.entered == held
         assert stuck(server) == (held if HAS_METRICS else None)
         for other in CALLS:
-            for caller in range(20 if HAS_IDENTITY else 1):
+            for caller in range(20 if HAS_CALLERS else 1):
                 assert "MAX_TOOL_THREADS" in post(server, other, caller)
         assert gate.entered == held
         assert server.call("quick")["structuredContent"] == {"result": "quick"}
@@ -100,7 +100,7 @@ def test_functions_that_outlive_their_timeout_keep_their_threads(kind: str, gate
         assert "done" in post(server, kind)
 
 
-@pytest.mark.skipif(not HAS_IDENTITY, reason="all callers are one")
+@pytest.mark.skipif(not HAS_CALLERS, reason="there is one caller, or it has no share")
 @pytest.mark.parametrize("ended", [True, False], ids=["stuck", "in use"])
 @pytest.mark.parametrize("limit", [4, 5, 8])
 def test_one_caller_takes_a_quarter_of_the_threads(limit: int, gate: Gate, serve: Serve, *, ended: bool) -> None:

@@ -94,5 +94,5 @@ def test_the_value_for_each_variant_is_visible(tmp_path: Path) -> None:
     paths = {"/x": {"get": operation_with(responses=json_response(either))}}
     source = models_source(generate_from(document_with(paths, schemas=kinds), tmp_path))
     models = "".join(str(node.value) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
-    assert "The type. credit or debit in this kind." in models
-    assert "The type. Cash in this kind." in models
+    assert "The type. It is credit or debit here." in models
+    assert "The type. It is Cash here." in models

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
 # Modules of the package are imported where they are needed: their imports take about a second, which --help and
-# --version need not wait for. For the same reason OPTIONS and COMMAND_OPTIONS repeat values of other modules.
+# --version need not wait for. For the same reason OPTIONS repeats values of another module.
 if TYPE_CHECKING:
     from .production.config import ProductionConfig
     from .production.sdk import ProductionServer
@@ -29,6 +29,11 @@ ANSWERS: Mapping[str, Any] = json.loads(
     resources.files(__package__).joinpath("production", "answers.json").read_text("utf-8")
 )
 SLUG: str = ANSWERS["slug"]
+COMMANDS: Mapping[str, Mapping[str, Any]] = {
+    command: {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    for command, options in ANSWERS["commands"].items()
+}
+"""Options that run a command instead of serving, each with its keyword arguments for `argparse`."""
 
 OPTIONS = {
     "transport": ("how clients connect", "MCP_TRANSPORT", "http"),
@@ -36,31 +41,6 @@ OPTIONS = {
     "port": ("the port to listen on; 0 lets the system choose", "PORT", 8000),
 }
 """Options that override a field of `ProductionConfig`: its meaning, environment variable and default."""
-
-COMMAND_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "init_env": {
-        "action": "store_true",
-        "help": "create .env from .env.example with random secrets, or add what it lacks",
-    },
-    "print_config": {
-        "metavar": "HOST",
-        "choices": ("claude-code", "claude-desktop", "cursor", "vscode"),
-        "help": "print the configuration for a host application (%(choices)s), which starts the server over stdio, "
-        "or with --transport http connects to it",
-    },
-    "call": {
-        "metavar": ("TOOL", "JSON"),
-        "nargs": "+",
-        "help": "call a tool with the arguments of a JSON object and print its result",
-    },
-    "dev": {"action": "store_true", "help": "serve, and start anew when a file changes"},
-    "surface": {
-        "choices": ("check", "accept"),
-        "help": "compare the tools with the recorded ones, or record them",
-    },
-    "inspect": {"action": "store_true", "help": "print the command of the MCP inspector for this server"},
-}
-"""Options that run a command instead of serving. This project has those in `production.features.COMMANDS`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +60,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
     try:
         overrides = {name: value for name in OPTIONS if (value := getattr(options, name)) is not None}
-        for name in ANSWERS["commands"]:
+        for name in COMMANDS:
             if value := getattr(options, name):
                 from .production import features
 
@@ -88,9 +68,9 @@ def _main(argv: Sequence[str] | None) -> int:
                 return done if isinstance(done, int) else _report(done, 0)
         return _run(_load(overrides), check=options.check)
     except ConfigError as error:
-        from .production.config import typing_errors
+        from .production.config import probable_typos
 
-        return _report([*error.problems, *typing_errors(error.problems)], 2)
+        return _report([*error.problems, *probable_typos(error.problems)], 2)
     except StartError as error:
         return _report(str(error).splitlines(), 1)
     finally:
@@ -236,8 +216,8 @@ Options override environment variables; .env.example describes every setting."""
     parser.add_argument("--host", metavar="ADDRESS", help=_help("host"))
     parser.add_argument("--port", type=_port, help=_help("port"))
     parser.add_argument("--check", action="store_true", help="report on configuration and dependencies, then exit")
-    for name in ANSWERS["commands"]:
-        parser.add_argument(f"--{name.replace('_', '-')}", **COMMAND_OPTIONS[name])
+    for name, options in COMMANDS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
     version = f"{SLUG} {_version()}"
     parser.add_argument("--version", action="version", version=version, help="print the version and exit")
     return parser

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp
 
 from .production import environment
-from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about, typing_errors
+from .production.config import ANSWERS, CHOSEN_AT_COPY, UPDATE, ConfigError, ProductionConfig, about, probable_typos
 from .production.features import FEATURES
 from .production.inbound import guard
 from .production.observe import health, plain_logging
@@ -13,26 +13,9 @@ from .production.registry import Registry
 from .production.sdk import ProductionServer
 from .production.serve import http, tool_loader
 
-WITHOUT_SWITCH = (
-    "identity",
-    "definitions",
-    "auth_introspection",
-    "auth_challenge",
-    "caller_quota",
-    "confirmation",
-    "lease",
-    "listeners",
-    "once",
-    "options",
-    "replicas",
-    "response_mode",
-    "long_calls",
-    "concurrency",
-    "direct",
-    "tool_selection",
-)
-"""Features that are always on where a project has them; they are not listed among the features."""
 SWITCHES = tuple(name for name in ProductionConfig.model_fields if name.startswith("enable_"))
+LISTED = ("auth", "result_budget", "telemetry_logs", "telemetry_metrics", "upstream_auth")
+"""The features without a switch that are listed among the features."""
 
 
 def create_server(config: ProductionConfig) -> ProductionServer:
@@ -45,7 +28,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     plain_logging.configure(config.log_level)
     registry = Registry(config, about())
     enabled = _enabled_features(config)
-    registry.features = tuple(name for name in enabled if name not in WITHOUT_SWITCH)
+    registry.features = tuple(name for name in enabled if f"enable_{name}" in SWITCHES or name in LISTED)
     registry.notices += environment.notices()
     problems = [*environment.problems(config), *_absent_features(config)]
     features = [FEATURES[name] for name in enabled]
@@ -65,7 +48,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
         register_tools(server)
     with tool_loader.errors_explained():
         register(server)
-    registry.notices += typing_errors()
+    registry.notices += probable_typos()
     return server
 
 

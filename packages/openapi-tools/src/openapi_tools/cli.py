@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     arguments = argparse.ArgumentParser(
         prog=PROGRAM,
-        description="Generate typed MCP tools, models and tests from an OpenAPI document of version 3.0 or 3.1.",
+        description="Generate typed MCP tools, models and tests from an OpenAPI document (3.0 to 3.2, or Swagger 2.0).",
     )
     arguments.add_argument("spec", metavar="SPEC", help="path or http(s) URL of a JSON or YAML document")
     arguments.add_argument(

@@ -14,13 +14,13 @@ from .swagger import to_openapi_3
 from .text import single_line
 
 MAX_FILES = 10_000
-"""Files of one document."""
+"""Greatest number of files of one document."""
 
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
-"""Of all its files."""
+"""Greatest size of all files of a document together."""
 
 MAX_REFERENCES = 50
-"""References that lead to references, in a row."""
+"""Greatest number of references that are followed one after the other."""
 
 
 class UnresolvedReferenceError(DocumentError):

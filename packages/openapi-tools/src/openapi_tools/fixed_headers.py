@@ -11,7 +11,7 @@ from .document import Document, Node, UnresolvedReferenceError, as_list
 from .operations import Operation
 
 COVERAGE = 0.8
-"""Share of a document's operations that have a header which is a setting."""
+"""A header can be a setting if at least this share of the document's operations has it."""
 
 CREDENTIAL_NAME = re.compile(
     r"(^|[-_])(api-?key|app-?key|application-?key|access-?key|secret|secret-?key|access-?token|auth-?token|password)$",

@@ -18,7 +18,7 @@ MAX_IDENTIFIER = 60
 """Characters. Hosts put a server's name before a tool's and accept 64 in all; the protocol allows 128."""
 
 PYTHON_NAMES = frozenset(keyword.kwlist) | frozenset(keyword.softkwlist) | frozenset(dir(builtins))
-"""Names that Python has, which the linter lets nothing shadow (ruff A001 to A003)."""
+"""Names of Python that nothing may shadow (ruff A001 to A003)."""
 
 LINTED_NAMES = frozenset(("self", "cls", "l", "O", "I", "timeout"))
 """Names that rules of the linter reject: N804, N805, E741, and ASYNC109 for a parameter of an async function."""

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import yaml
 
 MAX_BYTES = 64 * 1024 * 1024
-"""Of one document; the largest public ones have about a fifth of it."""
+"""Greatest size of one file; the largest public documents have about a fifth of it."""
 
 FETCH_SECONDS = 60.0
-"""For fetching one document."""
+"""Time limit for fetching one file."""
 
 MAX_NODES = 10_000_000
 """Values of a YAML document once its aliases are expanded: a few lines of aliases can stand for billions."""

@@ -91,12 +91,12 @@ class Response:
     """The response to a successful request, as the document describes it."""
 
     kind: Literal["json", "lines", "text", "binary", "nothing"]
-    """What is expected; what comes decides. `lines` are JSON values, each on a line of its own."""
+    """What the document describes; the tool goes by what the API sends. `lines` are JSON values, one on each line."""
     status: int
     type: Type
-    """Of the JSON value, or of each of the lines."""
+    """The type of the JSON value, or of the value on each line."""
     accept: str = ""
-    """The Accept header, where the client's own will not do."""
+    """The Accept header to send; empty for the client's own."""
     may_be_empty: bool = False
 
 
@@ -120,7 +120,7 @@ class Tool:
     strict: bool = False
     """Whether a response that does not match the document is an error."""
     headers: dict[str, str] = field(default_factory=dict)
-    """Headers that always have the same value, and are no arguments."""
+    """Headers that always have the same value, and so are not arguments."""
     scopes: tuple[str, ...] = ()
     """Scopes that a caller of the tool needs."""
 
@@ -166,7 +166,8 @@ def additional_operations(path_item: Node, report: Report) -> dict[str, Node]:
         if re.fullmatch(r"[A-Za-z-]{1,40}", method) and method.lower() not in (*METHODS, "trace", "connect"):
             operations[method] = node
         else:
-            report.add("skipped operation", node.pointer, "its method is not sent: it is fixed, or no token")
+            text = "its method is not valid here: it has a field of its own, or is not a token"
+            report.add("skipped operation", node.pointer, text)
     return operations
 
 

@@ -119,7 +119,7 @@ class ParameterReader:
                     fields = {"in": "query", "name": api_name, "schema": form.mapping.get("schema", {"type": "object"})}
                     node = node.with_value({**node.mapping, **fields, "content": None})
                     if not form.mapping:
-                        self.report.add("parameter", entry.pointer, "a query that is no form: sent as one")
+                        self.report.add("parameter", entry.pointer, "a query that is not a form: sent as a form")
                 if location not in LOCATIONS or not isinstance(api_name, str) or not api_name:
                     self.report.add("parameter", entry.pointer, "it has no name or no valid location: left out")
                     continue

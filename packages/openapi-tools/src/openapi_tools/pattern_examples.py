@@ -16,7 +16,7 @@ MAX_TEXT = 10_000
 
 MAX_REPETITIONS = 500
 REPETITIONS = (0, 1, 2, 3, 8, 16, 24, 32, 36, 40, 64)
-"""How often what may be repeated is repeated, from one candidate to the next."""
+"""Numbers of repetitions to try, where a pattern leaves the number open."""
 
 CANDIDATES = "ab1A_- .:"
 """Characters that are tried for a negated class."""

@@ -1,4 +1,4 @@
-"""Patterns of a document, which are ECMA-262 expressions, as pydantic's engine understands them, or not at all."""
+"""Translation of a document's patterns, which are ECMA-262 expressions, to those of pydantic's engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ASCII_CLASSES = {"d": "0-9", "w": "0-9A-Za-z_"}
 r"""`\d` and `\w` have ASCII characters only in ECMA-262; pydantic's engine takes those of all languages."""
 
 IDENTITY_ESCAPES = frozenset("AzZaGQEhHRXyu")
-"""Escapes with another meaning in other languages: whose pattern it is cannot be known."""
+"""Escapes that have another meaning in other languages: it is not known for which language a pattern was written."""
 
 
 def translated_pattern(pattern: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The findings about a document: nothing of it is left out or changed without a finding."""
+"""The findings about a document: whatever is left out or changed is a finding."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ KINDS: dict[str, str] = {
     "skipped operation": "Operations without a tool",
     "deprecated": "Deprecated operations, which are left out; name one in the selection to include it",
     "name": "Names that had to change",
-    "server": "Operations with a server of their own; their tools call BASE_URL all the same",
+    "server": "Operations with a server of their own; their tools call BASE_URL nevertheless",
     "parameter": "Parameters that are left out or sent in another form than the document describes",
-    "header": "Headers that are no arguments: a setting of the server has them, or they always have the same value",
+    "header": "Headers that are not arguments: they are settings of the server, or always have the same value",
     "scope": "Scopes that the tools do not need, because they cannot be expressed",
     "request body": "Request bodies that are left out or sent in another form",
     "response": "Responses that are returned in another form",

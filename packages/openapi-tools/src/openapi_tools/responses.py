@@ -1,4 +1,4 @@
-"""The responses of an operation: the type that its tool publishes. What the tool returns follows what comes."""
+"""The responses of an operation: the type that its tool publishes. The result follows the response that arrives."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class ResponseReader:
         if "default" in others:
             return [(200, responses.get("default"))]
         if any(status.startswith("3") for status in others):
-            text = "it responds with a redirect, which is followed on the same origin only; what comes is returned"
+            text = "it responds with a redirect, which is followed on the same origin only; any response is returned"
         else:
-            text = "it has no response with a status 2xx; what comes is returned"
+            text = "it has no response with a status 2xx; any response is returned"
         self.report.add("response", responses.pointer, text)
         return []
 

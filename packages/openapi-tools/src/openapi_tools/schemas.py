@@ -100,7 +100,7 @@ class SchemaConverter:
         return type_
 
     def _add_pending_properties(self) -> None:
-        """Convert the properties of the classes met so far, one class after the other: chains of them are long."""
+        """Convert the properties of the classes found so far, in a loop: chains of them are too long to recurse."""
         self._is_adding = True
         try:
             while self._pending:

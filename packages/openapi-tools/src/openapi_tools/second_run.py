@@ -110,7 +110,7 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
 
 
 def _reads_refused(project: Path, recorded: Mapping[str, Mapping[str, str]]) -> bool:
-    """Return whether the project keeps tests that know `rejected` of a case only as `refused`, its name in 0.1.0."""
+    """Return whether the project keeps tests of 0.1.0, in which the member `rejected` of a case was named `refused`."""
     path = project / TESTS_PATH
     text = path.read_text("utf-8") if path.exists() else ""
     is_own = TESTS_PATH in recorded and _fingerprints(TESTS_PATH, text) != recorded[TESTS_PATH]
@@ -122,7 +122,7 @@ def _is_same(path: Path, text: str) -> bool:
 
 
 def with_needed_models(new: str, current: str, needed: set[str]) -> str:
-    """Return the new module of models with those of the current one that kept tools refer to, and that these do."""
+    """Return the new module of models, with the current models that the kept tools need, directly or not."""
     try:
         parts, merged = split(new), split(current)
     except SyntaxError:
@@ -272,7 +272,7 @@ def interface(tool: Tool) -> dict[str, Any]:
 
 
 def _expanded(type_: Type, enclosing: tuple[Model, ...]) -> Any:
-    """Return the schema of a type and those of the objects in it, each once on the way down."""
+    """Return the schema of a type and those of the objects in it, at most three levels deep."""
     models = {}
     for model in dict.fromkeys(models_in(type_)):
         if model not in enclosing and len(enclosing) < 3:

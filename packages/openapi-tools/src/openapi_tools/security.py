@@ -13,7 +13,7 @@ from .report import Report
 from .text import single_line
 
 KEY_NAME = re.compile(r"secret|token|key", re.IGNORECASE)
-"""Of several headers with credentials, the first with such a name is the key."""
+"""Names of headers of which the first counts as the API's key, where an API has several headers with credentials."""
 
 SCOPE = re.compile(r"[!#-\[\]-~]+")
 """The syntax of a scope (RFC 6749, section 3.3)."""

@@ -121,7 +121,7 @@ class ToolReader:
             summary = single_line(operation.node.mapping.get("summary"), MAX_TITLE)
             tag = operation.tags[0] if operation.tags else ""
             wanted = plain_name(f"{tag} {summary}") if summary else by_path
-            self.report.add("name", f"{operation.node.pointer}/operationId", f"{wanted}, since its id has but a number")
+            self.report.add("name", f"{operation.node.pointer}/operationId", f"{wanted}: its id differs in a number")
         name = self._tool_names.claim(wanted)
         if operation.id and name != wanted:
             text = f"{name}, since {wanted} is taken"

@@ -106,7 +106,7 @@ def _http_url(value: str, *, with_query: bool = False) -> str:
 
 
 def _parsable(value: str) -> str:
-    """Reject what `urlsplit` raises for, which quotes a part of the value; whether it is a URL decides who uses it."""
+    """Reject a value that `urlsplit` cannot parse, since its exception quotes the value; the user checks the rest."""
     try:
         _ = urlsplit(value).port
     except ValueError:
@@ -152,7 +152,7 @@ CHOSEN_AT_COPY = frozenset(("auth", "rate_limit_backend", "telemetry_protocol", 
 
 MIN_VARIABLE = 6
 SIMILARITY = 0.87
-"""What is that much like a setting of that many characters is a typing error of it, by `difflib`'s measure."""
+"""A variable is a probable typo of a setting with at least this many characters and this similarity (`difflib`)."""
 
 MAX_SECRET_BYTES = 1024 * 1024
 """Size limit of a file with a secret."""
@@ -161,15 +161,15 @@ SECRET_LISTS = ("AUTH_TOKENS", "REQUEST_STATE_KEYS", "UPSTREAM_SECRET_HEADERS")
 """Variables with several secrets, each of which may stand alone in a text."""
 
 MIN_SECRET = 4
-"""Characters that a secret needs to be removed from messages: shorter ones are part of ordinary words."""
+"""Least number of characters of a secret that is removed from messages: shorter ones are part of ordinary words."""
 MIN_INFERRED = 8
-"""The same where only the name of its variable says that it is one."""
+"""The same for a value that counts as a secret only because of its variable's name, see `SECRET_NAME`."""
 
 SECRET_NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|COOKIE|DSN|HEADERS|UPSTREAM_KEY"
     r"|(API|ACCESS|PRIVATE|SIGNING|ENCRYPTION|SUBSCRIPTION)_?KEY)S?$"
 )
-"""Matches the names of variables with secrets that are no settings; `..._HEADERS` are those of OpenTelemetry."""
+"""Matches names of variables that are not settings and hold secrets, such as `OTEL_EXPORTER_OTLP_HEADERS`."""
 
 CONNECTION_PASSWORD = re.compile(
     r"""(?:password|passwd|pwd|secret|token)(?:\s?=\s?|['"]\s?:\s?)['"]?([^\s;,&'")]+)""", re.IGNORECASE
@@ -179,7 +179,7 @@ CONNECTION_PASSWORD = re.compile(
 AUTH_SCHEME = re.compile(r"^(?:bearer|basic|token|apikey) +", re.IGNORECASE)
 
 _unusable: ContextVar[list[str] | None] = ContextVar("unusable", default=None)
-"""Collects problems of `_Environment` while `EnvironmentSettings.load` runs; otherwise they are raised at once."""
+"""Where `_Environment` collects problems while `EnvironmentSettings.load` runs; `None`: they are raised at once."""
 
 
 class _Environment(EnvSettingsSource):
@@ -231,8 +231,8 @@ def read_secret(name: str, value: str | None, path: str | None) -> str | None:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ValueError(f"{name}_FILE: {path!r} cannot be read: {reason}") from None
-    if not text or len(content) > MAX_SECRET_BYTES:
-        raise ValueError(f"{name}_FILE: {path!r} is {'larger than 1 MiB' if text else 'empty'}")
+    if not text.strip() or len(content) > MAX_SECRET_BYTES:
+        raise ValueError(f"{name}_FILE: {path!r} is {'larger than 1 MiB' if text.strip() else 'empty'}")
     return text
 
 
@@ -298,9 +298,6 @@ class ProductionConfig(EnvironmentSettings):
     max_json_values: int = Field(default=10_000, ge=100, le=10_000_000)
     max_http_connections: int = Field(default=4096, ge=1, le=65_536)
     max_http_connections_per_address: int = Field(default=1024, ge=1, le=65_536)
-    max_requests_per_caller: int = Field(default=1024, ge=1, le=65_536)
-    max_streams_per_caller: int = Field(default=64, ge=1, le=65_536)
-    max_sessions_per_caller: int = Field(default=100, ge=1, le=65_536)
     keep_alive_seconds: Seconds = 75.0
     tool_timeout_seconds: Seconds = 60.0
     max_result_bytes: int = Field(default=100_000, ge=0, le=1024**3)
@@ -411,15 +408,16 @@ class ProductionConfig(EnvironmentSettings):
 
     @model_validator(mode="after")
     def _read_upstream_key(self) -> Self:
-        _ = self.upstream_api_key  # a file that cannot be read is a problem of the configuration
+        _ = self.upstream_api_key  # read now, so that an unreadable file is reported with the other problems
         return self
 
     @cached_property
     def upstream_api_key(self) -> SecretStr | None:
         """The API key in the environment variable that `upstream_api_key_env` names, or `None`."""
         name = self.upstream_api_key_env
-        value = read_secret(name, os.environ.get(name), os.environ.get(f"{name}_FILE")) if name else None
-        return None if value is None else SecretStr(value)
+        value = os.environ.get(name, "").strip()
+        key = read_secret(name, value, os.environ.get(f"{name}_FILE")) if name else None
+        return None if key is None else SecretStr(key)
 
 
 def without_credentials(url: str) -> str:
@@ -483,7 +481,7 @@ def known_variables(models: Iterable[type[BaseSettings]]) -> set[str]:
 
 
 def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield each variable of the environment that is probably a typing error, and the one in `known` that is meant."""
+    """Yield each variable of the environment that is probably a typo, and the name in `known` that it stands for."""
     names = {name for name in known if len(name) >= MIN_VARIABLE}
     unset = [name for name in names if not os.environ.get(name)]
     for name in sorted(os.environ):
@@ -496,12 +494,12 @@ def near_misses(known: Iterable[str]) -> Iterator[tuple[str, str]]:
             yield name, meant
 
 
-def typing_errors(problems: Iterable[str] | None = None) -> list[str]:
-    """Return a line for each probable typing error; with `problems`, only for those that explain one of them."""
+def probable_typos(problems: Iterable[str] | None = None) -> list[str]:
+    """Return a line for each probable typo in a variable's name; with `problems`, only those that explain one."""
     lines = []
     for name, meant in near_misses(known_variables(settings_models())):
         named = problems is None or any(meant in text and f"{name} is set" not in text for text in problems)
-        lines += [f"{name} is set but is no setting of this server: is {meant} meant?"] if named else []
+        lines += [f"{name} is set but is not a setting of this server: did you mean {meant}?"] if named else []
     return lines
 
 
@@ -534,11 +532,12 @@ def _forms_of(name: str, *, is_list: bool) -> set[str]:
 
 
 def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
-    """Return a secret as it may occur in texts: itself, the password of a URL or of a connection string.
+    """Return the forms in which a secret may occur in texts, such as itself or the password of a URL in it.
 
     Args:
-        value: The secret.
-        is_list: Whether it is several ones, each on a line or after a comma: `name:secret`, `name=secret` or `secret`.
+        value: The secret, which may be a URL or a connection string with a password.
+        is_list: Whether `value` is a list, separated by commas or line breaks, of `name:secret`, `name=secret` or
+            `secret`.
     """
     texts = {value.strip(), *(match[1] for match in CONNECTION_PASSWORD.finditer(value))}
     if is_list:
@@ -553,7 +552,10 @@ def secret_forms(value: str, *, is_list: bool = False) -> set[str]:
 
 
 def without_secrets(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` without `secrets`, which begin with the longest, and without passwords and credentials of URLs."""
+    """Return `text` without `secrets`, credentials in URLs and passwords in connection strings.
+
+    `secrets` must be sorted, the longest first, since a secret may be a part of another one.
+    """
     for secret in secrets:
         text = text.replace(secret, "[redacted]")
     text = re.sub(r"://[^\s/]+@", "://[redacted]@", text)
@@ -576,7 +578,7 @@ def _explain(model: type[BaseSettings], detail: dict[str, Any]) -> str:
     if detail["type"] == "missing" and not rest:
         described = f" ({field.description})" if field.description else ""
         typed = next((typed for typed, meant in near_misses([name]) if meant == name), None)
-        return f"{name}: is required{described}" + (f"; {typed} is set: is it a typing error?" if typed else "")
+        return f"{name}: is required{described}" + (f"; {typed} is set: is it a typo?" if typed else "")
     items = "".join(f"item {index}: " for index in detail["loc"][1:] if isinstance(index, int))
     accepted = accepted_values(field)
     return f"{name}: {items}{problem}" + (f" ({accepted})" if accepted else "")

@@ -19,7 +19,7 @@ MAX_NAMED = 5
 
 _HEADER = HTTP_NAME.strip("^$")
 _NEXT_HEADER = re.compile(rf"(?:\s*,\s*|\s*[\r\n]+\s*)(?={_HEADER}:)")
-"""What separates two headers: a comma in front of something else is part of the value."""
+"""Matches the separator between two headers; a comma that no header follows is part of the value."""
 
 
 def parse_headers(text: str) -> dict[str, str]:

@@ -35,7 +35,7 @@ DESCRIBED = (
     | {"annotation", "default", "description", "json_schema_extra", "pattern"}
     | {attribute for attribute, _ in CONSTRAINTS.values()}
 )
-"""What a field may set and is described here."""
+"""Attributes of a field that are described here; a field with another one is left to pydantic."""
 
 
 class NotNull:

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-ANSWERS = {
+FEATURE_ANSWERS = {
     "audit": "enable_audit=true",
     "confirm": "enable_authorization=true",
     "concurrency": "profile=custom",
@@ -21,7 +21,7 @@ ANSWERS = {
 """The answer that brings the feature of a field; fields without one need no feature."""
 
 MAX_COST = 100_000
-"""Greatest cost: with the longest window, its ticks still are a number that Redis's scripts represent exactly."""
+"""Greatest cost: with the longest window, its ticks are still a number that a script of Redis represents exactly."""
 
 SCOPE = re.compile(r"[!#-\[\]-~]+")
 """The syntax of a scope (RFC 6749, section 3.3)."""
@@ -46,9 +46,9 @@ class Policy:
     concurrency: int | None = None
     """Greatest number of requests that run at the same time in this process."""
     cost: int | None = None
-    """Requests that one counts as in the rate limit, at most `MAX_COST`."""
+    """How many requests one request counts as in the rate limit, at most `MAX_COST`."""
     scopes: Sequence[str] | None = None
-    """All scopes that a caller needs; with none in the list, every caller may."""
+    """The scopes that a caller needs, all of them; an empty list allows every caller."""
     max_result_bytes: int | None = None
     """Bytes of text and structure that a result may have, instead of `max_result_bytes`; 0 for no limit."""
     audit: Literal["sha256", "redacted", "omit"] | None = None
@@ -101,6 +101,6 @@ NO_POLICY = Policy()
 
 
 def policy_of(fn: Callable[..., Any]) -> Policy:
-    """Return the policy of a function; one without values where it has none."""
+    """Return the policy of a function; `NO_POLICY` where it has none."""
     found: Policy = getattr(fn, _ATTRIBUTE, NO_POLICY)
     return found

@@ -1,8 +1,8 @@
 """Connections to Redis, by `REDIS_URL`: to one server, to the master that Sentinel names, or to a node of a cluster.
 
-All keys of this server have one hash tag, so they are in one slot, and at any time one node has them. So a cluster and
-Sentinel need the same: before each connection the address of that node is asked for, and a connection ends as soon as
-its node says that it is another one.
+All keys of this server have one hash tag, so they are in one slot, which one node has at any time. So a cluster and
+Sentinel are handled alike: the address of that node is looked up before each connection, and a connection ends as soon
+as its node replies that another node has the keys.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ from .inbound import pipeline, results
 from .inbound.arguments import problems_with
 from .inbound.threads import Threads
 from .json_values import valid_unicode
-from .policy import ANSWERS, NO_POLICY, Policy, policy_of
+from .policy import FEATURE_ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
@@ -224,7 +224,7 @@ class ProductionServer(MCPServer[Runtime]):
     ) -> CallToolResult | InputRequiredResult:
         """Run a tool; a client gets every failure but a protocol error as an error result."""
         request = _enter(context)
-        if request is None:
+        if request is None or context is None:
             return await super().call_tool(name, arguments, context)
         tool = self._tool_manager.get_tool(name)
         if tool is None:
@@ -232,7 +232,8 @@ class ProductionServer(MCPServer[Runtime]):
         if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
             return pipeline.explain_arguments(request, "tool", problems)
         try:
-            return _with_state(await super().call_tool(name, arguments, context))
+            result: CallToolResult | InputRequiredResult = await tool.run(arguments, context, convert_result=True)
+            return _with_state(result)
         except BaseException as error:
             cause = error.__cause__
             if type(error) is not ToolError or cause is None:
@@ -313,7 +314,7 @@ class ProductionServer(MCPServer[Runtime]):
             if field not in self.registry.policy_fields:
                 raise StartError(
                     f"{tool_loader.location(fn)}: policy({field}=...): this project has no {field} feature. "
-                    f"Add it with: {UPDATE} {ANSWERS[field]}"
+                    f"Add it with: {UPDATE} {FEATURE_ANSWERS[field]}"
                 )
 
     def _explain(self, request: MCPRequest, kind: str, error: BaseException) -> None:
@@ -448,7 +449,7 @@ class ProductionServer(MCPServer[Runtime]):
             try:
                 for startup in registry.on_startup:
                     await _run_startup(startup)
-                # Again, for decorators above the one that registers.
+                # Again, since a policy may be above the decorator that registers the function.
                 for (method, label), fn in self._functions.items():
                     self._keep(fn, method, label)
                 for check in registry.on_registered:
@@ -456,7 +457,7 @@ class ProductionServer(MCPServer[Runtime]):
                 started = True
                 yield runtime
             finally:
-                # After a failed start only its cause is worth a line.
+                # After a failed start only its cause is logged as an error.
                 log_failure = log.error if started else log.debug
                 for shutdown in reversed(registry.on_shutdown):
                     await _run_shutdown(shutdown, log_failure)
@@ -480,10 +481,10 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     request = current_request.get()
     if request is None or context is None:
         return None
-    if request.handler_runs:
+    if request.entered:
         request.check_result = None
         return None
-    request.handler_runs = True
+    request.entered = True
     has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds
     if has_state and context.request_state == NO_STATE and (params := context._input_params) is not None:
         context._input_params = params.model_copy(update={"request_state": None})

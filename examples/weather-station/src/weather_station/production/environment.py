@@ -32,7 +32,7 @@ def problems(config: ProductionConfig) -> Iterator[str]:
         if path := os.environ.get(name):
             try:
                 use(path)
-            except OSError as error:  # SSLError is one, whose texts are those of OpenSSL
+            except OSError as error:  # SSLError is a subclass; its text is OpenSSL's, which names no file
                 reason = "it has no certificate" if isinstance(error, ssl.SSLError) else error.strerror
                 yield f"{name}: {path!r} cannot be used: {reason}"
     for name in (MULTIPROCESS, MULTIPROCESS.lower()):
@@ -48,7 +48,7 @@ def notices() -> Iterator[str]:
 
 
 def require(build: Callable[[], object], library: str, names: Iterable[str]) -> None:
-    """Call `build`, and once for each of `names` after a failure.
+    """Call `build` once, and report which of the variables `names` make it fail.
 
     Raises:
         ConfigError: `build` fails because of variables that `library` reads.

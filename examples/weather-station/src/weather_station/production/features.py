@@ -1,4 +1,4 @@
-"""The features of this project by the names of their switches, in the order of installation, and its further commands.
+"""The features of this project by the names of their switches, in the order of installation, and its commands.
 
 `uvx copier update --trust --defaults --vcs-ref=:current: --data enable_x=true` adds a feature, `=false` removes it.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from .inbound.auth_token import install as auth_token
+from .inbound.caller_limits import install as caller_limits
 from .inbound.concurrency import install as concurrency
 from .inbound.direct import install as direct
 from .inbound.identity import install as identity
@@ -31,6 +32,7 @@ from .serve.listeners import install as listeners
 from .serve.options import install as options
 from .upstream.circuit_breaker import install as circuit_breaker
 from .upstream.retry import install as retry
+from .upstream.shares import install as shares
 
 FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "identity": identity,
@@ -41,6 +43,8 @@ FEATURES: Mapping[str, Callable[[Registry], None]] = {
     "logging": logging,
     "telemetry": telemetry_http,
     "auth": auth_token,
+    "caller_limits": caller_limits,
+    "shares": shares,
     "tool_selection": tool_selection,
     "definitions": definitions,
     "rate_limiting": rate_limit,
@@ -61,4 +65,7 @@ COMMANDS: Mapping[str, Callable[[Any, Mapping[str, Any]], list[str] | int]] = {
     "dev": dev,
     "inspect": inspect,
 }
-"""By option of the command line: gets its value and the overrides of settings, and returns messages or a status."""
+"""The function of each option of the command line that does not start the server.
+
+It gets the option's value and the overrides of settings, and returns messages or an exit status.
+"""

@@ -39,7 +39,8 @@ Check = Callable[[], Awaitable[None]]
 
 
 FirstUse = Callable[[str, str, float], Awaitable[bool]]
-"""Gets a purpose, a key and its lifetime in seconds; returns whether the key is new there, and remembers it."""
+"""Gets a purpose, a key and its lifetime in seconds; remembers the key, and returns whether it is new for the purpose.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Probe:
     target: str
     """The dependency's URL without credentials."""
     check: Literal["http", "tcp"] | Check
-    """What has to work: an HTTP request to `target`, a TCP connection to it, or the function."""
+    """How to check it: an HTTP request to `target`, a TCP connection to it, or a function that raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,16 @@ class Retry(Protocol):
     ) -> Awaitable[Any]: ...
 
 
+class Share(Protocol):
+    """What each caller may use of something at the same time."""
+
+    size: int
+
+    async def acquire(self) -> Callable[[], None]:
+        """Wait for one part of the current caller's share, take it, and return the function that gives it back."""
+        ...
+
+
 class Targets(Protocol):
     """The tools, resources and prompts of a server."""
 
@@ -151,7 +162,11 @@ class HttpParts:
     endpoint: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
     """Each wraps the MCP endpoint inside the authentication and the limits on a request's body."""
     respond: Callable[[ASGIApp], ASGIApp] = lambda app: app
-    """Wraps what answers the requests of the MCP endpoint, inside `endpoint`."""
+    """Wraps the handler of the MCP endpoint, inside the wrappers of `endpoint`."""
+    limits: Callable[[ASGIApp, Callable[[str], bool] | None], ASGIApp] = lambda app, is_open: app
+    """Wraps the MCP endpoint inside the authentication; also gets whether a session is open, if there are sessions."""
+    route_limits: Callable[[ASGIApp], ASGIApp] = lambda app: app
+    """Wraps the routes beside the MCP endpoint, except those for probes."""
     scopes_supported: set[str] = field(default_factory=set)
     """Scopes that an operation needs, for the metadata of the protected resource."""
     wrappers: list[Callable[[ASGIApp], ASGIApp]] = field(default_factory=list)
@@ -222,7 +237,7 @@ class Runtime:
 
 
 class Audit(Protocol):
-    """The record of what is decided, beside that of the requests."""
+    """The audit trail, for decisions that are made outside of MCP requests."""
 
     def record(self, event: str, outcome: str, request: Request | None, **fields: Any) -> None:
         """Record a decision that was made outside of an MCP request.
@@ -236,7 +251,7 @@ class Audit(Protocol):
         ...
 
     def rejects(self) -> bool:
-        """Return whether nothing may happen now, because no record of it could be written."""
+        """Return whether requests must be rejected at the moment, because they could not be recorded."""
         ...
 
 
@@ -245,7 +260,7 @@ MAX_LEARNED = 16_384
 
 
 class LearnedSecrets:
-    """Secrets that are no settings, such as the tokens of a file and those obtained for the upstream."""
+    """Secrets that are found at run time, such as the tokens in a file and those obtained for the upstream."""
 
     def __init__(self) -> None:
         self.latest: deque[str] = deque(maxlen=MAX_LEARNED)
@@ -277,7 +292,7 @@ class Registry:
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
     first_use: FirstUse = field(init=False)
-    """Set where `once` and rate limits need it."""
+    """Checks that a key is used once; set in projects with `once` or rate limits."""
     policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
     """The fields of a policy that the server supports."""
     targets: Targets = field(init=False)
@@ -286,7 +301,7 @@ class Registry:
     """Each is called before the first request, when all tools, resources and prompts are registered."""
     audit: Audit | None = None
     shown_to: Callable[[Caller], Hashable] = lambda caller: None
-    """Returns what decides which items of a list a caller sees: two callers with the same value see the same."""
+    """Returns a key of what a caller may see: callers with equal keys see the same items of every list."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""
     cancel_call: Callable[[str, object], None] = lambda caller_id, request_id: None
@@ -301,6 +316,8 @@ class Registry:
     on_shutdown: list[Callback] = field(default_factory=list)
     lease: Callable[[str, float], Awaitable[bool | None]] | None = None
     """Takes the lease of a name for some seconds; `None` where replicas share no Redis."""
+    thread_share: Share | None = None
+    """A caller's share of the threads for plain functions; `None` where any caller may use all."""
     jobs: set[str] = field(default_factory=set)
     """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -53,7 +53,7 @@ AUDIT_UNAVAILABLE = "AuditUnavailable"
 """Error type of a request that is rejected because records cannot be written."""
 
 NOT_RECORDED = frozenset(("body", "connections", "head", "malformed", "media_type", "timeout"))
-"""Reasons of HTTP rejections that are not recorded: the server has not read the whole request, or not its sender."""
+"""Reasons of HTTP rejections that are not recorded: the request was not read completely, or its sender is unknown."""
 
 ALLOWED = frozenset(("consented", "completed", "issued", "refreshed", "revoked", "signed_out", "registered"))
 """Outcomes of a sign-in, a token or a registration in which the sender got what was asked for."""
@@ -62,7 +62,7 @@ FIELDS = ("subject", "client", "method", "target", "http_status", "error_type")
 """Fields of a decision outside of a request that are members of the record; all others are in `details`."""
 
 WITH_ARGUMENTS = (TOOLS_CALL, PROMPTS_GET)
-"""Methods with a parameter `arguments`; of any other one, all parameters count as its arguments."""
+"""Methods with a parameter `arguments`; for any other method, all parameters count as arguments."""
 
 Arguments = Literal["sha256", "redacted", "omit"]
 
@@ -181,10 +181,11 @@ class Audit:
             raise failure
         return result
 
-    async def reject_unaudited(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def reject_unaudited(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware that rejects requests while records cannot be written, where `AUDIT_ON_FAILURE` is `deny`."""
-        if not self.rejects():
-            return await call_next(request)
+        return self._reject(request) if self.rejects() else call_next(request)
+
+    async def _reject(self, request: MCPRequest) -> Result:
         request.fail("error", AUDIT_UNAVAILABLE)
         text = "The request was not executed, because its audit record cannot be written now. Try again later."
         return give_error(request, INTERNAL_ERROR, text)

@@ -77,7 +77,7 @@ def install(registry: Registry) -> None:
         raise ConfigError([f"INTROSPECTION_URL: needs {settings.partition(', ')[2]}"])
     if not config.jwt_issuer:
         raise ConfigError(["INTROSPECTION_URL: needs JWT_ISSUER, the issuer that it belongs to"])
-    auth.require_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
+    auth.warn_without_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
     secret = config.introspection_client_secret.get_secret_value()
     requests = registry.meter.counter(
         "mcp_token_introspections_total", "Requests to the introspection endpoint, by outcome.", ("outcome",)
@@ -198,7 +198,7 @@ class Introspection:
         return user
 
     def _is_for_this_server(self, claims: dict[str, Any]) -> bool:
-        """Return whether a token has our audience, comes from our issuer if the response names one, and lasts."""
+        """Return whether a token has our audience, is not expired, and has our issuer if the response names one."""
         audience = claims.get("aud")
         audiences = audience if isinstance(audience, list) else [audience]
         expires = claims.get("exp", MAX_TIME - 1)

@@ -74,7 +74,7 @@ def install(registry: Registry) -> None:
         return
     for number, (issuer, keys) in enumerate(verifier.issuers.values(), 1):
         for name, url in (("JWT_ISSUER", issuer.issuer), ("JWT_JWKS_URL", issuer.jwks_url or "")):
-            auth.require_tls(registry, name, url, "an attacker on the network can replace the issuer's keys")
+            auth.warn_without_tls(registry, name, url, "an attacker on the network can replace the issuer's keys")
         registry.on_startup.append(keys.open)
         registry.on_shutdown.append(keys.close)
         registry.health.parts.append(keys.health)

@@ -86,23 +86,23 @@ class OAuthClient(OAuthClientInformationFull):
         return urlsplit(self.client_id).hostname if is_document_url(self.client_id) else None
 
     def validate_scope(self, requested_scope: str | None) -> list[str] | None:
-        """Return those of the requested scopes that there are; the response names them (RFC 6749, section 3.3)."""
+        """Return the supported ones of the requested scopes; the response names them (RFC 6749, section 3.3)."""
         if requested_scope is None:
             return None
         return [scope for scope in self.supported_scopes if scope in requested_scope.split()]
 
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
-        """Return the URI if the client has it, exactly, or but for the port of a loopback address.
+        """Return the URI if the client has it; only the port of a loopback address may differ.
 
         Raises:
-            InvalidRedirectUriError: it has not.
+            InvalidRedirectUriError: the client does not have it.
         """
         if redirect_uri is None:
             return super().validate_redirect_uri(None)
         registered = {_comparable(uri) for uri in self.redirect_uris or ()}
         if redirect_problem(str(redirect_uri)) is None and _comparable(redirect_uri) in registered:
             return redirect_uri
-        raise InvalidRedirectUriError("the redirect_uri is none of this client's")
+        raise InvalidRedirectUriError("the redirect_uri is not one of this client's")
 
 
 def _comparable(uri: AnyUrl) -> str:

@@ -82,7 +82,7 @@ class Metadata(NamedTuple):
     sends_iss: bool
     """Whether responses have the parameter `iss` (RFC 9207)."""
     scopes: tuple[str, ...] | None
-    """Those that there are, where the provider says it."""
+    """The scopes that the provider has, if its metadata lists them."""
 
 
 class IdentityProvider:
@@ -132,7 +132,7 @@ class IdentityProvider:
         return HealthPart() if self._metadata else HealthPart(degraded=("identity_provider",))
 
     async def check(self) -> None:
-        """Return if users can sign in, as far as that can be known: metadata, keys, clock and redirect URI.
+        """Check what users need to sign in, as far as it can be known: metadata, keys, clock and redirect URI.
 
         Raises:
             ValueError: they cannot; the text gives the reason.
@@ -245,7 +245,7 @@ class IdentityProvider:
         return next(iter(texts(claim(claims, self.settings.tenant_claim), separator=None)), None)
 
     def admit(self, claims: Mapping[str, Any]) -> None:
-        """Return if a user may use this server: named in OAUTH_ALLOWED_USERS, or within all other lists that are set.
+        """Check that a user may use this server: named in OAUTH_ALLOWED_USERS, or in all other lists that are set.
 
         Raises:
             SignInError: the user may not.

@@ -61,7 +61,7 @@ CACHE_SECONDS = 5.0
 
 MAX_CACHED_TOKENS = 4096
 RACE_SECONDS = 60.0
-"""Time for which two uses of a refresh token at once are told apart; later ones have an old number."""
+"""How long the used refresh token is remembered, to detect a concurrent second use; later ones have an old number."""
 
 UNUSED_REGISTRATION_SECONDS = 3600
 """Lifetime of a registration with which nobody has signed in yet."""
@@ -109,7 +109,7 @@ class Outcomes:
             self._registry.audit.record(self._event, outcome, current_http.get(), **fields)
 
     def rejects(self) -> bool:
-        """Return whether nothing may happen now, because it could not be audited."""
+        """Return whether requests must be rejected at the moment, because they could not be audited."""
         return self._registry.audit is not None and self._registry.audit.rejects()
 
 

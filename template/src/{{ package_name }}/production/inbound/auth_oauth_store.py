@@ -175,7 +175,7 @@ def _derived(key: str, purpose: bytes) -> bytes:
 
 
 def digest(value: str) -> str:
-    """Return what stands for a secret in the store's keys, so that who reads them learns no secret."""
+    """Return the hash that stands for a secret in keys of the store, so that the keys reveal no secret."""
     return hashlib.sha256(value.encode()).hexdigest()
 
 

@@ -67,7 +67,7 @@ def install(registry: Registry) -> None:
     methods.report(**{variable: value or path})
     if registry.config.transport == "stdio":
         return
-    kind = "" if registry.config.auth == "token" else "token"  # beside subjects of the same name
+    kind = "" if registry.config.auth == "token" else "token"  # a token's name may be equal to the subject of a JWT
     tokens: TokenList | None = None
     try:
         if path is not None:

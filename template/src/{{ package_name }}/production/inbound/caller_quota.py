@@ -114,11 +114,11 @@ def extend(registry: Registry, admission_of: Callable[[Limiter, LocalLimits], Ad
         names = "RATE_LIMIT_DAILY, RATE_LIMIT_DAILY_TIERS and MAX_CONCURRENT_PER_CALLER"
         raise ConfigError([f"{names} need ENABLE_RATE_LIMITING=true"])
     admit = admission_of(limiter, LocalLimits(limiter.local))
-    limiter.further = CallerQuota(registry, limiter, settings, daily, admit)
+    limiter.handle_with_quotas = CallerQuota(registry, limiter, settings, daily, admit)
 
 
 class CallerQuota:
-    """The rate limit together with the further limits, as `Limiter.further`."""
+    """The rate limit together with the quotas of callers, as `Limiter.handle_with_quotas`."""
 
     def __init__(
         self, registry: Registry, limiter: Limiter, settings: QuotaSettings, daily: dict[str, int], admit: Admit

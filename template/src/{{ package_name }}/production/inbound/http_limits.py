@@ -19,12 +19,15 @@ MAX_JSON_DEPTH = 100
 LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
 """Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
 
+BODY = "mcp.body"
+"""Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
+
 IS_VALID = "mcp.credentials_are_valid"
 """Key of a request's scope: an async function that returns whether its credentials are still valid."""
 
 MAX_LISTEN_BYTES = 65_536
 MAX_LISTEN_VALUES = 1000
-"""Greatest size of a `subscriptions/listen`, and its JSON values: it is held as long as its stream is open."""
+"""Limits of a `subscriptions/listen` in bytes and JSON values: it stays in memory as long as its stream is open."""
 
 INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 
@@ -37,7 +40,7 @@ MAX_ID_DIGITS = 100
 Headers = Sequence[tuple[bytes, bytes]]
 
 NO_STORE = (b"cache-control", b"no-store")
-"""Header of every response of the endpoint that has no other one: it is for one caller only."""
+"""Default of Cache-Control: a response of the endpoint is meant for one caller only."""
 
 
 class InputLimits:
@@ -45,8 +48,8 @@ class InputLimits:
 
     It rejects another media type than JSON (415), a body above MAX_REQUEST_BYTES or MAX_JSON_VALUES (413), and JSON
     deeper than `MAX_JSON_DEPTH` or a request with an unusable id (400). The SDK limits neither depth nor values,
-    compares the media type with case, answers in plain text, which MCP clients do not show, and takes such a request
-    for a notification.
+    compares the media type case-sensitively, answers in plain text, which MCP clients do not show, and treats a request
+    with an unusable id as a notification.
     """
 
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
@@ -75,21 +78,22 @@ class InputLimits:
             error = "The Content-Type of a message must be application/json."
             await self._reject(scope, send, 415, "media_type", error)
             return
-        # Compared as text first: a number of thousands of digits is none that Python converts.
-        if length.isdigit() and (len(length) > 18 or int(length) > limit):
+        if exceeds(limit, length):
             await self._too_large(scope, send, limit, settings[0])
             return
-        body = bytearray()
-        more = True
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":  # the client has disconnected
                 return
-            body += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(body) > limit:
+            if size > limit:
                 await self._too_large(scope, send, limit, settings[0])
                 return
+        body = scope[BODY] = parts[0] if len(parts) == 1 else b"".join(parts)
         if more_values_than(max_values, body):
             error = f"The message has more than {max_values} JSON values and member names ({settings[1]})."
             await self._reject(scope, send, 413, "body", error)
@@ -98,19 +102,20 @@ class InputLimits:
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
             await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
-        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
 
-        lost = False
+        rejected = False
 
         async def send_response(message: Message) -> None:
-            nonlocal lost
+            nonlocal rejected
+            # The SDK accepts a request with an unusable id as a notification, which has no response.
             if message["type"] == "http.response.start" and message["status"] == 202 and ids_of_requests(body):
-                lost = True
+                rejected = True
                 await self._reject(scope, send, 400, "body", INVALID_ID_TEXT)
-            elif not lost:
+            elif not rejected:
                 if message["type"] == "http.response.start" and not _has(message["headers"], b"cache-control"):
                     message["headers"] = [*message["headers"], NO_STORE]
                 await send(message)
@@ -128,6 +133,62 @@ class InputLimits:
         await http_error(send, status, text, code=code)
 
 
+class BodyLimit:
+    """ASGI middleware for routes beside the MCP endpoint: a body above MAX_REQUEST_BYTES gets 413.
+
+    A handler whose client has left ends without an error, as the client does not need an answer.
+    """
+
+    def __init__(self, registry: Registry, app: ASGIApp) -> None:
+        self._app = app
+        self._limit = registry.config.max_request_bytes
+        self._rejected = Rejections(registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if exceeds(self._limit, (header_of(scope, b"content-length") or b"").lstrip(b"0")):
+            await self._too_large(scope, send)
+            return
+        size = 0
+        left = responding = False
+
+        async def receive_limited() -> Message:
+            nonlocal size, left
+            if left:
+                return {"type": "http.disconnect"}
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._limit:
+                left = True
+                if not responding:
+                    await self._too_large(scope, send)
+                return {"type": "http.disconnect"}
+            left = message["type"] == "http.disconnect"
+            return message
+
+        async def send_unless_left(message: Message) -> None:
+            nonlocal responding
+            responding = True
+            if not left:
+                await send(message)
+
+        try:
+            await self._app(scope, receive_limited, send_unless_left)
+        except Exception:
+            if not left:
+                raise
+
+    async def _too_large(self, scope: Scope, send: Send) -> None:
+        text = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
+        self._rejected("body", text, scope, http_status=413)
+        await http_error(send, 413, text)
+
+
+def exceeds(limit: int, length: bytes) -> bool:
+    """Return whether a Content-Length without leading zeros is a number above `limit`."""
+    # Compared as text first: a number of thousands of digits is none that Python converts.
+    return length.isdigit() and (len(length) > 18 or int(length) > limit)
+
+
 # Possessive quantifiers do not backtrack, so matching takes linear time for any body, well-formed or not.
 _STRING = re.compile(rb'"[^"]*+"?')
 _VALUE = re.compile(rb'[\s,:\]}]*+("[^"]*+"?|[\[{]|[^\s,:\[\]{}"]++|\Z)')
@@ -138,10 +199,11 @@ _NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 def more_values_than(limit: int, body: bytes | bytearray) -> bool:
     """Return whether the JSON text `body` has more than `limit` values and names of members.
 
-    It is counted before a parser or a model sees them: a model collects an error for each value. A text that is not
-    well-formed may count as one with fewer.
+    They are counted before the text is parsed and validated, since validation collects an error for each value. In a
+    text that is not well-formed, some may not be counted.
     """
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:  # each value but the first follows one of them
+    # Each value has a byte, and each but the first follows one of these characters.
+    if len(body) <= limit or sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:
         return False
     value = next(islice(_VALUE.finditer(_without_escapes(body)), limit, None), None)
     return value is not None and bool(value[1])
@@ -169,7 +231,7 @@ def ids_of_requests(text: bytes | bytearray) -> list[str | int | None]:
     It reads what the SDK does not, such as half of a surrogate pair. Nothing is returned for a text that is not JSON.
     """
     try:
-        # A number of thousands of digits is none that Python converts, and no id.
+        # Python does not convert a number of thousands of digits; such a number is no valid id either.
         decoded = json.loads(text.decode(errors="replace"), parse_int=lambda digits: int(digits[:MAX_ID_DIGITS]))
     except (ValueError, RecursionError):
         return []
@@ -204,10 +266,13 @@ async def http_error(
 
 
 def _has(headers: Headers, name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in headers)
+    return name in [key.lower() for key, _ in headers]
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header `name` (in lower case) of a request."""
     headers: Headers = scope["headers"]
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:  # faster than `next`
+        if key == name:
+            return value
+    return None

@@ -85,7 +85,7 @@ class KeySet:
             self._client = None
 
     async def check(self) -> None:
-        """Return if there are keys.
+        """Check that there are keys.
 
         Raises:
             ValueError: there are none; the text gives the reason.
@@ -97,7 +97,7 @@ class KeySet:
         return HealthPart() if self._keys else HealthPart(degraded=("issuer_keys",))
 
     async def candidates(self, kid: object, algorithm: str) -> AsyncGenerator[Any]:
-        """Yield the keys that can have signed a token, and fetch the keys if there is none or none without an id did.
+        """Yield the keys that can have signed a token; if none of the known ones has, fetch and yield new ones.
 
         A key without an id can belong to any token, and two keys can share an id if their algorithms differ (RFC 7517,
         section 4.5). A token without an id is verified with every key of its algorithm, up to `MAX_CANDIDATES`.

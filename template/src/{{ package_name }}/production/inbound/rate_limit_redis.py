@@ -139,7 +139,7 @@ class SharedBuckets:
             await self._load_script(SCRIPT)
 
     async def spend(self, caller_id: str, cost: int = 1) -> int:
-        """Spend `cost` permits: return 0, or the microseconds until there are as many.
+        """Spend `cost` permits and return 0, or spend none and return the microseconds until there are enough.
 
         Raises:
             StoreDownError
@@ -148,7 +148,7 @@ class SharedBuckets:
         return 0 if spent else self.quota.wait(debt, cost)
 
     async def take(self, key: str, cost: int, quota: Quota) -> tuple[bool, int]:
-        """Spend `cost` permits, and return whether there were as many, and the debt in ticks.
+        """Spend `cost` permits if there are enough; return whether they were spent, and the debt in ticks.
 
         Raises:
             StoreDownError
@@ -171,7 +171,7 @@ class SharedBuckets:
         return debt
 
     async def ping(self) -> None:
-        """Return if Redis replies.
+        """Check that Redis replies.
 
         Raises:
             StoreDownError

@@ -21,7 +21,7 @@ from .guard import resolves_to_loopback
 MIN_KEY_BYTES = 32
 
 CHANGES = ("listChanged", "subscribe")
-"""Capabilities of which the client learns by `subscriptions/listen`."""
+"""Fields of a capability that promise change events, which reach a client by `subscriptions/listen`."""
 
 
 def install(registry: Registry) -> None:

@@ -75,7 +75,7 @@ class SharedState(InMemorySubscriptionBus):
             url,
             name,
             max_connections=MAX_CONNECTIONS + 1,
-            timeout=None,  # `_answer` has one; so below
+            timeout=None,  # these three: `_answer` has a timeout
             socket_connect_timeout=None,
             socket_timeout=None,
             retry=Retry(NoBackoff(), 0),  # a command without an answer may have been done
@@ -114,7 +114,7 @@ class SharedState(InMemorySubscriptionBus):
                 await self._redis.publish(self._channel, message)
 
     async def ping(self) -> None:
-        """Return if Redis answers.
+        """Check that Redis answers.
 
         Raises:
             StoreDownError

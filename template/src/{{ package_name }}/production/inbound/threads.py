@@ -1,7 +1,7 @@
 """Threads for tools, resources and prompts that are plain functions (`def`), in a bounded number.
 
 A thread cannot be stopped. If its call has ended, because of the timeout or because the client has left, it counts
-until the function returns; the SDK would start another thread instead. One caller has a quarter of the threads.
+against the limit until the function returns; the SDK would start another thread.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from mcp.server.mcpserver.exceptions import ToolError
 from ..caller import STDIO, current_caller
 from ..registry import Registry
 from ..request import current_request, reject
-from ..upstream.shares import Shares
 
 
 class Threads:
@@ -31,7 +30,7 @@ class Threads:
     def __init__(self, registry: Registry) -> None:
         self._limit = registry.config.max_tool_threads
         self._free = asyncio.Semaphore(self._limit)
-        self._shares = Shares(self._limit)
+        self._share = registry.thread_share
         self._stuck: Counter[str | None] = Counter()
         """Threads that are stuck, by caller; `None` stands for the server itself."""
         self._gauge = registry.meter.gauge(
@@ -57,10 +56,10 @@ class Threads:
         caller_id = None if caller is None else caller.id
         if self._stuck.total() >= self._limit:
             return self._reject(f"All {self._limit} threads for plain functions (MAX_TOOL_THREADS)")
-        if caller_id not in (None, STDIO) and self._stuck[caller_id] >= self._shares.size:
-            share = f"{self._shares.size} threads for plain functions, a caller's share of MAX_TOOL_THREADS"
+        if self._share and caller_id not in (None, STDIO) and self._stuck[caller_id] >= self._share.size:
+            share = f"{self._share.size} threads for plain functions, a caller's share of MAX_TOOL_THREADS"
             return self._reject(f"{share} ({self._limit}),")
-        release_share = await self._shares.acquire()
+        release_share = await self._share.acquire() if self._share else lambda: None
         try:
             await self._free.acquire()
         except BaseException:

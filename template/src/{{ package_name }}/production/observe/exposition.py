@@ -23,7 +23,7 @@ PLACEHOLDER = "\x00"
 
 
 class ZeroSeries:
-    """The series of tools that have not been called, all of them at zero, without an object for each: 20 kB a tool.
+    """The series of tools that have not been called, all of them 0, without objects, which would take 20 kB a tool.
 
     Args:
         families: For each metric, a family with one child, in which `PLACEHOLDER` stands for the tool.
@@ -78,23 +78,23 @@ class Exposition:
 
     def _parts(self, encode: Encode, content_type: str) -> Iterator[bytes]:
         for metric in self._others.collect():
-            yield encode(_Only(metric)).removesuffix(END)
+            yield encode(_Metrics(metric)).removesuffix(END)
         for family in [*self._families.values()]:
             if isinstance(family, prometheus.Gauge) or not family._labelnames:
                 for metric in family.collect():
-                    yield encode(_Only(without_creation_times(metric))).removesuffix(END)
+                    yield encode(_Metrics(without_creation_times(metric))).removesuffix(END)
                 continue
-            head = encode(_Only(family._get_metric())).removesuffix(END)
+            head = encode(_Metrics(family._get_metric())).removesuffix(END)
             yield head
             for labels, child in [*family._metrics.items()]:
                 yield self._series(family, labels, child, encode, content_type, len(head))
             yield from self._zeros.text(family._name, content_type, encode)
-        yield encode(_Only())
+        yield encode(_Metrics())
 
     def _series(
-        self, family: Any, labels: tuple[str, ...], child: Any, encode: Encode, content_type: str, head: int
+        self, family: Any, labels: tuple[str, ...], child: Any, encode: Encode, content_type: str, head_bytes: int
     ) -> bytes:
-        """Return the lines of one child of a family, whose HELP and TYPE have `head` bytes."""
+        """Return the lines of one child of a family, whose HELP and TYPE have `head_bytes` bytes."""
         is_counter = isinstance(family, prometheus.Counter)
         values = (child._value.get(),) if is_counter else (child._sum.get(), *(part.get() for part in child._buckets))
         key = (content_type, family._name, labels)
@@ -105,7 +105,7 @@ class Exposition:
         names = dict(zip(family._labelnames, labels, strict=True))
         for sample in child._samples():
             metric.add_sample(family._name + sample.name, names | sample.labels, sample.value)
-        text = encode(_Only(without_creation_times(metric))).removesuffix(END)[head:]
+        text = encode(_Metrics(without_creation_times(metric))).removesuffix(END)[head_bytes:]
         self._known[key] = (values, text)
         return text
 
@@ -116,7 +116,9 @@ def without_creation_times(metric: prometheus.Metric) -> prometheus.Metric:
     return metric
 
 
-class _Only(Collector):
+class _Metrics(Collector):
+    """Collector of the given metrics."""
+
     def __init__(self, *metrics: prometheus.Metric) -> None:
         self._metrics = metrics
 
@@ -126,6 +128,6 @@ class _Only(Collector):
 
 def _lines(metric: prometheus.Metric, encode: Encode) -> bytes:
     """Return the samples of a metric without its HELP and TYPE."""
-    text = encode(_Only(metric)).removesuffix(END)
+    text = encode(_Metrics(metric)).removesuffix(END)
     empty = prometheus.Metric(metric.name, metric.documentation, metric.type, metric.unit)
-    return text[len(encode(_Only(empty)).removesuffix(END)) :]
+    return text[len(encode(_Metrics(empty)).removesuffix(END)) :]

@@ -85,7 +85,7 @@ def install(registry: Registry) -> None:
 
 
 async def failing_checks(registry: Registry) -> list[str]:
-    """Return the names of the failing checks without which there is no readiness; in a drain `draining` alone.
+    """Return the names of the failing checks that make the server not ready; during a drain only `draining`.
 
     The checks run once at a time, and their result is used for `SHARED_SECONDS`.
     """

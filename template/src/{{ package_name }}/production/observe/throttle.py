@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 LOG_INTERVAL_SECONDS = 10.0
-"""Interval of the bound."""
+"""The interval in which the number of lines is limited."""
 
 LIBRARIES = ("anyio", "asyncio", "h11", "httptools", "mcp", "sse_starlette", "starlette", "uvicorn", "websockets")
 """Loggers, with those below them, of libraries that handle what arrives from clients."""
@@ -22,7 +22,7 @@ class Throttle:
 
     Args:
         lines: Greatest number of lines in an interval.
-        summarize: Gets the number of lines left out, at the end of an interval that had no further line to name it.
+        summarize: Gets the number of lines left out, where no later line reports it before the interval ends.
     """
 
     def __init__(self, lines: int, summarize: Callable[[int], object]) -> None:

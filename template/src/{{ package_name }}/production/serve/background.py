@@ -38,16 +38,16 @@ def every(
     """Run `await job()` while the server runs: at its start, and `seconds` after the start of each run.
 
     Runs do not overlap; one that takes longer than `seconds` is followed at once by the next. A failure is logged, and
-    the next run comes in time. Where replicas share a Redis, one of them runs the job, and another one when it is gone;
-    a job that fills the memory of its process needs `replicas="all"`.
+    the next run starts on schedule. Where replicas share a Redis, one of them runs the job, and another takes over when
+    it is gone; a job that fills the memory of its process needs `replicas="all"`.
 
     Args:
         server: The server, in `register`.
         seconds: Interval between the starts of two runs.
         job: May use `upstream(server)`, and `run` of a dependency.
         name: Name for the metrics and the log, the function's own by default.
-        replicas: Who runs the job where replicas share a Redis: one of them, or every one.
-        without_redis: Who runs a job of one replica while Redis does not answer: no replica, or every one.
+        replicas: Which replicas run the job where they share a Redis: `one` of them, or `all`.
+        without_redis: Which replicas run a job of `one` replica while Redis does not answer: `none`, or `all`.
 
     Raises:
         ValueError: `seconds` is not positive, or a job has the name already.
@@ -156,7 +156,7 @@ class Job:
             if not is_own_failure(error, task):
                 outcome = "cancelled"
                 raise
-            if isinstance(error, UpstreamError):  # its text says it all
+            if isinstance(error, UpstreamError):  # its text is complete: no traceback
                 log.warning("background job failed", job=self._name, reason=str(error))
             else:
                 log.error("background job failed", job=self._name, exc_info=error)

@@ -52,7 +52,7 @@ def call(value: Sequence[str], overrides: Mapping[str, Any]) -> int:
         overrides: Fields of the configuration.
 
     Raises:
-        ConfigError: the configuration is not valid, there is no such tool, or the arguments are no JSON object.
+        ConfigError: the configuration is not valid, there is no such tool, or the arguments are not a JSON object.
         StartError: the server cannot start.
     """
     # Not imported at the top: the server's features name this command.
@@ -62,7 +62,7 @@ def call(value: Sequence[str], overrides: Mapping[str, Any]) -> int:
     names = [registered.name for registered in server.registered_tools()]
     if tool not in names:
         meant = difflib.get_close_matches(tool, names, 1)
-        hint = f"is {meant[0]} meant?" if meant else f"there are {', '.join(names)}"
+        hint = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(names)}"
         raise ConfigError([f"--call: there is no tool {tool}: {hint}"])
     result = asyncio.run(_call(server, tool, arguments))
     for block in result.content:
@@ -103,7 +103,7 @@ async def _call(server: ProductionServer, tool: str, arguments: dict[str, Any]) 
 
 
 def dev(_: bool, overrides: Mapping[str, Any]) -> int:
-    """Serve over HTTP until Ctrl-C, and start anew whenever a file of the package changes."""
+    """Serve over HTTP until Ctrl-C, and restart whenever a file of the package changes."""
     options = [f"--{name}={value}" for name, value in overrides.items()]
     command = [sys.executable, "-m", PACKAGE, *options]
     environment = {"LOG_FORMAT": "console", **os.environ}
@@ -115,7 +115,7 @@ def dev(_: bool, overrides: Mapping[str, Any]) -> int:
                 _wait_for_change(process, seen)
             finally:
                 _stop(process)
-            _say("a file has changed: starting anew")
+            _say("a file has changed: restarting")
     except KeyboardInterrupt:
         return 0
 

@@ -19,7 +19,7 @@ RECHECK_SECONDS = 5.0
 """Interval in which the credentials of an open stream are verified again."""
 
 RETRY_SECONDS = 5
-"""When a rejected client should try again, by when a load balancer has another replica for it."""
+"""Seconds after which a rejected client should try again; by then a load balancer sends it to another replica."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -54,10 +54,11 @@ class Drain:
             self._calls.pop(task, None)
             self._check_idle()
 
-    async def reject(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def reject(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware: reject a call that arrives during a drain."""
-        if not self._registry.draining:
-            return await call_next(request)
+        return self._rejected(request) if self._registry.draining else call_next(request)
+
+    async def _rejected(self, request: MCPRequest) -> Result:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
@@ -116,8 +117,8 @@ def install(registry: Registry) -> Drain:
 class Streams:
     """ASGI middleware that counts running requests for the drain, and ends open streams after it.
 
-    A GET stream and `subscriptions/listen` stay open until the client disconnects; after the drain, or when their
-    caller's credentials are not valid any more, they receive an `http.disconnect` in its place.
+    A GET stream and `subscriptions/listen` stay open until the client disconnects. After the drain, or when their
+    caller's credentials are no longer valid, they receive an `http.disconnect` as if the client had disconnected.
     """
 
     def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:
@@ -128,13 +129,14 @@ class Streams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
             await self._stream(scope, receive, send)
-        elif self._registry.draining:  # not counted: a series of rejected requests must not prolong the drain
-            await self._request(scope, receive, send)
-        else:
+            return
+        counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
+        if counted:
             self._drain.request_received()
-            try:
-                await self._request(scope, receive, send)
-            finally:
+        try:
+            await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
+        finally:
+            if counted:
                 self._drain.request_finished()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +153,7 @@ class Streams:
             closing = asyncio.Event()
             watching = asyncio.create_task(self._close_when_invalid(closing, is_valid))
         try:
-            await self._request(scope, receive, send_and_track, closing)
+            await self._handler(scope, _until_closing(scope, receive, closing), send_and_track)
         finally:
             if watching is not None:
                 watching.cancel()
@@ -167,19 +169,20 @@ class Streams:
             valid = await is_valid()
         closing.set()
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send, closing: asyncio.Event | None = None) -> None:
-        ends = closing or self._drain.closing
-        body_read = scope["method"] != "POST"
 
-        async def receive_until_closing() -> Message:
-            nonlocal body_read
-            if not body_read:
-                message = await receive()
-                body_read = not message.get("more_body", False)
-                return message
-            return await _receive_or_disconnect(receive, ends)
+def _until_closing(scope: Scope, receive: Receive, closing: asyncio.Event) -> Receive:
+    """Return `receive` for a request that ends with `closing`, once its body has been read."""
+    body_read = scope["method"] != "POST"
 
-        await self._handler(scope, receive_until_closing, send)
+    async def receive_until_closing() -> Message:
+        nonlocal body_read
+        if not body_read:
+            message = await receive()
+            body_read = not message.get("more_body", False)
+            return message
+        return await _receive_or_disconnect(receive, closing)
+
+    return receive_until_closing
 
 
 async def _receive_or_disconnect(receive: Receive, closing: asyncio.Event) -> Message:

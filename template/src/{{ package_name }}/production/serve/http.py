@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from math import ceil
 from typing import Any
 
@@ -11,9 +12,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..inbound.caller_limits import CallerLimits, RouteLimits
 from ..inbound.guard import Guard, ReportGuard
-from ..inbound.http_limits import InputLimits, http_error
+from ..inbound.http_limits import BodyLimit, InputLimits, http_error
 from ..sdk import ProductionServer
 from ..upstream.errors import UpstreamError, Verdict
 from .drain import Streams
@@ -50,19 +50,21 @@ def build(server: ProductionServer) -> ASGIApp:
     handler = registry.http.respond(only_post(handler) if is_stateless else handler)
     for wrap in registry.http.endpoint:
         handler = wrap(handler)
-    is_open = None if is_stateless else server.has_session
-    limits = CallerLimits(registry, InputLimits(registry, handler), is_open)
+    limits = registry.http.limits(InputLimits(registry, handler), None if is_stateless else server.has_session)
     authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
     endpoint = Guard(registry, authentication)
 
     starlette = routing(registry.http.routes)
     starlette.add_exception_handler(UpstreamError, explain_failure)
     starlette.router.lifespan_context = sdk.router.lifespan_context
-    routes = ReportGuard(registry, RouteLimits(registry, starlette, PROBES))
+    routes = ReportGuard(registry, starlette)
+    limited_routes = registry.http.route_limits(BodyLimit(registry, starlette))
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] in (ENDPOINT, f"{ENDPOINT}/"):
             await endpoint(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] not in PROBES:
+            await limited_routes(scope, receive, send)
         else:
             await routes(scope, receive, send)
 
@@ -75,11 +77,10 @@ def build(server: ProductionServer) -> ASGIApp:
 def only_post(app: ASGIApp) -> ASGIApp:
     """Return `app` for POST only: without sessions there is nothing to open with GET, or to end with DELETE."""
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["method"] == "POST":
-            await app(scope, receive, send)
-        else:
-            await http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
+            return app(scope, receive, send)
+        return http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
 
     return application
 

@@ -116,8 +116,8 @@ def run(
 ) -> None:
     """Run `main` in a new event loop.
 
-    `SystemExit` and `KeyboardInterrupt` in any task stop an event loop. While the server runs, when signals raise
-    neither, they come from a task that a tool started, and the loop goes on.
+    `SystemExit` and `KeyboardInterrupt` in any task stop an event loop. While the server runs, signals do not raise
+    them: they come from a task that a tool started, are logged, and the loop is continued.
     """
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         loop = runner.get_loop()

@@ -189,7 +189,7 @@ def _presentation(module: ModuleType | None) -> Iterator[tuple[str, Any]]:
     for name in vars(module) if module else ():
         if name.isupper() and name not in PRESENTATION:
             for meant in difflib.get_close_matches(name, PRESENTATION, 1, 0.8):
-                raise StartError(f"{FILE}: {name} is not used: is {meant} meant?")
+                raise StartError(f"{FILE}: {name} is not used: did you mean {meant}?")
     for name, (argument, expected) in PRESENTATION.items():
         value = getattr(module, name, None)
         if not value:

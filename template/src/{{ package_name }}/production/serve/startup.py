@@ -20,7 +20,6 @@ from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
 from ..sdk import ProductionServer
 from ..terminal import coloured, one_line
-from . import tool_loader
 from .http import ENDPOINT
 from .listen import base_url
 
@@ -140,7 +139,7 @@ def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Ro
     advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
     tools = server.registered_tools()
     more = (text for of_feature in server.registry.tool_advice for text in of_feature(tools))
-    for text in (*advice, *tool_loader.advice(tools), *more):
+    for text in (*advice, *more):
         yield Row("advice", text, "warning")
     for problem in health.problems:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")

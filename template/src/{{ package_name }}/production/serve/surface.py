@@ -137,7 +137,7 @@ def narrowed(old: Schema, new: Schema, old_root: Schema, new_root: Schema, path:
 
 
 def _target(schema: Schema, root: Schema) -> Schema:
-    """Return the schema that a reference leads to; of `X | None` that of X, whose type stays among the choices."""
+    """Return the schema that a reference leads to; for `X | None` that of X, marked as `nullable`."""
     while "$ref" in schema:
         schema = root["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]

@@ -60,7 +60,7 @@ class CircuitBreaker:
         name: Name of the dependency.
         failure_threshold: Failed calls without a success between them that open the circuit.
         recovery_timeout: Seconds from opening to the first test request.
-        half_open_requests: Concurrent test requests, and successes that close the circuit.
+        half_open_requests: Number of concurrent test requests, and of successes that close the circuit.
         clock: Monotonic seconds.
         on_transition: Gets the new state after each transition.
     """
@@ -92,7 +92,10 @@ class CircuitBreaker:
         self._successes = 0
 
     def admit(self, caller: str = "") -> int:
-        """Admit an attempt of a caller and return its generation, which `record` needs when it has ended, however.
+        """Admit an attempt of a caller, and return the generation to pass to `record` when the attempt has ended.
+
+        It is negative for a caller that an open circuit does not reject: its success does not count, its failure opens
+        the circuit for all.
 
         Raises:
             CircuitOpenError: the circuit is open, or all test requests of a half-open circuit are running.
@@ -118,7 +121,8 @@ class CircuitBreaker:
             generation: What `admit` returned.
             verdict: The outcome.
             caller: The caller that was admitted.
-            call: The call that the attempt belongs to: its retries are one failure. `None` for one of its own.
+            call: Id of the call that the attempt belongs to: all attempts of a call are one failure. `None` if it
+                belongs to no call.
         """
         if self.state != "closed" and generation == -self._generation:
             if verdict is Verdict.FAILURE:

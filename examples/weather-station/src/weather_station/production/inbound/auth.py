@@ -10,10 +10,11 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..caller import User
@@ -61,11 +62,11 @@ class AuthError(Exception):
         self.retry_after = retry_after
         """Seconds until a retry may succeed."""
         self.scopes = scopes
-        """Scopes of the operation, for the challenge, beside those that every token needs."""
+        """Scopes that the operation needs, for the challenge; those that every token needs are added to them."""
 
 
 class UnknownTokenError(AuthError):
-    """The token is not of this method, but may be of another one."""
+    """This method does not recognise the token; another method may."""
 
     def __init__(self, reason: str = "The access token is not valid") -> None:
         super().__init__(401, "invalid_token", reason)
@@ -94,7 +95,9 @@ class Methods:
         self._config = registry.config
         self._verifiers: dict[str, Verifier] = {}
         self._missing: dict[str, str] = {}
-        self._settings: dict[str, str] = {}
+        """For each method that is not used, the variables to set."""
+        self._states: dict[str, str] = {}
+        """`configured` or `missing` by variable, for the health report."""
         self.challenge: Challenge = lambda scope: ""
 
     def __call__(self, app: ASGIApp) -> ASGIApp:
@@ -102,27 +105,27 @@ class Methods:
         verifiers = [*self._verifiers.values()]
         return BearerAuthentication(self._registry, app, verifiers, self.challenge) if verifiers else app
 
-    def add(self, name: str, settings: str, verify: Verifier | None) -> bool:
+    def add(self, name: str, hint: str, verify: Verifier | None) -> bool:
         """Add a method, and return whether it is used: whether it is configured, and AUTH_METHODS does not exclude it.
 
         Args:
             name: Its name in AUTH_METHODS.
-            settings: What configures it.
+            hint: The variables to set, for the message that it is not configured.
             verify: Its verifier, `None` while it is not configured.
         """
         used = verify is not None and (not self._config.auth_methods or name in self._config.auth_methods)
         if verify is not None and used:
             self._verifiers[name] = verify
         else:
-            self._missing[name] = settings
+            self._missing[name] = hint
         return used
 
     def report(self, **settings: object) -> None:
         """Show in the health report which settings have a value, by the name of their variable."""
-        self._settings |= {name: "configured" if value else "missing" for name, value in settings.items()}
+        self._states |= {name: "configured" if value else "missing" for name, value in settings.items()}
 
     async def health(self, caller_id: str) -> HealthPart:
-        return HealthPart(fields={"auth_config": self._settings})
+        return HealthPart(fields={"auth_config": self._states})
 
     def problems(self) -> list[str]:
         """Return why this server must not be served over HTTP, one line for each reason."""
@@ -150,7 +153,7 @@ class BearerAuthentication:
     """
 
     def __init__(self, registry: Registry, app: ASGIApp, verifiers: Sequence[Verifier], challenge: Challenge) -> None:
-        self._app = AuthContextMiddleware(app)
+        self._app = app
         self._verifiers = verifiers
         self._challenge = challenge
         self._rejected = Rejections(registry)
@@ -164,21 +167,23 @@ class BearerAuthentication:
             await send_error(error, self._challenge(scope), send)
             return
 
-        async def is_valid() -> bool:
-            """Return whether the token is still valid, for a stream that is open; while this is unknown, it is."""
-            try:
-                return (await self._verified(token, scope)).caller.id == user.caller.id
-            except AuthError as error:
-                if error.status not in (401, 403):
-                    return True
-                self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
-                return False
-
-        scope[IS_VALID] = is_valid
+        scope[IS_VALID] = partial(self._is_valid, token, scope, user)
+        outer = auth_context_var.set(user)  # as the SDK's `AuthContextMiddleware`
         try:
             await self._app(scope, receive, send)
         finally:
-            del scope[IS_VALID]  # else both are garbage that only a collection finds
+            auth_context_var.reset(outer)
+            del scope[IS_VALID]  # breaks a reference cycle, which would have to wait for the garbage collector
+
+    async def _is_valid(self, token: bytes, scope: Scope, user: User) -> bool:
+        """Return whether the token of an open stream is still valid, or cannot be checked at the moment."""
+        try:
+            return (await self._verified(token, scope)).caller.id == user.caller.id
+        except AuthError as error:
+            if error.status not in (401, 403):
+                return True
+            self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
+            return False
 
     async def _verified(self, token: bytes, scope: Scope) -> User:
         for verify in self._verifiers[:-1]:
@@ -251,8 +256,8 @@ def methods(registry: Registry) -> Methods:
     return configured
 
 
-def require_tls(registry: Registry, setting: str, url: str, danger: str) -> None:
-    """Add a notice if a URL of another machine is plain http."""
+def warn_without_tls(registry: Registry, setting: str, url: str, danger: str) -> None:
+    """Add a notice if a URL of another machine is plain http; `danger` says what can happen."""
     parts = urlsplit(url)
     if parts.scheme == "http" and not resolves_to_loopback(parts.hostname or ""):
         registry.notices.append(f"{setting} is not https: {danger}")

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import Field
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..config import variable
+from ..config import EnvironmentSettings
 from ..observe.rejections import Rejections
 from ..registry import Registry
 from .http_limits import LISTEN_HEADER, header_of, http_error
@@ -21,10 +23,32 @@ MAX_BODIES = 4
 """Bodies of the greatest size that a caller may send at once."""
 
 RETRY_SECONDS = 5
-"""When a rejected client should try again."""
+"""Seconds after which a rejected client should try again."""
 
 MIN_SWEEP = 1000
-"""Callers after which those without anything open are looked for."""
+"""Number of callers from which on adding one removes those that hold nothing any more."""
+
+
+Limit = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class CallerLimitSettings(EnvironmentSettings):
+    """Greatest numbers of what one caller holds at once."""
+
+    max_requests_per_caller: Limit = 1024
+    max_streams_per_caller: Limit = 64
+    max_sessions_per_caller: Limit = 100
+
+
+def install(registry: Registry) -> None:
+    """Limit what one caller holds at the MCP endpoint and at the owner's routes.
+
+    Raises:
+        ConfigError: a limit is not valid.
+    """
+    settings = CallerLimitSettings.load()
+    registry.http.limits = lambda app, is_open: CallerLimits(registry, settings, app, is_open)
+    registry.http.route_limits = lambda app: CallerLimits(registry, settings, app, streams=False)
 
 
 @dataclass(slots=True)
@@ -44,25 +68,31 @@ class CallerLimits:
     """ASGI middleware that limits what one caller holds (429): by its token, else by its address.
 
     Args:
-        registry: Settings, metrics and the identification of callers.
+        registry: Metrics and the identification of callers.
+        settings: The limits.
         app: The application.
         is_open: Returns whether a session has not ended; `None` for an application without sessions.
         streams: Whether a GET is an open stream.
     """
 
     def __init__(
-        self, registry: Registry, app: ASGIApp, is_open: Callable[[str], bool] | None = None, *, streams: bool = True
+        self,
+        registry: Registry,
+        settings: CallerLimitSettings,
+        app: ASGIApp,
+        is_open: Callable[[str], bool] | None = None,
+        *,
+        streams: bool = True,
     ) -> None:
-        config = registry.config
         self._registry = registry
         self._app = app
         self._is_open = is_open
         self._streams = streams
-        self._max_requests = config.max_requests_per_caller
-        self._max_streams = config.max_streams_per_caller
-        self._max_sessions = config.max_sessions_per_caller
-        self._max_request_bytes = config.max_request_bytes
-        self._max_body_bytes = MAX_BODIES * config.max_request_bytes
+        self._max_requests = settings.max_requests_per_caller
+        self._max_streams = settings.max_streams_per_caller
+        self._max_sessions = settings.max_sessions_per_caller
+        self._max_request_bytes = registry.config.max_request_bytes
+        self._max_body_bytes = MAX_BODIES * registry.config.max_request_bytes
         self._rejected = Rejections(registry)
         self._usage: dict[str, Usage] = {}
         self._sweep_at = MIN_SWEEP
@@ -85,7 +115,7 @@ class CallerLimits:
             body_bytes += size
             usage.body_bytes += size
             too_much = usage.body_bytes > self._max_body_bytes and message.get("more_body", False)
-            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # larger: see InputLimits
+            if too_much and body_bytes <= self._max_request_bytes and not rejected:  # else InputLimits rejects it
                 rejected = True
                 limit = f"{MAX_BODIES} times MAX_REQUEST_BYTES"
                 await self._reject(scope, send, f"The request bodies of this caller together exceed {limit}.")
@@ -103,7 +133,9 @@ class CallerLimits:
         usage.streams += is_stream
         usage.opening += opens
         try:
-            await self._app(scope, receive_counted, send_and_note)
+            # `InputLimits`, which reads a message to the endpoint, sends nothing after a disconnect.
+            plain = scope["method"] == "POST" and self._streams and not opens
+            await self._app(scope, receive_counted, send if plain else send_and_note)
         finally:
             usage.requests -= not is_stream
             usage.streams -= is_stream
@@ -113,13 +145,13 @@ class CallerLimits:
 
     def _problem(self, usage: Usage, is_stream: bool, opens: bool) -> str | None:
         if is_stream and usage.streams >= self._max_streams:
-            return _text(self._max_streams, "open streams", "max_streams_per_caller")
+            return _text(self._max_streams, "open streams", "MAX_STREAMS_PER_CALLER")
         if not is_stream and usage.requests >= self._max_requests:
-            return _text(self._max_requests, "requests at once", "max_requests_per_caller")
+            return _text(self._max_requests, "requests at once", "MAX_REQUESTS_PER_CALLER")
         if opens and len(usage.sessions) + usage.opening >= self._max_sessions:
             self._forget_ended(usage)
             if len(usage.sessions) + usage.opening >= self._max_sessions:
-                return _text(self._max_sessions, "sessions", "max_sessions_per_caller")
+                return _text(self._max_sessions, "sessions", "MAX_SESSIONS_PER_CALLER")
         return None
 
     async def _reject(self, scope: Scope, send: Send, text: str) -> None:
@@ -152,63 +184,4 @@ def _opens_session(scope: Scope) -> bool:
 
 
 def _text(limit: int, what: str, setting: str) -> str:
-    return f"This caller has {limit} {what}, as many as it may have ({variable(setting)}). Try again later."
-
-
-class RouteLimits:
-    """ASGI middleware for routes beside the MCP endpoint: the same limits, and one on the size of a body (413).
-
-    A handler whose client has left ends without an error, as the client does not need an answer.
-    """
-
-    def __init__(self, registry: Registry, app: ASGIApp, without_limits: frozenset[str]) -> None:
-        self._limits = CallerLimits(registry, self._limited, streams=False)
-        self._app = app
-        self._without_limits = without_limits
-        self._limit = registry.config.max_request_bytes
-        self._rejected = Rejections(registry)
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._without_limits:
-            await self._app(scope, receive, send)
-        else:
-            await self._limits(scope, receive, send)
-
-    async def _limited(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = (header_of(scope, b"content-length") or b"").lstrip(b"0")
-        if length.isdigit() and (len(length) > 18 or int(length) > self._limit):
-            await self._too_large(scope, send)
-            return
-        size = 0
-        left = responding = False
-
-        async def receive_limited() -> Message:
-            nonlocal size, left
-            if left:
-                return {"type": "http.disconnect"}
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._limit:
-                left = True
-                if not responding:
-                    await self._too_large(scope, send)
-                return {"type": "http.disconnect"}
-            left = message["type"] == "http.disconnect"
-            return message
-
-        async def send_unless_left(message: Message) -> None:
-            nonlocal responding
-            responding = True
-            if not left:
-                await send(message)
-
-        try:
-            await self._app(scope, receive_limited, send_unless_left)
-        except Exception:
-            if not left:
-                raise
-
-    async def _too_large(self, scope: Scope, send: Send) -> None:
-        text = f"The request body is larger than {self._limit} bytes (MAX_REQUEST_BYTES)."
-        self._rejected("body", text, scope, http_status=413)
-        await http_error(send, 413, text)
+    return f"This caller has {limit} {what}, as many as it may have ({setting}). Try again later."

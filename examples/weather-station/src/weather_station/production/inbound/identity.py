@@ -23,7 +23,7 @@ from ..caller import (
 from ..registry import Registry
 
 MAX_HOPS = 32
-"""Proxies of a request whose entry in X-Forwarded-For is read."""
+"""Greatest number of entries of X-Forwarded-For that are read, from the right."""
 
 MAX_HOP_CHARACTERS = 64
 """Longest entry of X-Forwarded-For that can be an address, with its port and blanks."""

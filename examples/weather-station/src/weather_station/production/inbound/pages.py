@@ -28,9 +28,10 @@ class Page(BaseModel, Generic[T]):
 
 
 def page(items: Sequence[T], cursor: str | None, size: int = 100) -> Page[T]:
-    """Return the part of `items` that begins at `cursor`: at most `size` items, and as many as the result may hold.
+    """Return the part of `items` that begins at `cursor`: at most `size` items, fewer where the result has a limit.
 
-    A page has at least one item. The cursor is a position in `items`, so that every replica understands it.
+    A page has at least one item, however large. The cursor is a position in `items`, so that every replica understands
+    it.
 
     Args:
         items: The whole list, in the same order in each call.
@@ -42,7 +43,7 @@ def page(items: Sequence[T], cursor: str | None, size: int = 100) -> Page[T]:
     """
     start = int(cursor) if cursor and cursor.isascii() and cursor.isdigit() and len(cursor) < 20 else 0
     if cursor and not 0 < start < len(items):
-        raise ToolError("The cursor is not valid. Pass the next_cursor of the last page, or none for the first page.")
+        raise ToolError("The cursor is not valid. Pass the next_cursor of the previous page, or none at all.")
     request = current_request.get()
     left = ((request.max_result_bytes if request else 0) or math.inf) - MARGIN
     end = start

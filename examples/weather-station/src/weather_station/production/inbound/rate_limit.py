@@ -36,7 +36,7 @@ LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
 """Methods that run the owner's code, and so share `rate_limit_requests`."""
 
 MESSAGES_PER_REQUEST = 10
-"""Messages of a caller, as a multiple of its requests; for callers without a tier the default only."""
+"""Messages for each request of a limit; RATE_LIMIT_MESSAGES overrides it for callers without a tier."""
 
 STATE_SECONDS = 600.0
 """Lifetime of a request state (`RequestStateSecurity`)."""
@@ -49,7 +49,7 @@ SWEEP_SIZE = 8
 
 MAX_LIMIT = 1_000_000_000
 MAX_WINDOW_SECONDS = 86_400
-"""Greatest values of a tier, as of `rate_limit_requests` and `rate_limit_window_seconds`."""
+"""Greatest values of a tier: the same as those of `rate_limit_requests` and `rate_limit_window_seconds`."""
 
 NO_TIER = "default"
 """The label of callers without a tier that is configured."""
@@ -169,12 +169,12 @@ class Buckets:
         return len(self._full_at)
 
     def spend(self, caller_id: str, cost: int = 1) -> int:
-        """Spend `cost` permits: return 0, or the microseconds until there are as many."""
+        """Spend `cost` permits and return 0, or spend none and return the microseconds until there are enough."""
         spent, debt = self.take(caller_id, cost)
         return 0 if spent else self.quota.wait(debt, cost)
 
     def take(self, caller_id: str, cost: int) -> tuple[bool, int]:
-        """Spend `cost` permits, and return whether there were as many, and the debt in ticks."""
+        """Spend `cost` permits if there are enough; return whether they were spent, and the debt in ticks."""
         now = self._clock() * self.quota.limit
         full_at = self._full_at.get(caller_id)
         debt = 0 if full_at is None or full_at <= now else full_at - now
@@ -230,10 +230,10 @@ class LocalBuckets:
 
 
 async def _continues_round(registry: Registry, request: MCPRequest) -> bool:
-    """Return whether the request continues an `input_required` round: its retry takes no permit, but once only.
+    """Return whether the request continues an `input_required` round, so that it takes no permit: once for each state.
 
-    A state that was not used may be forged. The SDK, which seals states, rejects such a request before it runs. Where
-    it cannot be known whether the state was used, the retry takes a permit.
+    A state that is used for the first time may be forged: the SDK, which seals states, then rejects the request before
+    it runs. Where it cannot be known whether the state was used, the request takes a permit.
     """
     state = request.params.get("requestState")
     if not isinstance(state, str) or request.method not in INPUT_REQUIRED_METHODS:
@@ -259,17 +259,20 @@ def install(registry: Registry) -> None:
 
 
 def limit_messages(registry: Registry, tiers: Tiers) -> None:
-    """Limit the messages of each caller to this process, which bounds its work."""
+    """Limit the messages of each caller in this process, whose work they cause."""
     quotas = {quota: Quota(MESSAGES_PER_REQUEST * quota.limit, quota.window) for quota in tiers.quotas()}
     if registry.config.rate_limit_messages is not None:
         quotas[tiers.default] = Quota(registry.config.rate_limit_messages, tiers.default.window)
     buckets = {quota: Buckets(of_messages) for quota, of_messages in quotas.items()}
-    rejected = Rejections(registry, "MessageRateLimited")
+    rejected = LimitRejections(registry, "MessageRateLimited")
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         own = buckets[tiers.of(request.caller)]
         wait = own.spend(request.caller.id)
-        return rejected(request, own.quota, wait) if wait else await call_next(request)
+        return reject_message(request, own.quota, wait) if wait else call_next(request)
+
+    async def reject_message(request: MCPRequest, quota: Quota, wait: int) -> Result:
+        return rejected(request, quota, wait)
 
     def admit_notification(caller_id: str) -> bool:
         wait = buckets[tiers.current(caller_id)[0]].spend(caller_id)
@@ -286,7 +289,7 @@ def health_fields(quota: Quota, remaining: int) -> dict[str, dict[str, int]]:
     return {"rate_limit": {"remaining": remaining, "window_seconds": quota.window // MICROSECONDS}}
 
 
-class Rejections:
+class LimitRejections:
     """Rejects requests beyond a limit, and counts them."""
 
     def __init__(self, registry: Registry, reason: str) -> None:
@@ -297,7 +300,15 @@ class Rejections:
     def __call__(
         self, request: MCPRequest, quota: Quota, wait: int, *, remaining: int = 0, cost: int = 1
     ) -> CallToolResult:
-        """Reject `request`, whose caller has `remaining` permits, and `cost` again after `wait` microseconds."""
+        """Reject a request.
+
+        Args:
+            request: The request.
+            quota: The limit that it exceeds.
+            wait: Microseconds until the caller has enough permits.
+            remaining: Permits that the caller has now.
+            cost: Permits that the request takes.
+        """
         self.count()
         seconds = -(-wait // MICROSECONDS)
         window = quota.window // MICROSECONDS
@@ -341,10 +352,13 @@ class Limiter:
         self.tiers = tiers
         self.local = local
         self.store = store
-        self.further: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
-        """Replaces this limit by one with more conditions; gets the cost, 0 in the further rounds of a request."""
+        self.handle_with_quotas: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
+        """Middleware that checks this limit together with the quotas of callers, in its place.
+
+        It also gets the cost of the request, which is 0 where the request continues an `input_required` round.
+        """
         self._take = take
-        self._rejected = Rejections(registry, "RateLimited")
+        self._rejected = LimitRejections(registry, "RateLimited")
         self._registry = registry
         self._by_reason = registry.meter.counter(
             "mcp_limit_rejections_total", "Requests rejected by a limit of their caller.", ("reason", "tier")
@@ -356,8 +370,8 @@ class Limiter:
             return await call_next(request)
         has_state = "requestState" in request.params
         cost = 0 if has_state and await _continues_round(self._registry, request) else request.policy.cost or 1
-        if self.further is not None:
-            return await self.further(request, call_next, cost)
+        if self.handle_with_quotas is not None:
+            return await self.handle_with_quotas(request, call_next, cost)
         if not cost:
             return await call_next(request)
         caller, tiers = request.caller, self.tiers
@@ -371,7 +385,7 @@ class Limiter:
         return self._rejected(request, quota, quota.wait(debt, cost), remaining=quota.remaining(debt), cost=cost)
 
     def expect(self, reason: str, tiers: Iterable[str] = ()) -> None:
-        """Begin the counts of a reason with 0, also for `tiers` that have no permits of their own."""
+        """Create the counters of a reason, with the value 0, for all tiers that have a limit and for `tiers`."""
         for tier in {NO_TIER, *self.tiers.names, *tiers}:
             self._by_reason(reason, tier)
 

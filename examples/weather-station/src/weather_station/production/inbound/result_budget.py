@@ -96,7 +96,7 @@ def bytes_left(value: Any, left: int) -> int:
     if isinstance(value, CallToolResult):
         return bytes_left(value.structured_content, left)
     if not isinstance(value, dict | list | tuple):
-        # Two bytes count for each item of a container, of which an object has one: the comma or bracket beside it.
+        # The container has counted two bytes for this item, of which one is for the comma or bracket beside it.
         return left if isinstance(value, UNCOUNTED) else left - max(0, _encoded_size(value) - 1)
     left -= 2 * len(value)
     if left < 0:

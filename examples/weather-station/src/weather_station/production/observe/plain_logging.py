@@ -24,7 +24,7 @@ REQUEST_LOGGERS = ("httpcore2", "httpx2", "mcp.server.streamable_http", "mcp.ser
 """Loggers that log every request with its whole URL and headers: only their warnings are kept."""
 
 LIFECYCLE_LOGGER = "uvicorn.error"
-"""Logs start and stop, as `serve` does itself: only its warnings are kept, except at level DEBUG."""
+"""uvicorn's logger. It logs start and stop, which `serve` logs too: except at level DEBUG, only warnings are kept."""
 
 _processors: list[Processor] = []
 """structlog's processors. Cached loggers keep this list, so it is changed in place."""

@@ -29,11 +29,11 @@ MAX_TEXT = 4096
 """Characters of one text."""
 MAX_KEY = 256
 MAX_NAMES = 4096
-"""Names of values that are kept with what was found out about them."""
+"""Number of names of values for which `Redactor._names` keeps the result of `_name`."""
 MAX_NAME = 64
-"""Characters before a word of a secret's name in which the beginning of the name is looked for."""
-MIN_SECRET = 8
-"""Characters that a configured secret needs to be removed from texts: shorter ones are part of ordinary words."""
+"""How many characters before a word such as `token` are searched for the beginning of the name that contains it."""
+MIN_KNOWN = 8
+"""Least number of characters of a known secret that is removed from texts: shorter ones are part of ordinary words."""
 
 WORDS = (
     "authorization",
@@ -83,7 +83,7 @@ def _assigned() -> Iterator[tuple[str, re.Pattern[str]]]:
 
 
 def _rules() -> Iterator[tuple[str, re.Pattern[str]]]:
-    """Yield what marks a secret without a name of its own: a literal, and the pattern to match where it is found.
+    """Yield the rules for secrets without a name: a literal, and the pattern to match where the literal is found.
 
     The pattern's group `secret` is the secret. Searching for a literal is a hundred times faster than for a pattern,
     and most texts contain none.
@@ -96,7 +96,7 @@ def _rules() -> Iterator[tuple[str, re.Pattern[str]]]:
     yield "bearer ", re.compile(r"bearer (?=\S*\d|\S{16})(?P<secret>[\w.~+/=-]{8,})", re.IGNORECASE)
     yield "basic ", re.compile(r"basic (?=(?-i:\S*[\dA-Z=]))(?P<secret>[\w+/-]{8,}=*)", re.IGNORECASE)
     yield "://", re.compile(r"://(?P<secret>[^/\s\"']+)(?=@)")
-    # A JSON Web Token. The second alternative skips a word that is none; without it the time would be quadratic.
+    # A JSON Web Token. The second alternative skips any other word; without it the search would take quadratic time.
     yield "eyj", re.compile(r"(?P<secret>eyJ[\w-]{8,}+\.[\w-]{8,}+\.[\w-]*+)|eyJ[\w-]*+")
     yield "private key", re.compile(r"private key(?: block)?-----(?P<secret>.*?)(?=-----end|\Z)", re.I | re.DOTALL)
 
@@ -129,7 +129,7 @@ _NAME_BEFORE = re.compile(r"[\w. -]*\Z")
 _NAME_AFTER = re.compile(r"[\w-]*")
 MIN_RULE = 5
 MIN_SHAPE = 15
-"""Characters of the shortest text that a rule, and that a shape, applies to."""
+"""Least number of characters of a text in which a rule, or a shape, can match."""
 
 
 @lru_cache(maxsize=4096)
@@ -173,7 +173,7 @@ class _Known:
     pieces of the secret's last eight characters, so that a fifth of the text's pieces is looked up.
     """
 
-    BLOCK, STEP = 4, MIN_SECRET - 3
+    BLOCK, STEP = 4, MIN_KNOWN - 3
     FEW = 8
     """Number of secrets up to which looking for each one is faster."""
 
@@ -185,7 +185,7 @@ class _Known:
 
     def add(self, secret: str) -> None:
         """Find `secret` from now on; the oldest of more than `MAX_LEARNED` is forgotten."""
-        if len(secret) < MIN_SECRET or secret in self._secrets:
+        if len(secret) < MIN_KNOWN or secret in self._secrets:
             return
         self._secrets[secret] = None
         self.shortest = min(self.shortest, len(secret))
@@ -201,7 +201,7 @@ class _Known:
                     del self._pieces[piece]
 
     def spans(self, text: str) -> list[tuple[int, int]]:
-        """Return where the secrets are in `text`."""
+        """Return start and end of each secret in `text`."""
         if len(text) < self.shortest:
             return []
         if len(self._secrets) <= self.FEW:
@@ -220,7 +220,7 @@ class _Known:
 
     def _pieces_of(self, secret: str) -> Iterator[tuple[str, int]]:
         # The last characters, since many secrets begin with the same prefix.
-        for offset in range(len(secret) - MIN_SECRET, len(secret) - self.BLOCK + 1):
+        for offset in range(len(secret) - MIN_KNOWN, len(secret) - self.BLOCK + 1):
             yield secret[offset : offset + self.BLOCK], offset
 
 
@@ -237,7 +237,7 @@ class Redactor:
         self._learned = learned or LearnedSecrets()
         self._seen = 0
         self._names: dict[str, tuple[str, bool]] = {}
-        """Names of values as `_name` returned them."""
+        """What `_name` returned, by name."""
         self._add(secrets)
 
     def _add(self, secrets: Iterable[str]) -> None:
@@ -391,7 +391,7 @@ class _Budget:
 
 
 def shorten(text: str, limit: int, length: int = 0) -> str:
-    """Return at most `limit` characters of `text` and its length, which is `length` where it was cut before."""
+    """Return `text`, or its first `limit` characters with a note of its length (`length`, where it was cut before)."""
     length = max(length, len(text))
     return text if length <= limit else f"{text[:limit]}... ({length} characters)"
 
@@ -441,7 +441,7 @@ def _find(
         span = span_of(text, match, at) if match is not None else None
         if span is not None:
             spans.append(span)
-        # A name that denotes no secret is skipped, its value is not.
+        # After a name that denotes no secret, the search continues in its value.
         following = match.end() if match is not None and (span is not None or span_of is _secret_span) else 0
         at = lowered.find(literal, max(at + len(literal), following))
 

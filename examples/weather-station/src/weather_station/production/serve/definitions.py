@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,7 +10,9 @@ from typing import Any
 
 from mcp.server.mcpserver.tools import Tool
 
+from ..inbound.results import BARE, CONTENT
 from ..registry import Registry
+from .tool_loader import has_schema, is_async
 
 MAX_NAME = 64
 """Characters of a name together with the host's prefix (Claude's API and OpenAI's)."""
@@ -45,6 +48,8 @@ def advice(tools: Sequence[Tool], server: str) -> Iterator[str]:
         server: Name of the server, from which hosts make a prefix.
     """
     for tool in tools:
+        yield from _function_advice(tool)
+    for tool in tools:
         for text in _advice(tool, server):
             yield f"{tool.name}: {text}"
     tokens = tokens_of(tools)
@@ -56,6 +61,26 @@ def tokens_of(tools: Sequence[Tool]) -> int:
     """Return about how many tokens a model reads for the definitions."""
     listed = [{"name": tool.name, "description": tool.description, "schema": tool.parameters} for tool in tools]
     return len(json.dumps(listed, separators=(",", ":"))) // CHARACTERS_PER_TOKEN
+
+
+def _function_advice(tool: Tool) -> Iterator[str]:
+    if not is_async(inspect.unwrap(tool.fn)):
+        yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
+    if not tool.description.strip():
+        yield f"{tool.name} has no docstring: the model gets no description of it"
+    returned = inspect.signature(tool.fn, eval_str=True).return_annotation
+    if returned is inspect.Signature.empty:
+        yield f"{tool.name} has no return type: its results are text only, without an output schema"
+    elif tool.output_schema is None and _is_undescribed(returned):
+        name = inspect.formatannotation(returned)
+        yield f"{tool.name} returns {name}, which has no JSON schema: its results are text only"
+
+
+def _is_undescribed(returned: Any) -> bool:
+    """Return whether a return type says nothing of the results."""
+    if returned in BARE:
+        return True
+    return isinstance(returned, type) and not issubclass(returned, CONTENT) and not has_schema(returned)
 
 
 def _advice(tool: Tool, server: str) -> Iterator[str]:

@@ -232,7 +232,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _finished(self) -> None:
         self._unfinished = 0
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -256,7 +257,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._rejected = True
         self._stop_timer()
         fields = {} if rejection.setting is None else {"setting": rejection.setting}
-        # The headers are those of a head that is not complete, or in the scope of the last request.
+        # The headers of an incomplete head or, after a complete one, those in the scope of its request.
         headers = self.headers or (self.scope or {}).get("headers", [])
         scope = {"type": "http", "client": self.client, "headers": headers}
         self._connections.rejected(rejection.reason, rejection.text, scope, http_status=rejection.status, **fields)

@@ -10,7 +10,7 @@ import os
 import pkgutil
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -22,7 +22,6 @@ from mcp.server.mcpserver.tools import Tool
 from pydantic import TypeAdapter
 
 from ..config import ConfigError, StartError
-from ..inbound.results import BARE, CONTENT
 
 RESERVED = ("get_metrics", "health_check")
 """Names of the production layer's own tools, reserved even if the feature with the tool is off."""
@@ -132,7 +131,7 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
     if existing is not None:
         return f"{handler}: {location(existing)} has the same name; rename one of them"
     inner = inspect.unwrap(fn)
-    if inspect.iscoroutinefunction(inner) and not _is_async(fn):
+    if inspect.iscoroutinefunction(inner) and not is_async(fn):
         return (
             f"{handler}: it is async, but its decorator is a plain def, so that nothing awaits it; "
             f"make the function that the decorator returns async def"
@@ -151,19 +150,19 @@ def problem_with_arguments(fn: Callable[..., Any], tool: Tool) -> str | None:
             continue
         field = fields.get(parameter.name)
         if field is None or (parameter.default is parameter.empty and not field.is_required()):
-            return f"{location(fn)}: tool {tool.name}: no parameter can be called {parameter.name}; rename it"
+            return f"{location(fn)}: tool {tool.name}: a parameter cannot be called {parameter.name}; rename it"
     return None
 
 
 def problem_with_callback(fn: Callable[..., Any], what: str) -> str | None:
     """Return why `fn` cannot be awaited, in one line, or `None` if it can; `what` is its purpose."""
-    return None if _is_async(fn) else f"{location(fn)}: {what}: it must be async def"
+    return None if is_async(fn) else f"{location(fn)}: {what}: it must be async def"
 
 
 def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
     """Return why the SDK raised `error` for the function `fn`, in one line; `what` is its kind and name."""
     for parameter in _parameters(fn):
-        if not _has_schema(parameter.annotation):
+        if not has_schema(parameter.annotation):
             return (
                 f"{location(fn)}: {what}: parameter {parameter.name} is of type "
                 f"{inspect.formatannotation(parameter.annotation)}, which has no JSON schema; "
@@ -175,21 +174,6 @@ def explain(fn: Callable[..., Any], what: str, error: Exception) -> str:
 def own_name(fn: Callable[..., Any]) -> str:
     """Return the name of a function, or nothing if it has none."""
     return str(getattr(fn, "__name__", ""))
-
-
-def advice(tools: Iterable[Tool]) -> Iterator[str]:
-    """Yield possible improvements of registered tools, one line each."""
-    for tool in tools:
-        if not _is_async(inspect.unwrap(tool.fn)):
-            yield f"{tool.name} is a plain def: each call needs a thread; make it async def unless it blocks"
-        if not tool.description.strip():
-            yield f"{tool.name} has no docstring: the model gets no description of it"
-        returned = inspect.signature(tool.fn, eval_str=True).return_annotation
-        if returned is inspect.Signature.empty:
-            yield f"{tool.name} has no return type: its results are text only, without an output schema"
-        elif tool.output_schema is None and _is_undescribed(returned):
-            name = inspect.formatannotation(returned)
-            yield f"{tool.name} returns {name}, which has no JSON schema: its results are text only"
 
 
 def dotted_name(fn: Callable[..., Any]) -> str:
@@ -212,7 +196,8 @@ def _callable(fn: Callable[..., Any]) -> Callable[..., Any]:
     return fn if inspect.isroutine(fn) else type(fn).__call__
 
 
-def _is_async(fn: Callable[..., Any]) -> bool:
+def is_async(fn: Callable[..., Any]) -> bool:
+    """Return whether a call of `fn` returns a coroutine."""
     return inspect.iscoroutinefunction(_callable(fn))
 
 
@@ -224,19 +209,13 @@ def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:
         return []
 
 
-def _has_schema(annotation: Any) -> bool:
+def has_schema(annotation: Any) -> bool:
+    """Return whether values of a type hint have a JSON schema."""
     try:
         TypeAdapter(annotation).json_schema()
     except Exception:
         return False
     return True
-
-
-def _is_undescribed(returned: Any) -> bool:
-    """Return whether a return type says nothing of the results."""
-    if returned in BARE:
-        return True
-    return isinstance(returned, type) and not issubclass(returned, CONTENT) and not _has_schema(returned)
 
 
 def _owner_location(error: Exception) -> str:

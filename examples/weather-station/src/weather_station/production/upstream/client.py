@@ -42,16 +42,15 @@ from .errors import (
     Verdict,
     seconds_text,
 )
-from .shares import Shares, ShareTimeoutError
 
-ORDER = ("credentials", "retry", "circuit_breaker", "metrics")
+ORDER = ("credentials", "retry", "circuit_breaker", "metrics", "share")
 """Upstream middleware, the outermost first. The request's deadline covers all of it; it surrounds one attempt."""
 
 MAX_REDIRECTS = 5
 MAX_CONNECT_SECONDS = 5.0
 
 MAX_GROWTH = 10
-"""The values of a JSON response take at most so many times MAX_RESPONSE_BYTES: a million short objects take 250 MB."""
+"""Limit of the memory of a JSON response's values, in multiples of MAX_RESPONSE_BYTES: small objects take 30 times."""
 MAX_MEMORY = "mcp.max_memory"
 """Key of the extensions of a response: bytes that its values may take."""
 
@@ -134,7 +133,6 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._shares = Shares(config.max_connections, self._connect_seconds)
         self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
 
     @classmethod
@@ -307,16 +305,8 @@ class Upstream:
         now = asyncio.get_running_loop().time()
         ends = min(now + attempt, request.deadline)
         try:
-            async with asyncio.timeout_at(ends), self._shares.use():
+            async with asyncio.timeout_at(ends):
                 response = await self._follow_redirects(request)
-        except ShareTimeoutError:
-            raise UpstreamConnectError(
-                f"{self._shares.size} requests of this caller are running, a quarter of the connections"
-                f" (MAX_CONNECTIONS), so no request was sent to {request.host}",
-                "Try again in a few seconds.",
-                host=request.host,
-                may_retry=True,
-            ) from None
         except (TimeoutError, httpx2.HTTPError) as error:
             seconds = total if ends == request.deadline else attempt
             upstream_error = _transport_error(request, error, seconds)
@@ -368,7 +358,10 @@ class Upstream:
 
 
 def connect_seconds(config: ProductionConfig) -> float:
-    """Return how long a request waits for a connection: it ends before the attempt, so that nothing was sent."""
+    """Return the seconds that a request waits for a connection.
+
+    They are fewer than those of an attempt, so that a request which got no connection is known not to have been sent.
+    """
     return min(MAX_CONNECT_SECONDS, config.attempt_timeout_seconds / 2)
 
 
@@ -412,7 +405,7 @@ def fill_path(path: str, values: Mapping[str, object] | None) -> str:
     if "." in filled or "%" in filled:
         segments = _SEPARATOR.split(_decoded(filled))
         if any(map(_is_dots, segments)):
-            raise ToolError("the path of an upstream must not have . or .. as a segment")
+            raise ToolError("the path of a request to the upstream must not have . or .. as a segment")
         if values is not None and "%" in filled:  # two values, each of them harmless, can together be an encoded slash
             neutral = _PLACEHOLDER.sub(lambda match: re.sub(r"[^/]+", "x", str(values[match[1]])), fixed)
             if len(segments) != len(_SEPARATOR.split(_decoded(neutral))):

@@ -109,7 +109,7 @@ class Dependency(Generic[T]):
             raise
 
     async def ping(self) -> None:
-        """Return if the dependency works, which is tried without retries and without circuit breaker.
+        """Check that the dependency works, without retries and without circuit breaker.
 
         Raises:
             Exception: it does not work.

@@ -3,15 +3,55 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import httpx2
+
 from ..caller import STDIO, current_caller
+from ..registry import Registry
+from .client import UpstreamCallNext, UpstreamMiddleware, UpstreamRequest, connect_seconds
+from .errors import UpstreamConnectError
 
 SHARE_DIVISOR = 4
 """Divisor of a limit: one caller uses at most a quarter."""
+
+
+def install(registry: Registry) -> None:
+    """Give each caller a share of the connections to the upstream, and of the threads for plain functions."""
+    config = registry.config
+    registry.thread_share = Shares(config.max_tool_threads)
+    registry.upstream.middleware["share"] = _middleware(Shares(config.max_connections), connect_seconds(config))
+
+
+def _middleware(shares: Shares, seconds: float) -> UpstreamMiddleware:
+    """Return upstream middleware that makes an attempt with a connection of the caller's share.
+
+    Args:
+        shares: The shares.
+        seconds: How long an attempt waits for a connection.
+    """
+
+    async def middleware(request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
+        ends = asyncio.get_running_loop().time() + seconds
+        try:
+            async with asyncio.timeout_at(min(ends, request.deadline)):
+                release = await shares.acquire()
+        except TimeoutError:
+            raise UpstreamConnectError(
+                f"{shares.size} requests of this caller are running, a quarter of the connections (MAX_CONNECTIONS),"
+                f" so no request was sent to {request.host}",
+                "Try again in a few seconds.",
+                host=request.host,
+                may_retry=True,
+            ) from None
+        try:
+            return await call_next(request)
+        finally:
+            release()
+
+    return middleware
 
 
 @dataclass(slots=True)
@@ -26,33 +66,14 @@ class Shares:
 
     Args:
         limit: Number of connections or threads, of which a caller's share is a quarter, and at least one.
-        seconds: How long a further call waits, `None` for any time.
     """
 
-    def __init__(self, limit: int, seconds: float | None = None) -> None:
+    def __init__(self, limit: int) -> None:
         self.size = max(1, limit // SHARE_DIVISOR)
-        self._seconds = seconds
         self._shares: dict[str, _Share] = {}
 
-    @asynccontextmanager
-    async def use(self) -> AsyncIterator[None]:
-        """Use one part of the current caller's share.
-
-        Raises:
-            ShareTimeoutError: none became free in time.
-        """
-        release = await self.acquire()
-        try:
-            yield
-        finally:
-            release()
-
     async def acquire(self) -> Callable[[], None]:
-        """Take one part of the current caller's share, and return the function that gives it back.
-
-        Raises:
-            ShareTimeoutError: none became free in time.
-        """
+        """Wait for one part of the current caller's share, take it, and return the function that gives it back."""
         caller = current_caller.get()
         if caller is None or caller.id == STDIO:
             return lambda: None
@@ -62,12 +83,9 @@ class Shares:
         share.users += 1
         leave = partial(self._leave, caller.id, share)
         try:
-            async with asyncio.timeout(self._seconds):
-                await share.free.acquire()
-        except BaseException as error:
+            await share.free.acquire()
+        except BaseException:
             leave()
-            if isinstance(error, TimeoutError):
-                raise ShareTimeoutError from None
             raise
 
         def release() -> None:
@@ -80,7 +98,3 @@ class Shares:
         share.users -= 1
         if not share.users:
             del self._shares[caller_id]
-
-
-class ShareTimeoutError(Exception):
-    """The caller's whole share is in use."""

@@ -1,0 +1,77 @@
+"""The changes between two versions of a file, of which the lines are labelled with their blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .outline import LABEL
+
+EQUAL, BLANK, SIMILAR = 8, 2, 1
+"""What a pair of lines counts: two equal ones, two blank ones, and two that begin alike."""
+
+
+class Edit(NamedTuple):
+    """Lines of the old version, and those of the new version in their place, each without its end."""
+
+    start: int
+    end: int
+    new_start: int
+    new_end: int
+
+
+def edits(old: Sequence[bytes], new: Sequence[bytes]) -> list[Edit]:
+    """Return the changes between two versions that keep the most lines, in order.
+
+    `difflib` keeps the longest run of equal lines even where fewer lines are equal in all: with two edits near a line
+    that the file has twice, it would take one of these lines for the other, and the edits for a move.
+    """
+    first, ends = 0, (len(old), len(new))
+    while first < min(ends) and old[first] == new[first]:
+        first += 1
+    while first < min(ends) and old[ends[0] - 1] == new[ends[1] - 1]:
+        ends = ends[0] - 1, ends[1] - 1
+    counts = _counts(old[first : ends[0]], new[first : ends[1]])
+    found: list[Edit] = []
+    start, new_start = at, new_at = first, first
+    while at < ends[0] or new_at < ends[1]:
+        here, row = counts[at - first][new_at - first], counts[at - first]
+        equal = at < ends[0] and new_at < ends[1] and old[at] == new[new_at]
+        if equal and here == counts[at - first + 1][new_at - first + 1] + _weight(old[at]):
+            if (start, new_start) != (at, new_at):
+                found.append(Edit(start, at, new_start, new_at))
+            at, new_at = at + 1, new_at + 1
+            start, new_start = at, new_at
+        elif at < ends[0] and here == counts[at - first + 1][new_at - first]:
+            at += 1
+        elif new_at < ends[1] and here == row[new_at - first + 1]:
+            new_at += 1
+        else:
+            at, new_at = at + 1, new_at + 1
+    if (start, new_start) != (at, new_at):
+        found.append(Edit(start, at, new_start, new_at))
+    return found
+
+
+def _counts(old: Sequence[bytes], new: Sequence[bytes]) -> list[list[int]]:
+    """Return what the pairs of lines from each line of `old` and of `new` on count at most."""
+    texts = [line[LABEL:].strip() for line in new]
+    counts = [[0] * (len(new) + 1)]
+    for line in reversed(old):
+        below, row = counts[-1], [0] * (len(new) + 1)
+        text, weight = line[LABEL:].strip(), _weight(line)
+        half = text[: max(len(text) // 2, 3)]
+        for at in range(len(new) - 1, -1, -1):
+            best = max(row[at + 1], below[at])
+            if line == new[at]:
+                best = max(best, below[at + 1] + weight)
+            elif half and texts[at].startswith(half):
+                best = max(best, below[at + 1] + SIMILAR)
+            row[at] = best
+        counts.append(row)
+    counts.reverse()
+    return counts
+
+
+def _weight(line: bytes) -> int:
+    return EQUAL if line[LABEL:].strip() else BLANK
