@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mcp.shared.exceptions import MCPError
 from pydantic_core import from_json
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..caller import User
 from ..observe.rejections import Rejections
@@ -16,6 +16,7 @@ from ..registry import Registry
 from . import auth
 from .auth import AuthError
 from .authorization import Access, Need
+from .http_limits import BODY
 
 NOTHING = ("", Need("", frozenset()))
 """What a message wants that is no request."""
@@ -43,8 +44,7 @@ class ScopeChallenge:
         if scope["method"] != "POST" or not isinstance(user, User) or user.caller.issuer is None:
             await self._app(scope, receive, send)
             return
-        body = await receive()  # whole: the limits on a body have read it
-        method, need = wanted(self._access, body.get("body", b""))
+        method, need = wanted(self._access, scope[BODY])
         needed = need.scopes or frozenset()
         if missing := self._access.missing(user.caller, needed):
             reason = "The access token lacks a scope of the operation"
@@ -53,12 +53,7 @@ class ScopeChallenge:
             error = AuthError(403, "insufficient_scope", reason, scopes=needed)
             await auth.send_error(error, self._methods.challenge(scope), send)
             return
-        waiting = [body]
-
-        async def receive_again() -> Message:
-            return waiting.pop() if waiting else await receive()
-
-        await self._app(scope, receive_again, send)
+        await self._app(scope, receive, send)
 
 
 def wanted(access: Access, body: bytes) -> tuple[str, Need]:
