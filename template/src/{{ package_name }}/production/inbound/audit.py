@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -181,10 +181,11 @@ class Audit:
             raise failure
         return result
 
-    async def reject_unaudited(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def reject_unaudited(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware that rejects requests while records cannot be written, where `AUDIT_ON_FAILURE` is `deny`."""
-        if not self.rejects():
-            return await call_next(request)
+        return self._reject(request) if self.rejects() else call_next(request)
+
+    async def _reject(self, request: MCPRequest) -> Result:
         request.fail("error", AUDIT_UNAVAILABLE)
         text = "The request was not executed, because its audit record cannot be written now. Try again later."
         return give_error(request, INTERNAL_ERROR, text)

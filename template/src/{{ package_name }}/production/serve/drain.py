@@ -54,10 +54,11 @@ class Drain:
             self._calls.pop(task, None)
             self._check_idle()
 
-    async def reject(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def reject(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware: reject a call that arrives during a drain."""
-        if not self._registry.draining:
-            return await call_next(request)
+        return self._rejected(request) if self._registry.draining else call_next(request)
+
+    async def _rejected(self, request: MCPRequest) -> Result:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
