@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from hashlib import blake2b
 from operator import is_
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import anyio
 import mcp
@@ -146,6 +145,8 @@ class LazyConnection(Connection):
 
     def __init__(self, version: str, client_info: Any, capabilities: Any) -> None:
         self.protocol_version = version
+        if client_info is None:
+            self._client_params = None
         self._envelope = (version, client_info, capabilities)
 
     def __getattr__(self, name: str) -> Any:
@@ -172,9 +173,14 @@ ListKey = tuple[str, str, Hashable]
 """Method, protocol version, and what decides which items the caller may use."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Call:
-    """A request that the direct path answers."""
+    """A request that the direct path answers, and its `DispatchContext`.
+
+    The response is one JSON document: nothing else can be sent to the client.
+    """
+
+    can_send_request: ClassVar[bool] = False
 
     request: Request
     request_id: int | str
@@ -188,23 +194,13 @@ class Call:
     items: Sequence[object] = ()
     """Of a list that is the SDK's own: its key, and what it lists."""
 
-
-class Exchange:
-    """`DispatchContext` of a request whose response is one JSON document: nothing else can be sent to the client."""
-
-    can_send_request = False
-
-    def __init__(self, call: Call) -> None:
-        self.request_id = call.request_id
-        self._call = call
-
     @cached_property
     def message_metadata(self) -> ServerMessageMetadata:
-        return ServerMessageMetadata(request_context=self._call.request)
+        return ServerMessageMetadata(request_context=self.request)
 
     @cached_property
     def transport(self) -> TransportContext:
-        headers = self._call.request.headers if self._call.version in MODERN else None
+        headers = self.request.headers if self.version in MODERN else None
         return TransportContext(kind="streamable-http", can_send_request=False, headers=headers)
 
     @cached_property
@@ -220,7 +216,7 @@ class Exchange:
         """Drop a notification, as the SDK does where the response is JSON."""
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        if (token := progress_token_from_params(self._call.params)) is not None:
+        if (token := progress_token_from_params(self.params)) is not None:
             given = {"progressToken": token, "progress": progress, "total": total, "message": message}
             await self.notify(
                 "notifications/progress", {key: value for key, value in given.items() if value is not None}
@@ -303,18 +299,17 @@ class Handlers:
         connection = LazyConnection(
             call.version, envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
         )
-        exchange = Exchange(call)
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
-        if middleware != self._middleware and not self._adopt(middleware):
+        if middleware != self._middleware and not self._leaves_requests(middleware):
             # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
-                self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
+                self._lowlevel, call, call.method, call.params, connection=connection, lifespan_state=state
             )
             return await serve
         meta = call.typed.meta
         context = ServerRequestContext(
-            session=ServerSession(exchange, connection, request_meta=meta),
+            session=ServerSession(call, connection, request_meta=meta),
             lifespan_context=state,
             protocol_version=call.version,
             method=call.method,
@@ -336,7 +331,7 @@ class Handlers:
                     return {}
             result: HandlerResult
             if call.handler == self._call_tool:
-                context = copy(self._context)  # its constructor takes a twentieth of a call
+                context = self._context.__copy__()  # its constructor takes a twentieth of a call
                 private: dict[str, Any] = context.__pydantic_private__  # type: ignore[assignment]
                 private.update(_request_context=ctx, _input_params=call.typed)
                 result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
@@ -361,8 +356,8 @@ class Handlers:
             return known_list
         return result if type(result) is dict else runner._dump_result(result)
 
-    def _adopt(self, middleware: Sequence[Any]) -> bool:
-        """Return whether no middleware changes an ordinary request, and remember it if so."""
+    def _leaves_requests(self, middleware: Sequence[Any]) -> bool:
+        """Return whether no middleware changes an ordinary request; if so, the server's requests pass it from now on."""
         if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
             return False
         if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):

@@ -131,7 +131,8 @@ class LongCalls:
 
     async def _cancellable(self, request: MCPRequest, call_next: CallNext) -> Result:
         key = (request.caller.id, str(request.context.request_id))
-        self._running[key].append(request)
+        running = self._running[key]
+        running.append(request)
         try:
             return await call_next(request)
         except asyncio.CancelledError:
@@ -143,8 +144,8 @@ class LongCalls:
             if request.request_id in self._cancelled and request.task is not None:
                 self._cancelled.remove(request.request_id)
                 request.task.uncancel()
-            self._running[key].remove(request)
-            if not self._running[key]:
+            running.remove(request)
+            if not running:
                 del self._running[key]
 
     def cancel(self, caller_id: str, request_id: object) -> None:
