@@ -9,7 +9,7 @@ from hashlib import blake2b
 from operator import is_
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import anyio
 import mcp
@@ -33,13 +33,14 @@ from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     SERVER_INFO_META_KEY,
+    CallToolRequestParams,
     CallToolResult,
     ErrorData,
     TextContent,
 )
 from mcp_types.methods import validate_client_request
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 
@@ -49,6 +50,8 @@ from .sdk import ProductionServer
 
 HANDSHAKE = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
 MODERN = frozenset(MODERN_PROTOCOL_VERSIONS)
+
+Model = TypeVar("Model", bound=BaseModel)
 
 SCALARS = frozenset((str, int, float, bool))
 """Types of flat data."""
@@ -162,6 +165,19 @@ class LazyConnection(Connection):
             await aclose_shielded(self)
 
 
+def _made(kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None) -> Model:
+    """Return a model with valid fields, of which a client or handler has `given` some.
+
+    What pydantic does to make one takes a twentieth of a call.
+    """
+    model = kind.__new__(kind)
+    object.__setattr__(model, "__dict__", fields)
+    object.__setattr__(model, "__pydantic_fields_set__", given)
+    object.__setattr__(model, "__pydantic_extra__", None)
+    object.__setattr__(model, "__pydantic_private__", private)
+    return model
+
+
 class Listed(NamedTuple):
     """A list that was sent, and can be sent again while the server has the same items."""
 
@@ -237,12 +253,14 @@ class Handlers:
             "resources/templates/list": server._resource_manager.list_templates,
         }
         self._call_tool = MCPServer._handle_call_tool.__get__(server)
-        self._context: Context[Any, Any] = Context(mcp_server=server, subscriptions=server._subscriptions)
+        self._private = {"_mcp_server": server, "_subscriptions": server._subscriptions}
         self._middleware: Sequence[Any] = ()
         self._inner: Sequence[Any] = ()
         """The middleware for which requests take this path, and those inside the pipeline, the innermost first."""
         self._own = {method: getattr(server, f"_handle_{name}") for method, name in LISTS.items()}
-        self._envelopes: set[tuple[str, bytes]] = set()
+        self._envelopes: dict[tuple[str, bytes], bool] = {}
+        """Valid `_meta` objects by protocol version, and whether handlers get them as they are sent."""
+        self._tool_params = vars(CallToolRequestParams(name=""))
         self._mirroring: dict[str, tuple[object, bool]] = {}
 
     def call(
@@ -250,26 +268,38 @@ class Handlers:
     ) -> Call | None:
         """Return the call of a request whose parameters have no unusual fields; `None` if they are not valid."""
         entry = self._lowlevel.get_request_handler(method)
-        try:
-            if entry is None or not self._is_valid(method, version, params):
-                return None
-            typed = entry.params_type.model_validate({} if params is None else params, by_name=False)
-        except ValidationError:
+        if entry is None:
             return None
-        return Call(request, request_id, method, version, params, typed, entry.handler)
-
-    def _is_valid(self, method: str, version: str, params: dict[str, Any] | None) -> bool:
-        """Return whether the parameters are valid, and remember their `_meta`, on which that depends alone."""
-        meta = (params or {}).get("_meta", {})
+        given = {} if params is None else params
+        meta = given.get("_meta", {})
         fixed = {key: value for key, value in meta.items() if type(value) not in VARYING.get(key, ())}
         envelope = (version, to_json(fixed, inf_nan_mode="constants"))
-        if envelope not in self._envelopes:
-            validate_client_request(method, version, params)
-            if len(envelope[1]) <= MAX_ENVELOPE_BYTES:
-                if len(self._envelopes) >= MAX_ENVELOPES:
-                    self._envelopes.clear()
-                self._envelopes.add(envelope)
-        return True
+        as_sent = self._envelopes.get(envelope)
+        typed: Any
+        try:
+            if as_sent is None:
+                validate_client_request(method, version, params)
+            if as_sent and "progressToken" not in meta and entry.params_type is CallToolRequestParams:
+                typed = self._typed(given)
+            else:
+                typed = entry.params_type.model_validate(given, by_name=False)
+        except ValidationError:
+            return None
+        if as_sent is None and len(envelope[1]) <= MAX_ENVELOPE_BYTES:
+            if len(self._envelopes) >= MAX_ENVELOPES:
+                self._envelopes.clear()
+            self._envelopes[envelope] = (typed.meta or {}) == meta
+        return Call(request, request_id, method, version, params, typed, entry.handler)
+
+    def _typed(self, params: dict[str, Any]) -> CallToolRequestParams:
+        """Return the parameters of a tools/call, in which only `_meta` can be invalid."""
+        fields = self._tool_params | {"name": params["name"]}
+        given = {"name"}
+        for key, name in (("_meta", "meta"), ("arguments", "arguments")):
+            if key in params:
+                fields[name] = params[key].copy()
+                given.add(name)
+        return _made(CallToolRequestParams, fields, given)
 
     def mirrors_arguments(self, name: str) -> bool:
         """Return whether arguments of a tool are repeated in headers, which the SDK compares."""
@@ -331,9 +361,8 @@ class Handlers:
                     return {}
             result: HandlerResult
             if call.handler == self._call_tool:
-                context = self._context.__copy__()  # its constructor takes a twentieth of a call
-                private: dict[str, Any] = context.__pydantic_private__  # type: ignore[assignment]
-                private.update(_request_context=ctx, _input_params=call.typed)
+                private = self._private | {"_request_context": ctx, "_input_params": call.typed}
+                context: Context[Any, Any] = _made(Context, {}, set(), private)
                 result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
             else:
                 result = await call.handler(ctx, call.typed)

@@ -210,10 +210,16 @@ async def http_error(
 
 
 def _has(headers: Headers, name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in headers)
+    for key, _ in headers:  # faster than `any`
+        if key.lower() == name:
+            return True
+    return False
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header `name` (in lower case) of a request."""
     headers: Headers = scope["headers"]
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:  # faster than `next`
+        if key == name:
+            return value
+    return None
