@@ -10,13 +10,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum, IntEnum
+from enum import Enum, IntEnum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.tools import Tool
+from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Completion, PaginatedRequestParams, TextContent
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel
@@ -25,6 +27,7 @@ from harness import HEADERS, LEGACY, MODERN, Running, config, message, modern, r
 from stand_in import StandIn, respond
 from weather_station.production import upstream
 from weather_station.production.config import StartError
+from weather_station.production.inbound.results import metadata_of
 from weather_station.production.json_values import valid_unicode
 from weather_station.production.registry import CallContext
 from weather_station.production.request import CallNext, MCPRequest, Result
@@ -498,3 +501,53 @@ def test_other_return_types_are_not_named(returned: Any) -> None:
     server = create_server(config())
     server.tool()(give)
     assert [text for text in advice(server.registered_tools()) if text.startswith("give ")] == []
+
+
+class Shade(StrEnum):
+    DARK = "dark"
+
+
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "text",
+        "Zürich",
+        Shade.DARK,
+        b"bytes",
+        5,
+        2**80,
+        1e-7,
+        True,
+        None,
+        Decimal("1.50"),
+        date(2026, 11, 27),
+        {"a": [1, {"b": None}]},
+        ["a", TextContent(type="text", text="b")],
+        Loose(value=1),
+        Record("a", [0.5]),
+        Pair("a", 0.5),
+        TextContent(type="text", text="block"),
+        CallToolResult(content=[], structured_content={"result": 1}),
+    ],
+    ids=repr,
+)
+def test_a_result_is_converted_as_by_the_sdk(value: Any, *, structured: bool) -> None:
+    async def give() -> Any:
+        return value
+
+    give.__annotations__["return"] = type(value)
+    ours = metadata_of(Tool.from_function(give), structured=structured)
+    if not structured:
+        ours.output_model = ours.output_schema = None
+    fields = {name: getattr(ours, name) for name in FuncMetadata.model_fields}
+    try:
+        expected = FuncMetadata(**fields).convert_result(value)
+    except ValueError:
+        with pytest.raises(ValueError, match="validation error"):
+            ours.convert_result(value)
+        return
+    found = ours.convert_result(value)
+    for model, other in [(found, expected), *zip(found.content, expected.content, strict=True)]:
+        assert [(name, repr(field)) for name, field in model] == [(name, repr(field)) for name, field in other]
+        assert (type(model), model.model_fields_set) == (type(other), other.model_fields_set)

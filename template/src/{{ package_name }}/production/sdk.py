@@ -214,7 +214,8 @@ class ProductionServer(MCPServer[Runtime]):
         if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
             return pipeline.explain_arguments(request, "tool", problems)
         try:
-            return _with_state(await tool.run(arguments, context, convert_result=True))
+            result: CallToolResult | InputRequiredResult = await tool.run(arguments, context, convert_result=True)
+            return _with_state(result)
         except BaseException as error:
             cause = error.__cause__
             if type(error) is not ToolError or cause is None:

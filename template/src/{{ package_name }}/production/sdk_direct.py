@@ -9,7 +9,7 @@ from hashlib import blake2b
 from operator import is_
 from pathlib import Path
 from types import FunctionType
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple
 
 import anyio
 import mcp
@@ -40,18 +40,17 @@ from mcp_types import (
 )
 from mcp_types.methods import validate_client_request
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.requests import Request
 
 from .inbound.pipeline import Pipeline
+from .inbound.results import made
 from .request import current_request
 from .sdk import ProductionServer
 
 HANDSHAKE = frozenset(HANDSHAKE_PROTOCOL_VERSIONS)
 MODERN = frozenset(MODERN_PROTOCOL_VERSIONS)
-
-Model = TypeVar("Model", bound=BaseModel)
 
 SCALARS = frozenset((str, int, float, bool))
 """Types of flat data."""
@@ -163,19 +162,6 @@ class LazyConnection(Connection):
     async def close(self) -> None:
         if "exit_stack" in vars(self):
             await aclose_shielded(self)
-
-
-def _made(kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None) -> Model:
-    """Return a model with valid fields, of which a client or handler has `given` some.
-
-    What pydantic does to make one takes a twentieth of a call.
-    """
-    model = kind.__new__(kind)
-    object.__setattr__(model, "__dict__", fields)
-    object.__setattr__(model, "__pydantic_fields_set__", given)
-    object.__setattr__(model, "__pydantic_extra__", None)
-    object.__setattr__(model, "__pydantic_private__", private)
-    return model
 
 
 class Listed(NamedTuple):
@@ -299,7 +285,7 @@ class Handlers:
             if key in params:
                 fields[name] = params[key].copy()
                 given.add(name)
-        return _made(CallToolRequestParams, fields, given)
+        return made(CallToolRequestParams, fields, given)
 
     def mirrors_arguments(self, name: str) -> bool:
         """Return whether arguments of a tool are repeated in headers, which the SDK compares."""
@@ -331,7 +317,7 @@ class Handlers:
         )
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
-        if middleware != self._middleware and not self._leaves_requests(middleware):
+        if middleware != self._middleware and not self._accept_middleware(middleware):
             # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
                 self._lowlevel, call, call.method, call.params, connection=connection, lifespan_state=state
@@ -362,7 +348,7 @@ class Handlers:
             result: HandlerResult
             if call.handler == self._call_tool:
                 private = self._private | {"_request_context": ctx, "_input_params": call.typed}
-                context: Context[Any, Any] = _made(Context, {}, set(), private)
+                context: Context[Any, Any] = made(Context, {}, set(), private)
                 result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
             else:
                 result = await call.handler(ctx, call.typed)
@@ -385,8 +371,8 @@ class Handlers:
             return known_list
         return result if type(result) is dict else runner._dump_result(result)
 
-    def _leaves_requests(self, middleware: Sequence[Any]) -> bool:
-        """Return whether no middleware changes an ordinary request; if so, the server's requests pass it from now on."""
+    def _accept_middleware(self, middleware: Sequence[Any]) -> bool:
+        """Return whether no middleware changes an ordinary request; if so, requests take this path until it differs."""
         if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
             return False
         if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):

@@ -210,10 +210,7 @@ async def http_error(
 
 
 def _has(headers: Headers, name: bytes) -> bool:
-    for key, _ in headers:  # faster than `any`
-        if key.lower() == name:
-            return True
-    return False
+    return name in [key.lower() for key, _ in headers]
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

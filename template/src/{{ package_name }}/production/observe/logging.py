@@ -179,10 +179,11 @@ class RecordWriter:
             if (target := TARGET_FIELDS.get(request.method)) is not None:
                 line[target] = request.target_label
             line["client_id"], line["request_id"] = request.caller.id, request.request_id
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            line["trace_id"] = f"{span.trace_id:032x}"
-            line["span_id"] = f"{span.span_id:016x}"
+        if (running := trace.get_current_span()) is not trace.INVALID_SPAN:
+            span = running.get_span_context()
+            if span.is_valid:
+                line["trace_id"] = f"{span.trace_id:032x}"
+                line["span_id"] = f"{span.span_id:016x}"
         for key, value in fields.items():
             while key in line or key in RESERVED_FIELDS:
                 key += "_"
