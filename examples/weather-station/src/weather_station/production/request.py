@@ -35,6 +35,49 @@ REJECTED = -32000
 """JSON-RPC code of a rejected request other than tools/call: implementation-defined (JSON-RPC 2.0, section 5.1)."""
 
 
+class Timer:
+    """Cancels the task of a request after some seconds, as `asyncio.timeout` does at five times the cost."""
+
+    __slots__ = ("_cancelling", "_handle", "_task", "expired")
+
+    def __init__(self, task: asyncio.Task[Any] | None, seconds: float) -> None:
+        self._task = task
+        self._cancelling = task.cancelling() if task is not None else 0
+        self.expired = False
+        """Whether the task has been cancelled, which `end` takes back."""
+        self._handle: asyncio.TimerHandle | None = None
+        self.start(seconds)
+
+    def start(self, seconds: float) -> None:
+        """Start again with as many seconds, unless the request has ended."""
+        if self._task is not None:
+            self._handle = asyncio.get_running_loop().call_later(seconds, self._expire)
+
+    def stop(self) -> float:
+        """Stop, and return the seconds that are left."""
+        if self._handle is None:
+            return 0.0
+        self._handle.cancel()
+        return max(0.0, self._handle.when() - asyncio.get_running_loop().time())
+
+    def end(self) -> None:
+        """Stop for ever: the request has ended."""
+        if self._handle is not None:
+            self._handle.cancel()
+        if self.expired and self._task is not None:
+            self._task.uncancel()
+        self._task = self._handle = None
+
+    def is_cancelled_otherwise(self) -> bool:
+        """Return whether the task of an expired timer was cancelled by something else too."""
+        return self._task is not None and self._task.cancelling() > self._cancelling + 1
+
+    def _expire(self) -> None:
+        self.expired = True
+        if self._task is not None:
+            self._task.cancel()
+
+
 @dataclass(slots=True)
 class MCPRequest:
     """One request of a client while the pipeline handles it."""
@@ -63,7 +106,7 @@ class MCPRequest:
     """Whether the function of the resource or prompt was called, so that its arguments were valid."""
     encoded: bytes | None = None
     """The JSON of a result that all middleware has seen before: it is final, and the result itself is empty."""
-    timer: asyncio.Timeout | None = None
+    timer: Timer | None = None
     """The timeout of the request."""
     handler_runs: bool = False
     """Whether the tool, resource or prompt runs: what it calls itself is not the client's request."""

@@ -206,7 +206,7 @@ class ProductionServer(MCPServer[Runtime]):
     ) -> CallToolResult | InputRequiredResult:
         """Run a tool; a client gets every failure but a protocol error as an error result."""
         request = _enter(context)
-        if request is None:
+        if request is None or context is None:
             return await super().call_tool(name, arguments, context)
         tool = self._tool_manager.get_tool(name)
         if tool is None:
@@ -214,7 +214,8 @@ class ProductionServer(MCPServer[Runtime]):
         if problems := problems_with(tool.fn_metadata, arguments, self.registry.config.max_json_values):
             return pipeline.explain_arguments(request, "tool", problems)
         try:
-            return _with_state(await super().call_tool(name, arguments, context))
+            result: CallToolResult | InputRequiredResult = await tool.run(arguments, context, convert_result=True)
+            return _with_state(result)
         except BaseException as error:
             cause = error.__cause__
             if type(error) is not ToolError or cause is None:

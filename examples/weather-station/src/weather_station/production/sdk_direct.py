@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from hashlib import blake2b
 from operator import is_
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import anyio
 import mcp
@@ -34,6 +33,7 @@ from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
     CLIENT_INFO_META_KEY,
     SERVER_INFO_META_KEY,
+    CallToolRequestParams,
     CallToolResult,
     ErrorData,
     TextContent,
@@ -45,6 +45,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 
 from .inbound.pipeline import Pipeline
+from .inbound.results import made
 from .request import current_request
 from .sdk import ProductionServer
 
@@ -146,6 +147,8 @@ class LazyConnection(Connection):
 
     def __init__(self, version: str, client_info: Any, capabilities: Any) -> None:
         self.protocol_version = version
+        if client_info is None:
+            self._client_params = None
         self._envelope = (version, client_info, capabilities)
 
     def __getattr__(self, name: str) -> Any:
@@ -172,9 +175,14 @@ ListKey = tuple[str, str, Hashable]
 """Method, protocol version, and what decides which items the caller may use."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)
 class Call:
-    """A request that the direct path answers."""
+    """A request that the direct path answers, and its `DispatchContext`.
+
+    The response is one JSON document: nothing else can be sent to the client.
+    """
+
+    can_send_request: ClassVar[bool] = False
 
     request: Request
     request_id: int | str
@@ -188,23 +196,13 @@ class Call:
     items: Sequence[object] = ()
     """Of a list that is the SDK's own: its key, and what it lists."""
 
-
-class Exchange:
-    """`DispatchContext` of a request whose response is one JSON document: nothing else can be sent to the client."""
-
-    can_send_request = False
-
-    def __init__(self, call: Call) -> None:
-        self.request_id = call.request_id
-        self._call = call
-
     @cached_property
     def message_metadata(self) -> ServerMessageMetadata:
-        return ServerMessageMetadata(request_context=self._call.request)
+        return ServerMessageMetadata(request_context=self.request)
 
     @cached_property
     def transport(self) -> TransportContext:
-        headers = self._call.request.headers if self._call.version in MODERN else None
+        headers = self.request.headers if self.version in MODERN else None
         return TransportContext(kind="streamable-http", can_send_request=False, headers=headers)
 
     @cached_property
@@ -220,7 +218,7 @@ class Exchange:
         """Drop a notification, as the SDK does where the response is JSON."""
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        if (token := progress_token_from_params(self._call.params)) is not None:
+        if (token := progress_token_from_params(self.params)) is not None:
             given = {"progressToken": token, "progress": progress, "total": total, "message": message}
             await self.notify(
                 "notifications/progress", {key: value for key, value in given.items() if value is not None}
@@ -241,12 +239,14 @@ class Handlers:
             "resources/templates/list": server._resource_manager.list_templates,
         }
         self._call_tool = MCPServer._handle_call_tool.__get__(server)
-        self._context: Context[Any, Any] = Context(mcp_server=server, subscriptions=server._subscriptions)
+        self._private = {"_mcp_server": server, "_subscriptions": server._subscriptions}
         self._middleware: Sequence[Any] = ()
         self._inner: Sequence[Any] = ()
         """The middleware for which requests take this path, and those inside the pipeline, the innermost first."""
         self._own = {method: getattr(server, f"_handle_{name}") for method, name in LISTS.items()}
-        self._envelopes: set[tuple[str, bytes]] = set()
+        self._envelopes: dict[tuple[str, bytes], bool] = {}
+        """Valid `_meta` objects by protocol version, and whether handlers get them as they are sent."""
+        self._tool_params = vars(CallToolRequestParams(name=""))
         self._mirroring: dict[str, tuple[object, bool]] = {}
 
     def call(
@@ -254,26 +254,38 @@ class Handlers:
     ) -> Call | None:
         """Return the call of a request whose parameters have no unusual fields; `None` if they are not valid."""
         entry = self._lowlevel.get_request_handler(method)
-        try:
-            if entry is None or not self._is_valid(method, version, params):
-                return None
-            typed = entry.params_type.model_validate({} if params is None else params, by_name=False)
-        except ValidationError:
+        if entry is None:
             return None
-        return Call(request, request_id, method, version, params, typed, entry.handler)
-
-    def _is_valid(self, method: str, version: str, params: dict[str, Any] | None) -> bool:
-        """Return whether the parameters are valid, and remember their `_meta`, on which that depends alone."""
-        meta = (params or {}).get("_meta", {})
+        given = {} if params is None else params
+        meta = given.get("_meta", {})
         fixed = {key: value for key, value in meta.items() if type(value) not in VARYING.get(key, ())}
         envelope = (version, to_json(fixed, inf_nan_mode="constants"))
-        if envelope not in self._envelopes:
-            validate_client_request(method, version, params)
-            if len(envelope[1]) <= MAX_ENVELOPE_BYTES:
-                if len(self._envelopes) >= MAX_ENVELOPES:
-                    self._envelopes.clear()
-                self._envelopes.add(envelope)
-        return True
+        as_sent = self._envelopes.get(envelope)
+        typed: Any
+        try:
+            if as_sent is None:
+                validate_client_request(method, version, params)
+            if as_sent and "progressToken" not in meta and entry.params_type is CallToolRequestParams:
+                typed = self._typed(given)
+            else:
+                typed = entry.params_type.model_validate(given, by_name=False)
+        except ValidationError:
+            return None
+        if as_sent is None and len(envelope[1]) <= MAX_ENVELOPE_BYTES:
+            if len(self._envelopes) >= MAX_ENVELOPES:
+                self._envelopes.clear()
+            self._envelopes[envelope] = (typed.meta or {}) == meta
+        return Call(request, request_id, method, version, params, typed, entry.handler)
+
+    def _typed(self, params: dict[str, Any]) -> CallToolRequestParams:
+        """Return the parameters of a tools/call, in which only `_meta` can be invalid."""
+        fields = self._tool_params | {"name": params["name"]}
+        given = {"name"}
+        for key, name in (("_meta", "meta"), ("arguments", "arguments")):
+            if key in params:
+                fields[name] = params[key].copy()
+                given.add(name)
+        return made(CallToolRequestParams, fields, given)
 
     def mirrors_arguments(self, name: str) -> bool:
         """Return whether arguments of a tool are repeated in headers, which the SDK compares."""
@@ -303,18 +315,17 @@ class Handlers:
         connection = LazyConnection(
             call.version, envelope.get(CLIENT_INFO_META_KEY), envelope.get(CLIENT_CAPABILITIES_META_KEY)
         )
-        exchange = Exchange(call)
         state = self._server.session_manager._lifespan_state
         middleware: list[Any] = self._lowlevel.middleware
-        if middleware != self._middleware and not self._adopt(middleware):
+        if middleware != self._middleware and not self._accept_middleware(middleware):
             # Other middleware may change the request, which the SDK's own driver handles.
             serve = runner.serve_one(
-                self._lowlevel, exchange, call.method, call.params, connection=connection, lifespan_state=state
+                self._lowlevel, call, call.method, call.params, connection=connection, lifespan_state=state
             )
             return await serve
         meta = call.typed.meta
         context = ServerRequestContext(
-            session=ServerSession(exchange, connection, request_meta=meta),
+            session=ServerSession(call, connection, request_meta=meta),
             lifespan_context=state,
             protocol_version=call.version,
             method=call.method,
@@ -336,9 +347,8 @@ class Handlers:
                     return {}
             result: HandlerResult
             if call.handler == self._call_tool:
-                context = copy(self._context)  # its constructor takes a twentieth of a call
-                private: dict[str, Any] = context.__pydantic_private__  # type: ignore[assignment]
-                private.update(_request_context=ctx, _input_params=call.typed)
+                private = self._private | {"_request_context": ctx, "_input_params": call.typed}
+                context: Context[Any, Any] = made(Context, {}, set(), private)
                 result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
             else:
                 result = await call.handler(ctx, call.typed)
@@ -361,8 +371,8 @@ class Handlers:
             return known_list
         return result if type(result) is dict else runner._dump_result(result)
 
-    def _adopt(self, middleware: Sequence[Any]) -> bool:
-        """Return whether no middleware changes an ordinary request, and remember it if so."""
+    def _accept_middleware(self, middleware: Sequence[Any]) -> bool:
+        """Return whether no middleware changes an ordinary request; if so, requests take this path until it differs."""
         if [*map(type, middleware[:2])] != [Pipeline, RequestStateBoundary]:
             return False
         if not all(type(item).__module__.startswith(f"{__package__}.") for item in middleware[2:]):

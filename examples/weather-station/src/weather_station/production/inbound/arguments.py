@@ -18,6 +18,8 @@ from .pipeline import MAX_LISTED, problems_of
 MAX_WEIGHT = 100
 """Arguments up to this weight are left to the SDK, see `_weight`."""
 
+NUMBERS = frozenset((int, float, bool, type(None)))
+
 HEAD = 20
 """Elements of each container that are validated again where the list of all errors is too long."""
 
@@ -30,11 +32,13 @@ def problems_with(metadata: FuncMetadata, arguments: Mapping[str, Any], max_valu
         arguments: The arguments as the client sent them.
         max_values: Greatest number of JSON values and member names in a string that is parsed as JSON.
     """
+    weight = 1
     for name, value in arguments.items():
         is_long = isinstance(value, str) and len(value) > MAX_WEIGHT
         if is_long and not _is_text(metadata, name) and (problem := _problem_with_json(value, max_values)):
             return f"{name}: {problem}"
-    if _weight(arguments) <= MAX_WEIGHT:
+        weight += 1 + len(name) // 100 + (1 if type(value) in NUMBERS else _weight(value))
+    if weight <= MAX_WEIGHT:
         return None
     try:
         metadata.validate_arguments(dict(arguments))

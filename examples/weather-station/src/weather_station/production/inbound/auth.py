@@ -10,10 +10,11 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import Literal, Protocol
 from urllib.parse import urlsplit
 
-from mcp.server.auth.middleware.auth_context import AuthContextMiddleware
+from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..caller import User
@@ -150,7 +151,7 @@ class BearerAuthentication:
     """
 
     def __init__(self, registry: Registry, app: ASGIApp, verifiers: Sequence[Verifier], challenge: Challenge) -> None:
-        self._app = AuthContextMiddleware(app)
+        self._app = app
         self._verifiers = verifiers
         self._challenge = challenge
         self._rejected = Rejections(registry)
@@ -164,21 +165,23 @@ class BearerAuthentication:
             await send_error(error, self._challenge(scope), send)
             return
 
-        async def is_valid() -> bool:
-            """Return whether the token is still valid, for a stream that is open; while this is unknown, it is."""
-            try:
-                return (await self._verified(token, scope)).caller.id == user.caller.id
-            except AuthError as error:
-                if error.status not in (401, 403):
-                    return True
-                self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
-                return False
-
-        scope[IS_VALID] = is_valid
+        scope[IS_VALID] = partial(self._is_valid, token, scope, user)
+        outer = auth_context_var.set(user)  # as the SDK's `AuthContextMiddleware`
         try:
             await self._app(scope, receive, send)
         finally:
+            auth_context_var.reset(outer)
             del scope[IS_VALID]  # else both are garbage that only a collection finds
+
+    async def _is_valid(self, token: bytes, scope: Scope, user: User) -> bool:
+        """Return whether the token is still valid, for a stream that is open; while this is unknown, it is."""
+        try:
+            return (await self._verified(token, scope)).caller.id == user.caller.id
+        except AuthError as error:
+            if error.status not in (401, 403):
+                return True
+            self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
+            return False
 
     async def _verified(self, token: bytes, scope: Scope) -> User:
         for verify in self._verifiers[:-1]:

@@ -103,7 +103,9 @@ class CallerLimits:
         usage.streams += is_stream
         usage.opening += opens
         try:
-            await self._app(scope, receive_counted, send_and_note)
+            # `InputLimits`, which reads a message to the endpoint, sends nothing after a disconnect.
+            plain = scope["method"] == "POST" and self._streams and not opens
+            await self._app(scope, receive_counted, send if plain else send_and_note)
         finally:
             usage.requests -= not is_stream
             usage.streams -= is_stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Awaitable
 
 from ..registry import Registry
 from ..request import TOOLS_CALL, CallNext, MCPRequest, Result, reject
@@ -16,10 +17,11 @@ def install(registry: Registry) -> None:
     registry.policy_fields.add("concurrency")
     running: defaultdict[tuple[str, str], int] = defaultdict(int)
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         limit = request.policy.concurrency
-        if limit is None:
-            return await call_next(request)
+        return call_next(request) if limit is None else limited(request, call_next, limit)
+
+    async def limited(request: MCPRequest, call_next: CallNext, limit: int) -> Result:
         key = (request.method, request.target_label)
         if running[key] >= limit:
             what = f"Tool {request.target}" if request.method == TOOLS_CALL else request.target or request.method

@@ -14,12 +14,14 @@ from typing import Any
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, PROTOCOL_VERSION_META_KEY, JSONRPCError, JSONRPCResponse
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import EnvironmentSettings
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
 from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_verified, status_of
+from .http_limits import BODY
+from .response_mode import RESPONSE
 
 META = frozenset(("_meta",))
 FIELDS = {
@@ -75,28 +77,16 @@ class DirectPath:
             or not (version in MODERN or version in HANDSHAKE)
             or headers.get(b"content-type") != b"application/json"
             or not accepts_json(headers.get(b"accept", b""))
+            or (response := scope.get(RESPONSE)) is None
+            or (call := self._call(Request(scope, receive), scope[BODY], version, headers)) is None
         ):
             await self._sdk(scope, receive, send)
-            return
-        message = await receive()
-        call = None
-        if message["type"] == "http.request" and not message.get("more_body"):
-            call = self._call(Request(scope, receive), message["body"], version, headers)
-        if call is None:
-            unread = [message]
-
-            async def receive_again() -> Message:
-                return unread.pop() if unread else await receive()
-
-            await self._sdk(scope, receive_again, send)
             return
         status, *parts = await self._answer(call)
         fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % sum(map(len, parts)))]
         if version in MODERN:
             fields.reverse()
-        await send({"type": "http.response.start", "status": status, "headers": fields})
-        for part in parts:
-            await send({"type": "http.response.body", "body": part, "more_body": part is not parts[-1]})
+        await response.answer(status, fields, *parts)
 
     def _call(self, request: Request, body: bytes, version: str, headers: Mapping[bytes, bytes]) -> Call | None:
         """Return the call of an ordinary request, or `None` for any other one."""

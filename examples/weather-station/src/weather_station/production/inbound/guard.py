@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 from typing import NamedTuple, TypeVar
 
@@ -85,7 +85,7 @@ class Guard:
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
         self._rejected = Rejections(registry)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         host = origin = None
         headers = scope["headers"]
         for index, (name, value) in enumerate(headers):
@@ -97,11 +97,12 @@ class Guard:
             elif name == b"origin":
                 origin = value if origin is None else b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
-            await _reject_host(self._rejected, scope, send, host)
-            return
+            return _reject_host(self._rejected, scope, send, host)
         if origin is None:
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
+        return self._cross_origin(scope, receive, send, origin, host)
+
+    async def _cross_origin(self, scope: Scope, receive: Receive, send: Send, origin: bytes, host: bytes) -> None:
         if len(origin) > MAX_HEADER_BYTES or not self._origin_allowed(origin, host):
             self._rejected("origin", "origin is not allowed", scope, origin=_quoted(origin), setting="ALLOWED_ORIGINS")
             await http_error(send, 403, f"Requests from origin {_quoted(origin)} are not allowed: see ALLOWED_ORIGINS.")

@@ -19,6 +19,9 @@ MAX_JSON_DEPTH = 100
 LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
 """Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
 
+BODY = "mcp.body"
+"""Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
+
 IS_VALID = "mcp.credentials_are_valid"
 """Key of a request's scope: an async function that returns whether its credentials are still valid."""
 
@@ -79,17 +82,19 @@ class InputLimits:
         if length.isdigit() and (len(length) > 18 or int(length) > limit):
             await self._too_large(scope, send, limit, settings[0])
             return
-        body = bytearray()
-        more = True
+        parts: list[bytes] = []
+        size, more = 0, True
         while more:
             message = await receive()
             if message["type"] != "http.request":  # the client has disconnected
                 return
-            body += message.get("body", b"")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
             more = message.get("more_body", False)
-            if len(body) > limit:
+            if size > limit:
                 await self._too_large(scope, send, limit, settings[0])
                 return
+        body = scope[BODY] = parts[0] if len(parts) == 1 else b"".join(parts)
         if more_values_than(max_values, body):
             error = f"The message has more than {max_values} JSON values and member names ({settings[1]})."
             await self._reject(scope, send, 413, "body", error)
@@ -98,7 +103,7 @@ class InputLimits:
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
             await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
-        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
@@ -141,7 +146,8 @@ def more_values_than(limit: int, body: bytes | bytearray) -> bool:
     It is counted before a parser or a model sees them: a model collects an error for each value. A text that is not
     well-formed may count as one with fewer.
     """
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:  # each value but the first follows one of them
+    # Each value has a byte, and each but the first follows one of these characters.
+    if len(body) <= limit or sum(map(body.count, (b",", b":", b"[", b"{"))) < limit:
         return False
     value = next(islice(_VALUE.finditer(_without_escapes(body)), limit, None), None)
     return value is not None and bool(value[1])
@@ -204,10 +210,13 @@ async def http_error(
 
 
 def _has(headers: Headers, name: bytes) -> bool:
-    return any(key.lower() == name for key, _ in headers)
+    return name in [key.lower() for key, _ in headers]
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header `name` (in lower case) of a request."""
     headers: Headers = scope["headers"]
-    return next((value for key, value in headers if key == name), None)
+    for key, value in headers:  # faster than `next`
+        if key == name:
+            return value
+    return None

@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from types import CodeType
@@ -113,7 +113,7 @@ class LongCalls:
         self._cancelled: set[str] = set()
         """Random ids of the calls that their clients have cancelled."""
 
-    async def middleware(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def middleware(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware: prepare a call's channel to its client, and let the client cancel it."""
         context = request.context
         channel = channel_of(context)
@@ -122,16 +122,17 @@ class LongCalls:
             if response is not None:
                 vars(channel)["notify"] = partial(notify, response)  # in place of the SDK, which leaves it out of JSON
             if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-                return await self._cancellable(request, call_next)
+                return self._cancellable(request, call_next)
         elif channel.can_send_request:
             if response is not None and not response.may_stream:
                 channel.transport = replace(channel.transport, can_send_request=False)
             request.context = replace(context, session=UserSession(context.session, request, self._user_seconds))
-        return await call_next(request)
+        return call_next(request)
 
     async def _cancellable(self, request: MCPRequest, call_next: CallNext) -> Result:
         key = (request.caller.id, str(request.context.request_id))
-        self._running[key].append(request)
+        running = self._running[key]
+        running.append(request)
         try:
             return await call_next(request)
         except asyncio.CancelledError:
@@ -143,8 +144,8 @@ class LongCalls:
             if request.request_id in self._cancelled and request.task is not None:
                 self._cancelled.remove(request.request_id)
                 request.task.uncancel()
-            self._running[key].remove(request)
-            if not self._running[key]:
+            running.remove(request)
+            if not running:
                 del self._running[key]
 
     def cancel(self, caller_id: str, request_id: object) -> None:
@@ -190,18 +191,15 @@ class UserSession(ServerSession):
     @contextmanager
     def _stopped_timeout(self) -> Iterator[None]:
         timer = self._call.timer
-        now = asyncio.get_running_loop().time
         if timer is None:
             yield
             return
-        if (when := timer.when()) is not None:
-            self._left = when - now()
-            timer.reschedule(None)
+        if not self._waiting:
+            self._left = timer.stop()
         self._waiting += 1
         try:
             yield
         finally:
             self._waiting -= 1
             if not self._waiting:
-                with suppress(RuntimeError):  # the call has ended
-                    timer.reschedule(now() + self._left)
+                timer.start(self._left)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -40,6 +40,7 @@ from ..request import (
     Middleware,
     Result,
     Status,
+    Timer,
     compose,
     current_request,
     give_error,
@@ -297,17 +298,19 @@ def shortened(target: str) -> str:
 def timeout(seconds: float) -> Middleware:
     """Return middleware that cancels a handler after `seconds`; the cancellation reaches its upstream request."""
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        if request.method == LISTEN:
-            return await call_next(request)
+    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
+        return call_next(request) if request.method == LISTEN else timed(request, call_next)
+
+    async def timed(request: MCPRequest, call_next: CallNext) -> Result:
         limit = request.policy.timeout or seconds
+        timer = request.timer = Timer(request.task, limit)
         try:
-            async with asyncio.timeout(limit) as scope:
-                request.timer = scope
-                return await call_next(request)
-        except TimeoutError:
-            if not scope.expired():
+            return await call_next(request)
+        except (asyncio.CancelledError, TimeoutError) as error:
+            if not timer.expired or (isinstance(error, asyncio.CancelledError) and timer.is_cancelled_otherwise()):
                 raise
+        finally:
+            timer.end()
         is_tool = request.method == TOOLS_CALL
         what = f"Tool {request.target}" if is_tool else request.method
         request.fail("error", "ToolTimeout" if is_tool else "Timeout")

@@ -266,10 +266,13 @@ def limit_messages(registry: Registry, tiers: Tiers) -> None:
     buckets = {quota: Buckets(of_messages) for quota, of_messages in quotas.items()}
     rejected = Rejections(registry, "MessageRateLimited")
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
+    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         own = buckets[tiers.of(request.caller)]
         wait = own.spend(request.caller.id)
-        return rejected(request, own.quota, wait) if wait else await call_next(request)
+        return reject_message(request, own.quota, wait) if wait else call_next(request)
+
+    async def reject_message(request: MCPRequest, quota: Quota, wait: int) -> Result:
+        return rejected(request, quota, wait)
 
     def admit_notification(caller_id: str) -> bool:
         wait = buckets[tiers.current(caller_id)[0]].spend(caller_id)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Final, cast
 
@@ -89,7 +88,8 @@ class Responses:
         # The response to initialize has the id of the session, which is known when it begins.
         opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
         silence = self._silence if self._streams and not opens_session else None
-        response = DeferredResponse(send, silence, may_stream)
+        goes_on = self._has_sessions and not _is_modern(scope)  # as the client may come back
+        response = DeferredResponse(send, silence, may_stream, None if goes_on else receive)
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             others = [header for header in scope["headers"] if header[0] != b"accept"]
@@ -100,10 +100,10 @@ class Responses:
             return body.pop() if body else await receive()
 
         try:
-            if self._has_sessions and not _is_modern(scope):  # a call goes on, as the client may come back
-                await self._app(scope, receive_body, response)
-            else:
-                await cancelled_with_client(self._app(scope, receive_body, response), receive, response)
+            await self._app(scope, receive_body, response)
+        except asyncio.CancelledError:
+            if not response.left or response.task.cancelling() > 1:
+                raise
         finally:
             response.close()
             del scope[RESPONSE]  # else it and the scope are garbage that only a collection finds
@@ -132,21 +132,32 @@ class DeferredResponse:
         silence: Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one
             that begins with its answer.
         may_stream: Whether the response may be an event stream; one that must be JSON leaves out all other events.
+        receive: Receives from the client, whose call is cancelled when it leaves before it has the answer; `None` for
+            a call that goes on.
     """
 
-    def __init__(self, send: Send, silence: float | None, may_stream: bool) -> None:
+    def __init__(self, send: Send, silence: float | None, may_stream: bool, receive: Receive | None = None) -> None:
         self._send = send
         self.may_stream = may_stream
         self._silence = silence
+        self._receive = receive
         self._start: Message = {}
         self._reads_stream = False
         self._parts: list[bytes] = []
-        self._writing = asyncio.Lock()
-        self._pinging: asyncio.Task[None] | None = None
+        self._writing: asyncio.Lock | None = None
+        """Held while something that precedes the answer is sent."""
+        self._attending: list[asyncio.Task[None]] = []
         self._begun = False
         self.complete = False
         """Whether the answer has been sent."""
-        self._timer = None if silence is None else asyncio.get_running_loop().call_later(silence, self._keep_alive)
+        self.left = False
+        """Whether the call was cancelled because the client has left."""
+        loop = asyncio.get_running_loop()
+        self.task = cast("asyncio.Task[object]", asyncio.current_task(loop))
+        """The task that handles the request."""
+        # A quick call costs one timer and no task.
+        self._quiet = WATCH_AFTER_SECONDS if silence is None else min(silence, WATCH_AFTER_SECONDS)
+        self._timer = loop.call_later(self._quiet, self._attend)
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -174,6 +185,7 @@ class DeferredResponse:
 
     async def _begin_with(self, data: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """Send data that precedes the answer, and before the first of it the status and `headers`."""
+        self._writing = self._writing or asyncio.Lock()
         async with self._writing:
             if self.complete:
                 return
@@ -185,17 +197,19 @@ class DeferredResponse:
 
     async def answer(self, status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> None:
         """Send the answer: with `status` and `headers` where the response has not begun, as an event of a stream."""
-        async with self._writing:
-            if self.complete:
-                return
-            self.complete = True
-            if not self._begun:
-                await self._send({"type": "http.response.start", "status": status, "headers": headers})
-            elif self.may_stream:
-                parts = (b"event: message\r\ndata: ", *parts, b"\r\n\r\n")
-            for part in parts[:-1]:  # not joined, which takes a hundred microseconds for a long list
-                await self._send({"type": "http.response.body", "body": part, "more_body": True})
-            await self._send({"type": "http.response.body", "body": parts[-1]})
+        if self._writing is not None:
+            async with self._writing:  # what comes after this one finds the response complete
+                pass
+        if self.complete:
+            return
+        self.complete = True
+        if not self._begun:
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        elif self.may_stream:
+            parts = (b"event: message\r\ndata: ", *parts, b"\r\n\r\n")
+        for part in parts[:-1]:  # not joined, which takes a hundred microseconds for a long list
+            await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body", "body": parts[-1]})
 
     async def _answer_json(self, body: bytes) -> None:
         headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *self._session()]
@@ -212,47 +226,27 @@ class DeferredResponse:
             await http_error(self._send, 500, "The session ended before the request was answered.")
 
     def close(self) -> None:
-        """Send no further comments."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._pinging is not None:
-            self._pinging.cancel()
+        """Send no further comments, and do not cancel the call any more."""
+        self._timer.cancel()
+        for task in self._attending:
+            task.cancel()
+        if self.left:
+            self.task.uncancel()
 
-    def _keep_alive(self) -> None:
-        self._pinging = asyncio.create_task(self._ping())
+    def _attend(self) -> None:
+        if self._silence is not None:
+            self._attending.append(asyncio.create_task(self._ping(self._silence)))
+        if self._receive is not None:
+            self._attending.append(asyncio.create_task(self._watch(self._receive)))
 
-    async def _ping(self) -> None:
+    async def _ping(self, silence: float) -> None:
+        await asyncio.sleep(silence - self._quiet)
         while not self.complete:
             await (self.event(PING) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
-            await asyncio.sleep(self._silence or 0)
+            await asyncio.sleep(silence)
 
-
-async def cancelled_with_client(call: Awaitable[None], receive: Receive, response: DeferredResponse) -> None:
-    """Await `call`, which is cancelled if the client leaves before it has the answer."""
-    watching: asyncio.Task[None] | None = None
-    task = cast("asyncio.Task[object]", asyncio.current_task())
-    left = False
-
-    async def watch() -> None:
-        nonlocal left
+    async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        if not response.complete:
-            left = task.cancel()  # not by a scope of anyio, which costs a twentieth of a call
-
-    def start() -> None:
-        nonlocal watching
-        watching = asyncio.create_task(watch())
-
-    timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, start)
-    try:
-        await call
-    except asyncio.CancelledError:
-        if not left or task.cancelling() > 1:
-            raise
-    finally:
-        if left:
-            task.uncancel()
-        timer.cancel()
-        if watching is not None:
-            watching.cancel()
+        if not self.complete:
+            self.left = self.task.cancel()  # not by a scope of anyio, which costs a twentieth of a call

@@ -23,10 +23,16 @@ from ..json_values import encode, measured, require_finite, valid_unicode
 from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 
 CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, *get_args(ContentBlock))
 """Return types that are content, not data."""
 
+
+DATA = frozenset((str, int, float, bool, dict))
+SPECIAL = (*CONTENT, type(None), list, tuple, str)
+"""Types of results that are content or may have some in them, or that pydantic changes as it does subclasses of `str`.
+"""
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
 """Return types without an output schema, since they do not describe their items."""
@@ -58,6 +64,19 @@ def resource_content(value: Any) -> Any:
     if isinstance(value, bytes | InputRequiredResult | Resource):
         return value
     return valid_unicode(value) if isinstance(value, str) else encode(value, indent=2).decode()
+
+
+def made(kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None) -> Model:
+    """Return a model with valid fields, of which a client or handler has `given` some.
+
+    What pydantic does to make one takes a twentieth of a call.
+    """
+    model = kind.__new__(kind)
+    object.__setattr__(model, "__dict__", fields)
+    object.__setattr__(model, "__pydantic_fields_set__", given)
+    object.__setattr__(model, "__pydantic_extra__", None)
+    object.__setattr__(model, "__pydantic_private__", private)
+    return model
 
 
 class ToolMetadata(FuncMetadata):
@@ -105,7 +124,7 @@ class ToolMetadata(FuncMetadata):
         if request and request.check_result:
             request.check_result(result)
         try:
-            converted = super().convert_result(result)
+            converted = self._converted(result)
             if converted is result:
                 to_json(result)
         except (PydanticSerializationError, UnicodeError, ValidationError):
@@ -120,6 +139,25 @@ class ToolMetadata(FuncMetadata):
                 omitted: dict[str, Any] = {"structured_content": None} if request.copies == "text" else {"content": []}
                 converted = converted.model_copy(update=omitted)
         return converted
+
+    def _converted(self, result: Any) -> CallToolResult | InputRequiredResult:
+        """Return what the SDK makes of a result, without validating again what is valid by the way it is made."""
+        if type(result) not in DATA and isinstance(result, SPECIAL):
+            return super().convert_result(result)
+        text = result if isinstance(result, str) else to_json(result, fallback=str, indent=2).decode()
+        text.encode()  # raises UnicodeError for a lone surrogate
+        block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
+        fields = {"meta": None, "content": [block], "structured_content": None, "is_error": False}
+        given = {"content"}
+        if self.output_model is not None and self.output_schema is not None:
+            adapter = self._output_adapter(self.output_model)
+            data = {"result": result} if self.wrap_output else result
+            valid = adapter.validate_python(data, by_alias=True, by_name=True)
+            is_model = isinstance(valid, BaseModel)  # a subclass has fields of its own
+            dump = valid.model_dump if is_model else partial(adapter.dump_python, valid)
+            fields["structured_content"] = dump(mode="json", by_alias=True)
+            given.add("structured_content")
+        return made(CallToolResult, fields | {"result_type": "complete"}, given)
 
 
 PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))

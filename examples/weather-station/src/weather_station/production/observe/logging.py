@@ -91,7 +91,7 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
         return throttle.admit()
 
     async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        started = time.perf_counter()
+        started = time.perf_counter_ns()
         try:
             return await call_next(request)
         finally:
@@ -100,7 +100,7 @@ def log_calls(writer: RecordWriter, *, arguments: bool) -> Middleware:
             suppressed = admit(request.error_type) if request.status == "rejected" else 0
             if suppressed is not None and logger.isEnabledFor(level):
                 fields: dict[str, Any] = {
-                    "duration_ms": round((time.perf_counter() - started) * 1000, 3),
+                    "duration_ms": (time.perf_counter_ns() - started) // 1000 / 1000,
                     "outcome": request.status,
                 }
                 if suppressed:
@@ -179,10 +179,11 @@ class RecordWriter:
             if (target := TARGET_FIELDS.get(request.method)) is not None:
                 line[target] = request.target_label
             line["client_id"], line["request_id"] = request.caller.id, request.request_id
-        span = trace.get_current_span().get_span_context()
-        if span.is_valid:
-            line["trace_id"] = f"{span.trace_id:032x}"
-            line["span_id"] = f"{span.span_id:016x}"
+        if (running := trace.get_current_span()) is not trace.INVALID_SPAN:
+            span = running.get_span_context()
+            if span.is_valid:
+                line["trace_id"] = f"{span.trace_id:032x}"
+                line["span_id"] = f"{span.span_id:016x}"
         for key, value in fields.items():
             while key in line or key in RESERVED_FIELDS:
                 key += "_"

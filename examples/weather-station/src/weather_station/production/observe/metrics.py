@@ -7,6 +7,7 @@ error types before `other`.
 from __future__ import annotations
 
 import platform
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from time import perf_counter
@@ -49,6 +50,16 @@ MAX_ERROR_TYPES = 20
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+
+class LeanHistogram(prometheus.Histogram):
+    """A histogram without exemplars, for which an observation takes half as long."""
+
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        self._sum.inc(amount)
+        if amount == amount:  # not NaN, which is in no bucket
+            self._buckets[bisect_left(self._upper_bounds, amount)].inc(1)
+
+
 Family = prometheus.Counter | prometheus.Gauge | prometheus.Histogram
 FamilyType = TypeVar("FamilyType", bound=Family)
 
@@ -77,7 +88,7 @@ class PrometheusMeter:
     def histogram(
         self, name: str, documentation: str, labels: tuple[str, ...] = (), *, buckets: tuple[float, ...]
     ) -> Callable[..., prometheus.Histogram]:
-        histogram = self._family(prometheus.Histogram, name, documentation, labels, buckets=buckets)
+        histogram = self._family(LeanHistogram, name, documentation, labels, buckets=buckets)
         return histogram.labels if labels else lambda: histogram
 
     def _family(

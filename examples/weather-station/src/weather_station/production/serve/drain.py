@@ -54,10 +54,11 @@ class Drain:
             self._calls.pop(task, None)
             self._check_idle()
 
-    async def reject(self, request: MCPRequest, call_next: CallNext) -> Result:
+    def reject(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         """Middleware: reject a call that arrives during a drain."""
-        if not self._registry.draining:
-            return await call_next(request)
+        return self._rejected(request) if self._registry.draining else call_next(request)
+
+    async def _rejected(self, request: MCPRequest) -> Result:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
@@ -128,13 +129,14 @@ class Streams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
             await self._stream(scope, receive, send)
-        elif self._registry.draining:  # not counted: a series of rejected requests must not prolong the drain
-            await self._request(scope, receive, send)
-        else:
+            return
+        counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
+        if counted:
             self._drain.request_received()
-            try:
-                await self._request(scope, receive, send)
-            finally:
+        try:
+            await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
+        finally:
+            if counted:
                 self._drain.request_finished()
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +153,7 @@ class Streams:
             closing = asyncio.Event()
             watching = asyncio.create_task(self._close_when_invalid(closing, is_valid))
         try:
-            await self._request(scope, receive, send_and_track, closing)
+            await self._handler(scope, _until_closing(scope, receive, closing), send_and_track)
         finally:
             if watching is not None:
                 watching.cancel()
@@ -167,19 +169,20 @@ class Streams:
             valid = await is_valid()
         closing.set()
 
-    async def _request(self, scope: Scope, receive: Receive, send: Send, closing: asyncio.Event | None = None) -> None:
-        ends = closing or self._drain.closing
-        body_read = scope["method"] != "POST"
 
-        async def receive_until_closing() -> Message:
-            nonlocal body_read
-            if not body_read:
-                message = await receive()
-                body_read = not message.get("more_body", False)
-                return message
-            return await _receive_or_disconnect(receive, ends)
+def _until_closing(scope: Scope, receive: Receive, closing: asyncio.Event) -> Receive:
+    """Return `receive` for a request that ends with `closing`, once its body has been read."""
+    body_read = scope["method"] != "POST"
 
-        await self._handler(scope, receive_until_closing, send)
+    async def receive_until_closing() -> Message:
+        nonlocal body_read
+        if not body_read:
+            message = await receive()
+            body_read = not message.get("more_body", False)
+            return message
+        return await _receive_or_disconnect(receive, closing)
+
+    return receive_until_closing
 
 
 async def _receive_or_disconnect(receive: Receive, closing: asyncio.Event) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from math import ceil
 from typing import Any
 
@@ -75,11 +76,10 @@ def build(server: ProductionServer) -> ASGIApp:
 def only_post(app: ASGIApp) -> ASGIApp:
     """Return `app` for POST only: without sessions there is nothing to open with GET, or to end with DELETE."""
 
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+    def application(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["method"] == "POST":
-            await app(scope, receive, send)
-        else:
-            await http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
+            return app(scope, receive, send)
+        return http_error(send, 405, "This server has no sessions: send a POST.", (b"allow", b"POST"))
 
     return application
 

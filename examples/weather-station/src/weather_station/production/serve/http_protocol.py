@@ -232,7 +232,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _finished(self) -> None:
         self._unfinished = 0
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
