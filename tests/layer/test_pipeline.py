@@ -176,7 +176,7 @@ def test_an_unknown_name_in_the_request_pipeline_stops_the_start() -> None:
 async def test_an_unknown_name_in_the_upstream_pipeline_stops_the_start() -> None:
     server = create_server(config())
     server.registry.upstream.middleware["cache"] = passing("cache", [])
-    text = "middleware cache has no place in the order credentials, retry, circuit_breaker, metrics"
+    text = "middleware cache has no place in the order credentials, retry, circuit_breaker, metrics, share"
     with pytest.raises(StartError, match=f"^{text}$"):
         async with server.running():
             pass
