@@ -364,6 +364,35 @@ def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:
     assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1
 
 
+COMPOSE = """\
+services:
+  server:
+    deploy:
+      resources:
+        limits: {memory: 512M, pids: 256}
+    networks: [default]
+  jaeger:
+    deploy:
+      resources:
+        limits: {memory: 512M, pids: 256}
+    networks: [default]
+"""
+
+
+def test_limits_of_a_service_beside_its_changed_networks_do_not_conflict() -> None:
+    """In docker-compose.yml, where each line is an entry; each stays in its service."""
+    owner_text = COMPOSE.replace("512M", "777M", 1)
+    updated = COMPOSE.replace("networks: [default]", "networks: [traces]")
+    expected = owner_text.replace("networks: [default]", "networks: [traces]")
+    assert merge("docker-compose.yml", COMPOSE.encode(), owner_text.encode(), updated.encode()) == (
+        expected.encode(),
+        0,
+    )
+    assert merge("other.yml", COMPOSE.encode(), owner_text.encode(), updated.encode()).conflicts == 1
+    both = updated.replace("512M", "1G")
+    assert merge("docker-compose.yml", COMPOSE.encode(), owner_text.encode(), both.encode()).conflicts == 1
+
+
 # --- Files whose end is the owner's --------------------------------------------------------------------------------
 
 ENV = "#HOST=127.0.0.1\n#PORT=8000\n"

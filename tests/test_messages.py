@@ -326,6 +326,22 @@ def test_without_the_tests_of_the_template_an_update_does_not_fail(project: Path
     assert steps(done) == dict.fromkeys(("conflicts", "uv", "lock file", "environment"), "ok")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a script with a first line of Unix")
+@pytest.mark.parametrize(("there", "changed"), [(True, True), (True, False), (False, True)])
+def test_an_update_adds_new_variables_to_an_environment_file_that_is_there(
+    project: Path, tmp_path: Path, there: bool, changed: bool
+) -> None:
+    (package,) = (path for path in (project / "src").iterdir() if path.is_dir())
+    env_file = f"src/{package.name}/production/serve/env_file.py"
+    write(project, {".env.example": "HOST=\n", env_file: "", **({".env": "HOST=mine\n"} if there else {})})
+    git("add", "--force", ".env.example", env_file, cwd=project)
+    commit(project)
+    if changed:
+        write(project, {".env.example": "HOST=\nAUTH_TOKENS=\n"})
+    done = hook(project, "update", UV=str(stand_in_for_uv(tmp_path, fails_on="nothing")))
+    assert (steps(done).get(".env") == "ok") == (there and changed), done.stderr
+
+
 # --- Where the template is ------------------------------------------------------------------------------------------
 
 

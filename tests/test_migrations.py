@@ -386,6 +386,18 @@ def test_an_edited_file_whose_feature_is_switched_off_is_named(
     assert not (project / "docs/extra.md").exists()
 
 
+def test_migrations_run_in_the_order_of_their_versions(tmp_path: Path) -> None:
+    """0.9.0 before 0.10.0, which a comparison of the names as texts would run first."""
+    template = SmallTemplate(tmp_path)
+    template.release("0.8.0", OLD)
+    for version in ("0.9.0", "0.10.0"):
+        append = f"(project / 'order').open('a').write('{version} ')"
+        template.release(version, OLD, f"def after(project, package):\n    {append}\n")
+    project = template.copy("0.8.0")
+    update(project, "0.10.0")
+    assert (project / "order").read_text("utf-8") == "0.9.0 0.10.0 "
+
+
 def test_a_commit_that_the_template_lacks_is_reported(template: SmallTemplate, original: Path) -> None:
     program = template.template / "hooks" / "migrate.py"
     done = run(sys.executable, program, "after", template.template, "0.0.9", ".copier-answers.yml", cwd=original)

@@ -38,6 +38,7 @@ from .support import (
     questions,
     run,
     variables,
+    variants,
     without_user_owned,
 )
 from .template_repository import TemplateRepository, commit, edit, git
@@ -287,6 +288,27 @@ def test_every_pattern_of_the_manifest_matches_a_file() -> None:
         kind = pattern.replace(PurePosixPath(pattern).stem, "*") if name in manifest() else pattern
         kinds[kind] = kinds.get(kind, False) or matches(pattern, paths)
     assert [kind for kind, used in kinds.items() if not used] == []
+
+
+@pytest.mark.slow
+def test_no_answer_removes_a_module_that_another_one_imports() -> None:
+    """In every variant, without rendering it: the modules that have no template syntax."""
+    paths = [path for path in files(TEMPLATE) if path.startswith("src/") and path.endswith(".py")]
+    rendered = {path.replace("{{ package_name }}", "x"): path for path in paths}
+    names = {path: path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in rendered}
+    imports: dict[str, set[str]] = {}
+    for path, source in rendered.items():
+        found = own_imports(names[path], (TEMPLATE / source).read_text("utf-8"), package=is_package(path))
+        imports[path] = {each for name, members in found for each in (name, *(f"{name}.{part}" for part in members))}
+
+    def broken() -> Iterator[tuple[str, str]]:
+        for variant, data in variants().items():
+            removed = set(GitIgnoreSpec.from_lines(excluded(data)).match_files(rendered))
+            absent = {names[path] for path in removed}
+            for path in rendered.keys() - removed:
+                yield from ((f"{path} imports {name}, which is removed", variant) for name in imports[path] & absent)
+
+    report(broken())
 
 
 def test_every_pattern_is_anchored_at_the_root() -> None:

@@ -20,11 +20,11 @@ BEFORE, LAST, AFTER = "before updating", "last update", "after updating"
 CONFLICT = re.compile(rb"^<<<<<<< " + BEFORE.encode(), re.MULTILINE)
 MARKER = re.compile(rb"(?:<{7}|\|{7}|>{7})(?: |$)|={7}$")
 
-BY_LINE = ("pyproject.toml",)
-"""Files in which changes of two adjacent lines are no conflict.
+BY_LINE = ("pyproject.toml", "docker-compose.yml")
+"""Files in which changes of two adjacent lines are no conflict: each line is an entry of its own.
 
 For git, changes of adjacent lines are one change. In pyproject.toml the version, which the owner raises, is between the
-name and the description, which are answers.
+name and the description, which are answers; in docker-compose.yml the limits of a service are beside its networks.
 """
 
 APPENDED = (".env.example", ".gitignore")

@@ -25,11 +25,12 @@ from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket
 from store import Store, running_store
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit_redis
-from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota, StoreDownError
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
 from weather_station.production.inbound.rate_limit_redis import (
     SCRIPT,
     TIMEOUT_SECONDS,
     SharedBuckets,
+    StoreDownError,
 )
 from weather_station.production.policy import MAX_COST
 from weather_station.production.registry import Registry

@@ -94,7 +94,7 @@ def test_check_shows_no_secret(
     def register(server: ProductionServer) -> None:
         registry = registry_of(server)
         registry.health.probes["database"] = Probe(f"db/{secret}", fails)
-        registry.check_rows.append(lambda: [("row", secret), ("advice", secret)])
+        registry.check_rows.append(lambda tools: [("row", secret), ("advice", secret)])
         registry.notices.append(secret)
         readiness_check(server, "database", fails)
 

@@ -102,7 +102,7 @@ def _rows(server: ProductionServer) -> None:
 
     registry = registry_of(server)
     registry.health.probes[f"probe{HOSTILE}"] = Probe(HOSTILE, fails)
-    registry.check_rows.append(lambda: [(f"row{HOSTILE}", HOSTILE), ("advice", HOSTILE)])
+    registry.check_rows.append(lambda tools: [(f"row{HOSTILE}", HOSTILE), ("advice", HOSTILE)])
     registry.notices.append(HOSTILE)
     readiness_check(server, f"check{HOSTILE}", fails)
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.tools import Tool
 from pydantic import SecretStr, field_validator
 
 from .config import HTTP_NAME, EnvironmentSettings
 from .openapi import AnswerMetadata
-from .registry import registry_of
-from .sdk import ProductionServer
+from .registry import Registry, registry_of
 
 MAX_NAMED = 5
 """Number of tools that `--check` names."""
@@ -91,13 +91,14 @@ def describe(
         known = own | {name.lower() for name in defaults}
         if missing := [name for name in names if name.lower() not in known]:
             registry.notices.append(f"{setting}: the document of {title} has {', '.join(missing)}, which is not set")
-    registry.check_rows.append(lambda: _rows(server, f"{title} {version}".strip(), servers))
+    registry.check_rows.append(lambda tools: _rows(registry, f"{title} {version}".strip(), servers, tools))
 
 
-def _rows(server: MCPServer[Any], document: str, servers: Sequence[str]) -> Iterator[tuple[str, str]]:
-    registry = registry_of(server)
+def _rows(
+    registry: Registry, document: str, servers: Sequence[str], tools: Sequence[Tool]
+) -> Iterator[tuple[str, str]]:
     yield "document", document
-    yield from _answer_rows(server)
+    yield from _answer_rows(tools)
     if registry.upstream.headers:
         yield "headers", ", ".join(registry.upstream.headers)
     base_url = registry.config.upstream_base_url
@@ -105,9 +106,8 @@ def _rows(server: MCPServer[Any], document: str, servers: Sequence[str]) -> Iter
         yield "advice", f"BASE_URL is {base_url}, and the document of {document} names {', '.join(servers)}"
 
 
-def _answer_rows(server: MCPServer[Any]) -> Iterator[tuple[str, str]]:
+def _answer_rows(tools: Sequence[Tool]) -> Iterator[tuple[str, str]]:
     """Yield what happens to answers that do not match the document."""
-    tools = server.registered_tools() if isinstance(server, ProductionServer) else []
     strict = {tool.name: tool.fn_metadata.strict for tool in tools if isinstance(tool.fn_metadata, AnswerMetadata)}
     if lenient := [name for name in strict if not strict[name]]:
         which = f"{len(lenient)} of {len(strict)} tools" if len(lenient) > MAX_NAMED else ", ".join(lenient)

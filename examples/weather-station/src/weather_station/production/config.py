@@ -126,10 +126,6 @@ def _at_least_field(name: str) -> Callable[[float, ValidationInfo], float]:
     return validate
 
 
-def _empty_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
 HTTP_NAME = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
 """A token as in RFC 9110, section 5.6.2: the name of a header or of an authentication scheme."""
 
@@ -138,7 +134,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 UrlWithQuery = Annotated[str, AfterValidator(partial(_http_url, with_query=True))]
 UrlOrText = Annotated[str, AfterValidator(_parsable)]
 CommaSeparatedUrls = Annotated[tuple[UrlOrText, ...], NoDecode, BeforeValidator(_split_commas)]
-OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(_empty_is_none)]
+OptionalHttpUrl = Annotated[HttpUrl | None, BeforeValidator(lambda value: None if value == "" else value)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import httpx2
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
 from pydantic_settings import BaseSettings
 from starlette.requests import Request
@@ -322,10 +323,8 @@ class Registry:
     """The names of the owner's jobs."""
     notices: list[str] = field(default_factory=list)
     """Messages for the operator, one line each, which are logged at start and shown by `--check`."""
-    tool_advice: list[Callable[[Sequence[Any]], Iterable[str]]] = field(default_factory=list)
-    """Each yields possible improvements of the registered tools for `--check`."""
-    check_rows: list[Callable[[], Iterable[tuple[str, str]]]] = field(default_factory=list)
-    """Each returns rows that `--check` shows: `setting` or `advice`, and a text."""
+    check_rows: list[Callable[[Sequence[Tool]], Iterable[tuple[str, str]]]] = field(default_factory=list)
+    """Each gets all tools, and returns rows that `--check` shows: `setting` or `advice`, and a text."""
     log_sinks: list[Callable[[int, Mapping[str, Any]], None]] = field(default_factory=list)
     """Each gets the level and the redacted fields of every line of the log."""
     secrets: LearnedSecrets = field(default_factory=LearnedSecrets)

@@ -219,7 +219,8 @@ class Audit:
             record["error_type"] = request.error_type
         if (host := _host_of(ctx)) is not None:
             record["host_application"], record["host_version"] = _host(*host)
-        if trace_id := trace.get_current_span().get_span_context().trace_id:
+        span = trace.get_current_span()
+        if span is not trace.INVALID_SPAN and (trace_id := span.get_span_context().trace_id):
             record["trace_id"] = f"{trace_id:032x}"
         kind = request.policy.audit or self._arguments
         if kind != "omit" and (arguments := _arguments(request)):

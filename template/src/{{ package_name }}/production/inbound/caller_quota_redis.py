@@ -9,9 +9,9 @@ from functools import partial
 from ..registry import Registry
 from . import caller_quota
 from .caller_quota import DAY, Admit, Decision, Demand, LocalLimits
-from .rate_limit import MICROSECONDS, Limiter, Store, StoreDownError
+from .rate_limit import MICROSECONDS, Limiter
 from .rate_limit_redis import SCRIPT as SPEND
-from .rate_limit_redis import bucket_name
+from .rate_limit_redis import SharedBuckets, SharedLimiter, StoreDownError, bucket_name
 
 ADMIT = f"""
 local function spend()
@@ -74,7 +74,7 @@ def install(registry: Registry) -> None:
     """
 
     def admission_of(limiter: Limiter, local: LocalLimits) -> Admit:
-        return local.admit if limiter.store is None else SharedLimits(registry, limiter.store, local).admit
+        return SharedLimits(registry, limiter.store, local).admit if isinstance(limiter, SharedLimiter) else local.admit
 
     caller_quota.extend(registry, admission_of)
 
@@ -82,7 +82,7 @@ def install(registry: Registry) -> None:
 class SharedLimits:
     """All limits in Redis; while it does not answer, `RATE_LIMIT_ON_STORE_FAILURE` decides."""
 
-    def __init__(self, registry: Registry, store: Store, local: LocalLimits) -> None:
+    def __init__(self, registry: Registry, store: SharedBuckets, local: LocalLimits) -> None:
         self._store = store
         self._local = local
         self._policy = registry.config.rate_limit_on_store_failure

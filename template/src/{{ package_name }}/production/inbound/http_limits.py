@@ -256,11 +256,7 @@ async def http_error(
 ) -> None:
     """Send an HTTP error with `error_body`."""
     body = error_body(message, code)
-    fixed = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        NO_STORE,
-    ]
+    fixed = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), NO_STORE]
     await send({"type": "http.response.start", "status": status, "headers": [*fixed, *headers]})
     await send({"type": "http.response.body", "body": body})
 

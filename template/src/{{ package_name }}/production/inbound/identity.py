@@ -9,17 +9,7 @@ from ipaddress import ip_network
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.requests import Request
 
-from ..caller import (
-    STDIO,
-    UNKNOWN,
-    Caller,
-    User,
-    address_id,
-    caller_at,
-    is_within,
-    parse_address,
-    trusted_networks,
-)
+from ..caller import STDIO, UNKNOWN, Caller, User, address_id, caller_at, is_within, parse_address, trusted_networks
 from ..registry import Registry
 
 MAX_HOPS = 32

@@ -23,7 +23,7 @@ from ..redis_connections import pool
 from ..registry import HealthPart, Probe, Registry
 from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
-from .rate_limit import Limiter, LocalBuckets, Quota, StoreDownError, Tiers, health_fields, limit_messages
+from .rate_limit import Limiter, LocalBuckets, Quota, TakePermits, Tiers, health_fields, limit_messages
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -78,6 +78,10 @@ clock was set back; the bucket is then treated as empty.
 """
 
 log = structlog.stdlib.get_logger(__name__)
+
+
+class StoreDownError(Exception):
+    """Redis does not reply, or is not used for a while after a failure. The text has the reason and no credentials."""
 
 
 class ScriptCall(NamedTuple):
@@ -192,7 +196,7 @@ class SharedBuckets:
         return spent == 1, microseconds * quota.limit + ticks
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[int | str]) -> list[int]:
-        """Run a script, as `rate_limit.Store`; `keys` are the names after the prefix of all keys.
+        """Run a script; `keys` are the names after the prefix of all keys.
 
         Raises:
             StoreDownError
@@ -313,6 +317,12 @@ class SharedBuckets:
 
 class SharedLimiter(Limiter):
     """A limiter that rejects requests while their limit cannot be checked, where that is set."""
+
+    def __init__(
+        self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets, store: SharedBuckets
+    ) -> None:
+        super().__init__(registry, tiers, take, local)
+        self.store = store
 
     async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
         try:

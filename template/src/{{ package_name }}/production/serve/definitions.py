@@ -37,7 +37,7 @@ REJECTED_AT_TOP = ("anyOf", "oneOf", "allOf", "enum", "not")
 
 
 def install(registry: Registry) -> None:
-    registry.tool_advice.append(lambda tools: advice(tools, registry.about.name))
+    registry.check_rows.append(lambda tools: (("advice", text) for text in advice(tools, registry.about.name)))
 
 
 def advice(tools: Sequence[Tool], server: str) -> Iterator[str]:

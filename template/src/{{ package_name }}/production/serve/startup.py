@@ -16,6 +16,7 @@ import structlog
 
 from ..caller import STDIO
 from ..config import ConfigError, secret_texts, without_secrets
+from ..inbound.guard import DEFAULT_PORTS
 from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
 from ..sdk import ProductionServer
@@ -25,8 +26,6 @@ from .listen import base_url
 
 PROBE_SECONDS = 5.0
 """Time limit of each probe."""
-
-DEFAULT_PORTS = {"http": 80, "https": 443}
 
 COLOURS = {"ok": "32", "warning": "33", "failed": "31"}
 """ANSI colour codes by the state of a row."""
@@ -108,15 +107,16 @@ def _server_rows(server: ProductionServer) -> Iterator[Row]:
     for name, address in registry.http.addresses.items():
         yield Row(name, address)
     yield Row("features", _comma_separated(sorted(registry.features)))
-    yield from (Row(name, text) for name, text in _owner_rows(registry) if name != "advice")
+    yield from (Row(name, text) for name, text in _feature_rows(server) if name != "advice")
     yield Row("tools", _comma_separated(tool.name for tool in server.registered_tools()))
     yield Row("resources", _comma_separated(server.registered_resources()))
     yield Row("prompts", _comma_separated(server.registered_prompts()))
 
 
-def _owner_rows(registry: Registry) -> Iterator[tuple[str, str]]:
-    for get_rows in registry.check_rows:
-        yield from get_rows()
+def _feature_rows(server: ProductionServer) -> Iterator[tuple[str, str]]:
+    tools = server.registered_tools()
+    for get_rows in server.registry.check_rows:
+        yield from get_rows(tools)
 
 
 def _probe_rows(results: Mapping[str, ProbeResult]) -> Iterator[Row]:
@@ -136,11 +136,7 @@ def _warning_rows(server: ProductionServer, health: HealthReport) -> Iterator[Ro
         yield Row("variable", f"{variable} is {state}", "ok" if state == "configured" else of_missing)
     for notice in server.registry.notices:
         yield Row("notice", notice, "warning")
-    advice = (text for name, text in _owner_rows(server.registry) if name == "advice")
-    tools = server.registered_tools()
-    more = (text for of_feature in server.registry.tool_advice for text in of_feature(tools))
-    for text in (*advice, *more):
-        yield Row("advice", text, "warning")
+    yield from (Row(name, text, "warning") for name, text in _feature_rows(server) if name == "advice")
     for problem in health.problems:
         yield Row("problem", problem, "failed" if health.status == "unhealthy" else "warning")
 

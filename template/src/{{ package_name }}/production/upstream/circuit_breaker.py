@@ -288,10 +288,7 @@ def install(registry: Registry) -> None:
 
 
 def circuit_breaker(
-    where: Server | CallContext,
-    name: str,
-    *,
-    failures: type[Exception] | tuple[type[Exception], ...] = Exception,
+    where: Server | CallContext, name: str, *, failures: type[Exception] | tuple[type[Exception], ...] = Exception
 ) -> CircuitGuard:
     """Return the circuit `name` of this server, as an async context manager and a decorator of async functions.
 

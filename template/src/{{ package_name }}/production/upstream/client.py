@@ -330,9 +330,9 @@ class Upstream:
             if redirect is None:
                 return complete
             if redirect.url.origin != http.url.origin:
-                raise _response_error(request, "redirected to another origin, which is not followed")
+                raise _unusable(request.host, "redirected to another origin, which is not followed")
             http = redirect
-        raise _response_error(request, f"redirected more than {MAX_REDIRECTS} times")
+        raise _unusable(request.host, f"redirected more than {MAX_REDIRECTS} times")
 
     async def _read(self, request: UpstreamRequest, response: httpx2.Response) -> httpx2.Response:
         """Return `response` with its decompressed body of at most `MAX_RESPONSE_BYTES`."""
@@ -341,7 +341,7 @@ class Upstream:
         async for part in response.aiter_bytes():
             remaining -= len(part)
             if remaining < 0:
-                raise _response_error(request, f"answered with more than {self._max_bytes} bytes (MAX_RESPONSE_BYTES)")
+                raise _unusable(request.host, f"answered with more than {self._max_bytes} bytes (MAX_RESPONSE_BYTES)")
             parts.append(part)
         headers = response.headers
         if "content-encoding" in headers:
@@ -450,35 +450,22 @@ def _is_dots(segment: str) -> bool:
 def _transport_error(request: UpstreamRequest, error: TimeoutError | httpx2.HTTPError, seconds: float) -> UpstreamError:
     host = request.host
     if isinstance(error, httpx2.PoolTimeout):
-        return UpstreamConnectError(
-            f"All connections are in use, so no request was sent to {host}",
-            "Try again in a few seconds.",
-            host=host,
-            may_retry=True,
-        )
+        problem = f"All connections are in use, so no request was sent to {host}"
+        return UpstreamConnectError(problem, "Try again in a few seconds.", host=host, may_retry=True)
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
-        return UpstreamConnectError(
-            f"{host} cannot be reached", RETRY_LATER, host=host, may_retry=True, verdict=Verdict.FAILURE
-        )
-    if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return UpstreamTimeoutError(
-            f"{host} did not answer within {seconds:g} s",
-            _retry_advice(request),
-            host=host,
-            may_retry=request.repeatable,
-            verdict=Verdict.FAILURE,
-        )
-    if isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
-        return UpstreamInterruptedError(
-            f"{host} broke the connection before its answer was complete",
-            _retry_advice(request),
-            host=host,
-            may_retry=request.repeatable,
-            verdict=Verdict.FAILURE,
-        )
+        problem = f"{host} cannot be reached"
+        return UpstreamConnectError(problem, RETRY_LATER, host=host, may_retry=True, verdict=Verdict.FAILURE)
     if isinstance(error, httpx2.DecodingError):
-        return _response_error(request, "answered with a body that cannot be decompressed")
-    return UpstreamError(f"The request to {host} could not be sent ({type(error).__name__})", host=host)
+        return _unusable(host, "answered with a body that cannot be decompressed")
+    kind: type[UpstreamError]
+    if isinstance(error, TimeoutError | httpx2.TimeoutException):
+        kind, problem = UpstreamTimeoutError, f"{host} did not answer within {seconds:g} s"
+    elif isinstance(error, httpx2.NetworkError | httpx2.RemoteProtocolError):
+        kind, problem = UpstreamInterruptedError, f"{host} broke the connection before its answer was complete"
+    else:
+        return UpstreamError(f"The request to {host} could not be sent ({type(error).__name__})", host=host)
+    advice, may_retry = _retry_advice(request), request.repeatable
+    return kind(problem, advice, host=host, may_retry=may_retry, verdict=Verdict.FAILURE)
 
 
 def _status_error(request: UpstreamRequest, response: httpx2.Response) -> UpstreamStatusError:
@@ -515,15 +502,11 @@ def parse_json(response: httpx2.Response, text: str | None = None) -> Any:
     """
     body = response.content if text is None else text.encode(errors="surrogatepass")
     if takes_more_than(response.extensions.get(MAX_MEMORY, math.inf), body):
-        host = response.url.netloc.decode("ascii")
         problem = f"answered with JSON whose values take more than {MAX_GROWTH} times MAX_RESPONSE_BYTES of memory"
-        raise UpstreamResponseError(f"{host} {problem}", host=host, verdict=Verdict.SUCCESS)
+        raise _unusable(_host_of(response), problem)
     value = response.json() if text is None else json.loads(text)
     if NON_FINITE.search(response.content) and (found := non_finite(value)):
-        host = response.url.netloc.decode("ascii")
-        raise UpstreamResponseError(
-            f"{host} answered with {found}, which JSON does not have", host=host, verdict=Verdict.SUCCESS
-        )
+        raise _unusable(_host_of(response), f"answered with {found}, which JSON does not have")
     return value
 
 
@@ -552,7 +535,6 @@ def memory_of(json: bytes) -> int:
 
 
 def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponseError:
-    host = response.url.netloc.decode("ascii")
     media_type = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
     if not response.content:
         body = "nothing"
@@ -562,12 +544,15 @@ def _json_error(response: httpx2.Response, error: Exception) -> UpstreamResponse
         body = f"malformed JSON (line {error.lineno}, column {error.colno})"
     else:
         body = "malformed JSON"
-    problem = f"{host} answered with {body} where JSON was expected"
-    return UpstreamResponseError(problem, host=host, verdict=Verdict.SUCCESS)
+    return _unusable(_host_of(response), f"answered with {body} where JSON was expected")
 
 
-def _response_error(request: UpstreamRequest, problem: str) -> UpstreamResponseError:
-    return UpstreamResponseError(f"{request.host} {problem}", host=request.host, verdict=Verdict.SUCCESS)
+def _host_of(response: httpx2.Response) -> str:
+    return response.url.netloc.decode("ascii")
+
+
+def _unusable(host: str, problem: str) -> UpstreamResponseError:
+    return UpstreamResponseError(f"{host} {problem}", host=host, verdict=Verdict.SUCCESS)
 
 
 def _retry_advice(request: UpstreamRequest) -> str:

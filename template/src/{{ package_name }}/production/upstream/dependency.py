@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from ..config import StartError
 from ..registry import CallContext, Probe, Registry, Server, registry_of
+from .attempts import attempt_metrics
 from .errors import (
     RETRY_LATER,
     UpstreamConnectError,
@@ -26,7 +27,6 @@ from .errors import (
     Verdict,
     ungrouped,
 )
-from .metrics import attempt_metrics
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -28,12 +28,7 @@ MAX_TOKEN_BYTES = 16_384
 
 ErrorStatus = Literal[401, 403, 429, 503]
 
-REASONS: dict[ErrorStatus, Reason] = {
-    401: "unauthenticated",
-    403: "forbidden",
-    429: "limited",
-    503: "unavailable",
-}
+REASONS: dict[ErrorStatus, Reason] = {401: "unauthenticated", 403: "forbidden", 429: "limited", 503: "unavailable"}
 """How `mcp_http_rejections_total` counts each status."""
 
 Challenge = Callable[[Scope], str]
@@ -46,12 +41,7 @@ class AuthError(Exception):
     """The request is not authenticated or not authorized."""
 
     def __init__(
-        self,
-        status: ErrorStatus,
-        error: str,
-        reason: str,
-        retry_after: int | None = None,
-        scopes: Collection[str] = (),
+        self, status: ErrorStatus, error: str, reason: str, retry_after: int | None = None, scopes: Collection[str] = ()
     ) -> None:
         super().__init__(reason)
         self.status = status

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator
 from heapq import heappop, heappush, heapreplace
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mcp_types import CallToolResult
 from mcp_types.methods import INPUT_REQUIRED_METHODS
@@ -20,16 +20,7 @@ from mcp_types.methods import INPUT_REQUIRED_METHODS
 from ..caller import Caller, current_caller
 from ..config import ConfigError, ProductionConfig
 from ..registry import HealthPart, Registry
-from ..request import (
-    COMPLETE,
-    PROMPTS_GET,
-    RESOURCES_READ,
-    TOOLS_CALL,
-    CallNext,
-    MCPRequest,
-    Result,
-    reject,
-)
+from ..request import COMPLETE, PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result, reject
 from .single_use import SingleUseError
 
 LIMITED = frozenset((TOOLS_CALL, RESOURCES_READ, PROMPTS_GET, COMPLETE))
@@ -323,35 +314,13 @@ class LimitRejections:
         return reject(request, self._reason, text, **meta)
 
 
-class StoreDownError(Exception):
-    """The store of the limits does not reply, or is not used for a while after a failure.
-
-    The text has the reason and no credentials.
-    """
-
-
-class Store(Protocol):
-    """A store that all replicas share."""
-
-    async def run(self, script: str, keys: Sequence[str], arguments: Sequence[int | str]) -> list[int]:
-        """Run a script.
-
-        Raises:
-            StoreDownError: the store does not reply.
-        """
-        ...
-
-
 class Limiter:
     """Middleware that spends the permits of every request that runs the owner's code, or rejects it."""
 
-    def __init__(
-        self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets, store: Store | None = None
-    ) -> None:
+    def __init__(self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets) -> None:
         registry.policy_fields.add("cost")
         self.tiers = tiers
         self.local = local
-        self.store = store
         self.handle_with_quotas: Callable[[MCPRequest, CallNext, int], Awaitable[Result]] | None = None
         """Middleware that checks this limit together with the quotas of callers, in its place.
 

@@ -31,7 +31,7 @@ from ..request import (
     Result,
     Status,
 )
-from ..upstream import metrics as upstream_metrics
+from ..upstream import attempts
 from .exposition import PLACEHOLDER, Exposition, ZeroSeries, without_creation_times
 from .health import failing_checks
 from .meter import Counter, Histogram
@@ -154,7 +154,7 @@ def install(registry: Registry) -> None:
     info(registry.about.name, registry.about.version, platform.python_version()).set(1)
     registry.middleware["metrics"] = _middleware(registry, meter)
     _observe_sessions(registry, meter)
-    registry.upstream.middleware["metrics"] = upstream_metrics.recorder(meter)
+    registry.upstream.middleware["metrics"] = attempts.recorder(meter)
     route = Route(meter.path, _endpoint(registry, meter))
     config = registry.config
     port = config.metrics_port

@@ -85,8 +85,8 @@ def install(registry: Registry) -> None:
     """
     module = load()
     registry.server_arguments = dict(_presentation(module))
-    registry.check_rows.append(lambda: (("setting", text) for text in rows(registry)))
-    registry.check_rows.append(lambda: (("advice", text) for text in advice(registry)))
+    registry.check_rows.append(lambda tools: (("setting", text) for text in rows(registry)))
+    registry.check_rows.append(lambda tools: (("advice", text) for text in advice(registry)))
     own = settings_class(module)
     if own is not None:
         with errors_explained(lambda text: without_secrets(text, secret_texts())):
