@@ -424,7 +424,7 @@ def _note_kind(model: Model, name: str, values: tuple[str, ...]) -> None:
         if prop.api_name == name:
             prop.kinds = values
             if not isinstance(prop.type, EnumType) and shown not in prop.description:
-                prop.description = f"{prop.description} {shown} in this kind.".strip()
+                prop.description = f"{prop.description} It is {shown} here.".strip()
 
 
 def _without_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
