@@ -548,6 +548,8 @@ def test_a_result_is_converted_as_by_the_sdk(value: Any, *, structured: bool) ->
             ours.convert_result(value)
         return
     found = ours.convert_result(value)
+    assert isinstance(found, CallToolResult)
+    assert isinstance(expected, CallToolResult)
     for model, other in [(found, expected), *zip(found.content, expected.content, strict=True)]:
         assert [(name, repr(field)) for name, field in model] == [(name, repr(field)) for name, field in other]
         assert (type(model), model.model_fields_set) == (type(other), other.model_fields_set)
