@@ -154,7 +154,6 @@ def load(bench: Bench, generator: LoadGenerator) -> None:
     only = re.compile(bench.options.only)
     cells = [Cell(t, "2026-07-28", "json", c) for t in targets.JSON_TARGETS for c in (1, 32)]
     cells += [Cell(t, "2025-11-25", "json", c) for t in targets.LEGACY for c in (1, 32)]
-    cells += [Cell(t, version, "sse", c) for t in targets.MAIN for version in targets.VERSIONS for c in (1, 32)]
     cells += [Cell(t, version, "json", c) for t in bench.earlier for version in targets.VERSIONS for c in (1, 32)]
     cells.append(Cell(targets.NOTHING, "2026-07-28", "json", 32))
     cells = [

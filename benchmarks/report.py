@@ -24,7 +24,7 @@ def write(figures: Figures, out: Path) -> None:
     if "against" in figures:
         sections.append(_against(figures, figures["against"]))
     if "load" in figures:
-        (out / "throughput.svg").write_text(_plot(figures["load"]), "utf-8")
+        (out / "throughput.svg").write_text(_plot(figures["load"], figures["against"]), "utf-8")
     if "growth" in figures:
         (out / "growth.svg").write_text(_curves(figures["growth"]), "utf-8")
     sections += [
@@ -52,10 +52,8 @@ def _heading(figures: Figures) -> str:
     )
 
 
-def of(
-    load: Mapping[str, Results], target: Target, concurrency: int, version: str = "2026-07-28", response: str = "json"
-) -> Results:
-    return load.get(Cell(target, version, response, concurrency).key, [])
+def of(load: Mapping[str, Results], target: Target, concurrency: int, version: str = "2026-07-28") -> Results:
+    return load.get(Cell(target, version, "json", concurrency).key, [])
 
 
 def middle(results: Results, name: str) -> float:
@@ -143,35 +141,32 @@ def _load(figures: Figures) -> list[str]:
         "p99 µs at 1",
     )
     sections = []
-    for version in targets.VERSIONS:
-        for response in targets.RESPONSES:
-            compared = {("2026-07-28", "json"): targets.JSON_TARGETS, ("2025-11-25", "json"): targets.LEGACY}
-            earlier = [target.of_version(figures["against"]) for target in targets.COMPARED]
-            rows = []
-            for target in (*compared.get((version, response), targets.MAIN), *earlier):
-                many, one = (of(load, target, c, version, response) for c in (32, 1))
-                bare_many, bare_one = (of(load, BARE, c, version, response) for c in (32, 1))
-                if not many:
-                    continue
-                least, most = spread(bare_many, many, "server_us")
-                rows.append(
-                    (
-                        target.name,
-                        f"{middle(many, 'per_second'):.0f}",
-                        f"{ratio(many, bare_many):.2f}",
-                        f"{middle(many, 'server_us'):.0f}",
-                        f"{ratio(bare_many, many, 'server_us'):.2f}",
-                        f"{least:.2f} to {most:.2f}",
-                        f"{middle(many, 'p50_us') / 1000:.1f}",
-                        f"{middle(many, 'p99_us') / 1000:.1f}",
-                        f"{middle(one, 'p50_us'):.0f}",
-                        f"{added(one, bare_one, 'p50_us'):+.0f}",
-                        f"{middle(one, 'p99_us'):.0f}",
-                    )
+    earlier = [target.of_version(figures["against"]) for target in targets.COMPARED]
+    for version, compared in zip(targets.VERSIONS, (targets.JSON_TARGETS, targets.LEGACY), strict=True):
+        rows = []
+        for target in (*compared, *earlier):
+            many, one = (of(load, target, c, version) for c in (32, 1))
+            bare_many, bare_one = (of(load, BARE, c, version) for c in (32, 1))
+            if not many:
+                continue
+            least, most = spread(bare_many, many, "server_us")
+            rows.append(
+                (
+                    target.name,
+                    f"{middle(many, 'per_second'):.0f}",
+                    f"{ratio(many, bare_many):.2f}",
+                    f"{middle(many, 'server_us'):.0f}",
+                    f"{ratio(bare_many, many, 'server_us'):.2f}",
+                    f"{least:.2f} to {most:.2f}",
+                    f"{middle(many, 'p50_us') / 1000:.1f}",
+                    f"{middle(many, 'p99_us') / 1000:.1f}",
+                    f"{middle(one, 'p50_us'):.0f}",
+                    f"{added(one, bare_one, 'p50_us'):+.0f}",
+                    f"{middle(one, 'p99_us'):.0f}",
                 )
-            if rows:
-                title = f"### Protocol {version}, {response.upper()} responses\n\n"
-                sections.append(title + "Concurrency 32, then 1.\n\n" + _table(header, rows))
+            )
+        title = f"### Protocol {version}, JSON responses\n\n"
+        sections.append(title + "Concurrency 32, then 1.\n\n" + _table(header, rows))
     nothing = of(load, targets.NOTHING, 32)
     if nothing:
         busiest = max(result["client_cpu"] for results in load.values() for result in results if results is not nothing)
@@ -258,20 +253,22 @@ PLOTTED = (
     BARE,
     EVERYTHING_OFF,
     ALL_BUT_TELEMETRY,
+    targets.WITH_PERMISSIONS,
     ALL,
-    SAMPLE,
-    targets.SAMPLE_DOCUMENTED,
+    targets.TYPESCRIPT,
+    targets.FASTMCP,
     FASTMCP_LAYER,
     FASTMCP_ALL,
-    targets.SAMPLE_FULL,
+    SAMPLE,
 )
 
 
-def _plot(load: Mapping[str, Results]) -> str:
+def _plot(load: Mapping[str, Results], against: str) -> str:
     """Bars of the throughput, in colours that can be read on a light and on a dark page."""
-    bars = [(t.name, middle(of(load, t, 32), "per_second")) for t in PLOTTED if of(load, t, 32)]
+    plotted = (*PLOTTED, ALL_BUT_TELEMETRY.of_version(against), ALL.of_version(against))
+    bars = [(t.name, middle(of(load, t, 32), "per_second")) for t in plotted if of(load, t, 32)]
     longest = max(value for _, value in bars)
-    left, width, step, top = 300, 360, 30, 34
+    left, width, step, top = 380, 360, 30, 34
     height = top + step * len(bars) + 10
     text = 'font-family="system-ui, sans-serif" font-size="13" fill="#888"'
     lines = [
