@@ -85,7 +85,7 @@ def test_the_runbook_covers_the_features_of_the_project() -> None:
     def page(name: str) -> str:
         return render_file("docs/RUNBOOK.md", variants()[name])
 
-    for word in ("client_id", "request_id", '"level"'):
+    for word in ("request_id", '"level"'):
         assert word in page("default")
         assert word not in page("default-enable_logging-False")
     assert "kubectl" not in page("default")
