@@ -69,7 +69,7 @@ def test_two_replicas_together_do_what_the_model_does(store: Store) -> None:
 
             def teardown(self) -> None:
                 for replica in self.replicas:
-                    self.loop.run(replica._store.close())  # type: ignore[attr-defined]
+                    self.loop.run(replica._store.close())
                 self.loop.close()
 
         run_state_machine_as_test(Here, settings=settings(max_examples=25, stateful_step_count=25))
@@ -95,7 +95,7 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
     taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(running)))
     assert sum(outcome.reason is None for outcome in taken) == 7
     for replica in replicas:
-        await replica._store.close()  # type: ignore[attr-defined]
+        await replica._store.close()
 
 
 async def test_a_request_is_one_round_trip(store: Store) -> None:
@@ -106,7 +106,7 @@ async def test_a_request_is_one_round_trip(store: Store) -> None:
         await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
         after = client.info("commandstats")
     assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 1
-    await replica._store.close()  # type: ignore[attr-defined]
+    await replica._store.close()
 
 
 def waits(server: ProductionServer) -> None:
@@ -172,7 +172,7 @@ def patient(server: ProductionServer) -> None:
     """Register tools of several costs, and wait for Redis however busy the machine is."""
     register(server)
     limiter = server.registry.middleware["rate_limit"]
-    limiter.store._timeout = DEADLINE_SECONDS  # type: ignore[attr-defined]
+    limiter.store._timeout = DEADLINE_SECONDS
 
 
 @pytest.mark.parametrize("limits", BY_TIER.values(), ids=BY_TIER)
