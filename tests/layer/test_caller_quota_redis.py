@@ -172,7 +172,7 @@ def patient(server: ProductionServer) -> None:
     """Register tools of several costs, and wait for Redis however busy the machine is."""
     register(server)
     limiter = server.registry.middleware["rate_limit"]
-    limiter.store._timeout = DEADLINE_SECONDS
+    limiter.store._timeout = DEADLINE_SECONDS  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("limits", BY_TIER.values(), ids=BY_TIER)
