@@ -67,6 +67,7 @@ def test_a_project_gets_an_environment_file_if_there_are_secrets(
     assert ("--init-env" in hook.later()) == made
 
 
+@pytest.mark.release  # the README's first commands, in the acceptance set, run the hook as well
 def test_a_new_project_is_set_up_and_tested(template: Path, tmp_path: Path, figure: Callable[[str], None]) -> None:
     done = copy(template, tmp_path)
     project = tmp_path / "project"
