@@ -1,4 +1,4 @@
-"""The changes between two versions of a file, of which the lines are labelled with their blocks."""
+"""The changes between two versions of a file, whose lines are labelled with their blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .outline import LABEL
 
 EQUAL, BLANK, SIMILAR = 8, 2, 1
-"""What a pair of lines counts: two equal ones, two blank ones, and two that begin alike."""
+"""Weight of a pair of lines that are equal, that are both blank, and that begin alike."""
 
 
 class Edit(NamedTuple):
@@ -54,7 +54,7 @@ def edits(old: Sequence[bytes], new: Sequence[bytes]) -> list[Edit]:
 
 
 def _counts(old: Sequence[bytes], new: Sequence[bytes]) -> list[list[int]]:
-    """Return what the pairs of lines from each line of `old` and of `new` on count at most."""
+    """Return the greatest total weight of pairs from a line of `old` and one of `new` to the ends, by both numbers."""
     texts = [line[LABEL:].strip() for line in new]
     counts = [[0] * (len(new) + 1)]
     for line in reversed(old):

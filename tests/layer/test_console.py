@@ -128,6 +128,8 @@ def test_a_change_starts_the_server_anew(tmp_path: Path) -> None:
             env=environment() | {"PYTHONPATH": str(tmp_path)},
             stderr=output,
             start_new_session=True,
+            # Whoever runs the tests in the background of a shell has them inherit that SIGINT is ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         wait_for(lambda: log.read_text().count("/mcp") == 1, "the first start")

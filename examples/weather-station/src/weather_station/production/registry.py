@@ -121,7 +121,7 @@ class Retry(Protocol):
 
 
 class Share(Protocol):
-    """What each caller may use of something at the same time."""
+    """The part of a limited resource that each caller may use at the same time."""
 
     size: int
 

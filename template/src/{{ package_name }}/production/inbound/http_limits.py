@@ -185,7 +185,7 @@ class BodyLimit:
 
 def exceeds(limit: int, length: bytes) -> bool:
     """Return whether a Content-Length without leading zeros is a number above `limit`."""
-    # Compared as text first: a number of thousands of digits is none that Python converts.
+    # The length of the text first: Python does not convert a number of thousands of digits.
     return length.isdigit() and (len(length) > 18 or int(length) > limit)
 
 

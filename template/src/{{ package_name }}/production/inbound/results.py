@@ -31,8 +31,7 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 
 DATA = frozenset((str, int, float, bool, dict))
 SPECIAL = (*CONTENT, type(None), list, tuple, str)
-"""Types of results that are content or may have some in them, or that pydantic changes as it does subclasses of `str`.
-"""
+"""Types whose values the SDK converts: they are or may contain content, or pydantic changes subclasses of them."""
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
 """Return types without an output schema, since they do not describe their items."""
