@@ -104,7 +104,6 @@ def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, mon
 
 @protocols
 def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
     signals = ["metrics", "logs"] if has("observe.telemetry_logs") else ["metrics"]
 
@@ -115,6 +114,7 @@ def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatc
         server.call("health_check")
         wait_for(lambda: all(collector.requests[signal] for signal in signals))
         assert failures(server) == [0] * len(signals)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     with serve(telemetry_endpoint="http://127.0.0.1:9", telemetry_protocol=protocol) as server:
         server.call("health_check")
         wait_for(lambda: all(failures(server)))
