@@ -107,7 +107,7 @@ def prepared(
             ),
             marks=pytest.mark.acceptance,
         ),
-        pytest.param("default", ("test_direct.py",), marks=pytest.mark.release, id="default, thousands of requests"),
+        pytest.param("default", ("test_direct.py",), marks=pytest.mark.release, id="default, random requests"),
         *(pytest.param(name, QUICK, marks=pytest.mark.release, id=f"{name}, whole") for name in COMPLETE_VARIANTS),
     ],
 )

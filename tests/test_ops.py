@@ -263,6 +263,7 @@ def test_the_image_contains_only_files_of_the_wheel(renderings: Mapping[str, Ren
     assert allowed == {"src", "pyproject.toml", "uv.lock", "README.md", "LICENSE*"}
 
 
+@pytest.mark.slow
 def test_yaml_is_clean(each_rendering: Sequence[Rendering]) -> None:
     projects = [rendering.first for rendering in distinct(each_rendering, "ops/", "docker-compose.yml", ".github/")]
     passes(tool("yamllint"), "--strict", "-d", YAMLLINT, *projects, cwd=ROOT)

@@ -95,6 +95,7 @@ def test_every_free_question_has_a_second_value_to_test() -> None:
     assert OTHER_VALUES.keys() == free
 
 
+@pytest.mark.slow
 def test_rendering_everything_by_copier(
     copier: CopierFixture,
     renderings: Mapping[str, Rendering],

@@ -152,6 +152,7 @@ def test_a_failing_formatter_is_reported_after_the_files_are_written(
     assert "no-uv" in errors
 
 
+@pytest.mark.slow
 def test_the_same_document_gives_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     program = (
         "import sys, json; from openapi_tools import Document, generate;"

@@ -38,6 +38,7 @@ def files_of(generated_folder: Path, count: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_thousands_of_files_are_read(tmp_path: Path) -> None:
     generated = generate(Document(str(files_of(tmp_path, 3000))), "package", budget=10**6)
     assert findings(generated, "reference") == []
