@@ -20,6 +20,7 @@ from starlette.types import Scope
 
 from ..caller import User
 from ..config import ConfigError, without_credentials
+from ..environment import tls_context
 from ..observe.meter import Counter
 from ..registry import HealthPart, Probe, Registry
 from . import auth
@@ -137,7 +138,7 @@ class Introspection:
         self._problem = ""
 
     async def open(self) -> None:
-        self._client = httpx2.AsyncClient(timeout=TIMEOUT_SECONDS)
+        self._client = httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         for task in self._running.values():

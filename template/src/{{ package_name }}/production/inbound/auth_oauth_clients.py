@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import socket
-import ssl
 import time
 from collections.abc import Iterable, Mapping
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -19,6 +18,7 @@ from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import InvalidRedirectUriError, OAuthClientInformationFull
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, ValidationError
 
+from ..environment import tls_context
 from .auth_oauth_store import digest
 from .issuer_keys import ACCEPTED_ALGORITHMS, signing_keys
 
@@ -271,11 +271,10 @@ class Documents:
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def open(self) -> None:
-        context = ssl.create_default_context()
         proxy = httpcore2.Proxy(self._proxy) if self._proxy else None
         network = None if proxy else PublicNetwork()
         self._pool = httpcore2.AsyncConnectionPool(
-            context, proxy, max_connections=MAX_FETCHES, max_keepalive_connections=0, network_backend=network
+            tls_context(), proxy, max_connections=MAX_FETCHES, max_keepalive_connections=0, network_backend=network
         )
 
     async def close(self) -> None:

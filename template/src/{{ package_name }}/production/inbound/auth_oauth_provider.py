@@ -19,6 +19,7 @@ import httpx2
 import jwt
 import structlog
 
+from ..environment import tls_context
 from ..registry import HealthPart
 from .auth import AuthError
 from .auth_oauth_settings import ANYONE, OAuthSettings, mapping
@@ -114,7 +115,8 @@ class IdentityProvider:
 
     async def open(self) -> None:
         """Fetch the metadata and the keys; the server starts even if that fails."""
-        self._client = httpx2.AsyncClient(timeout=TIMEOUT_SECONDS, event_hooks={"response": [self._compare_clocks]})
+        hooks = {"response": [self._compare_clocks]}
+        self._client = httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_SECONDS, event_hooks=hooks)
         self._next_fetch = float("-inf")
         with suppress(SignInError):
             await self.metadata()

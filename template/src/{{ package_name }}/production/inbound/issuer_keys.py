@@ -15,6 +15,7 @@ import jwt
 import structlog
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from ..environment import tls_context
 from ..registry import HealthPart
 from .auth import AuthError
 
@@ -71,7 +72,7 @@ class KeySet:
 
     async def open(self) -> None:
         """Fetch the keys; the server starts even if that fails."""
-        self._client = httpx2.AsyncClient(timeout=None)  # `_fetch` has a timeout of its own
+        self._client = httpx2.AsyncClient(verify=tls_context(), timeout=None)  # `_fetch` has a timeout of its own
         self._next_fetch = float("-inf")
         await self._refresh()
 

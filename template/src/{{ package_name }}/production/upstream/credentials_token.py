@@ -16,6 +16,7 @@ from mcp.server.auth.middleware.auth_context import auth_context_var
 
 from ..caller import Caller, User
 from ..config import ConfigError, ProductionConfig, without_credentials
+from ..environment import tls_context
 from ..registry import Probe, Registry
 from .credentials import Credentials
 from .credentials_source import NoSource, Obtained, install_source
@@ -96,7 +97,7 @@ class TokenEndpoint:
         self._client: httpx2.AsyncClient | None = None
 
     async def open(self) -> None:
-        self._client = httpx2.AsyncClient(timeout=TIMEOUT_SECONDS)
+        self._client = httpx2.AsyncClient(verify=tls_context(), timeout=TIMEOUT_SECONDS)
 
     async def close(self) -> None:
         if self._client is not None:
