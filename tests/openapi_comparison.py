@@ -10,7 +10,9 @@ are installed in environments of their own. Prints what was wrong, and the table
 from __future__ import annotations
 
 import argparse
+import ast
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +29,9 @@ from .support import ROOT, run, uv
 JUDGE = ("--with", "openapi-core==0.23.1")
 FASTMCP = ("--with", "fastmcp==4.2.3")
 SCRIPTS = ROOT / "tests" / "in_project"
+UUID = "00000000-0000-4000-8000-000000000000"
+"""A value for a header, whose type is usually a text."""
+
 HEAD = (
     "| document | operations | no request | wrong | lost | kB | no request | wrong | lost | kB |",
     "|---|---|---|---|---|---|---|---|---|---|",
@@ -62,6 +67,17 @@ def calls_of(document: Document, generated: Generated, original: Any) -> dict[st
     return {"document": original, "calls": calls}
 
 
+def headers_of(generated: Generated) -> str:
+    """Return `UPSTREAM_HEADERS` with the headers that the document needs and gives no value."""
+    (source,) = [text for name, text in generated.files.items() if re.search(r"/openapi_document\w*\.py$", name)] or [
+        ""
+    ]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.keyword) and node.arg == "headers":
+            return ",".join(f"{name}:{UUID}" for name, value in ast.literal_eval(node.value).items() if value is None)
+    return ""
+
+
 def compare(path: Path, project: Project, folder: Path) -> list[dict[str, Any]]:
     """Return the figures of one document: ours, and FastMCP's."""
     remove_tools(project.path)
@@ -76,7 +92,8 @@ def compare(path: Path, project: Project, folder: Path) -> list[dict[str, Any]]:
     converted = folder / "converted.json"  # the judge reads OpenAPI 3 only
     converted.write_text(json.dumps({"document": document.root.value}), "utf-8")
     script = SCRIPTS / "openapi_calls.py"
-    done = project.python(str(script), "ours", str(calls), str(ours))
+    settings = {"UPSTREAM_HEADERS": headers} if (headers := headers_of(generated)) else {}
+    done = project.uv("run", "--no-sync", "python", script, "ours", calls, ours, **settings)
     assert done.returncode == 0, done.stderr[-2000:]
     done = run(uv(), "run", "--no-project", "--quiet", *FASTMCP, "python", script, "fastmcp", calls, theirs, cwd=folder)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,7 +7,6 @@ document does not allow, each with the reason, and those whose answer did not re
 """
 
 import base64
-import copy
 import json
 import re
 import sys
@@ -30,6 +29,12 @@ TEXTS = {
     "boolean": "^(true|false)$",
 }
 """What a value of each type is as the text of a part."""
+
+JSON_TEXT = {"type": "string", "pattern": r'^(\{\}|\[\]|\{".*\}|\[.*\])$'}
+"""A part of a list as JSON."""
+
+MISNAMED = {"application/form-data": "multipart/form-data"}
+"""What the names of media types mean that are not registered."""
 
 
 class Recorded:
@@ -92,9 +97,11 @@ def judged(document: dict[str, Any]) -> dict[str, Any]:
     It has no credentials to check; it misses `readOnly` properties in the requests of OpenAPI 3.1; it decodes files to
     bytes, which it does not accept as strings; and it does not read the numbers and booleans of a multipart form, which
     are parts of the type text/plain (RFC 7578, section 4.4; OpenAPI 3.0.3, "Special Considerations for multipart
-    Content").
+    Content"). It reads only the declared properties of a form, and misses others that are required. It knows no media
+    types that are not registered; and it takes no value for a list of lists or objects in
+    a parameter, for which no style has a rule (OpenAPI 3.1.1, section 4.8.12.4), so these are expected as JSON.
     """
-    document = without_misjudged(copy.deepcopy(document)) | {"servers": [{"url": HOST}]}
+    document = without_misjudged(with_json_parts(document, document)) | {"servers": [{"url": HOST}]}
     document.pop("security", None)
     for item in document.get("paths", {}).values():
         if isinstance(item, dict):
@@ -104,6 +111,20 @@ def judged(document: dict[str, Any]) -> dict[str, Any]:
                     operation.pop("servers", None)
                     operation.pop("security", None)
     return document
+
+
+def with_json_parts(document: dict[str, Any], value: Any) -> Any:
+    """Return a copy of a value of the document whose parameters have JSON in place of lists and objects in a list."""
+    if isinstance(value, list):
+        return [with_json_parts(document, item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    schema = resolved(document, value.get("schema")) if "in" in value and "name" in value else None
+    if isinstance(schema, dict) and schema.get("type") == "array":
+        items = resolved(document, schema.get("items"))
+        if isinstance(items, dict) and (items.get("type") in ("object", "array") or "properties" in items):
+            return value | {"schema": schema | {"items": JSON_TEXT}}
+    return {key: with_json_parts(document, item) for key, item in value.items()}
 
 
 def without_misjudged(value: Any) -> Any:
@@ -121,13 +142,24 @@ def without_misjudged(value: Any) -> Any:
             del result["required"]
     if result.get("format") == "binary" and result.get("type") == "string":
         del result["type"]
-    if isinstance(content := result.get("content"), dict):
+    if isinstance(result.get("content"), dict):
+        content = {MISNAMED.get(media_type, media_type): media for media_type, media in result["content"].items()}
+        result["content"] = content
         for media_type, media in content.items():
+            if isinstance(media, dict) and re.match("multipart/|.*urlencoded", media_type) and "schema" in media:
+                media["schema"] = with_declared_only(media["schema"])
             if isinstance(media, dict) and media_type.startswith("multipart/") and "schema" in media:
                 media["schema"] = with_text_parts(media["schema"])
             if isinstance(media, dict) and not re.search(r"json|form|text|xml", media_type):
                 media.pop("schema", None)
     return result
+
+
+def with_declared_only(schema: Any) -> Any:
+    """Return the schema of a form that requires only what it declares."""
+    if not isinstance(schema, dict) or "properties" not in schema or not isinstance(schema.get("required"), list):
+        return schema
+    return schema | {"required": [name for name in schema["required"] if name in schema["properties"]]}
 
 
 def with_text_parts(schema: Any) -> Any:

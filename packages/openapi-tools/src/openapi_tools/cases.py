@@ -19,8 +19,9 @@ from .examples import (
     invalid_values,
     is_constrained,
 )
+from .media_types import without_parameters
 from .operations import Parameter, RequestBody, Tool
-from .python_types import AnyType, EnumType, ListType, NamedType, Type, UnionType, is_object, union_options
+from .python_types import AnyType, EnumType, FileType, ListType, NamedType, Type, UnionType, is_object, union_options
 
 Pair = list[str]
 """Name and value, in the form that JSON has for a tuple."""
@@ -67,7 +68,7 @@ def _texts(parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> Ite
     for parameter in parameters:
         value = arguments[parameter.argument]
         if isinstance(value, dict) and parameter.explode and parameter.location == "header":
-            yield parameter.api_name, ",".join(f"{key}={_simple(item)}" for key, item in value.items())
+            yield parameter.api_name, ",".join(f"{key}={_part(item)}" for key, item in value.items())
         else:
             yield parameter.api_name, _simple(value)
 
@@ -80,9 +81,16 @@ def example_arguments(tool: Tool) -> dict[str, Any]:
         type_ = _in_path(parameter.type) if parameter.location == "path" else parameter.type
         arguments[parameter.argument] = example_value(type_, text=text)
     if tool.body is not None:
-        is_file = tool.body.kind == "binary"
-        arguments[tool.body.name] = EXAMPLE_FILE_BASE64 if is_file else example_value(tool.body.type)
+        arguments[tool.body.name] = _example_body(tool.body)
     return arguments
+
+
+def _example_body(body: RequestBody) -> Any:
+    if body.kind != "binary":
+        return example_value(body.type)
+    if not isinstance(body.type, FileType):
+        return EXAMPLE_FILE_BASE64
+    return {"base64": EXAMPLE_FILE_BASE64, "media_type": body.media_type.replace("*", "example")}
 
 
 def _in_path(type_: Type) -> Type:
@@ -127,7 +135,7 @@ def _path_value(parameter: Parameter, value: Any) -> str:
     """Return a path parameter as RFC 6570 expands it, in its style."""
 
     def quoted(item: Any) -> str:
-        return quote(_simple(item), safe="")
+        return quote(_part(item), safe="")
 
     if parameter.is_json:
         return quote(_compact_json(value), safe="")
@@ -167,9 +175,11 @@ def _expected_body(body: RequestBody, value: Any) -> dict[str, Any]:
         content = [pair for name, item in value.items() for pair in _form_field(body, name, item)]
     elif body.kind == "multipart":
         content = [part for name, item in value.items() for part in _multipart_parts(body, name, item)]
+    elif body.kind == "binary" and isinstance(value, dict):
+        return {"type": value["media_type"], "kind": body.kind, "content": value["base64"]}
     else:
         content = value
-    return {"type": body.media_type, "kind": body.kind, "content": content}
+    return {"type": without_parameters(body.media_type), "kind": body.kind, "content": content}
 
 
 def _form_field(body: RequestBody, name: str, value: Any) -> list[Pair]:
@@ -193,9 +203,9 @@ def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]
         if name in body.files:
             parts.append([name, {**item, "media_type": body.files[name]}])
         else:
-            is_object = is_json or _contains_object(item)
-            media_type = media_type or ("application/json" if is_object else "text/plain")
-            parts.append([name, _compact_json(item) if is_object else _simple(item), media_type])
+            as_json = is_json or isinstance(item, list | dict)
+            part_type = media_type or ("application/json" if as_json else "text/plain")
+            parts.append([name, _compact_json(item) if as_json else _part(item), part_type])
     return parts
 
 
@@ -205,9 +215,16 @@ def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]
 def _simple(value: Any) -> str:
     """Return a value in style simple, not exploded (RFC 6570, section 3.2.2)."""
     if isinstance(value, list):
-        return ",".join(map(_simple, value))
+        return ",".join(map(_part, value))
     if isinstance(value, dict):
-        return ",".join(f"{key},{_simple(item)}" for key, item in value.items())
+        return ",".join(f"{key},{_part(item)}" for key, item in value.items())
+    return _part(value)
+
+
+def _part(value: Any) -> str:
+    """Return a single value, or a part of a list or object; one that has parts itself is JSON."""
+    if isinstance(value, list | dict):
+        return _compact_json(value)
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer() and abs(value) < MAX_INTEGRAL_FLOAT:
@@ -217,14 +234,15 @@ def _simple(value: Any) -> str:
 
 def _form(name: str, value: Any, explode: bool, separator: str) -> list[Pair]:
     if isinstance(value, dict) and explode:
-        return [[key, _simple(item)] for key, item in value.items()]
+        lists = {key: item if isinstance(item, list) else [item] for key, item in value.items()}
+        return [[key, _part(item)] for key, items in lists.items() for item in items]
     if isinstance(value, list) and explode:
-        return [[name, _simple(item)] for item in value]
+        return [[name, _part(item)] for item in value]
     if isinstance(value, dict):
         value = [part for item in value.items() for part in item]
     if isinstance(value, list):
-        return [[name, separator.join(map(_simple, value))]] if value else []
-    return [[name, _simple(value)]]
+        return [[name, separator.join(map(_part, value))]] if value else []
+    return [[name, _part(value)]]
 
 
 def _deep_object(name: str, value: Any) -> list[Pair]:

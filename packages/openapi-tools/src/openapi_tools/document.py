@@ -19,6 +19,9 @@ MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
 """Greatest size of all files of a document together."""
 
+MAX_ALTERNATIVES = 10
+"""Levels of alternatives in a schema in which the parts of a value are looked for."""
+
 MAX_REFERENCES = 50
 """Greatest number of references that are followed one after the other."""
 
@@ -116,6 +119,21 @@ class Document:
         except UnresolvedReferenceError:
             return {}
 
+    def has_parts(self, node: Node, depth: int = 0) -> bool:
+        """Return whether a schema describes objects or lists, which are not files."""
+        try:
+            node = self.resolve(node)
+        except UnresolvedReferenceError:
+            return False
+        schema = node.mapping
+        if schema.get("format") in ("binary", "file"):
+            return False
+        types = as_list(schema.get("type")) or [schema.get("type")]
+        if schema.get("properties") or schema.get("items") or {"object", "array"} & {*map(str, types)}:
+            return True
+        options = (each for key in ("allOf", "oneOf", "anyOf") for each in node.get(key).elements())
+        return depth < MAX_ALTERNATIVES and any(self.has_parts(option, depth + 1) for option in options)
+
     def follow(self, reference: str, origin: Node) -> Node:
         """Return the node that the `$ref` at `origin` names.
 
@@ -151,10 +169,17 @@ class Document:
     def media_types(self, node: Node) -> dict[str, Node]:
         """Return the media types of a request or response body; one may be a reference (OpenAPI 3.2).
 
+        A name that lists several, separated by commas, stands for each of them.
+
         Raises:
             UnresolvedReferenceError: A reference does not lead to a value.
         """
-        return {name: self.resolve(media) for name, media in node.get("content").entries()}
+        found: dict[str, Node] = {}
+        for name, media in node.get("content").entries():
+            parts = [part.strip() for part in name.split(",")]
+            listed = parts if all("/" in part and '"' not in part for part in parts) else [name]
+            found |= dict.fromkeys(listed, self.resolve(media))
+        return found
 
     @cached_property
     def subtypes(self) -> dict[str, list[Node]]:

@@ -21,6 +21,10 @@ READING_METHODS = ("GET", "HEAD", "OPTIONS", "QUERY")
 Location = Literal["path", "query", "header", "cookie"]
 
 
+class UnknownFormError(Exception):
+    """A required part of a request consists of parts, and its media type does not say how these are written."""
+
+
 @dataclass(frozen=True)
 class Operation:
     """An operation as it stands in the document."""

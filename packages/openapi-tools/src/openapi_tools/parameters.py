@@ -11,9 +11,9 @@ from .document import Document, Node, UnresolvedReferenceError
 from .fixed_headers import FixedHeader, constant_value
 from .identifiers import Namespace, pascal_case, snake_case
 from .imports import CONTEXT
-from .media_types import is_json
-from .operations import Location, Operation, Parameter
-from .python_types import ListType, is_object, union_options
+from .media_types import body_kind, is_json
+from .operations import Location, Operation, Parameter, UnknownFormError
+from .python_types import ListType, MapType, Model, NamedType, Type, is_object, union_options
 from .report import Report
 from .schema_keywords import description_of
 from .schemas import SchemaConverter
@@ -132,6 +132,17 @@ class ParameterReader:
             problem = "its name is not valid Unicode"
             self.report.add("parameter", node.pointer, f"{problem}: left out")
             return False
+        media_type, media = next(node.get("content").entries(), ("", node))
+        if (
+            media_type
+            and body_kind(media_type, is_structured=True) != "json"
+            and self.document.has_parts(media.get("schema"))
+        ):
+            problem = f"{api_name!r} has parts, and it is not known how they are written in {media_type}"
+            if location == "path" or node.mapping.get("required") is True:
+                raise UnknownFormError(single_line(problem, 200))
+            self.report.add("parameter", node.pointer, f"{single_line(problem, 200)}: left out")
+            return False
         if location in ("path", "query"):
             return True
         lower = api_name.lower()
@@ -181,7 +192,11 @@ class ParameterReader:
         if content.mapping:
             media_type, media = next(content.entries())
             place, sent_as_json = media.get("schema"), is_json(media_type)
-            if not sent_as_json:
+            if not sent_as_json and self.document.has_parts(place):
+                sent_as_json = True
+                text = f"its parts are written as JSON in {single_line(media_type, 60)}"
+                self.report.add("parameter", node.pointer, text)
+            elif not sent_as_json:
                 self.report.add("parameter", node.pointer, f"{single_line(media_type, 60)} is sent as text")
         type_ = self.schemas.convert(place, f"{class_name}{pascal_case(api_name, 'Parameter')}", "request")
         schema = self.document.resolved_mapping(place)
@@ -215,13 +230,26 @@ class ParameterReader:
             text = f"style {single_line(parameter.style, 40)!r} is not valid in this location: sent as {default}"
             self.report.add("parameter", node.pointer, text)
             parameter.style, parameter.explode = default, default == "form"
-        options = union_options(parameter.type)
-        has_objects = any(map(is_object, options))
-        has_parts = has_objects or any(isinstance(option, ListType) for option in options)
-        if parameter.is_json or not has_parts:
+        if parameter.is_json:
             return
-        if location == "cookie" and parameter.explode and has_objects:
+        if location == "cookie" and parameter.explode and any(map(is_object, union_options(parameter.type))):
             text = "explode of an object: its parts are separated by commas"
+            self.report.add("parameter", node.pointer, text)
+        self._report_nested(parameter, node)
+
+    def _report_nested(self, parameter: Parameter, node: Node) -> None:
+        """Report how lists and objects within a list or object are sent, for which no style has a rule."""
+        nested = _nested_parts(parameter.type)
+        if nested and parameter.style == "deepObject":
+            text = "deepObject has no rule for parts of parts: they are sent as a[b][c], those of lists as a[0]"
+            self.report.add("parameter", node.pointer, text)
+            return
+        if parameter.style == "form" and parameter.explode and ("object", "list") in nested:
+            nested.remove(("object", "list"))
+            self.report.add("parameter", node.pointer, "a list in an exploded object is sent as several parameters")
+        for outer, inner in sorted(nested):
+            article = "an" if outer == "object" else "a"
+            text = f"style {parameter.style} has no rule for {inner}s in {article} {outer}: each is sent as JSON"
             self.report.add("parameter", node.pointer, text)
 
     def _path(self, operation: Operation, path: str, parameters: Mapping[str, Parameter]) -> str:
@@ -235,6 +263,31 @@ class ParameterReader:
             if api_name in parameters:
                 parts.append(f"{{{parameters[api_name].placeholder}}}")
         return "".join(parts)
+
+
+def _nested_parts(type_: Type) -> set[tuple[str, str]]:
+    """Return which of `list` and `object` a value of the type has in a list or object."""
+    found: set[tuple[str, str]] = set()
+    for option in map(_target, union_options(type_)):
+        inner: list[Type] = []
+        if isinstance(option, ListType):
+            inner = [option.item]
+        elif isinstance(option, MapType):
+            inner = [option.value]
+        elif isinstance(option, Model):
+            inner = [prop.type for prop in option.properties]
+        outer = "list" if isinstance(option, ListType) else "object"
+        for part in (_target(each) for type_ in inner for each in union_options(type_)):
+            if isinstance(part, ListType) or is_object(part):
+                found.add((outer, "object" if is_object(part) else "list"))
+    return found
+
+
+def _target(type_: Type) -> Type:
+    """Return what a type with a name stands for."""
+    while isinstance(type_, NamedType) and type_.target is not None:
+        type_ = type_.target
+    return type_
 
 
 def without_declared_pairs(path: str, declared: Container[tuple[str, str]]) -> str:

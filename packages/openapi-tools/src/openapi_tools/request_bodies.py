@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from .document import Document, Node, UnresolvedReferenceError
-from .media_types import BodyKind, body_kind, is_json, is_media_type, without_parameters
-from .operations import Operation, RequestBody
+from .media_types import (
+    ANY,
+    JSON,
+    MULTIPART,
+    YAML,
+    BodyKind,
+    body_kind,
+    content_type,
+    is_json,
+    is_media_type,
+    standard_name,
+    without_parameters,
+)
+from .operations import Operation, RequestBody, UnknownFormError
 from .python_types import AnyType, FileType, ListType, MapType, Model, ScalarType, is_object, union_options
 from .report import Report
 from .schemas import SchemaConverter
@@ -12,6 +24,9 @@ from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
 
 KIND_ORDER = ("json", "form", "multipart", "lines", "text", "binary")
 """Which of several media types is sent."""
+
+MAX_LISTED = 8
+"""Media types that a description or finding names."""
 
 METHODS_WITHOUT_BODY = ("GET", "HEAD", "DELETE", "OPTIONS", "TRACE")
 
@@ -25,7 +40,11 @@ class RequestBodyReader:
         self.schemas = schemas
 
     def read(self, operation: Operation, class_name: str) -> RequestBody | None:
-        """Return the operation's body, or None where it has none that can be sent."""
+        """Return the operation's body, or None where it has none.
+
+        Raises:
+            UnknownFormError: It is not known how the body is written.
+        """
         given = operation.node.get("requestBody")
         if not given.mapping:
             return None
@@ -42,43 +61,85 @@ class RequestBodyReader:
         if not offered:
             self.report.add("request body", node.pointer, "it has no media type: left out")
             return None
-        kinds = {name: self._kind(name, media) for name, media in offered.items()}
-        media_type = min(offered, key=lambda name: (KIND_ORDER.index(kinds[name]), name != "application/json"))
+        kinds = {name: kind for name, media in offered.items() if (kind := self._kind(name, media)) is not None}
+        if not kinds:
+            names = ", ".join(single_line(name, 60) for name in offered)
+            text = f"its body has parts, and it is not known how they are written in {names}"
+            if operation.method in METHODS_WITHOUT_BODY and node.mapping.get("required") is not True:
+                self.report.add("request body", node.pointer, f"{text}: left out")
+                return None
+            raise UnknownFormError(text)
+        media_type = min(
+            kinds, key=lambda name: (KIND_ORDER.index(kinds[name]), _differs_from_standard(name), name != JSON)
+        )
         kind, media = kinds[media_type], offered[media_type]
         if kind in ("json", "form", "multipart") and self._is_empty_object(node, media.get("schema")):
             return None
-        self._report_alternatives(operation, node, media_type, [name for name in offered if name != media_type])
         body = RequestBody(
             kind=kind,
-            media_type=_content_type(media_type, kind),
+            media_type=content_type(media_type, kind),
             type=ScalarType("str"),
             required=node.mapping.get("required") is True,
             description=clean_text(node.mapping.get("description"), MAX_FIELD_DESCRIPTION),
         )
+        others = [name for name in offered if name != media_type]
         if kind == "binary":
-            body.description = f"{body.description} In base64.".strip()
+            files = [body.media_type, *(content_type(name, "binary") for name in others if kinds.get(name) == "binary")]
+            others = [name for name in others if kinds.get(name) != "binary"]
+            self._read_file(body, files)
         elif kind == "lines":
             item = media.get("itemSchema") if media.get("itemSchema").mapping else media.get("schema").get("items")
             body.type = ListType(self.schemas.convert(item, f"{class_name}Item", "request"))
-        elif kind != "text":
+        elif kind == "text":
+            if body.media_type != "text/plain":
+                body.description = f"{body.description} In {body.media_type}.".strip()
+            if self.document.has_parts(media.get("schema")):
+                text = f"{body.media_type} is written by the caller: its schema is not used"
+                self.report.add("request body", media.pointer, text)
+        else:
             self._read_schema(body, media, class_name)
+        self._report_sending(operation, node, media_type, body)
+        self._report_alternatives(operation, node, media_type, others)
         return body
 
-    def _kind(self, media_type: str, media: Node) -> BodyKind:
-        """Return how a body is written; for a range such as `*/*` its schema says it."""
-        if "*" not in media_type:
-            has_items = media.get("itemSchema").mapping or media.get("schema").get("items").mapping
-            kind = body_kind(media_type)
-            return "text" if kind == "lines" and not has_items else kind
-        schema = self.document.resolved_mapping(media.get("schema"))
+    def _read_file(self, body: RequestBody, media_types: list[str]) -> None:
+        """Read a body that is a file; its caller names the media type where the document has several."""
+        body.description = f"{body.description} In base64.".strip()
+        if len(media_types) > 1 or "*" in body.media_type:
+            body.type = FileType()
+            listed = ", ".join(single_line(name, 60) for name in media_types[:MAX_LISTED])
+            more = " and others" if len(media_types) > MAX_LISTED else ""
+            body.description = f"{body.description} Its media_type is one of {listed}{more}."
+
+    def _kind(self, media_type: str, media: Node) -> BodyKind | None:
+        """Return how a body is written, None where it is not known; for a range such as `*/*` its schema says it."""
+        schema_node = media.get("schema")
+        kind = body_kind(media_type, is_structured=self.document.has_parts(schema_node))
+        if kind == "lines" and not (media.get("itemSchema").mapping or schema_node.get("items").mapping):
+            return "text"
+        if standard_name(media_type) not in (ANY, "application/*"):
+            return kind
+        schema = self.document.resolved_mapping(schema_node)
         if schema.get("format") == "binary" or schema.get("contentEncoding") or not schema:
             return "binary"
         return "text" if schema.get("type") == "string" else "json"
 
+    def _report_sending(self, operation: Operation, node: Node, media_type: str, body: RequestBody) -> None:
+        """Report where a body is sent in another way than the name of its media type says."""
+        sent, shown = body.media_type, single_line(media_type, 60)
+        if _differs_from_standard(media_type) and "*" not in media_type:
+            self.report.add("request body", node.pointer, f"{shown!r} is not a registered media type: sent as {sent}")
+        elif body.kind == "json" and (sent.startswith("text/plain") or YAML.fullmatch(without_parameters(sent))):
+            self.report.add("request body", node.pointer, f"its parts are written as JSON in {sent}")
+        elif body.kind == "multipart" and sent != MULTIPART:
+            self.report.add("request body", node.pointer, f"the parts of {sent} have names, as in a form")
+
     def _report_alternatives(self, operation: Operation, node: Node, media_type: str, others: list[str]) -> None:
         if others:
-            names = ", ".join(single_line(name, 60) for name in others)
-            self.report.add("request body", node.pointer, f"sent as {media_type}, not as {names}")
+            names = ", ".join(single_line(name, 60) for name in others[:MAX_LISTED])
+            more = " and others" if len(others) > MAX_LISTED else ""
+            text = f"sent as {single_line(media_type, 60)}, not as {names}{more}"
+            self.report.add("request body", node.pointer, text)
         if operation.method in METHODS_WITHOUT_BODY:
             text = f"a body of {operation.method} has no defined meaning; it is sent"
             self.report.add("request body", node.pointer, text)
@@ -148,11 +209,5 @@ class RequestBodyReader:
                 self.report.add("request body", node.pointer, text)
 
 
-def _content_type(media_type: str, kind: BodyKind) -> str:
-    """Return the Content-Type header for a media type of the document, which may be a range."""
-    plain = without_parameters(media_type)
-    if "*" in media_type and kind == "json":
-        return "application/json"
-    if "*" in plain or not is_media_type(plain):
-        return "application/octet-stream" if kind == "binary" else "text/plain"
-    return plain
+def _differs_from_standard(media_type: str) -> bool:
+    return standard_name(media_type) != without_parameters(media_type)

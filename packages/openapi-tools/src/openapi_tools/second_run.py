@@ -31,9 +31,12 @@ from .parts import (
 from .python_types import Model, Type, models_in
 
 STATE_PATH = "openapi-tools.json"
+FIRST_VERSION = "first"
+"""Stands for the versions before 0.2.0, which recorded no state."""
+
 MODELS_FILE = f"/{MODELS_MODULE}.py"
 FIRST_RUNTIME = "_api.py"
-"""The run-time part of the tools of version 0.1.0, which was the owner's."""
+"""The run-time part of the tools before 0.2.0, which was the owner's."""
 
 
 @dataclass
@@ -49,7 +52,7 @@ class Plan:
 
 
 def recorded_state(project: Path) -> dict[str, Any] | None:
-    """Return what an earlier run has recorded, or git knows of one of version 0.1.0; `None` where there was none."""
+    """Return what an earlier run has recorded, or git knows of one before 0.2.0; `None` where there was none."""
     try:
         state: dict[str, Any] = json.loads((project / STATE_PATH).read_text("utf-8"))
     except (OSError, ValueError):
@@ -75,7 +78,7 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
         return result
     result.lines += changes(state.get("operations", {}), {_key(tool): interface(tool) for tool in generated.tools})
     recorded: dict[str, dict[str, str]] = state["parts"]
-    is_first = state.get("version") == "0.1.0"
+    is_first = state.get("version") == FIRST_VERSION
     paths = dict.fromkeys([*generated.files, *recorded])
     needed: set[str] = set()
     for path in sorted(paths, key=lambda each: each.endswith(MODELS_FILE)):  # the models last: others refer to them
@@ -110,7 +113,7 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
 
 
 def _reads_refused(project: Path, recorded: Mapping[str, Mapping[str, str]]) -> bool:
-    """Return whether the project keeps tests of 0.1.0, in which the member `rejected` of a case was named `refused`."""
+    """Return whether the project keeps tests from before 0.2.0, in which the member `rejected` of a case was named `refused`."""
     path = project / TESTS_PATH
     text = path.read_text("utf-8") if path.exists() else ""
     is_own = TESTS_PATH in recorded and _fingerprints(TESTS_PATH, text) != recorded[TESTS_PATH]
@@ -314,7 +317,7 @@ def _key(tool: Tool) -> str:
     return f"{tool.method} {tool.path}"
 
 
-# --- Projects of version 0.1.0 -----------------------------------------------------------------------------------
+# --- Projects from before 0.2.0 ----------------------------------------------------------------------------------
 
 
 def _state_from_git(project: Path) -> dict[str, Any] | None:
@@ -331,7 +334,7 @@ def _state_from_git(project: Path) -> dict[str, Any] | None:
         is_generated = path.name.startswith("_") or path.parent.name == "tests"
         if original is not None and (is_generated or "OpenAPI document" in original):
             parts[name] = _fingerprints(name, original)
-    return {"version": "0.1.0", "parts": parts, "operations": {}}
+    return {"version": FIRST_VERSION, "parts": parts, "operations": {}}
 
 
 def _first_committed(project: Path, path: str) -> str | None:

@@ -16,6 +16,7 @@ from .imports import (
     RUNTIME_MODULE,
     RUNTIME_NAMES,
 )
+from .media_types import MULTIPART
 from .operations import Parameter, RequestBody, Tool
 from .python_types import (
     EnumType,
@@ -270,7 +271,8 @@ def _body(body: RequestBody) -> str:
         case "multipart":
             files = f", {literal(body.files)}" if body.files else ""
             types = f", types={literal(body.part_types)}" if body.part_types else ""
-            return f"multipart_body({body.name}{files}{types})"
+            media_type = "" if body.media_type == MULTIPART else f", media_type={literal(body.media_type)}"
+            return f"multipart_body({body.name}{files}{types}{media_type})"
         case "lines":
             return f"json_lines_body({body.name}, {literal(body.media_type)})"
     return f"{body.kind}_body({body.name}, {literal(body.media_type)})"

@@ -19,7 +19,7 @@ from .identifiers import (
     split_words,
 )
 from .loading import LimitError
-from .operations import Operation, Parameter, Tool
+from .operations import Operation, Parameter, Tool, UnknownFormError
 from .parameters import ParameterReader
 from .report import Report
 from .request_bodies import RequestBodyReader
@@ -75,6 +75,8 @@ class ToolReader:
                 tools.append((self.read(operation, group), group))
             except LimitError:
                 raise
+            except UnknownFormError as error:
+                self.report.add("skipped operation", operation.node.pointer, str(error))
             except Exception as error:  # one operation that no rule expected must not stop the others
                 text = f"it cannot be read: {type(error).__name__}: {single_line(str(error), 200)}"
                 self.report.add("skipped operation", operation.node.pointer, text)

@@ -432,14 +432,24 @@ def to_json(value: Any) -> str:
 def wire(value: Any) -> str:
     """Return one value as text, a list or object in OpenAPI's style simple."""
     value = to_json_value(value)
+    if isinstance(value, list):
+        return ",".join(map(part, value))
+    if isinstance(value, dict):
+        return ",".join(f"{name},{part(item)}" for name, item in value.items())
+    return part(value)
+
+
+def part(value: Any) -> str:
+    """Return a single value, or a part of a list or object, as text; one that has parts itself as JSON.
+
+    No style of OpenAPI has a form for parts of parts: it is undefined (OpenAPI 3.1.1, section 4.8.12.4).
+    """
+    if isinstance(value, list | dict):
+        return to_json(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return str(int(value))
-    if isinstance(value, list):
-        return ",".join(wire(item) for item in value)
-    if isinstance(value, dict):
-        return ",".join(f"{name},{wire(item)}" for name, item in value.items())
     return "" if value is None else str(value)
 
 
@@ -462,7 +472,7 @@ def exploded(value: Any) -> Any:
     value = to_json_value(value)
     if not isinstance(value, dict):
         return value
-    return ",".join(f"{name}={wire(item)}" for name, item in value.items() if item is not None)
+    return ",".join(f"{name}={part(item)}" for name, item in value.items() if item is not None)
 
 
 # --- Path (RFC 6570) -----------------------------------------------------------------------------------------
@@ -491,12 +501,12 @@ def _path_value(value: Any, explode: bool, prefix: str, separator: str) -> PathV
     value = to_json_value(value)
     if isinstance(value, dict):
         between = "=" if explode else ","
-        items = [(name, between, wire(item)) for name, item in value.items() if item is not None]
+        items = [(name, between, part(item)) for name, item in value.items() if item is not None]
         pairs = [pair for name, between, item in items for pair in ((separator, name), (between, item))]
     elif isinstance(value, list):
-        pairs = [(separator, wire(item)) for item in value if item is not None]
+        pairs = [(separator, part(item)) for item in value if item is not None]
     else:
-        pairs = [(separator, wire(value))]
+        pairs = [(separator, part(value))]
     return PathValue(
         tuple([(prefix, text) if not index else (before, text) for index, (before, text) in enumerate(pairs)])
     )
@@ -528,11 +538,14 @@ def _expanded(path: str, values: Mapping[str, object]) -> tuple[str, dict[str, s
 
 
 def form(name: str, value: Any, *, explode: bool = True, reserved: bool = False, separator: str = ",") -> list[Pair]:
-    """Return a parameter of style form, or with %20 or %7C as its `separator` spaceDelimited or pipeDelimited."""
+    """Return a parameter of style form, or with %20 or %7C as its `separator` spaceDelimited or pipeDelimited.
+
+    The properties of an exploded object are parameters themselves, so a list among them is exploded as well.
+    """
     value = to_json_value(value)
 
     def encode(item: Any) -> str:
-        return quote(wire(item), safe=RESERVED if reserved else "")
+        return quote(part(item), safe=RESERVED if reserved else "")
 
     if value is None:
         return []
@@ -541,7 +554,10 @@ def form(name: str, value: Any, *, explode: bool = True, reserved: bool = False,
     if isinstance(value, dict):
         items = {key: item for key, item in value.items() if item is not None}
         if explode:
-            return [(quote(key, safe=""), encode(item)) for key, item in items.items()]
+            parts = [
+                (key, each) for key, item in items.items() for each in (item if isinstance(item, list) else [item])
+            ]
+            return [(quote(key, safe=""), encode(each)) for key, each in parts if each is not None]
         value = [part for item in items.items() for part in item]
     if isinstance(value, list) and explode:
         return [(quote(name, safe=""), encode(item)) for item in value]
@@ -584,13 +600,23 @@ def text_body(value: str | None, media_type: str) -> Body | None:
     return None if value is None else Body(value.encode(), f"{media_type}; charset=utf-8")
 
 
-def binary_body(value: str | None, media_type: str) -> Body | None:
+def binary_body(value: UploadFile | str | None, media_type: str) -> Body | None:
     """Return a body that the model gives in base64.
 
+    Args:
+        value: The file.
+        media_type: The type of a file that does not name one; it has to, where this is a range such as `image/*`.
+
     Raises:
-        ToolError: the text is not base64.
+        ToolError: the text is not base64, or a media type is missing.
     """
-    return None if value is None else Body(_from_base64("body", value), media_type)
+    if value is None:
+        return None
+    file = value if isinstance(value, UploadFile) else UploadFile(base64=value)
+    media_type = header_value("media_type", file.media_type or media_type)
+    if "*" in media_type:
+        raise ToolError(f"body must have its media_type, one of {media_type}")
+    return Body(_from_base64("body", file.base64), media_type)
 
 
 def form_body(value: Any, styles: Mapping[str, str] | None = None) -> Body | None:
@@ -617,7 +643,10 @@ def form_body(value: Any, styles: Mapping[str, str] | None = None) -> Body | Non
 
 
 def multipart_body(
-    value: Any, files: Mapping[str, str] | None = None, types: Mapping[str, str] | None = None
+    value: Any,
+    files: Mapping[str, str] | None = None,
+    types: Mapping[str, str] | None = None,
+    media_type: str = "multipart/form-data",
 ) -> Body | None:
     """Return a body of several parts (RFC 7578).
 
@@ -625,6 +654,7 @@ def multipart_body(
         value: An object.
         files: The media types of the properties that are an `UploadFile`, or a list of them.
         types: The media types of other properties.
+        media_type: The media type of the body.
 
     Raises:
         ToolError: a file is not base64.
@@ -634,23 +664,24 @@ def multipart_body(
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
     for name, item in to_json_value(value).items():
-        media_type = (types or {}).get(name, "")
+        own_type = (types or {}).get(name, "")
         is_list = isinstance(item, list) and (name in (files or {}) or not any(map(_contains_object, item)))
-        for part in item if is_list and not media_type.endswith("json") else [item]:
+        for each in item if is_list and not own_type.endswith("json") else [item]:
+            part_type = own_type
             head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
             if files is not None and name in files:
-                file = part if isinstance(part, dict) else {"base64": part}
+                file = each if isinstance(each, dict) else {"base64": each}
                 head += f'; filename="{_quoted(str(file.get("name", name)))}"'
-                media_type = header_value("media_type", file.get("media_type", files[name]))
+                part_type = header_value("media_type", file.get("media_type", files[name]))
                 content = _from_base64(name, str(file["base64"]))
-            elif media_type.endswith("json") or _contains_object(part):
-                media_type = media_type or "application/json"
-                content = to_json(part).encode()
+            elif own_type.endswith("json") or isinstance(each, list | dict):
+                part_type = own_type or "application/json"
+                content = to_json(each).encode()
             else:
-                content = wire(part).encode()
-            head += f"\r\nContent-Type: {media_type}" if media_type else ""
+                content = part(each).encode()
+            head += f"\r\nContent-Type: {part_type}" if part_type else ""
             parts.append(head.encode() + b"\r\n\r\n" + content + b"\r\n")
-    return Body(b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}")
+    return Body(b"".join(parts) + f"--{boundary}--\r\n".encode(), f"{media_type}; boundary={boundary}")
 
 
 def _quoted(text: str) -> str:
