@@ -292,6 +292,14 @@ def test_every_json_block_parses(renderings: Mapping[str, Rendering]) -> None:
         json.loads(body.replace("…", ""))
 
 
+def test_every_block_of_commands_is_shell_syntax() -> None:
+    for page in DOCUMENTATION:
+        for block in blocks(page.read_text("utf-8"), "sh"):
+            command = ["bash", "-n", "-c", block.body]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert not done.stderr, f"{page.name}: {block.body}"
+
+
 def test_every_mark_has_its_reason() -> None:
     marks = {block.mark for page in DOCUMENTATION for block in blocks(page.read_text("utf-8"), "sh")}
     assert all(mark in ("", *MARKS) or re.fullmatch(r"not run: .{10,}", mark) for mark in marks), marks
