@@ -16,6 +16,7 @@ import structlog
 
 from ..caller import STDIO
 from ..config import ConfigError, secret_texts, without_secrets
+from ..environment import tls_context
 from ..inbound.guard import DEFAULT_PORTS
 from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
@@ -193,7 +194,7 @@ async def _reach_http(url: str) -> int:
     Raises:
         httpx2.HTTPError: there is no response.
     """
-    async with httpx2.AsyncClient(timeout=PROBE_SECONDS) as client:
+    async with httpx2.AsyncClient(verify=tls_context(), timeout=PROBE_SECONDS) as client:
         return (await client.head(url)).status_code
 
 

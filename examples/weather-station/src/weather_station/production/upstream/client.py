@@ -27,6 +27,7 @@ import structlog
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..config import About, ProductionConfig
+from ..environment import tls_context
 from ..json_values import non_finite
 from ..request import compose
 from .credentials import credentials_of
@@ -159,6 +160,7 @@ class Upstream:
             StartError: a middleware's name is not in `ORDER`.
         """
         async with httpx2.AsyncClient(
+            verify=tls_context(),
             timeout=timeouts(config.attempt_timeout_seconds, connect_seconds(config)),
             limits=httpx2.Limits(
                 max_connections=config.max_connections, max_keepalive_connections=config.max_connections
