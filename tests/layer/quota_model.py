@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from rate_limit_model import DAY
 from weather_station.production.inbound.caller_quota import Admit, Decision, Demand
-from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Rate
 
 CALLERS = st.sampled_from(["a", "b"])
 COSTS = st.integers(0, 5)
@@ -37,7 +37,7 @@ class AgainstModel(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 12), daily=st.integers(0, 9), slots=st.integers(0, 3))
     def begin(self, limit: int, daily: int, slots: int) -> None:
-        self.quota, self.daily, self.slots = Quota(limit, DAY * MICROSECONDS), daily, slots
+        self.rate, self.daily, self.slots = Rate(limit, DAY * MICROSECONDS), daily, slots
         self.permits = dict.fromkeys("ab", limit)
         self.used = dict.fromkeys("ab", 0)
         self.running: dict[str, dict[str, Callable[[], None] | None]] = {"a": {}, "b": {}}
@@ -53,7 +53,7 @@ class AgainstModel(RuleBasedStateMachine):
     @rule(caller=CALLERS, cost=COSTS)
     def request(self, caller: str, cost: int) -> None:
         request_id = str(next(self.numbers))
-        demand = Demand(caller, caller, cost, self.quota, self.daily, self.slots, request_id, 3600)
+        demand = Demand(caller, caller, cost, self.rate, self.daily, self.slots, request_id, 3600)
         expected = self.expected(caller, cost)
         decision: Decision = self.loop.run(_awaited(self.admit, demand))
         assert decision.reason == expected
@@ -61,7 +61,7 @@ class AgainstModel(RuleBasedStateMachine):
             assert decision.number == self.used[caller]
             assert 0 < decision.wait <= DAY * MICROSECONDS
         elif expected == "RateLimited":
-            assert self.quota.remaining(decision.number) == self.permits[caller]
+            assert self.rate.remaining(decision.number) == self.permits[caller]
         elif expected is None:
             self.permits[caller] -= cost
             self.used[caller] += cost

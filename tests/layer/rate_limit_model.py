@@ -10,13 +10,13 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Rate
 from weather_station.production.observe.meter import NullMeter
 
 DAY = 86_400
 LIMITS = st.one_of(st.integers(1, 12), st.integers(1, 10**9), st.sampled_from([7, 999_983, 999_999_937, 10**9]))
 WINDOWS = st.one_of(st.integers(1, 3), st.integers(1, DAY), st.just(DAY)).map(lambda seconds: seconds * MICROSECONDS)
-QUOTAS = st.builds(Quota, LIMITS, WINDOWS)
+RATES = st.builds(Rate, LIMITS, WINDOWS)
 REJECTION = re.compile(r"Rate limit exceeded\. 0 requests remaining\. Try again in (\d+) seconds\.")
 
 
@@ -28,14 +28,14 @@ def limited(limit: int, window: int = DAY) -> dict[str, int]:
 class TokenBucket:
     """A bucket of tokens that fills evenly, in exact fractions."""
 
-    def __init__(self, quota: Quota, now: int, tokens: Fraction | None = None) -> None:
-        self.quota = quota
-        self.tokens = Fraction(quota.limit) if tokens is None else tokens
+    def __init__(self, rate: Rate, now: int, tokens: Fraction | None = None) -> None:
+        self.rate = rate
+        self.tokens = Fraction(rate.limit) if tokens is None else tokens
         self.seen_at = now
 
     def fill(self, now: int) -> None:
-        gained = Fraction((now - self.seen_at) * self.quota.limit, self.quota.window)
-        self.tokens = min(Fraction(self.quota.limit), self.tokens + gained)
+        gained = Fraction((now - self.seen_at) * self.rate.limit, self.rate.window)
+        self.tokens = min(Fraction(self.rate.limit), self.tokens + gained)
         self.seen_at = now
 
     def spend(self, now: int, cost: int = 1) -> int:
@@ -44,7 +44,7 @@ class TokenBucket:
         if self.tokens >= cost:
             self.tokens -= cost
             return 0
-        return math.ceil((cost - self.tokens) * self.quota.window / self.quota.limit)
+        return math.ceil((cost - self.tokens) * self.rate.window / self.rate.limit)
 
     def remaining(self, now: int) -> int:
         self.fill(now)

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from harness import Running, Serve, config, message, running, text_of, wait_for
 from weather_station.production.inbound.http_limits import more_values_than
-from weather_station.production.inbound.pipeline import MAX_LISTED, MAX_PROBLEMS
+from weather_station.production.inbound.pipeline import MAX_PROBLEMS, MAX_VALIDATION_ERRORS
 from weather_station.production.sdk import ProductionServer
 
 MAX_ANSWER = 8192
@@ -101,7 +101,7 @@ def test_wrong_values_in_any_number_get_a_short_answer(server: Running, tool: st
 
 def test_the_first_ten_problems_are_listed_and_the_others_counted(serve: Serve) -> None:
     with serve(add_tools) as server:
-        for count in (MAX_PROBLEMS, MAX_PROBLEMS + 1, MAX_LISTED, MAX_LISTED + 1, 9000):
+        for count in (MAX_PROBLEMS, MAX_PROBLEMS + 1, MAX_VALIDATION_ERRORS, MAX_VALIDATION_ERRORS + 1, 9000):
             text = text_of(server.call("integers", {"value": ["a"] * count}))
             assert text.count("value.") == MAX_PROBLEMS
             assert text.startswith("Invalid arguments for tool integers: value.0: Input should be a valid integer")

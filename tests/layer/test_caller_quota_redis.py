@@ -23,7 +23,7 @@ from test_rate_limit_tiers import register
 from weather_station.production.config import about
 from weather_station.production.inbound.caller_quota import Demand, LocalLimits
 from weather_station.production.inbound.caller_quota_redis import SharedLimits
-from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, LocalBuckets, Rate
 from weather_station.production.inbound.rate_limit_redis import SharedBuckets
 from weather_station.production.registry import Registry
 from weather_station.production.sdk import ProductionServer
@@ -39,7 +39,7 @@ def store() -> Iterator[Store]:
 
 def shared(store: Store) -> SharedLimits:
     """Return the limits of one replica, which waits for Redis however busy the machine is."""
-    buckets = SharedBuckets(Quota(1, MICROSECONDS), store.url, "server", timeout=DEADLINE_SECONDS)
+    buckets = SharedBuckets(Rate(1, MICROSECONDS), store.url, "server", timeout=DEADLINE_SECONDS)
     return SharedLimits(Registry(config(), about()), buckets, LocalLimits(LocalBuckets()))
 
 
@@ -81,9 +81,9 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
     replicas = [shared(store), shared(store)]
 
     async def admitted(caller: int) -> tuple[int, int]:
-        quota = Quota(1000, DAY * MICROSECONDS)
+        rate = Rate(1000, DAY * MICROSECONDS)
         demand = [
-            Demand(f"c{caller}", f"c{caller}", 1 + number % 3, quota, 50 + caller, 0, str(number), 60)
+            Demand(f"c{caller}", f"c{caller}", 1 + number % 3, rate, 50 + caller, 0, str(number), 60)
             for number in range(80)
         ]
         taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(demand)))
@@ -91,7 +91,7 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
     for caller, total in await asyncio.gather(*map(admitted, range(16))):
         assert total == 50 + caller
-    running = [Demand("c", "c", 1, Quota(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
+    running = [Demand("c", "c", 1, Rate(1000, DAY * MICROSECONDS), 0, 7, f"r{number}", 60) for number in range(40)]
     taken = await asyncio.gather(*(replicas[number % 2].admit(each) for number, each in enumerate(running)))
     assert sum(outcome.reason is None for outcome in taken) == 7
     for replica in replicas:
@@ -100,10 +100,10 @@ async def test_many_callers_at_two_replicas_get_exactly_their_limits(store: Stor
 
 async def test_a_request_is_one_round_trip(store: Store) -> None:
     replica = shared(store)
-    await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "first", 60))
+    await replica.admit(Demand("x", "x", 1, Rate(1000, MICROSECONDS), 100, 100, "first", 60))
     with store.client() as client:
         before = client.info("commandstats")
-        await replica.admit(Demand("x", "x", 1, Quota(1000, MICROSECONDS), 100, 100, "second", 60))
+        await replica.admit(Demand("x", "x", 1, Rate(1000, MICROSECONDS), 100, 100, "second", 60))
         after = client.info("commandstats")
     assert after["cmdstat_evalsha"]["calls"] - before["cmdstat_evalsha"]["calls"] == 1
     await replica._store.close()

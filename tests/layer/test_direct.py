@@ -831,7 +831,7 @@ def test_an_sdk_that_is_not_known_turns_the_direct_path_off(monkeypatch: pytest.
 def test_callers_with_other_permissions_have_lists_of_their_own() -> None:
     pair = Both()
     shown: dict[str, Any] = {}
-    pair.server.registry.shown_to = lambda caller: shown["to"]
+    pair.server.registry.visibility_key = lambda caller: shown["to"]
 
     async def compare() -> None:
         async with pair.server.session_manager.run():

@@ -17,7 +17,7 @@ from mcp_types import NotificationParams
 
 from clocks import Clock, use_clock
 from harness import HAS_METRICS, Running, Serve, config, message, new_request, text_of
-from rate_limit_model import DAY, QUOTAS, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited
+from rate_limit_model import DAY, RATES, REJECTION, WINDOWS, RecordingMeter, TokenBucket, limited
 from rounds import RESPONSES, ROUNDS, post, rounds
 from weather_station.production.config import about
 from weather_station.production.inbound import rate_limit
@@ -25,7 +25,7 @@ from weather_station.production.inbound.rate_limit import (
     MICROSECONDS,
     SWEEP_SIZE,
     Buckets,
-    Quota,
+    Rate,
 )
 from weather_station.production.policy import MAX_COST
 from weather_station.production.registry import Registry
@@ -38,12 +38,12 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
     clients = st.sampled_from(["a", "b", "c"])
 
-    @initialize(quota=QUOTAS, start=st.integers(0, 10**15))
-    def begin(self, quota: Quota, start: int) -> None:
+    @initialize(rate=RATES, start=st.integers(0, 10**15))
+    def begin(self, rate: Rate, start: int) -> None:
         self.clock = Clock(start)
-        self.quota = quota
-        self.buckets = Buckets(quota, clock=self.clock)
-        self.models = {client: TokenBucket(quota, start) for client in "abc"}
+        self.rate = rate
+        self.buckets = Buckets(rate, clock=self.clock)
+        self.models = {client: TokenBucket(rate, start) for client in "abc"}
         self.wait = 0
 
     @rule(client=clients)
@@ -58,7 +58,7 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
     @rule(client=clients, cost=st.integers(2, MAX_COST), share=st.fractions(0, 1))
     def spend_several(self, client: str, cost: int, share: Fraction) -> None:
-        cost = min(cost, max(1, int(share * self.quota.limit)))
+        cost = min(cost, max(1, int(share * self.rate.limit)))
         self.wait = self.buckets.spend(client, cost)
         assert self.wait == self.models[client].spend(self.clock.now, cost)
 
@@ -68,7 +68,7 @@ class LimiterAgainstModel(RuleBasedStateMachine):
 
     @rule(share=st.fractions(0, 2))
     def time_passes(self, share: Fraction) -> None:
-        self.clock.now += int(share * self.quota.window)
+        self.clock.now += int(share * self.rate.window)
 
     @rule(microseconds=st.integers(0, 3))
     def a_moment_passes(self, microseconds: int) -> None:
@@ -86,12 +86,12 @@ TestLimiterAgainstModel = pytest.mark.pure(LimiterAgainstModel.TestCase)
 
 
 @pytest.mark.pure
-@given(quota=QUOTAS, share=st.fractions(0, 1))
-def test_waits_and_remaining_calls_follow_exactly_from_the_debt(quota: Quota, share: Fraction) -> None:
-    debt = int(share * quota.limit * quota.window)
-    tokens = quota.limit - Fraction(debt, quota.window)
-    assert quota.remaining(debt) == math.floor(tokens)
-    assert quota.wait(debt) == max(0, math.ceil((1 - tokens) * quota.window / quota.limit))
+@given(rate=RATES, share=st.fractions(0, 1))
+def test_waits_and_remaining_calls_follow_exactly_from_the_debt(rate: Rate, share: Fraction) -> None:
+    debt = int(share * rate.limit * rate.window)
+    tokens = rate.limit - Fraction(debt, rate.window)
+    assert rate.remaining(debt) == math.floor(tokens)
+    assert rate.wait(debt) == max(0, math.ceil((1 - tokens) * rate.window / rate.limit))
 
 
 @pytest.mark.pure
@@ -99,7 +99,7 @@ def test_waits_and_remaining_calls_follow_exactly_from_the_debt(quota: Quota, sh
 @given(limit=st.integers(1, 2000), window=WINDOWS)
 def test_exactly_the_limit_passes_at_once_and_once_more_over_the_window(limit: int, window: int) -> None:
     clock = Clock()
-    buckets = Buckets(Quota(limit, window), clock=clock)
+    buckets = Buckets(Rate(limit, window), clock=clock)
     passed = 0
     while not (wait := buckets.spend("client")):
         passed += 1
@@ -114,7 +114,7 @@ def test_exactly_the_limit_passes_at_once_and_once_more_over_the_window(limit: i
 
 def test_a_full_bucket_is_forgotten() -> None:
     clock = Clock()
-    buckets = Buckets(Quota(10, MICROSECONDS), clock=clock)
+    buckets = Buckets(Rate(10, MICROSECONDS), clock=clock)
     for number in range(10_000):
         clock.now += 50_000  # a call is paid back after 100 000 microseconds
         buckets.spend(f"client {number}")
@@ -123,7 +123,7 @@ def test_a_full_bucket_is_forgotten() -> None:
 
 def test_the_memory_is_bounded_and_forgets_the_fullest_bucket_first() -> None:
     clock = Clock()
-    buckets = Buckets(Quota(10, DAY * MICROSECONDS), max_callers=100, clock=clock)
+    buckets = Buckets(Rate(10, DAY * MICROSECONDS), max_callers=100, clock=clock)
     while not buckets.spend("busy"):
         pass
     for number in range(100_000):
@@ -144,7 +144,7 @@ def test_making_room_examines_a_bounded_number_of_clients() -> None:
             looks += 1
             return super().__getitem__(key)
 
-    buckets = Buckets(Quota(1000, DAY * MICROSECONDS), max_callers=500, clock=lambda: 0)
+    buckets = Buckets(Rate(1000, DAY * MICROSECONDS), max_callers=500, clock=lambda: 0)
     for _ in range(3):
         for number in range(500):
             buckets.spend(str(number))

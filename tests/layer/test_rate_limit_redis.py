@@ -21,11 +21,11 @@ from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from harness import DEADLINE_SECONDS, Running, Serve, config, new_request, text_of, wait_for
-from rate_limit_model import DAY, QUOTAS, REJECTION, RecordingMeter, TokenBucket, limited
+from rate_limit_model import DAY, RATES, REJECTION, RecordingMeter, TokenBucket, limited
 from store import Store, running_store
 from weather_station.production.config import ConfigError, about
 from weather_station.production.inbound import rate_limit_redis
-from weather_station.production.inbound.rate_limit import MICROSECONDS, Quota
+from weather_station.production.inbound.rate_limit import MICROSECONDS, Rate
 from weather_station.production.inbound.rate_limit_redis import (
     SCRIPT,
     TIMEOUT_SECONDS,
@@ -67,8 +67,8 @@ def frail_store() -> Iterator[Store]:
 
 
 @contextlib.asynccontextmanager
-async def buckets(store: Store, quota: Quota, *, patience: float = DEADLINE_SECONDS) -> AsyncIterator[SharedBuckets]:
-    opened = SharedBuckets(quota, store.url, "server", timeout=patience)
+async def buckets(store: Store, rate: Rate, *, patience: float = DEADLINE_SECONDS) -> AsyncIterator[SharedBuckets]:
+    opened = SharedBuckets(rate, store.url, "server", timeout=patience)
     try:
         yield opened
     finally:
@@ -86,15 +86,15 @@ class Answer(NamedTuple):
 
 
 @st.composite
-def debts(draw: st.DrawFn) -> Callable[[Quota], int]:
+def debts(draw: st.DrawFn) -> Callable[[Rate], int]:
     """Draw the ticks that a client owes: any number, about none, or about what leaves one permit."""
     share, near = draw(st.fractions(0, 1)), draw(st.sampled_from(["anything", "nothing", "all but one"]))
     off, scale = draw(st.integers(-3, 3)), draw(st.booleans())
 
-    def of(quota: Quota) -> int:
-        capacity = quota.limit * quota.window
-        middle = {"anything": int(share * capacity), "nothing": 0, "all but one": capacity - quota.window}[near]
-        return min(max(middle + off * (quota.limit if scale else 1), 0), capacity)
+    def of(rate: Rate) -> int:
+        capacity = rate.limit * rate.window
+        middle = {"anything": int(share * capacity), "nothing": 0, "all but one": capacity - rate.window}[near]
+        return min(max(middle + off * (rate.limit if scale else 1), 0), capacity)
 
     return of
 
@@ -123,34 +123,34 @@ return {answer[1], answer[2], answer[3], now, redis.call('GET', KEYS[1]) or '', 
     redis: Any
     clients = st.sampled_from(["a", "b"])
 
-    @initialize(quota=QUOTAS)
-    def begin(self, quota: Quota) -> None:
+    @initialize(rate=RATES)
+    def begin(self, rate: Rate) -> None:
         self.redis.flushall()
-        self.quota = quota
+        self.rate = rate
         self.models: dict[str, TokenBucket] = {}
         self.owed: dict[str, int] = {}
 
     def evaluate(self, client: str, cost: int) -> Answer:
         owed = self.owed.pop(client, None)
-        setting = divmod(owed, self.quota.limit) if owed is not None else ()
+        setting = divmod(owed, self.rate.limit) if owed is not None else ()
         taken, whole, part, now, stored, expires = self.redis.eval(
-            self.script, 1, client, self.quota.limit, self.quota.window, cost, *setting
+            self.script, 1, client, self.rate.limit, self.rate.window, cost, *setting
         )
         if owed is not None:
-            tokens = self.quota.limit - Fraction(owed, self.quota.window)
-            self.models[client] = TokenBucket(self.quota, now, tokens)
-        self.models.setdefault(client, TokenBucket(self.quota, now))
-        return Answer(bool(taken), whole * self.quota.limit + part, now, stored, expires)
+            tokens = self.rate.limit - Fraction(owed, self.rate.window)
+            self.models[client] = TokenBucket(self.rate, now, tokens)
+        self.models.setdefault(client, TokenBucket(self.rate, now))
+        return Answer(bool(taken), whole * self.rate.limit + part, now, stored, expires)
 
     @rule(client=clients)
     def spend(self, client: str) -> None:
-        answer = self.evaluate(client, self.quota.window)
-        wait = 0 if answer.taken else self.quota.wait(answer.debt)
+        answer = self.evaluate(client, self.rate.window)
+        wait = 0 if answer.taken else self.rate.wait(answer.debt)
         assert wait == self.models[client].spend(answer.now)
         if answer.taken:
             at, part = map(int, answer.stored.split())
-            assert (at - answer.now) * self.quota.limit + part == answer.debt
-            assert part < self.quota.limit
+            assert (at - answer.now) * self.rate.limit + part == answer.debt
+            assert part < self.rate.limit
             assert 0 <= answer.expires * 1000 - at - (part > 0) <= 1000
 
     @rule(client=clients, calls=st.integers(2, 15))
@@ -160,24 +160,24 @@ return {answer[1], answer[2], answer[3], now, redis.call('GET', KEYS[1]) or '', 
 
     @rule(client=clients, cost=st.integers(2, MAX_COST), share=st.fractions(0, 1))
     def spend_several(self, client: str, cost: int, share: Fraction) -> None:
-        cost = min(cost, max(1, int(share * self.quota.limit)))
-        answer = self.evaluate(client, cost * self.quota.window)
-        wait = 0 if answer.taken else self.quota.wait(answer.debt, cost)
+        cost = min(cost, max(1, int(share * self.rate.limit)))
+        answer = self.evaluate(client, cost * self.rate.window)
+        wait = 0 if answer.taken else self.rate.wait(answer.debt, cost)
         assert wait == self.models[client].spend(answer.now, cost)
 
     @rule(client=clients)
     def look(self, client: str) -> None:
         answer = self.evaluate(client, 0)
         assert not answer.taken
-        assert self.quota.remaining(answer.debt) == self.models[client].remaining(answer.now)
+        assert self.rate.remaining(answer.debt) == self.models[client].remaining(answer.now)
 
     @rule(client=clients, debt=debts())
-    def a_debt_is_set(self, client: str, debt: Callable[[Quota], int]) -> None:
-        self.owed[client] = debt(self.quota)
+    def a_debt_is_set(self, client: str, debt: Callable[[Rate], int]) -> None:
+        self.owed[client] = debt(self.rate)
 
     @rule(client=clients, share=st.fractions(0, 2))
     def time_passes(self, client: str, share: Fraction) -> None:
-        microseconds = int(share * self.quota.window)
+        microseconds = int(share * self.rate.window)
         stored = self.redis.get(client)
         if stored and client in self.models:
             at, part = map(int, stored.split())
@@ -196,12 +196,12 @@ def test_the_script_agrees_with_the_model(store: Store) -> None:
 
 async def test_replicas_share_the_permits_of_each_tier_and_cost(store: Store) -> None:
     """32 callers at two replicas, each with calls of several costs: exactly the permitted number is admitted."""
-    tiers = [Quota(60, DAY * MICROSECONDS), Quota(101, DAY * MICROSECONDS), Quota(7, 60 * 60 * MICROSECONDS)]
+    tiers = [Rate(60, DAY * MICROSECONDS), Rate(101, DAY * MICROSECONDS), Rate(7, 60 * 60 * MICROSECONDS)]
     async with buckets(store, tiers[0]) as one, buckets(store, tiers[0]) as other:
 
         async def spent(caller: int) -> int:
-            quota, costs = tiers[caller % len(tiers)], [1, 5, 2, 3] * 10
-            calls = [each.take(f"caller {caller}", cost, quota) for cost in costs for each in (one, other)]
+            rate, costs = tiers[caller % len(tiers)], [1, 5, 2, 3] * 10
+            calls = [each.take(f"caller {caller}", cost, rate) for cost in costs for each in (one, other)]
             taken = await asyncio.gather(*calls)
             each_cost = [cost for cost in costs for _ in range(2)]
             return sum(cost for cost, (admitted, _) in zip(each_cost, taken, strict=True) if admitted)
@@ -213,8 +213,8 @@ async def test_replicas_share_the_permits_of_each_tier_and_cost(store: Store) ->
 
 
 async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
-    quota = Quota(70, DAY * MICROSECONDS)
-    async with buckets(store, quota) as one, buckets(store, quota) as other:
+    rate = Rate(70, DAY * MICROSECONDS)
+    async with buckets(store, rate) as one, buckets(store, rate) as other:
         waits = await asyncio.gather(*(each.spend("client") for _ in range(100) for each in (one, other)))
     assert sum(not wait for wait in waits) == 70
 
@@ -222,7 +222,7 @@ async def test_two_pools_admit_exactly_the_limit(store: Store) -> None:
 async def test_an_id_that_is_no_text_fails_no_other_call(store: Store) -> None:
     """A subject in JSON can have half of a surrogate pair."""
     ids = ("a", "\ud800", "b", "\udfff", "\ud800")
-    async with buckets(store, Quota(2, DAY * MICROSECONDS)) as pool:
+    async with buckets(store, Rate(2, DAY * MICROSECONDS)) as pool:
         assert await asyncio.gather(*map(pool.spend, ids)) == [0] * len(ids)
         assert [await pool.remaining(caller_id) for caller_id in ("a", "\ud800", "\udfff")] == [1, 0, 1]
 
@@ -230,11 +230,11 @@ async def test_an_id_that_is_no_text_fails_no_other_call(store: Store) -> None:
 async def test_two_processes_admit_exactly_the_limit(store: Store) -> None:
     program = """
 import asyncio, sys
-from weather_station.production.inbound.rate_limit import Quota
+from weather_station.production.inbound.rate_limit import Rate
 from weather_station.production.inbound.rate_limit_redis import SharedBuckets
 
 async def main():
-    buckets = SharedBuckets(Quota(100, 86_400_000_000), sys.argv[1], "server", timeout=60)
+    buckets = SharedBuckets(Rate(100, 86_400_000_000), sys.argv[1], "server", timeout=60)
     waits = await asyncio.gather(*(buckets.spend("client") for _ in range(150)))
     print(sum(not wait for wait in waits))
     await buckets.close()
@@ -279,15 +279,15 @@ def test_keys_have_the_name_of_the_server_and_expire(serve: Serve, store: Store)
 
 
 async def test_reading_the_remaining_calls_spends_none(store: Store) -> None:
-    async with buckets(store, Quota(5, DAY * MICROSECONDS)) as shared:
+    async with buckets(store, Rate(5, DAY * MICROSECONDS)) as shared:
         assert [await shared.remaining("client") for _ in range(3)] == [5, 5, 5]
         await shared.spend("client")
         assert [await shared.remaining("client") for _ in range(3)] == [4, 4, 4]
 
 
 async def test_a_clock_that_was_set_back_blocks_a_client_no_longer_than_the_limit_does(store: Store) -> None:
-    quota = Quota(4, 8 * MICROSECONDS)
-    async with buckets(store, quota) as shared:
+    rate = Rate(4, 8 * MICROSECONDS)
+    async with buckets(store, rate) as shared:
         await shared.spend("client")
         with store.client() as client:
             (key,) = client.keys()
@@ -296,7 +296,7 @@ async def test_a_clock_that_was_set_back_blocks_a_client_no_longer_than_the_limi
 
 
 async def test_a_redis_that_has_lost_the_script_gets_it_again(store: Store) -> None:
-    async with buckets(store, Quota(2, DAY * MICROSECONDS)) as shared:
+    async with buckets(store, Rate(2, DAY * MICROSECONDS)) as shared:
         assert await shared.spend("client") == 0
         with store.client() as client:
             client.script_flush()
@@ -305,7 +305,7 @@ async def test_a_redis_that_has_lost_the_script_gets_it_again(store: Store) -> N
 
 
 async def test_a_connection_that_redis_has_closed_is_replaced(frail_store: Store) -> None:
-    async with buckets(frail_store, Quota(20, DAY * MICROSECONDS)) as shared:
+    async with buckets(frail_store, Rate(20, DAY * MICROSECONDS)) as shared:
         await asyncio.gather(*(shared.spend("client") for _ in range(5)))
         await asyncio.to_thread(frail_store.kill)
         await asyncio.to_thread(frail_store.start)
@@ -326,7 +326,7 @@ async def test_a_request_that_redis_did_not_answer_is_not_sent_again() -> None:
 
     async with await asyncio.start_server(take_the_permit_and_disconnect, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        shared = SharedBuckets(Quota(1, DAY), f"redis://127.0.0.1:{port}", "server", timeout=DEADLINE_SECONDS)
+        shared = SharedBuckets(Rate(1, DAY), f"redis://127.0.0.1:{port}", "server", timeout=DEADLINE_SECONDS)
         with pytest.raises(StoreDownError):
             await shared.spend("client")
         await shared.close()
@@ -337,7 +337,7 @@ async def test_a_hanging_redis_delays_one_call_and_none_during_the_pause(
     frail_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", LONG)
-    async with buckets(frail_store, Quota(5, DAY * MICROSECONDS)) as shared:
+    async with buckets(frail_store, Rate(5, DAY * MICROSECONDS)) as shared:
         await shared.spend("client")
         frail_store.hang()
         shared._timeout = 0.5
@@ -359,14 +359,14 @@ async def test_calls_that_wait_for_a_hanging_redis_together_all_give_up(
     """The end of the wait meets connecting, sending and reading."""
     monkeypatch.setattr(rate_limit_redis, "CONNECTION_TIMEOUT_SECONDS", LONG)
     frail_store.hang()
-    async with buckets(frail_store, Quota(5, DAY * MICROSECONDS), patience=milliseconds / 1000) as shared:
+    async with buckets(frail_store, Rate(5, DAY * MICROSECONDS), patience=milliseconds / 1000) as shared:
         results = await asyncio.gather(*(shared.spend("client") for _ in range(200)), return_exceptions=True)
     assert {type(result) for result in results} == {StoreDownError}
     assert {str(result) for result in results} == {f"no answer within {milliseconds} ms"}
 
 
 async def test_calls_that_came_later_give_up_with_the_first_one(frail_store: Store) -> None:
-    async with buckets(frail_store, Quota(5, DAY * MICROSECONDS)) as shared:
+    async with buckets(frail_store, Rate(5, DAY * MICROSECONDS)) as shared:
         await shared.spend("client")
         frail_store.hang()
         shared._timeout = 0.5
@@ -387,7 +387,7 @@ async def test_a_busy_event_loop_is_no_outage(store: Store) -> None:
             loop.call_soon(work)
 
     loop = asyncio.get_running_loop()
-    shared = SharedBuckets(Quota(1000, DAY * MICROSECONDS), store.url, "server")
+    shared = SharedBuckets(Rate(1000, DAY * MICROSECONDS), store.url, "server")
     await shared.open()
     first = asyncio.gather(*(shared.spend("client") for _ in range(50)))
     await asyncio.sleep(0)  # these are under way now, and the others behind them
@@ -403,7 +403,7 @@ async def test_during_an_outage_one_call_tries_again_and_the_others_do_not_wait(
 ) -> None:
     monkeypatch.setattr(rate_limit_redis, "RETRY_INTERVAL_SECONDS", 0.0)
     monkeypatch.setattr(rate_limit_redis, "CONNECTION_TIMEOUT_SECONDS", LONG)
-    async with buckets(frail_store, Quota(5, DAY * MICROSECONDS), patience=0.3) as shared:
+    async with buckets(frail_store, Rate(5, DAY * MICROSECONDS), patience=0.3) as shared:
         frail_store.hang()
         with pytest.raises(StoreDownError):
             await shared.spend("client")
@@ -420,7 +420,7 @@ async def test_during_an_outage_one_call_tries_again_and_the_others_do_not_wait(
 
 
 async def test_an_answer_that_comes_too_late_reaches_no_other_call(frail_store: Store) -> None:
-    async with buckets(frail_store, Quota(5, DAY * MICROSECONDS)) as shared:
+    async with buckets(frail_store, Rate(5, DAY * MICROSECONDS)) as shared:
         await shared.spend("first")
         frail_store.hang()
         waiting = asyncio.create_task(shared.spend("first"))
@@ -581,7 +581,7 @@ async def test_a_call_that_fails_for_lack_of_redis_is_an_error_of_the_server() -
 async def test_the_password_is_used_and_is_in_no_log_entry_and_no_error(frail_store: Store) -> None:
     def shared(password: str) -> SharedBuckets:
         url = f"redis://:{password}@127.0.0.1:{frail_store.port}"
-        return SharedBuckets(Quota(1, DAY), url, "server", timeout=DEADLINE_SECONDS)
+        return SharedBuckets(Rate(1, DAY), url, "server", timeout=DEADLINE_SECONDS)
 
     frail_store.require("pa/ss")
     right, wrong = shared("pa%2Fss"), shared("wro%2Fng")

@@ -12,7 +12,7 @@ import json
 import logging
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,7 +31,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
@@ -565,6 +565,28 @@ def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, mon
     monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.2)
     with silent() as endpoint:
         make_calls(serve, endpoint)
+
+
+@pytest.mark.parametrize(("given", "largest"), [(None, telemetry.MAX_BATCH), ("100", 100)])
+def test_an_export_has_at_most_as_many_spans_as_a_batch(
+    monkeypatch: pytest.MonkeyPatch, given: str | None, largest: int
+) -> None:
+    if given:
+        monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", given)
+    sizes: list[int] = []
+
+    class Sizes(InMemorySpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            sizes.append(len(spans))
+            return super().export(spans)
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(telemetry.batches(Sizes()))
+    for number in range(700):
+        provider.get_tracer("test").start_span(str(number)).end()
+    provider.shutdown()
+    assert max(sizes) == largest
+    assert sum(sizes) == 700
 
 
 def test_an_outage_of_the_collector_is_one_line_a_minute() -> None:

@@ -301,7 +301,7 @@ class Registry:
     on_registered: list[Callable[[], None]] = field(default_factory=list)
     """Each is called before the first request, when all tools, resources and prompts are registered."""
     audit: Audit | None = None
-    shown_to: Callable[[Caller], Hashable] = lambda caller: None
+    visibility_key: Callable[[Caller], Hashable] = lambda caller: None
     """Returns a key of what a caller may see: callers with equal keys see the same items of every list."""
     admit_notification: Callable[[str], bool] = lambda caller_id: True
     """Returns whether a notification of the caller is handled."""

@@ -263,9 +263,7 @@ class ProductionServer(MCPServer[Runtime]):
         prompt = self._prompt_manager.get_prompt(name)
         if prompt is None:
             pipeline.explain_unknown(request, "prompt")
-            raise AssertionError
-        required = {argument.name for argument in prompt.arguments or () if argument.required}
-        if missing := sorted(required - set(arguments or {})):
+        elif missing := sorted({each.name for each in prompt.arguments or () if each.required} - set(arguments or {})):
             problems = "; ".join(f"{argument}: Field required" for argument in missing)
             pipeline.explain_arguments(request, "prompt", problems)
         try:

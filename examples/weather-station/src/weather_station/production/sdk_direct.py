@@ -339,7 +339,7 @@ class Handlers:
             # Not the local variable `request`: it refers to this function, which would make a reference cycle.
             running = current_request.get() if call.method in LISTS else None
             if running and call.handler == self._own[call.method] and self._is_listed_by_sdk(call.method):
-                call.list_key = (call.method, call.version, self._server.registry.shown_to(running.caller))
+                call.list_key = (call.method, call.version, self._server.registry.visibility_key(running.caller))
                 call.items = self._sources[call.method]()
                 known = self._lists.get(call.list_key)
                 if known is not None and _are_same(known.items, call.items):

@@ -82,7 +82,7 @@ def install(registry: Registry) -> None:
     path = config.access_rules_file
     access = Access(registry, Rules() if path is None else load_rules(path))
     registry.middleware["authorization"] = access
-    registry.shown_to = access.scopes
+    registry.visibility_key = access.scopes
     registry.policy_fields.add("scopes")
     registry.on_registered.append(access.check)
 

@@ -17,7 +17,7 @@ from ..caller import Caller
 from ..config import CommaSeparated, ConfigError, EnvironmentSettings
 from ..registry import Registry
 from ..request import CallNext, MCPRequest, Result, reject
-from .rate_limit import MICROSECONDS, Limiter, LocalBuckets, Quota
+from .rate_limit import MICROSECONDS, Limiter, LocalBuckets, Rate
 
 DAY = 86_400 * MICROSECONDS
 """Microseconds of a day. Days begin at midnight in UTC."""
@@ -59,7 +59,7 @@ class Demand(NamedTuple):
     caller_id: str
     cost: int
     """Permits; 0 in a further round of a request, which takes none."""
-    quota: Quota
+    rate: Rate
     daily: int
     """Requests per day; 0 for any number."""
     slots: int
@@ -135,10 +135,10 @@ class CallerQuota:
 
     async def __call__(self, request: MCPRequest, call_next: CallNext, cost: int) -> Result:
         caller, tiers = request.caller, self._limiter.tiers
-        quota = tiers.of(caller)
+        rate = tiers.of(caller)
         daily = self._daily_of(caller)
         seconds = (request.policy.timeout or self._seconds) + self._grace
-        demand = Demand(tiers.key(caller), caller.id, cost, quota, daily, self._slots, request.request_id, seconds)
+        demand = Demand(tiers.key(caller), caller.id, cost, rate, daily, self._slots, request.request_id, seconds)
         decision = await self._admit(demand)
         if decision.reason is not None:
             return self._reject(request, demand, decision)
@@ -152,9 +152,9 @@ class CallerQuota:
         return self._daily.get(caller.tier, self._default) if caller.tier else self._default
 
     def _reject(self, request: MCPRequest, demand: Demand, decision: Decision) -> Result:
-        quota, cost = demand.quota, demand.cost
+        rate, cost = demand.rate, demand.cost
         if decision.reason == "RateLimited":
-            return self._limiter.reject(request, quota, cost, decision.number)
+            return self._limiter.reject(request, rate, cost, decision.number)
         reason = str(decision.reason)
         self._limiter.count(reason, request.caller, self._daily)
         if reason == "TooManyAtOnce":
@@ -185,7 +185,7 @@ class LocalLimits:
 
     async def admit(self, demand: Demand) -> Decision:
         """Admit a request and count it, or reject it and count nothing."""
-        key, caller_id, cost, quota, daily, slots, _, _ = demand
+        key, caller_id, cost, rate, daily, slots, _, _ = demand
         if slots and self._running.get(caller_id, 0) >= slots:
             return Decision("TooManyAtOnce")
         used = 0
@@ -195,7 +195,7 @@ class LocalLimits:
             if used + cost > daily:
                 return Decision("QuotaExceeded", used, DAY - now % DAY)
         if cost:
-            spent, debt = self._buckets.of(quota).take(key, cost)
+            spent, debt = self._buckets.of(rate).take(key, cost)
             if not spent:
                 return Decision("RateLimited", debt)
             if daily:

@@ -97,11 +97,11 @@ class SharedLimits:
         Raises:
             StoreDownError: Redis does not answer, and requests are rejected then.
         """
-        quota, slot = demand.quota, f"running:{demand.caller_id}"
-        keys = [bucket_name(demand.key, quota), f"day:{demand.key}", slot]
-        cost = min(demand.cost, quota.limit + 1)  # more is never admitted, and its ticks may be no exact number
+        rate, slot = demand.rate, f"running:{demand.caller_id}"
+        keys = [bucket_name(demand.key, rate), f"day:{demand.key}", slot]
+        cost = min(demand.cost, rate.limit + 1)  # more is never admitted, and its ticks may be no exact number
         lease = round(demand.seconds * MICROSECONDS)
-        arguments = (quota.limit, quota.window, cost * quota.window, demand.cost, demand.daily, demand.slots)
+        arguments = (rate.limit, rate.window, cost * rate.window, demand.cost, demand.daily, demand.slots)
         try:
             state, first, second = await self._store.run(ADMIT, keys, (*arguments, demand.request_id, lease))
         except StoreDownError:
@@ -113,7 +113,7 @@ class SharedLimits:
             release = partial(self._release, slot, demand.request_id) if demand.slots else None
             return Decision(None, release=release)
         if state == 0:
-            return Decision("RateLimited", first * quota.limit + second)
+            return Decision("RateLimited", first * rate.limit + second)
         return Decision("QuotaExceeded", second, first) if state == 2 else Decision("TooManyAtOnce")
 
     def _release(self, slot: str, request_id: str) -> None:

@@ -86,7 +86,7 @@ MAX_TARGET = 200
 MAX_PROBLEMS = 10
 """Problems with the arguments of a request that its error lists."""
 
-MAX_LISTED = 2000
+MAX_VALIDATION_ERRORS = 2000
 """Greatest number of validation errors that pydantic is asked to list: it lists all or none, in 5 µs each."""
 
 Target = tuple[str, str, str, Policy]
@@ -253,19 +253,27 @@ def _explain_crash(request: MCPRequest, error: BaseException) -> CallToolResult:
 
 def _loggable(error: BaseException) -> BaseException:
     """Return `error`; for a long list of validation errors, an exception that has only their number."""
-    if isinstance(error, ValidationError) and (count := error.error_count()) > MAX_LISTED:
+    if isinstance(error, ValidationError) and (count := error.error_count()) > MAX_VALIDATION_ERRORS:
         return ValueError(f"{count} validation errors for {error.title}").with_traceback(error.__traceback__)
     return error
 
 
 def explain_unknown(request: MCPRequest, kind: str) -> CallToolResult:
-    """Return the error of a request for a tool, resource or prompt (`kind`) that is not registered, and record it."""
+    """Return the error of a request for a tool, resource or prompt (`kind`) that is not registered, and record it.
+
+    Raises:
+        MCPError: the error, where the request is no tools/call.
+    """
     request.fail("client_error", f"Unknown{kind.capitalize()}")
     return give_error(request, INVALID_PARAMS, f"Unknown {kind}: {shortened(request.target)}")
 
 
 def explain_arguments(request: MCPRequest, kind: str, problems: str) -> CallToolResult:
-    """Return the error of a request whose arguments the handler does not accept, and record it."""
+    """Return the error of a request whose arguments the handler does not accept, and record it.
+
+    Raises:
+        MCPError: the error, where the request is no tools/call.
+    """
     request.fail("client_error", "InvalidArguments")
     return give_error(request, INVALID_PARAMS, f"Invalid arguments for {kind} {shortened(request.target)}: {problems}")
 
@@ -277,7 +285,7 @@ def problems_of(error: ValidationError, count: int | None = None) -> str:
         error: The problems, or a part of them.
         count: Their number, where `error` has a part of them.
     """
-    listed = error.error_count() <= MAX_LISTED
+    listed = error.error_count() <= MAX_VALIDATION_ERRORS
     details = error.errors(include_url=False, include_context=False, include_input=False) if listed else []
     count = error.error_count() if count is None else count
     lines = [

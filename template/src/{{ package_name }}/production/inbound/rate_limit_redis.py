@@ -23,7 +23,7 @@ from ..redis_connections import pool
 from ..registry import HealthPart, Probe, Registry
 from ..request import REJECTED, CallNext, MCPRequest, Result, give_error
 from . import rate_limit
-from .rate_limit import Limiter, LocalBuckets, Quota, TakePermits, Tiers, health_fields, limit_messages
+from .rate_limit import Limiter, LocalBuckets, Rate, TakePermits, Tiers, health_fields, limit_messages
 
 TIMEOUT_SECONDS = 0.05
 """Longest time that a call waits for Redis."""
@@ -100,7 +100,7 @@ class SharedBuckets:
     round trips. When one call times out, all waiting calls fail, and Redis is not used for `RETRY_INTERVAL_SECONDS`.
     """
 
-    def __init__(self, quota: Quota, url: str, prefix: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, rate: Rate, url: str, prefix: str, *, timeout: float = TIMEOUT_SECONDS) -> None:
         """Prepare the connection, which is made by `open` or the first call.
 
         Args:
@@ -115,7 +115,7 @@ class SharedBuckets:
         from redis.backoff import NoBackoff
         from redis.exceptions import RedisError
 
-        self.quota = quota
+        self.rate = rate
         connections = pool(
             url,
             prefix,
@@ -148,30 +148,30 @@ class SharedBuckets:
         Raises:
             StoreDownError
         """
-        spent, debt = await self.take(caller_id, cost, self.quota)
-        return 0 if spent else self.quota.wait(debt, cost)
+        spent, debt = await self.take(caller_id, cost, self.rate)
+        return 0 if spent else self.rate.wait(debt, cost)
 
-    async def take(self, key: str, cost: int, quota: Quota) -> tuple[bool, int]:
+    async def take(self, key: str, cost: int, rate: Rate) -> tuple[bool, int]:
         """Spend `cost` permits if there are enough; return whether they were spent, and the debt in ticks.
 
         Raises:
             StoreDownError
         """
-        if cost > quota.limit:
-            return False, await self._debt(key, quota)
-        return await self._call_script(key, quota, cost * quota.window)
+        if cost > rate.limit:
+            return False, await self._debt(key, rate)
+        return await self._call_script(key, rate, cost * rate.window)
 
-    async def remaining(self, key: str, quota: Quota | None = None) -> int:
+    async def remaining(self, key: str, rate: Rate | None = None) -> int:
         """Return how many permits there are, without spending one.
 
         Raises:
             StoreDownError
         """
-        quota = quota or self.quota
-        return quota.remaining(await self._debt(key, quota))
+        rate = rate or self.rate
+        return rate.remaining(await self._debt(key, rate))
 
-    async def _debt(self, key: str, quota: Quota) -> int:
-        _, debt = await self._call_script(key, quota, 0)
+    async def _debt(self, key: str, rate: Rate) -> int:
+        _, debt = await self._call_script(key, rate, 0)
         return debt
 
     async def ping(self) -> None:
@@ -180,7 +180,7 @@ class SharedBuckets:
         Raises:
             StoreDownError
         """
-        await self._call_script("", self.quota, 0)
+        await self._call_script("", self.rate, 0)
 
     async def close(self) -> None:
         """Close the connection; waiting calls fail, and a later call opens a new connection."""
@@ -189,11 +189,11 @@ class SharedBuckets:
             await asyncio.wait([self._sender])
         await self._connection.disconnect(nowait=True)
 
-    async def _call_script(self, key: str, quota: Quota, cost: int) -> tuple[bool, int]:
+    async def _call_script(self, key: str, rate: Rate, cost: int) -> tuple[bool, int]:
         """Return whether the cost in ticks was spent, and the debt in ticks."""
-        arguments = (quota.limit, quota.window, cost)
-        spent, microseconds, ticks = await self.run(SCRIPT, [bucket_name(key, quota)], arguments)
-        return spent == 1, microseconds * quota.limit + ticks
+        arguments = (rate.limit, rate.window, cost)
+        spent, microseconds, ticks = await self.run(SCRIPT, [bucket_name(key, rate)], arguments)
+        return spent == 1, microseconds * rate.limit + ticks
 
     async def run(self, script: str, keys: Sequence[str], arguments: Sequence[int | str]) -> list[int]:
         """Run a script; `keys` are the names after the prefix of all keys.
@@ -344,9 +344,9 @@ def _sha(script: str) -> str:
     return hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
 
 
-def bucket_name(key: str, quota: Quota) -> str:
+def bucket_name(key: str, rate: Rate) -> str:
     """Return the name of a bucket, after the prefix."""
-    return f"{quota.limit}/{quota.window}:{key}"
+    return f"{rate.limit}/{rate.window}:{key}"
 
 
 def install(registry: Registry) -> None:
@@ -375,23 +375,23 @@ def install(registry: Registry) -> None:
     policy = config.rate_limit_on_store_failure
     local = LocalBuckets()
 
-    async def take(key: str, cost: int, quota: Quota) -> tuple[bool, int]:
+    async def take(key: str, cost: int, rate: Rate) -> tuple[bool, int]:
         try:
-            return await shared.take(key, cost, quota)
+            return await shared.take(key, cost, rate)
         except StoreDownError:
             failures.inc()
             if policy == "closed":
                 raise
-            return await local.take(key, cost, quota) if policy == "local" else (True, 0)
+            return await local.take(key, cost, rate) if policy == "local" else (True, 0)
 
     limit = SharedLimiter(registry, tiers, take, local, shared)
 
     async def health(caller_id: str) -> HealthPart:
-        quota, key = tiers.current(caller_id)
+        rate, key = tiers.current(caller_id)
         try:
-            return HealthPart(health_fields(quota, await shared.remaining(key, quota)))
+            return HealthPart(health_fields(rate, await shared.remaining(key, rate)))
         except StoreDownError:
-            fields = health_fields(quota, local.of(quota).remaining(key)) if policy == "local" else {}
+            fields = health_fields(rate, local.of(rate).remaining(key)) if policy == "local" else {}
             return HealthPart(fields, ("rate_limit_store",))
 
     registry.middleware["rate_limit"] = limit

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 import uuid
@@ -65,6 +66,9 @@ MAX_URI = 256
 MAX_QUEUED = 2 * MAX_TEXT
 """Characters of a text in the queue: more than is exported, so that no secret at the end of a text is cut in half."""
 
+MAX_BATCH = 256
+"""Spans of one export, where the variable of OpenTelemetry does not say: 512, its default, take 2 MB more memory."""
+
 MAX_INTEGER = 2**63
 """OTLP has no larger integers."""
 
@@ -92,7 +96,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
 
     def build() -> None:
         provider = TracerProvider(resource=resource_of(registry.about), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(make_exporter(endpoint)))
+        provider.add_span_processor(batches(make_exporter(endpoint)))
         provider.shutdown()
 
     # A wrong variable is rejected now and not while the server starts.
@@ -113,6 +117,12 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
 
     registry.on_startup.append(start)
     registry.on_shutdown.append(queue.stop)
+
+
+def batches(exporter: SpanExporter) -> BatchSpanProcessor:
+    """Return a queue that exports its spans in batches."""
+    given = os.environ.get("OTEL_BSP_MAX_EXPORT_BATCH_SIZE")
+    return BatchSpanProcessor(exporter, max_export_batch_size=None if given else MAX_BATCH)
 
 
 def counting(registry: Registry, signal: Signal, exporter: Any) -> Any:
@@ -246,7 +256,7 @@ class SpanQueue(SpanProcessor):
 
     def start(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
-        self._batch = BatchSpanProcessor(exporter)
+        self._batch = batches(exporter)
 
     async def stop(self) -> None:
         """Export what is queued, for at most `FLUSH_SECONDS`."""

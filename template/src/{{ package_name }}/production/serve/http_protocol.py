@@ -105,7 +105,10 @@ class HttpProtocol(HttpToolsProtocol):
         self._excess: Rejection | None = None
         """The answer to everything but probes, where this connection exceeds a limit."""
         self._unfinished = 0
-        """Bytes of a head, of trailers or of a chunk's size that have arrived, at least 1 while they are expected."""
+        """Bytes that have arrived of a head, of trailers or of the size of a chunk, counted until it is complete.
+
+        It is 0 where none of them is expected, and at least 1 where one is.
+        """
         self._timer: asyncio.TimerHandle | None = None
         self._reads_body = False
         self._body_timer: asyncio.TimerHandle | None = None

@@ -13,7 +13,7 @@ from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from pydantic import ValidationError
 
 from .http_limits import MAX_JSON_DEPTH, deeper_than, more_values_than
-from .pipeline import MAX_LISTED, problems_of
+from .pipeline import MAX_VALIDATION_ERRORS, problems_of
 
 MAX_WEIGHT = 100
 """Arguments up to this weight are left to the SDK, see `_weight`."""
@@ -43,7 +43,7 @@ def problems_with(metadata: FuncMetadata, arguments: Mapping[str, Any], max_valu
     try:
         metadata.validate_arguments(dict(arguments))
     except ValidationError as error:
-        if error.error_count() > MAX_LISTED and (first := _first_problems(metadata, arguments)) is not None:
+        if error.error_count() > MAX_VALIDATION_ERRORS and (first := _first_problems(metadata, arguments)) is not None:
             return problems_of(first, error.error_count())
         return problems_of(error)
     except Exception:
@@ -84,7 +84,7 @@ def _first_problems(metadata: FuncMetadata, arguments: Mapping[str, Any]) -> Val
     try:
         metadata.arg_model.model_validate(_head(metadata.pre_parse_json(dict(arguments))))
     except ValidationError as error:
-        return error if error.error_count() <= MAX_LISTED else None
+        return error if error.error_count() <= MAX_VALIDATION_ERRORS else None
     return None
 
 

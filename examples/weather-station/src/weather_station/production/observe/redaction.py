@@ -177,8 +177,8 @@ def _secret_values(value: object) -> Iterator[str]:
 class _Known:
     """Finds known secrets in a text, in a time that does not depend on their number.
 
-    Where a secret occurs in a text, one of every five successive pieces of four characters of the text is among the
-    pieces of the secret's last eight characters, so that a fifth of the text's pieces is looked up.
+    The last eight characters of each secret are kept as the five pieces of four characters that they contain. A text is
+    looked up at every fifth position only: wherever a secret occurs in it, one of these positions begins such a piece.
     """
 
     BLOCK, STEP = 4, MIN_KNOWN - 3
