@@ -528,6 +528,9 @@ def test_the_container_has_minimal_privileges(renderings: Mapping[str, Rendering
         "fd00:ec2::254",
         "fd20:ce::254",
         "64:ff9b::a9fe:a9fe",
+        "64:ff9b::6464:64c8",
+        "64:ff9b::a83f:8110",
+        "64:ff9b::c000:c0",
     ],
 )
 def test_no_metadata_service_can_be_reached(address: str) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from collections.abc import Iterator
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from harness import DEADLINE_SECONDS, Serve, modern, wait_for
+from harness import DEADLINE_SECONDS, Running, Serve, config, modern, running, wait_for
 from raw_http import Raw, error_of, post_head
-from weather_station.production.inbound.http_limits import MAX_LISTEN_BYTES
+from weather_station.production.inbound.http_limits import MAX_LISTEN_BYTES, MAX_LISTEN_VALUES
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import http_protocol
 
@@ -96,6 +100,28 @@ def test_a_client_that_leaves_a_route_of_the_owner_logs_no_traceback(
         assert "Traceback" not in capfd.readouterr().err
         assert server.client.post(f"{server.base}/crash").status_code == 500
         wait_for(lambda: "a mistake of the owner's" in capfd.readouterr().err)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Running]:
+    with running(config(auth="none")) as server:
+        yield server
+
+
+@settings(max_examples=60)
+@given(
+    count=st.one_of(st.integers(0, 20), st.integers(0, 3 * MAX_LISTEN_VALUES)),
+    length=st.one_of(st.integers(0, 40), st.integers(0, 2 * MAX_LISTEN_BYTES)),
+)
+def test_a_subscription_is_as_large_as_it_may_be_and_no_larger(shared: Running, count: int, length: int) -> None:
+    uris = ["test://" + "a" * length] * min(count, 4_000_000 // (length + 20))
+    message, headers = modern("subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}})
+    content = json.dumps(message).encode()
+    too_large = len(content) > MAX_LISTEN_BYTES or len(uris) + 50 > MAX_LISTEN_VALUES
+    assume(len(content) > MAX_LISTEN_BYTES or not -50 < len(uris) - MAX_LISTEN_VALUES < 0)  # 50: the other values
+    headers |= {"content-type": "application/json"}
+    with shared.client.stream("POST", shared.url, content=content, headers=headers) as response:
+        assert response.status_code == (413 if too_large else 200)
 
 
 @pytest.mark.parametrize("uris", [["test://" + "a" * MAX_LISTEN_BYTES], [f"test://{n}" for n in range(2000)]])

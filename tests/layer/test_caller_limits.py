@@ -12,6 +12,8 @@ from typing import Any
 import anyio
 import httpx2
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from harness import (
     DEADLINE_SECONDS,
@@ -21,8 +23,10 @@ from harness import (
     NO_TLS,
     Running,
     Serve,
+    config,
     has,
     modern,
+    running,
     wait_for,
 )
 from raw_http import Raw, error_of, post_head
@@ -80,6 +84,42 @@ def test_one_caller_holds_so_many_and_leaves_the_rest_to_others(
                         assert other.status_code == 200
         count = server.metrics().value("mcp_http_rejections_total", reason="limited")
         assert count is not None and count >= 2 if HAS_METRICS else count is None
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Running]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("MAX_STREAMS_PER_CALLER", "2")
+        with running(config(**PROXY)) as server:
+            yield server
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.integers(1, 3) if has("inbound.identity") else st.just(1), st.booleans()), max_size=12))
+def test_whatever_callers_open_and_close_each_has_its_own_number(
+    shared: Running, steps: list[tuple[int, bool]]
+) -> None:
+    with (
+        httpx2.Client(timeout=DEADLINE_SECONDS, trust_env=False, verify=NO_TLS) as client,
+        contextlib.ExitStack() as stack,
+    ):
+        held: dict[int, list[contextlib.ExitStack]] = {1: [], 2: [], 3: []}
+        for caller, opens in steps:
+            if not opens:
+                if held[caller]:
+                    held[caller].pop().close()
+            elif len(held[caller]) == 2:
+                with listen(client, shared, address(caller)) as rejected:
+                    assert rejected.status_code == 429
+            else:
+                stream = stack.enter_context(contextlib.ExitStack())
+
+                def is_open(stream: contextlib.ExitStack = stream, caller: int = caller) -> bool:
+                    stream.close()  # of a rejected attempt: the end of another stream had not arrived
+                    return stream.enter_context(listen(client, shared, address(caller))).status_code == 200
+
+                wait_for(is_open)
+                held[caller].append(stream)
 
 
 def test_requests_at_once_are_limited_for_each_caller(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

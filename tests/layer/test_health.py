@@ -257,6 +257,8 @@ def test_responses_are_neither_stored_nor_taken_for_another_type(serve: Serve) -
         for response in (server.get("/livez"), server.get("/readyz"), server.get("/health"), rejected):
             assert response.headers["cache-control"] == "no-store"
             assert response.headers["x-content-type-options"] == "nosniff"
+        if HAS_METRICS:
+            assert server.get("/metrics").headers["cache-control"] == "no-store"
         for response in (server.post(message("ping")), server.post(message("tools/list")), server.post({})):
             assert response.headers.get_list("cache-control") == ["no-store"]
             assert response.headers["x-content-type-options"] == "nosniff"

@@ -17,7 +17,13 @@ from harness import HAS_METRICS, HEADERS, Running, Serve, config, has, message, 
 from raw_http import Raw
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import http_protocol
-from weather_station.production.serve.http_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_PIPELINED
+from weather_station.production.serve.http_protocol import (
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_PIPELINED,
+    MAX_TINY_CHUNKS,
+    TINY_CHUNK,
+)
 
 MIB = 1024 * 1024
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
@@ -133,6 +139,27 @@ if HAS_METRICS:
             text = server.client.get(f"{base}/metrics").text
             assert 'mcp_http_rejections_total{reason="head"} 1.0' in text
             assert 'mcp_http_connections{listener="metrics"}' in text
+
+
+@pytest.mark.parametrize(("size", "status"), [(1, 400), (TINY_CHUNK - 1, 400), (TINY_CHUNK, 200), (1000, 200)])
+def test_a_body_in_many_tiny_chunks_is_rejected(size: int, status: int, echo: Running) -> None:
+    head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+    for count in (MAX_TINY_CHUNKS, MAX_TINY_CHUNKS + 1) if size < 100 else (2000,):
+        with Raw(echo.base) as connection:
+            connection.send(head + b"%x\r\n%s\r\n" % (size, b"x" * size) * count + b"0\r\n\r\n")
+            answer, body = connection.response()
+            assert answer == (status if count > MAX_TINY_CHUNKS else 200)
+            assert (b"chunks" in body) is (answer == 400)
+
+
+def test_the_pieces_in_which_a_body_arrives_are_no_chunks(echo: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "MAX_TINY_CHUNKS", 3)
+    with Raw(echo.base) as connection:
+        connection.send(HEAD + b"Content-Length: 10\r\n\r\n")
+        for _ in range(10):
+            connection.send(b"x")
+            echo.get("/livez")
+        assert connection.response()[0] == 200
 
 
 def test_more_requests_at_once_than_the_limit_close_the_connection(echo: Running) -> None:

@@ -25,6 +25,7 @@ FIXED = {
     "URL and headers of a request, or its trailers": ("serve.http_protocol", "MAX_HEAD_BYTES", "MAX_HEADERS"),
     "time of a head, from its first byte": ("serve.http_protocol", "HEAD_SECONDS"),
     "time of a body, from the head of its request": ("serve.http_protocol", "BODY_SECONDS"),
+    "chunks of fewer than 16 bytes in a body": ("serve.http_protocol", "MAX_TINY_CHUNKS"),
     "requests sent before the first response": ("serve.http_protocol", "MAX_PIPELINED"),
     "connections to a separate metrics port": ("serve.listeners", "MAX_CONNECTIONS"),
     "bodies of one caller that are being sent": ("inbound.caller_limits", "MAX_BODIES"),

@@ -6,15 +6,17 @@ import copy
 import json
 import secrets
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from harness import config
+from harness import Running, config, has, running, wait_for
 from redaction_corpus import NEGATIVES, POSITIVES, filled
+from weather_station.production import get_logger
 from weather_station.production.config import about
 from weather_station.production.observe.redaction import (
     KEY_PREFIXES,
@@ -27,6 +29,9 @@ from weather_station.production.observe.redaction import (
     is_secret,
 )
 from weather_station.production.registry import LearnedSecrets, Registry
+from weather_station.production.sdk import ProductionServer
+
+log = get_logger("own.tool")
 
 SEPARATORS = st.sampled_from(["", "-", "_", ".", " "])
 SECRET_KEYS = st.builds(
@@ -290,6 +295,65 @@ def test_a_learned_secret_is_hidden_wherever_it_is(before: str, token: str, afte
     learned.add(*TOKENS)
     assert token not in redactor.text(before + token + after)
     assert token not in str(redactor.value({before + token + after: [before + token]}))
+
+
+TOKEN, KEY = "Aq3_" + "x7Zk" * 8, "up/str+eam=" + "k9Lm" * 6
+ENDS = (" ", "=", ":", '"', "'", "\\", "/", "%", "&", "token=", '{"a": "', "https://u:", "@host/", "\n", "\x1b[1m", "é")
+around = st.lists(st.one_of(st.sampled_from(ENDS), st.text(st.characters(codec="utf-8"), max_size=4)), max_size=4)
+
+
+@pytest.fixture(scope="module")
+def telling() -> Iterator[Running]:
+    """A server whose tools show a text: in the log, in its fields, and in errors."""
+
+    def register(server: ProductionServer) -> None:
+        async def note(text: str) -> None:
+            log.warning(text)
+
+        async def field(text: str) -> None:
+            log.warning("a field", value=[{"deep": text}], **{f"key {text}": 1})
+
+        async def crash(text: str) -> None:
+            raise ValueError(text)
+
+        async def chain(text: str) -> None:
+            try:
+                raise KeyError(text)
+            except KeyError as error:
+                raise RuntimeError("other") from error
+
+        for tool in (note, field, crash, chain):
+            server.tool()(tool)
+
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("UPSTREAM_KEY", KEY)
+        tokens: dict[str, Any] = {"auth_tokens": f"alice:{TOKEN}"} if has("inbound.auth_token") else {}
+        with running(config(upstream_api_key_env="UPSTREAM_KEY", log_arguments=True, **tokens), register) as server:
+            yield server
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    tool=st.sampled_from(["note", "field", "crash", "chain"]),
+    secret=st.sampled_from([KEY, TOKEN] if has("inbound.auth_token") else [KEY]),
+    before=around,
+    after=around,
+)
+def test_a_running_server_shows_no_secret_whatever_is_around_it(
+    telling: Running, capfd: Any, tool: str, secret: str, before: list[str], after: list[str]
+) -> None:
+    text = "".join(before) + secret + "".join(after)
+    result = telling.call(tool, {"text": text}, authorization=f"Bearer {TOKEN}")
+    written = ""
+
+    def is_logged() -> bool:
+        nonlocal written
+        written += capfd.readouterr().err
+        return '"outcome"' in written
+
+    wait_for(is_logged)
+    assert secret not in json.dumps(result)
+    assert secret not in written
 
 
 @pytest.mark.pure

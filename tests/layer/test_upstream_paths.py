@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
@@ -18,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from harness import ONE_ATTEMPT, Serve, asgi_server, opened, text_of
+from harness import HEADERS, ONE_ATTEMPT, Running, Serve, asgi_server, config, opened, result_of, running, text_of
 from stand_in import StandIn
 from weather_station.production import upstream
 from weather_station.production.sdk import ProductionServer
@@ -114,6 +115,22 @@ def test_a_lone_surrogate_is_rejected_wherever_a_tool_sends_it(tool: str, serve:
 
     with serve(register, **ONE_ATTEMPT) as server:
         assert "surrogate" in text_of(server.call(tool, {"user": "a"}))
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400", '[1, {"a": 1e999}]'])
+def test_a_number_that_is_not_finite_is_rejected_in_a_body(number: str, serve: Serve) -> None:
+    def register(server: ProductionServer) -> None:
+        async def post(value: Any, ctx: Context) -> Any:
+            return await upstream(ctx).request("POST", "/users", json={"value": value})
+
+        server.tool()(post)
+
+    with serve(register, **ONE_ATTEMPT) as server:
+        body = json.dumps(server.request("post", {"value": 0})).replace('"value": 0', f'"value": {number}')
+        headers = HEADERS | {"content-type": "application/json"}
+        result = result_of(server.client.post(server.url, content=body, headers=headers))
+        assert result["isError"]
+        assert "which JSON does not have" in text_of(result)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +253,22 @@ def test_whatever_the_value_the_receiver_finds_it_in_its_segment(value: str) -> 
         assert [len(received(target, decodings)), *received(target, decodings)[:2]] == [4, "", "users"]
         assert received(target, decodings)[3] == "posts"
     assert unquote(target) == f"/users/{value}/posts"
+
+
+@pytest.fixture(scope="module")
+def users() -> Iterator[tuple[Running, list[str]]]:
+    """A server with the tool `show`, and what its upstream did."""
+    with starlette_api() as (url, done), running(config(upstream_base_url=url, **ONE_ATTEMPT), add_show) as server:
+        yield server, done
+
+
+@settings(max_examples=150)
+@given(value=texts.filter(lambda text: "\ud800" not in text))
+def test_whatever_the_value_the_upstream_runs_one_route_with_it(value: str, users: tuple[Running, list[str]]) -> None:
+    server, done = users
+    done.clear()
+    result = server.call("show", {"user": value})
+    assert done == ([] if result["isError"] else [f"show {value}"])
 
 
 @given(first=texts, second=texts)

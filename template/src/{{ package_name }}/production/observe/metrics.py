@@ -269,6 +269,6 @@ def _endpoint(registry: Registry, meter: PrometheusMeter) -> Callable[[Request],
         ready.set(0 if await failing_checks(registry) else 1)
         encode, content_type = choose_encoder(",".join(request.headers.getlist("accept")))
         text = await exposition.text(encode, content_type)
-        return Response(text, headers={"content-type": content_type})
+        return Response(text, headers={"content-type": content_type, "cache-control": "no-store"})
 
     return metrics

@@ -33,6 +33,11 @@ BODY_SECONDS = 30.0
 RESERVE_SECONDS = 1.0
 """Seconds in which a connection beyond the limits has to deliver the head of its request."""
 
+MAX_TINY_CHUNKS = 10_000
+"""Chunks of a body with fewer bytes than `TINY_CHUNK`. Each takes as much time as many bytes do."""
+
+TINY_CHUNK = 16
+
 MAX_PIPELINED = 16
 """Requests that a client may send before it has the response to the first one."""
 
@@ -63,6 +68,9 @@ TOO_LARGE = Rejection(
 )
 TOO_SLOW = Rejection(408, "timeout", f"The URL and headers, or the trailers, took more than {HEAD_SECONDS:g} seconds.")
 SLOW_BODY = Rejection(408, "timeout", f"The body of the request took more than {BODY_SECONDS:g} seconds.")
+TINY_CHUNKS = Rejection(
+    400, "malformed", f"The body has more than {MAX_TINY_CHUNKS} chunks of fewer than {TINY_CHUNK} bytes."
+)
 TOO_MANY = Rejection(400, "malformed", f"More than {MAX_PIPELINED} requests at once on one connection.")
 
 
@@ -87,7 +95,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     - The head of a request, and its trailers, have at most `MAX_HEAD_BYTES` and `MAX_HEADERS` (431), and arrive within
       `HEAD_SECONDS` (408). The number of connections is limited, see `Connections`.
-    - A body arrives within `BODY_SECONDS` (408).
+    - A body arrives within `BODY_SECONDS` (408), and not in too many tiny chunks (400).
     - Trailers are dropped: uvicorn would append them to the headers, where an application takes them for those that a
       proxy has checked (RFC 9110, section 6.5.1).
     - An offer to upgrade to HTTP/2 or WebSocket is ignored (RFC 9110, section 7.8): httptools would end the request
@@ -110,6 +118,8 @@ class HttpProtocol(HttpToolsProtocol):
         It is 0 where none of them is expected, and at least 1 where one is.
         """
         self._timer: asyncio.TimerHandle | None = None
+        self._tiny_chunks = 0
+        self._chunk_bytes = 0
         self._reads_body = False
         self._body_timer: asyncio.TimerHandle | None = None
         self._rejected = False
@@ -203,6 +213,7 @@ class HttpProtocol(HttpToolsProtocol):
             raise RejectedError(self._excess)
         super().on_headers_complete()
         self._reads_body = True
+        self._tiny_chunks = 0
         if self._excess is not None:
             self.cycle.keep_alive = False
         self.headers = []  # where trailers go; those of the request are in its scope
@@ -218,12 +229,17 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         self._unfinished = self._unfinished or 1
+        self._chunk_bytes = 0
 
     def on_chunk_complete(self) -> None:
         self._finished()
+        self._tiny_chunks += 0 < self._chunk_bytes < TINY_CHUNK
+        if self._tiny_chunks > MAX_TINY_CHUNKS:
+            raise RejectedError(TINY_CHUNKS)
 
     def on_body(self, body: bytes) -> None:
         self._finished()
+        self._chunk_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -234,7 +234,8 @@ class Upstream:
             ValueError: `timeout` is not above 0.
             UpstreamStatusError: the response has a status of 400 or more.
             UpstreamError: any other failure to get a usable response.
-            ToolError: `path` is not a path or URL, a value would change its segments, or a text has a lone surrogate.
+            ToolError: `path` is not a path or URL, a value would change its segments, a text has a lone surrogate, or a
+                number in `json` is not finite.
             KeyError: `path_params` lacks a `{name}`.
         """
         if timeout is not None and not 0 < timeout < math.inf:
@@ -262,6 +263,10 @@ class Upstream:
             raise ToolError("the path or URL of the upstream is malformed") from None
         except UnicodeEncodeError:
             raise ToolError("the request to the upstream has a lone surrogate, or a header that is not ASCII") from None
+        except ValueError as error:
+            if "float values" not in str(error):
+                raise
+            raise ToolError("the request to the upstream has NaN or an infinity, which JSON does not have") from None
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
         at_base = not absolute or http.url.origin == self._base_origin
