@@ -160,6 +160,8 @@ async def test_a_text_is_sent_as_it_is(make: Make, media_type: str, schema: Any,
         ({"image/*": FILE}, "image/webp", "image/webp"),
         ({"image/png": FILE, "image/jpeg": FILE}, "image/jpeg", "image/jpeg"),
         ({"image/png": FILE, "image/jpeg": FILE}, None, "image/png"),
+        ({"text/plain": FILE, "application/pdf": FILE}, "text/plain", "text/plain"),
+        ({"text/csv": FILE, "application/pdf": FILE, "image/*": {}}, "image/png", "image/png"),
         ({"application/octet-stream": PERSON}, None, "application/octet-stream"),
         ({"application/x-thing": FILE}, None, "application/x-thing"),
         ({"application/x-thing": {"type": "object", "format": "file"}}, None, "application/x-thing"),
@@ -192,6 +194,13 @@ def test_an_object_in_a_type_that_cannot_be_written_has_no_tool(make: Make, medi
     assert tools.generated.tools == []
     (text,) = tools.findings("skipped operation")
     assert text == f"its body has parts, and it is not known how they are written in {media_type}"
+
+
+async def test_a_registered_name_is_preferred(make: Make) -> None:
+    names = ["json", "multipart/x-www-form-urlencoded", MULTIPART, "application/xml"]
+    (tool,) = make(requestBody={"content": {name: {"schema": PERSON} for name in names}}).generated.tools
+    assert tool.body is not None
+    assert tool.body.media_type == MULTIPART
 
 
 @pytest.mark.parametrize("known", ["application/json", FORM, MULTIPART, "application/xml"])
@@ -267,6 +276,57 @@ def test_a_parameter_in_a_type_that_cannot_be_written(make: Make, media_type: st
     assert [tool.parameters for tool in tools.generated.tools] == ([] if is_required else [[]])
     (text,) = tools.findings("skipped operation" if is_required else "parameter")
     assert f"it is not known how they are written in {media_type}" in text
+
+
+UPLOAD = {"type": "object", "properties": {"name": {"type": "string"}, "file": FILE}}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("first", ["application/json", MULTIPART])
+async def test_a_class_of_a_body_in_json_has_texts_where_that_of_a_form_has_files(
+    rest: Api, tmp_path: Path, is_named: bool, first: str
+) -> None:
+    schema = {"$ref": "#/components/schemas/Upload"} if is_named else UPLOAD
+    second = MULTIPART if first != MULTIPART else "application/json"
+    operations = {
+        f"/{n}": {"post": operation(f"o{n}", requestBody=body(schema, each))} for n, each in enumerate((first, second))
+    }
+    tools = Tools(document(operations, schemas={"Upload": UPLOAD}), tmp_path, rest)
+    for tool in tools.generated.tools:
+        rest.on("POST", tool.path, json={})
+    for name, media_type in (("o0", first), ("o1", second)):
+        request = await tools.sent(name, {"body": {"name": "n", "file": BASE64}})
+        if media_type == MULTIPART:
+            assert CONTENT in request.body
+        else:
+            assert request.json() == {"name": "n", "file": BASE64}
+    tools.forget()
+
+
+async def test_a_part_in_a_type_that_cannot_write_its_object_is_given_as_it_is(make: Make) -> None:
+    properties = {"xml": PERSON, "packed": PERSON, "json": PERSON, "yaml": PERSON}
+    types = {
+        "xml": "application/xml",
+        "packed": "application/x-msgpack",
+        "json": "text/json",
+        "yaml": "application/yaml",
+    }
+    encoding = {name: {"contentType": media_type} for name, media_type in types.items()}
+    tools = make(requestBody=body({"type": "object", "properties": properties}, MULTIPART, encoding=encoding))
+    given = {"xml": "<a/>", "packed": base64.b64encode(b"packed").decode(), "json": VALUE, "yaml": VALUE}
+    request = await tools.sent("find", {"body": given})
+    received = dict(parts_of(request))
+    assert {name: received[name] for name in ("xml", "packed")} == {"xml": "<a/>", "packed": "packed"}
+    assert json.loads(received["json"]) == json.loads(received["yaml"]) == VALUE
+    assert {f"Content-Type: {media_type}".encode() in request.body for media_type in types.values()} == {True}
+
+
+@pytest.mark.parametrize("schema", [{"type": ["object", "null"]}, {"type": "null"}, {}])
+@pytest.mark.parametrize("is_required", [True, False])
+async def test_null_is_the_value_of_a_required_body(make: Make, schema: Any, is_required: bool) -> None:
+    tools = make(requestBody=body(schema) | {"required": is_required})
+    request = await tools.sent("find", {"body": None} if is_required else {})
+    assert request.body == (b"null" if is_required else b"")
 
 
 def test_what_is_sent_in_another_form_is_reported(make: Make) -> None:

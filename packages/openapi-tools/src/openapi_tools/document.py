@@ -114,17 +114,18 @@ class Document:
 
     def resolved_mapping(self, node: Node) -> Mapping[str, Any]:
         """Return the object that `node` stands for, empty where it cannot be resolved."""
+        return self.resolved_node(node).mapping
+
+    def resolved_node(self, node: Node) -> Node:
+        """Return the node that `node` stands for, one without a value where it cannot be resolved."""
         try:
-            return self.resolve(node).mapping
+            return self.resolve(node)
         except UnresolvedReferenceError:
-            return {}
+            return node.with_value(None)
 
     def has_parts(self, node: Node, depth: int = 0) -> bool:
         """Return whether a schema describes objects or lists, which are not files."""
-        try:
-            node = self.resolve(node)
-        except UnresolvedReferenceError:
-            return False
+        node = self.resolved_node(node)
         schema = node.mapping
         if schema.get("format") in ("binary", "file"):
             return False

@@ -8,7 +8,8 @@ Read-only and write-only properties are only in the one where they belong.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from .document import Document, Node, UnresolvedReferenceError, as_list, unescape_pointer
@@ -45,6 +46,7 @@ from .schema_keywords import (
     number_constraints,
     types_of,
     unchecked_keywords,
+    value_of_type,
 )
 from .schema_merging import merged_schema
 from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
@@ -205,9 +207,9 @@ class SchemaConverter:
                 return self._with_null_if_nullable(union, node)
         if "const" in schema:
             return self._convert_enum([schema["const"]], node, direction)
-        if isinstance(schema.get("enum"), list):
-            return self._with_null_if_nullable(self._convert_enum(schema["enum"], node, direction), node)
         types = types_of(schema)
+        if values := self._values_of(node, types):
+            return self._with_null_if_nullable(self._convert_enum(values, node, direction), node)
         if not types:
             return AnyType()
         union = union_of([self._convert_json_type(json_type, node, name, direction) for json_type in types])
@@ -324,6 +326,20 @@ class SchemaConverter:
         values = tuple(str(value) for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema)
         self._discriminated.append((variant, name, tuple(filter(is_unicode, values)) or (schema,)))
 
+    def _values_of(self, node: Node, types: Sequence[str]) -> list[Any]:
+        """Return the values of an enumeration as its type has them, such as "1" for 1 where it is a string.
+
+        Others are left out and reported; where none remains, the type alone counts.
+        """
+        given = as_list(node.value.get("enum"))
+        values = [value_of_type(value, types) for value in given] if types else given
+        misfits = [given[index] for index, value in enumerate(values) if value is None and given[index] is not None]
+        if misfits:
+            shown = single_line(", ".join(map(str, misfits)), 100)
+            self.report.add("schema", node.pointer, f"values of the enumeration that are not of its type: {shown}")
+        kept = [value for index, value in enumerate(values) if value is not None or given[index] is None]
+        return [] if misfits and kept == [None] else kept
+
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
         if not all(is_unicode(value) for value in values if isinstance(value, str)):
             self.report.add("schema", node.pointer, "a value that is not valid Unicode is left out of the enumeration")
@@ -357,6 +373,12 @@ class SchemaConverter:
         )
         self.models.append(model)
         return model
+
+    def copy_of(self, model: Model) -> Model:
+        """Return a class of its own with the properties of `model`."""
+        copy = replace(model, name=self._class_names.claim(model.name), properties=list(model.properties))
+        self.models.append(copy)
+        return copy
 
     def _add_properties(self, model: Model, node: Node, name: str) -> None:
         """Convert the properties of the schema at `node` into fields of `model`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from .fixed_headers import FixedHeader
@@ -27,7 +27,6 @@ from .python_types import (
     ScalarType,
     Type,
     accepts_null,
-    models_in,
     union_options,
 )
 from .text import MAX_TITLE, docstring, grouped_literal, literal, single_line
@@ -102,18 +101,6 @@ def definition_order(models: Sequence[Model]) -> list[Model]:
                 entered.add(model)
                 stack += [reference for reference in model.referenced_models() if reference not in entered]
     return list(ordered)
-
-
-def reachable_models(types: Iterable[Type]) -> set[Model]:
-    """Return the models that these types refer to, directly or through other models."""
-    reached: set[Model] = set()
-    stack = [model for type_ in types for model in models_in(type_)]
-    while stack:
-        model = stack.pop()
-        if model not in reached:
-            reached.add(model)
-            stack += model.referenced_models()
-    return reached
 
 
 # --- Models ------------------------------------------------------------------------------------------------------
@@ -264,7 +251,8 @@ def _body(body: RequestBody) -> str:
     match body.kind:
         case "json":
             media_type = "" if body.media_type == "application/json" else f", {literal(body.media_type)}"
-            return f"json_body({body.name}{media_type})"
+            required = ", required=True" if body.required and accepts_null(body.type) else ""
+            return f"json_body({body.name}{media_type}{required})"
         case "form":
             styles = f", {literal(body.property_styles)}" if body.property_styles else ""
             return f"form_body({body.name}{styles})"

@@ -584,8 +584,9 @@ def in_json(name: str, value: Any) -> list[Pair]:
     return [] if value is None else [(quote(name, safe=""), quote(to_json(value), safe=""))]
 
 
-def json_body(value: Any, media_type: str = "application/json") -> Body | None:
-    return None if value is None else Body(to_json(value).encode(), media_type)
+def json_body(value: Any, media_type: str = "application/json", *, required: bool = False) -> Body | None:
+    """Return a body in JSON; None stands for an absent one, and in a `required` body for null."""
+    return None if value is None and not required else Body(to_json(value).encode(), media_type)
 
 
 def json_lines_body(value: Iterable[Any] | None, media_type: str) -> Body | None:
