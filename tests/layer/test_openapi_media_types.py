@@ -321,6 +321,57 @@ async def test_a_part_in_a_type_that_cannot_write_its_object_is_given_as_it_is(m
     assert {f"Content-Type: {media_type}".encode() in request.body for media_type in types.values()} == {True}
 
 
+SWAGGER = {
+    "swagger": "2.0",
+    "info": {"title": "T", "version": "1"},
+    "paths": {
+        "/x": {
+            "post": {
+                "operationId": "find",
+                "consumes": [MULTIPART],
+                "parameters": [
+                    {"name": name, "in": "formData", "type": "array", "items": {"type": "string"}} | fields
+                    for name, fields in {
+                        "csv": {},
+                        "ssv": {"collectionFormat": "ssv"},
+                        "pipes": {"collectionFormat": "pipes"},
+                        "multi": {"collectionFormat": "multi"},
+                    }.items()
+                ],
+                "responses": {},
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("version", ["2.0", "3.0.3", "3.1.0"])
+async def test_a_list_in_a_form_of_parts_has_its_style(rest: Api, tmp_path: Path, version: str) -> None:
+    names = ("csv", "ssv", "pipes", "multi")
+    encodings = [{"explode": False}, {"style": "spaceDelimited"}, {"style": "pipeDelimited"}, {"style": "form"}]
+    lists = {name: {"type": "array", "items": {"type": "string"}} for name in names}
+    fields = {"encoding": dict(zip(names, encodings, strict=True))}
+    content = body({"type": "object", "properties": lists}, MULTIPART, **fields)
+    later = document({"/x": {"post": operation("find", requestBody=content)}}, version=version)
+    tools = Tools(SWAGGER if version == "2.0" else later, tmp_path, rest)
+    rest.on("POST", "/x", json={})
+    received = parts_of(await tools.sent("find", {"body": {name: ["a", "b"] for name in names}}))
+    several = [(name, text) for name in names for text in ("a", "b")]
+    joined = [("csv", "a,b"), ("ssv", "a b"), ("pipes", "a|b"), ("multi", "a"), ("multi", "b")]
+    assert received == (several if version == "3.0.3" else joined)
+    tools.forget()
+
+
+def test_a_sequence_of_parts_and_a_query_as_json_are_not_sent_in_another_form(make: Make) -> None:
+    streamed = {"multipart/mixed": {"itemSchema": PERSON}, "application/jsonl": {"itemSchema": PERSON}}
+    query = {"name": "q", "in": "querystring", "content": {"application/json": {"schema": PERSON}}}
+    tools = make(requestBody={"content": streamed}, parameters=[query])
+    (tool,) = tools.generated.tools
+    assert tool.body is not None
+    assert (tool.body.kind, tool.parameters) == ("lines", [])
+    assert make(parameters=[query | {"required": True}]).generated.tools == []
+
+
 @pytest.mark.parametrize("schema", [{"type": ["object", "null"]}, {"type": "null"}, {}])
 @pytest.mark.parametrize("is_required", [True, False])
 async def test_null_is_the_value_of_a_required_body(make: Make, schema: Any, is_required: bool) -> None:

@@ -44,6 +44,8 @@ def result_annotation(schema: Any, folder: Path, **schemas: Any) -> str:
         ({"type": ["string", "null"], "enum": ["a", None]}, 'Literal["a"] | None', False),
         ({"type": ["integer", "null"], "enum": ["x", None]}, "int | None", True),
         ({"type": "number", "enum": [True]}, "Number", True),
+        ({"type": "number", "enum": [0.5, 1.5]}, "Number", False),
+        ({"type": "array", "items": {"type": "integer"}, "enum": [[1], [2]]}, "list[int]", False),
         ({"enum": ["a", 1, True]}, 'Literal["a", 1, True] | str | int | bool', False),
     ],
 )

@@ -201,6 +201,9 @@ def _form_field(body: RequestBody, name: str, value: Any) -> list[Pair]:
 
 
 def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]]:
+    if isinstance(value, list) and (style := body.property_styles.get(name)):
+        separator = {"space": " ", "pipe": "|"}.get(style, ",")
+        return [[name, separator.join(map(_part, value)), "text/plain"]]
     media_type = body.part_types.get(name, "")
     is_json = media_type.endswith("json")
     is_list_of_parts = isinstance(value, list) and (

@@ -93,10 +93,14 @@ class Document:
         self._bytes = 0
         self._files: dict[str, Any] = {}
         content = self._load(self.location)
+        is_swagger = False
         if isinstance(content, dict) and re.fullmatch(r"2\.0(\.0)?", str(content.get("swagger", ""))):
             content = self._files[self.location] = to_openapi_3(content)
+            is_swagger = True
         self.root = Node(content, "#", self.location)
         self.version = _openapi_version(content, location)
+        self.has_part_styles = is_swagger or self.version >= (3, 1)
+        """Whether the style of a property counts in a multipart body; OpenAPI 3.0 ignores it there."""
 
     def resolve(self, node: Node) -> Node:
         """Return `node`, or where it is a reference the node that it finally leads to.

@@ -52,7 +52,10 @@ class PartReader:
                     types[prop.api_name] = ("file", "")
         for name, encoding in media.get("encoding").entries():
             content_type = encoding.mapping.get("contentType")
-            if isinstance(content_type, str) and is_media_type(content_type):
+            style = style_of(encoding, self.report) if self.document.has_part_styles else ""
+            if style in ("flat", "space", "pipe") and name not in body.files:
+                body.property_styles[name] = style
+            elif isinstance(content_type, str) and is_media_type(content_type):
                 if kind := self._kind_of_part(body, media, name, content_type):
                     types[name] = (kind, f" In {content_type}.")
                 (body.files if name in body.files or kind == "file" else body.part_types)[name] = content_type
@@ -107,6 +110,21 @@ class PartReader:
                 body.type = union_of(
                     [own.get(option, option) if isinstance(option, Model) else option for option in options]
                 )
+
+
+def style_of(encoding: Node, report: Report) -> str:
+    """Return the style of a form's property, as in `RequestBody.property_styles`, "" where it has none."""
+    style, explode = encoding.mapping.get("style"), encoding.mapping.get("explode")
+    if style not in (None, "form", "spaceDelimited", "pipeDelimited", "deepObject"):
+        text = f"style {single_line(str(style), 40)!r} is not valid in this location: sent as form"
+        report.add("request body", encoding.pointer, text)
+    if style == "deepObject":
+        return "deep"
+    if style in ("spaceDelimited", "pipeDelimited") and explode is not True:
+        return "space" if style == "spaceDelimited" else "pipe"
+    if explode is False:
+        return "flat"
+    return "form" if style is not None else ""
 
 
 def _part_type(type_: Type, kind: str) -> Type:

@@ -15,7 +15,7 @@ from .media_types import (
     standard_name,
     without_parameters,
 )
-from .multipart import PartReader
+from .multipart import PartReader, style_of
 from .operations import Operation, RequestBody, UnknownFormError
 from .python_types import AnyType, FileType, ListType, MapType, ScalarType, is_object, union_options
 from .report import Report
@@ -120,6 +120,8 @@ class RequestBodyReader:
         kind = body_kind(media_type, is_structured=self.document.has_parts(schema_node))
         if kind == "lines" and not (media.get("itemSchema").mapping or schema_node.get("items").mapping):
             return "text"
+        if kind == "multipart" and (media.get("itemSchema").mapping or media.get("prefixEncoding").value):
+            return None  # a sequence of parts without names (OpenAPI 3.2)
         if standard_name(media_type) not in (ANY, "application/*"):
             return kind
         if self._is_file(media):
@@ -180,15 +182,8 @@ class RequestBodyReader:
         """Return the styles of a form's properties, as in `RequestBody.property_styles`."""
         styles: dict[str, str] = {}
         for name, encoding in media.get("encoding").entries():
-            style, explode = encoding.mapping.get("style"), encoding.mapping.get("explode")
-            if style == "deepObject":
-                styles[name] = "deep"
-            elif style in ("spaceDelimited", "pipeDelimited") and explode is not True:
-                styles[name] = "space" if style == "spaceDelimited" else "pipe"
-            elif explode is False:
-                styles[name] = "flat"
-            elif style is not None:
-                styles[name] = "form"
+            if style := style_of(encoding, self.report):
+                styles[name] = style
             elif "contentType" in encoding.mapping:
                 if is_json(str(encoding.mapping["contentType"])):
                     styles[name] = "json"

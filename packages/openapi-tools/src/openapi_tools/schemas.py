@@ -208,7 +208,10 @@ class SchemaConverter:
         if "const" in schema:
             return self._convert_enum([schema["const"]], node, direction)
         types = types_of(schema)
-        if values := self._values_of(node, types):
+        values = self._values_of(node, types)
+        if types and not all(value is None or isinstance(value, str | bool | int) for value in values):
+            self.report.add("schema", node.pointer, "an enumeration of numbers, lists or objects is not checked")
+        elif values:
             return self._with_null_if_nullable(self._convert_enum(values, node, direction), node)
         if not types:
             return AnyType()

@@ -260,7 +260,8 @@ def _body(body: RequestBody) -> str:
             files = f", {literal(body.files)}" if body.files else ""
             types = f", types={literal(body.part_types)}" if body.part_types else ""
             media_type = "" if body.media_type == MULTIPART else f", media_type={literal(body.media_type)}"
-            return f"multipart_body({body.name}{files}{types}{media_type})"
+            styles = f", styles={literal(body.property_styles)}" if body.property_styles else ""
+            return f"multipart_body({body.name}{files}{types}{media_type}{styles})"
         case "lines":
             return f"json_lines_body({body.name}, {literal(body.media_type)})"
     return f"{body.kind}_body({body.name}, {literal(body.media_type)})"

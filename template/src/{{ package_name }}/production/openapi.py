@@ -648,6 +648,7 @@ def multipart_body(
     files: Mapping[str, str] | None = None,
     types: Mapping[str, str] | None = None,
     media_type: str = "multipart/form-data",
+    styles: Mapping[str, str] | None = None,
 ) -> Body | None:
     """Return a body of several parts (RFC 7578).
 
@@ -656,6 +657,7 @@ def multipart_body(
         files: The media types of the properties that are an `UploadFile`, or a list of them.
         types: The media types of other properties.
         media_type: The media type of the body.
+        styles: `flat`, `space` or `pipe` for lists that are one part, separated by commas, spaces or bars.
 
     Raises:
         ToolError: a file is not base64.
@@ -665,6 +667,8 @@ def multipart_body(
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
     for name, item in to_json_value(value).items():
+        if isinstance(item, list) and (style := (styles or {}).get(name)):
+            item = {"space": " ", "pipe": "|"}.get(style, ",").join(map(part, item))
         own_type = (types or {}).get(name, "")
         is_list = isinstance(item, list) and (name in (files or {}) or not any(map(_contains_object, item)))
         for each in item if is_list and not own_type.endswith("json") else [item]:
