@@ -303,6 +303,56 @@ async def test_a_class_of_a_body_in_json_has_texts_where_that_of_a_form_has_file
     tools.forget()
 
 
+NULL = {"type": "null"}
+FILES = {"type": "array", "items": FILE}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        FILE,
+        {"type": ["string", "null"], "format": "binary"},
+        {"anyOf": [FILE, NULL]},
+        {"oneOf": [{"$ref": "#/components/schemas/File"}, NULL]},
+        {"allOf": [{"$ref": "#/components/schemas/File"}, {"description": "a file"}]},
+        {"$ref": "#/components/schemas/Optional"},
+        FILES,
+        {"anyOf": [FILES, NULL]},
+        {"$ref": "#/components/schemas/Files"},
+        {"type": "array", "items": {"$ref": "#/components/schemas/Optional"}},
+    ],
+)
+@pytest.mark.parametrize("is_declared", [True, False])
+async def test_every_way_to_write_a_file(rest: Api, tmp_path: Path, schema: Any, is_declared: bool) -> None:
+    named = {"File": FILE, "Optional": {"anyOf": [FILE, NULL]}, "Files": FILES}
+    whole = {"type": "object", **({"properties": {"f": schema}} if is_declared else {"additionalProperties": schema})}
+    post = operation("find", requestBody=body(whole, MULTIPART))
+    tools = Tools(document({"/x": {"post": post}}, schemas=named), tmp_path, rest)
+    rest.on("POST", "/x", json={})
+    is_list = "array" in json.dumps(schema) or "Files" in json.dumps(schema)
+    file = {"base64": BASE64, "name": "a.bin"}
+    request = await tools.sent("find", {"body": {"f": [file, file] if is_list else file}})
+    assert request.body.count(CONTENT) == (2 if is_list else 1)
+    assert request.body.count(b'name="f"; filename="a.bin"') == (2 if is_list else 1)
+    tools.forget()
+
+
+@pytest.mark.parametrize("location", ["header", "cookie", "query", "path"])
+async def test_a_parameter_in_json(make: Make, location: str) -> None:
+    path = "/x/{p}" if location == "path" else "/x"
+    given = {"name": "p", "in": location, "required": True, "content": {"application/json": {"schema": PERSON}}}
+    tools = make(path, parameters=[given])
+    tools.api.on("POST", "/x/{any}", json={})
+    request = await tools.sent("find", {"p": {"name": "é"}})
+    received = {
+        "path": request.target.rpartition("/")[2],
+        "query": request.target.rpartition("=")[2],
+        "header": request.headers.get("p"),
+        "cookie": str(request.headers.get("cookie")).partition("=")[2],
+    }
+    assert json.loads(unquote(str(received[location]))) == {"name": "é"}
+
+
 async def test_a_part_in_a_type_that_cannot_write_its_object_is_given_as_it_is(make: Make) -> None:
     properties = {"xml": PERSON, "packed": PERSON, "json": PERSON, "yaml": PERSON}
     types = {

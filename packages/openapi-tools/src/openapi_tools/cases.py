@@ -71,7 +71,9 @@ def _texts(parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> Ite
         value = arguments.get(parameter.argument)
         if value is None:
             continue
-        if isinstance(value, dict) and parameter.explode and parameter.location == "header":
+        if parameter.is_json:
+            yield parameter.api_name, json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, dict) and parameter.explode and parameter.location == "header":
             yield parameter.api_name, ",".join(f"{key}={_part(item)}" for key, item in value.items())
         else:
             yield parameter.api_name, _simple(value)
@@ -206,13 +208,14 @@ def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]
         return [[name, separator.join(map(_part, value)), "text/plain"]]
     media_type = body.part_types.get(name, "")
     is_json = media_type.endswith("json")
+    file_type = body.files.get(name, body.files.get("*", ""))
     is_list_of_parts = isinstance(value, list) and (
-        name in body.files or not (is_json or any(map(_contains_object, value)))
+        bool(file_type) or not (is_json or any(map(_contains_object, value)))
     )
     parts: list[list[Any]] = []
     for item in value if is_list_of_parts else [value]:
-        if name in body.files:
-            parts.append([name, {**item, "media_type": body.files[name]}])
+        if file_type:
+            parts.append([name, {**item, "media_type": file_type}])
         else:
             as_json = is_json or isinstance(item, list | dict)
             part_type = media_type or ("application/json" if as_json else "text/plain")

@@ -19,9 +19,6 @@ MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
 """Greatest size of all files of a document together."""
 
-MAX_ALTERNATIVES = 10
-"""Levels of alternatives in a schema in which the parts of a value are looked for."""
-
 MAX_REFERENCES = 50
 """Greatest number of references that are followed one after the other."""
 
@@ -127,17 +124,22 @@ class Document:
         except UnresolvedReferenceError:
             return node.with_value(None)
 
-    def has_parts(self, node: Node, depth: int = 0) -> bool:
+    def has_parts(self, node: Node) -> bool:
         """Return whether a schema describes objects or lists, which are not files."""
-        node = self.resolved_node(node)
-        schema = node.mapping
-        if schema.get("format") in ("binary", "file"):
-            return False
-        types = as_list(schema.get("type")) or [schema.get("type")]
-        if schema.get("properties") or schema.get("items") or {"object", "array"} & {*map(str, types)}:
-            return True
-        options = (each for key in ("allOf", "oneOf", "anyOf") for each in node.get(key).elements())
-        return depth < MAX_ALTERNATIVES and any(self.has_parts(option, depth + 1) for option in options)
+        seen: set[tuple[str, str]] = set()
+        stack = [node]
+        while stack:
+            node = self.resolved_node(stack.pop())
+            schema = node.mapping
+            if (node.source, node.pointer) in seen or schema.get("format") in ("binary", "file"):
+                continue
+            seen.add((node.source, node.pointer))
+            types = as_list(schema.get("type")) or [schema.get("type")]
+            if schema.get("properties") or schema.get("items") or {"object", "array"} & {*map(str, types)}:
+                return True
+            for keyword in ("allOf", "oneOf", "anyOf"):
+                stack += node.get(keyword).elements()
+        return False
 
     def follow(self, reference: str, origin: Node) -> Node:
         """Return the node that the `$ref` at `origin` names.

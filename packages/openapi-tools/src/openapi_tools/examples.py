@@ -178,7 +178,7 @@ def _list_length(type_: ListType, depth: int) -> int:
     minimum, maximum = type_.constraint("min_length", 0), type_.constraint("max_length")
     if maximum is not None and minimum > maximum:
         raise NoExampleError(f"a list of {minimum} to {maximum} items")
-    wanted = 1 if depth else 2  # two show the separator
+    wanted = 0 if depth > MAX_DEPTH // 2 else 1 if depth else 2  # two show the separator
     length: int = max(minimum, wanted if maximum is None else min(maximum, wanted))
     if length > MAX_LIST:
         raise NoExampleError(f"a list of {length} items")

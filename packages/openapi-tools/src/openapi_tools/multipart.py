@@ -11,6 +11,7 @@ from .operations import RequestBody, Tool
 from .python_types import (
     FileType,
     ListType,
+    MapType,
     Model,
     NamedType,
     ScalarType,
@@ -43,6 +44,10 @@ class PartReader:
 
     def read(self, body: RequestBody, media: Node) -> None:
         """Read which parts of a body are files, and the media types of all."""
+        extra = self.document.resolved_node(media.get("schema")).get("additionalProperties")
+        if isinstance(body.type, MapType) and (media_type := self.schemas.file_media_type(extra)):
+            body.files["*"] = media_type
+            body.type = MapType(_part_type(body.type.value, "file"))
         types: dict[str, tuple[str, str]] = {}
         """By name of the property: `text` or `file`, and the addition to its description."""
         for model in classes_of(body.type):
@@ -130,7 +135,8 @@ def style_of(encoding: Node, report: Report) -> str:
 def _part_type(type_: Type, kind: str) -> Type:
     if kind == "text":
         return ScalarType("str")
-    return ListType(FileType()) if any(isinstance(option, ListType) for option in union_options(type_)) else FileType()
+    is_list = any(isinstance(_target(option), ListType) for option in union_options(type_))
+    return ListType(FileType()) if is_list else FileType()
 
 
 def _change(model: Model, parts: PartTypes) -> None:
@@ -143,4 +149,6 @@ def _change(model: Model, parts: PartTypes) -> None:
 
 
 def _target(type_: Type) -> Type:
-    return type_.target if isinstance(type_, NamedType) and isinstance(type_.target, Model) else type_
+    while isinstance(type_, NamedType) and isinstance(type_.target, Model | ListType | NamedType):
+        type_ = type_.target
+    return type_

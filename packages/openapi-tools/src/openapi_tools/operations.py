@@ -79,7 +79,7 @@ class RequestBody:
     """How the properties of a form are written: `form`, `flat`, `space` or `pipe` (these are not exploded), `deep`
     (deepObject) or `json`. Those of a multipart body are `flat`, `space` or `pipe`."""
     files: dict[str, str] = field(default_factory=dict)
-    """The media types of the properties that are files."""
+    """The media types of the properties that are files; `*` stands for all of an object without declared ones."""
     part_types: dict[str, str] = field(default_factory=dict)
     """The media types of other properties of a multipart body."""
     name: str = "body"

@@ -171,10 +171,19 @@ def description_of(schema: Mapping[str, Any]) -> str:
 
 
 def _misfits_of(schema: Mapping[str, Any]) -> str:
-    """Return the values of an enumeration of which none is of its type, such as "0 (private)" for an integer."""
-    values, types = schema.get("enum"), types_of(schema)
-    is_useless = isinstance(values, list) and types and all(value_of_type(value, types) is None for value in values)
-    return ", ".join(str(value) for value in values or () if value is not None) if is_useless else ""
+    """Return the values of an enumeration that no type expresses.
+
+    These are numbers with a fraction, lists and objects, and values of which none has the type of the enumeration, such
+    as "0 (private)" for an integer.
+    """
+    values, types = [schema["const"]] if "const" in schema else schema.get("enum"), types_of(schema)
+    if not isinstance(values, list):
+        return ""
+    is_expressed = all(value is None or isinstance(value, str | bool | int) for value in values)
+    if is_expressed and not (types and all(value_of_type(value, types) is None for value in values)):
+        return ""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
+    return ", ".join(texts)
 
 
 def _example_of(schema: Mapping[str, Any]) -> Any:

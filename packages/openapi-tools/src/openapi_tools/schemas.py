@@ -377,6 +377,34 @@ class SchemaConverter:
         self.models.append(model)
         return model
 
+    def file_media_type(self, node: Node, about: Mapping[str, Any] | None = None) -> str:
+        """Return the media type of a value that is a file or a list of files, and "" for another one.
+
+        Args:
+            node: The schema.
+            about: What the schema says with the siblings of its reference, where it has some.
+        """
+        seen: set[tuple[str, str]] = set()
+
+        def find(node: Node, about: Mapping[str, Any] | None = None) -> str:
+            resolved = self.document.resolved_node(node)
+            schema = resolved.mapping if about is None else about
+            if (resolved.source, resolved.pointer) in seen:
+                return ""
+            seen.add((resolved.source, resolved.pointer))
+            if media_type := file_media_type(schema):
+                return media_type
+            if schema.get("type") == "array":
+                return find(resolved.get("items"))
+            for keyword in ("anyOf", "oneOf", "allOf"):
+                options = [each for each in resolved.get(keyword).elements() if each.mapping.get("type") != "null"]
+                found = [find(option) for option in options]
+                if found and (all(found) or (keyword == "allOf" and any(found))):
+                    return next(filter(None, found))
+            return ""
+
+        return find(node, about)
+
     def copy_of(self, model: Model) -> Model:
         """Return a class of its own with the properties of `model`."""
         copy = replace(model, name=self._class_names.claim(model.name), properties=list(model.properties))
@@ -406,7 +434,7 @@ class SchemaConverter:
                     api_name=api_name,
                     required=api_name in required,
                     description=(description_of(about) + kinds.get(api_name, "")).strip(),
-                    file_media_type=file_media_type(about) if model.direction == "request" else "",
+                    file_media_type=self.file_media_type(place, about) if model.direction == "request" else "",
                 )
             )
         undeclared = [api_name for api_name in sorted(required) if api_name not in places]

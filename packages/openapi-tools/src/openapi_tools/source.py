@@ -221,6 +221,8 @@ def _by_api_name(parameters: Sequence[Parameter], constants: Mapping[str, str] =
     for parameter in parameters:
         is_exploded = parameter.location == "header" and parameter.explode and not _is_single_value(parameter.type)
         value = f"exploded({parameter.name})" if is_exploded else parameter.name
+        if parameter.is_json:
+            value = f"json_text({parameter.name})"
         entries.append(f"{literal(parameter.api_name)}: {value}")
     return f"{{{', '.join(entries)}}}"
 
