@@ -23,7 +23,7 @@ from openapi_tools.generator import CASES_PATH
 from openapi_tools.loading import fetch, parse
 
 from .matrix import Project
-from .openapi_corpus import PACKAGE, documents_in, prepared, remove_tools
+from .openapi_corpus import PACKAGE, documents_in, operations_of, prepared, remove_tools
 from .support import ROOT, run, uv
 
 JUDGE = ("--with", "openapi-core==0.23.1")
@@ -43,23 +43,24 @@ def calls_of(document: Document, generated: Generated, original: Any) -> dict[st
     """Return what both are called with: the values by place, and the API's answer, for each operation."""
     cases = {case["tool"]: case for case in json.loads(generated.files.get(CASES_PATH, "[]"))}
     calls = []
+    operations = operations_of(document)
     for tool in generated.tools:
         if tool.name not in cases:
             continue
         case = cases[tool.name]
         values: dict[str, Any] = {}
         for parameter in tool.parameters:
-            values.setdefault(parameter.location, {})[parameter.api_name] = case["arguments"][parameter.argument]
+            if parameter.argument in case["arguments"]:
+                values.setdefault(parameter.location, {})[parameter.api_name] = case["arguments"][parameter.argument]
         values.setdefault("header", {}).update(tool.headers)
-        if tool.body is not None:
+        if tool.body is not None and tool.body.name in case["arguments"]:
             values["body"] = case["arguments"][tool.body.name]
-        path = document.follow(tool.pointer, document.root).pointer.split("/")[2]
         calls.append(
             {
                 "tool": tool.name,
                 "arguments": case["arguments"],
                 "method": tool.method,
-                "path": path.replace("~1", "/").replace("~0", "~"),
+                "path": operations[tool.pointer].path,
                 "values": values,
                 "answer": case["answer"],
             }

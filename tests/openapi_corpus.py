@@ -23,7 +23,9 @@ from typing import Any, NamedTuple
 
 from openapi_tools import Document, DocumentError, generate
 from openapi_tools.document import Node, UnresolvedReferenceError
-from openapi_tools.operations import Tool
+from openapi_tools.media_types import without_parameters
+from openapi_tools.operations import Operation, Tool, find_operations
+from openapi_tools.report import Report
 
 from .matrix import Project
 from .support import ROOT, answers, copy_template, run, uv
@@ -58,20 +60,23 @@ class Example(NamedTuple):
 
 def examples_of(document: Document, tools: list[Tool]) -> Iterator[Example]:
     """Yield the examples of request bodies, parameters and answers in JSON."""
+    operations = operations_of(document)
     for tool in tools:
-        try:
-            operation = document.follow(tool.pointer, document.root)
-        except UnresolvedReferenceError:
-            continue
+        operation = operations[tool.pointer].node
         yield from _of_body(document, tool, operation)
         yield from _of_answers(document, tool, operation)
+
+
+def operations_of(document: Document) -> dict[str, Operation]:
+    """Return the operations of a document by their pointers, which are shortened where a path is long."""
+    return {operation.node.pointer: operation for operation in find_operations(document, Report())}
 
 
 def _of_body(document: Document, tool: Tool, operation: Node) -> Iterator[Example]:
     if tool.body is None or tool.body.kind != "json":
         return
     for media_type, media in document.media_types(document.resolve(operation.get("requestBody"))).items():
-        if media_type.partition(";")[0].strip().lower() == tool.body.media_type:
+        if without_parameters(media_type) == without_parameters(tool.body.media_type):
             for pointer, value in _values(document, media):
                 yield _example(document, tool, pointer, "request", tool.body.name, value, 200, media.get("schema"))
 

@@ -7,6 +7,7 @@ document does not allow, each with the reason, and those whose answer did not re
 """
 
 import base64
+import copy
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from openapi_core import Config, OpenAPI
 from openapi_core.datatypes import RequestParameters
@@ -35,6 +36,8 @@ JSON_TEXT = {"type": "string", "pattern": r'^(\{\}|\[\]|\{".*\}|\[.*\])$'}
 
 MISNAMED = {"application/form-data": "multipart/form-data"}
 """What the names of media types mean that are not registered."""
+
+IGNORED_HEADERS = ("accept", "content-type", "authorization")
 
 
 class Recorded:
@@ -80,7 +83,7 @@ def resolved(document: dict[str, Any], value: Any) -> Any:
     """Return what a value refers to in the document."""
     while isinstance(value, dict) and str(value.get("$ref", "")).startswith("#/"):
         target: Any = document
-        for part in value["$ref"][2:].split("/"):
+        for part in unquote(value["$ref"][2:]).split("/"):
             target = target[part.replace("~1", "/").replace("~0", "~")]
         value = target
     return value
@@ -94,14 +97,20 @@ def is_exploded_object(parameter: dict[str, Any]) -> bool:
 def judged(document: dict[str, Any]) -> dict[str, Any]:
     """Return the document with the stand-in as its only server, and without what openapi-core judges wrongly.
 
-    It has no credentials to check; it misses `readOnly` properties in the requests of OpenAPI 3.1; it decodes files to
-    bytes, which it does not accept as strings; and it does not read the numbers and booleans of a multipart form, which
-    are parts of the type text/plain (RFC 7578, section 4.4; OpenAPI 3.0.3, "Special Considerations for multipart
-    Content"). It reads only the declared properties of a form, and misses others that are required. It knows no media
-    types that are not registered; and it takes no value for a list of lists or objects in
-    a parameter, for which no style has a rule (OpenAPI 3.1.1, section 4.8.12.4), so these are expected as JSON.
+    It has no credentials to check, and:
+
+    - misses `readOnly` properties in the requests of OpenAPI 3.1;
+    - decodes files to bytes, which it does not accept as strings;
+    - does not read the numbers and booleans of a multipart form, which are parts of the type text/plain (RFC 7578,
+      section 4.4; OpenAPI 3.0.3, "Special Considerations for multipart Content");
+    - reads only the declared properties of a form, and misses others that are required;
+    - knows no media types that are not registered, and finds none that differs in its charset;
+    - takes no value for a list of lists or objects in a parameter, for which no style has a rule (OpenAPI 3.1.1,
+      section 4.8.12.4), so these are expected as JSON;
+    - reads a deepObject only if `explode` is set, which has no meaning for it (OpenAPI 3.0.4, "Style Examples");
+    - misses header parameters that "shall be ignored" (OpenAPI 3.1.1, section 4.8.12.2).
     """
-    document = without_misjudged(with_json_parts(document, document)) | {"servers": [{"url": HOST}]}
+    document = without_misjudged(document, with_readable_parameters(document, document)) | {"servers": [{"url": HOST}]}
     document.pop("security", None)
     for item in document.get("paths", {}).values():
         if isinstance(item, dict):
@@ -113,27 +122,39 @@ def judged(document: dict[str, Any]) -> dict[str, Any]:
     return document
 
 
-def with_json_parts(document: dict[str, Any], value: Any) -> Any:
-    """Return a copy of a value of the document whose parameters have JSON in place of lists and objects in a list."""
+def with_readable_parameters(document: dict[str, Any], value: Any) -> Any:
+    """Return a copy of a value of the document, with parameters that openapi-core reads as the specification does."""
     if isinstance(value, list):
-        return [with_json_parts(document, item) for item in value]
+        return [with_readable_parameters(document, item) for item in value]
     if not isinstance(value, dict):
         return value
-    schema = resolved(document, value.get("schema")) if "in" in value and "name" in value else None
+    if not {"in", "name"} <= value.keys():
+        return {key: with_readable_parameters(document, item) for key, item in value.items()}
+    if value["in"] == "header" and str(value["name"]).lower() in IGNORED_HEADERS:
+        return value | {"required": False}
+    if value.get("style") == "deepObject":
+        value = value | {"explode": True}
+    schema = resolved(document, value.get("schema"))
     if isinstance(schema, dict) and schema.get("type") == "array":
         items = resolved(document, schema.get("items"))
         if isinstance(items, dict) and (items.get("type") in ("object", "array") or "properties" in items):
             return value | {"schema": schema | {"items": JSON_TEXT}}
-    return {key: with_json_parts(document, item) for key, item in value.items()}
+    return copy.deepcopy(value)
 
 
-def without_misjudged(value: Any) -> Any:
+def readable_name(media_type: str) -> str:
+    """Return the name of a media type that openapi-core knows."""
+    plain = re.sub(r"\s*;\s*charset=[^;]*", "", media_type, flags=re.IGNORECASE)
+    return MISNAMED.get(plain, plain)
+
+
+def without_misjudged(document: dict[str, Any], value: Any) -> Any:
     """Return a value of the document without `required` for `readOnly` properties, and without the type of files."""
     if isinstance(value, list):
-        return [without_misjudged(item) for item in value]
+        return [without_misjudged(document, item) for item in value]
     if not isinstance(value, dict):
         return value
-    result = {key: without_misjudged(item) for key, item in value.items()}
+    result = {key: without_misjudged(document, item) for key, item in value.items()}
     properties = result.get("properties")
     if isinstance(properties, dict) and isinstance(result.get("required"), list):
         read_only = {key for key, item in properties.items() if isinstance(item, dict) and item.get("readOnly") is True}
@@ -143,11 +164,12 @@ def without_misjudged(value: Any) -> Any:
     if result.get("format") == "binary" and result.get("type") == "string":
         del result["type"]
     if isinstance(result.get("content"), dict):
-        content = {MISNAMED.get(media_type, media_type): media for media_type, media in result["content"].items()}
+        content = {readable_name(media_type): media for media_type, media in result["content"].items()}
         result["content"] = content
         for media_type, media in content.items():
             if isinstance(media, dict) and re.match("multipart/|.*urlencoded", media_type) and "schema" in media:
-                media["schema"] = with_declared_only(media["schema"])
+                schema = without_misjudged(document, resolved(document, media["schema"]))
+                media["schema"] = with_declared_only(schema)
             if isinstance(media, dict) and media_type.startswith("multipart/") and "schema" in media:
                 media["schema"] = with_text_parts(media["schema"])
             if isinstance(media, dict) and not re.search(r"json|form|text|xml", media_type):

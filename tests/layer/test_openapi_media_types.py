@@ -160,6 +160,8 @@ async def test_a_text_is_sent_as_it_is(make: Make, media_type: str, schema: Any,
         ({"image/*": FILE}, "image/webp", "image/webp"),
         ({"image/png": FILE, "image/jpeg": FILE}, "image/jpeg", "image/jpeg"),
         ({"image/png": FILE, "image/jpeg": FILE}, None, "image/png"),
+        ({"text/plain": FILE, "application/pdf": FILE}, "text/plain", "text/plain"),
+        ({"text/csv": FILE, "application/pdf": FILE, "image/*": {}}, "image/png", "image/png"),
         ({"application/octet-stream": PERSON}, None, "application/octet-stream"),
         ({"application/x-thing": FILE}, None, "application/x-thing"),
         ({"application/x-thing": {"type": "object", "format": "file"}}, None, "application/x-thing"),
@@ -192,6 +194,13 @@ def test_an_object_in_a_type_that_cannot_be_written_has_no_tool(make: Make, medi
     assert tools.generated.tools == []
     (text,) = tools.findings("skipped operation")
     assert text == f"its body has parts, and it is not known how they are written in {media_type}"
+
+
+async def test_a_registered_name_is_preferred(make: Make) -> None:
+    names = ["json", "multipart/x-www-form-urlencoded", MULTIPART, "application/xml"]
+    (tool,) = make(requestBody={"content": {name: {"schema": PERSON} for name in names}}).generated.tools
+    assert tool.body is not None
+    assert tool.body.media_type == MULTIPART
 
 
 @pytest.mark.parametrize("known", ["application/json", FORM, MULTIPART, "application/xml"])
@@ -267,6 +276,158 @@ def test_a_parameter_in_a_type_that_cannot_be_written(make: Make, media_type: st
     assert [tool.parameters for tool in tools.generated.tools] == ([] if is_required else [[]])
     (text,) = tools.findings("skipped operation" if is_required else "parameter")
     assert f"it is not known how they are written in {media_type}" in text
+
+
+UPLOAD = {"type": "object", "properties": {"name": {"type": "string"}, "file": FILE}}
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+@pytest.mark.parametrize("first", ["application/json", MULTIPART])
+async def test_a_class_of_a_body_in_json_has_texts_where_that_of_a_form_has_files(
+    rest: Api, tmp_path: Path, is_named: bool, first: str
+) -> None:
+    schema = {"$ref": "#/components/schemas/Upload"} if is_named else UPLOAD
+    second = MULTIPART if first != MULTIPART else "application/json"
+    operations = {
+        f"/{n}": {"post": operation(f"o{n}", requestBody=body(schema, each))} for n, each in enumerate((first, second))
+    }
+    tools = Tools(document(operations, schemas={"Upload": UPLOAD}), tmp_path, rest)
+    for tool in tools.generated.tools:
+        rest.on("POST", tool.path, json={})
+    for name, media_type in (("o0", first), ("o1", second)):
+        request = await tools.sent(name, {"body": {"name": "n", "file": BASE64}})
+        if media_type == MULTIPART:
+            assert CONTENT in request.body
+        else:
+            assert request.json() == {"name": "n", "file": BASE64}
+    tools.forget()
+
+
+NULL = {"type": "null"}
+FILES = {"type": "array", "items": FILE}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        FILE,
+        {"type": ["string", "null"], "format": "binary"},
+        {"anyOf": [FILE, NULL]},
+        {"oneOf": [{"$ref": "#/components/schemas/File"}, NULL]},
+        {"allOf": [{"$ref": "#/components/schemas/File"}, {"description": "a file"}]},
+        {"$ref": "#/components/schemas/Optional"},
+        FILES,
+        {"anyOf": [FILES, NULL]},
+        {"$ref": "#/components/schemas/Files"},
+        {"type": "array", "items": {"$ref": "#/components/schemas/Optional"}},
+    ],
+)
+@pytest.mark.parametrize("is_declared", [True, False])
+async def test_every_way_to_write_a_file(rest: Api, tmp_path: Path, schema: Any, is_declared: bool) -> None:
+    named = {"File": FILE, "Optional": {"anyOf": [FILE, NULL]}, "Files": FILES}
+    whole = {"type": "object", **({"properties": {"f": schema}} if is_declared else {"additionalProperties": schema})}
+    post = operation("find", requestBody=body(whole, MULTIPART))
+    tools = Tools(document({"/x": {"post": post}}, schemas=named), tmp_path, rest)
+    rest.on("POST", "/x", json={})
+    is_list = "array" in json.dumps(schema) or "Files" in json.dumps(schema)
+    file = {"base64": BASE64, "name": "a.bin"}
+    request = await tools.sent("find", {"body": {"f": [file, file] if is_list else file}})
+    assert request.body.count(CONTENT) == (2 if is_list else 1)
+    assert request.body.count(b'name="f"; filename="a.bin"') == (2 if is_list else 1)
+    tools.forget()
+
+
+@pytest.mark.parametrize("location", ["header", "cookie", "query", "path"])
+async def test_a_parameter_in_json(make: Make, location: str) -> None:
+    path = "/x/{p}" if location == "path" else "/x"
+    given = {"name": "p", "in": location, "required": True, "content": {"application/json": {"schema": PERSON}}}
+    tools = make(path, parameters=[given])
+    tools.api.on("POST", "/x/{any}", json={})
+    request = await tools.sent("find", {"p": {"name": "é"}})
+    received = {
+        "path": request.target.rpartition("/")[2],
+        "query": request.target.rpartition("=")[2],
+        "header": request.headers.get("p"),
+        "cookie": str(request.headers.get("cookie")).partition("=")[2],
+    }
+    assert json.loads(unquote(str(received[location]))) == {"name": "é"}
+
+
+async def test_a_part_in_a_type_that_cannot_write_its_object_is_given_as_it_is(make: Make) -> None:
+    properties = {"xml": PERSON, "packed": PERSON, "json": PERSON, "yaml": PERSON}
+    types = {
+        "xml": "application/xml",
+        "packed": "application/x-msgpack",
+        "json": "text/json",
+        "yaml": "application/yaml",
+    }
+    encoding = {name: {"contentType": media_type} for name, media_type in types.items()}
+    tools = make(requestBody=body({"type": "object", "properties": properties}, MULTIPART, encoding=encoding))
+    given = {"xml": "<a/>", "packed": base64.b64encode(b"packed").decode(), "json": VALUE, "yaml": VALUE}
+    request = await tools.sent("find", {"body": given})
+    received = dict(parts_of(request))
+    assert {name: received[name] for name in ("xml", "packed")} == {"xml": "<a/>", "packed": "packed"}
+    assert json.loads(received["json"]) == json.loads(received["yaml"]) == VALUE
+    assert {f"Content-Type: {media_type}".encode() in request.body for media_type in types.values()} == {True}
+
+
+SWAGGER = {
+    "swagger": "2.0",
+    "info": {"title": "T", "version": "1"},
+    "paths": {
+        "/x": {
+            "post": {
+                "operationId": "find",
+                "consumes": [MULTIPART],
+                "parameters": [
+                    {"name": name, "in": "formData", "type": "array", "items": {"type": "string"}} | fields
+                    for name, fields in {
+                        "csv": {},
+                        "ssv": {"collectionFormat": "ssv"},
+                        "pipes": {"collectionFormat": "pipes"},
+                        "multi": {"collectionFormat": "multi"},
+                    }.items()
+                ],
+                "responses": {},
+            }
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("version", ["2.0", "3.0.3", "3.1.0"])
+async def test_a_list_in_a_form_of_parts_has_its_style(rest: Api, tmp_path: Path, version: str) -> None:
+    names = ("csv", "ssv", "pipes", "multi")
+    encodings = [{"explode": False}, {"style": "spaceDelimited"}, {"style": "pipeDelimited"}, {"style": "form"}]
+    lists = {name: {"type": "array", "items": {"type": "string"}} for name in names}
+    fields = {"encoding": dict(zip(names, encodings, strict=True))}
+    content = body({"type": "object", "properties": lists}, MULTIPART, **fields)
+    later = document({"/x": {"post": operation("find", requestBody=content)}}, version=version)
+    tools = Tools(SWAGGER if version == "2.0" else later, tmp_path, rest)
+    rest.on("POST", "/x", json={})
+    received = parts_of(await tools.sent("find", {"body": {name: ["a", "b"] for name in names}}))
+    several = [(name, text) for name in names for text in ("a", "b")]
+    joined = [("csv", "a,b"), ("ssv", "a b"), ("pipes", "a|b"), ("multi", "a"), ("multi", "b")]
+    assert received == (several if version == "3.0.3" else joined)
+    tools.forget()
+
+
+def test_a_sequence_of_parts_and_a_query_as_json_are_not_sent_in_another_form(make: Make) -> None:
+    streamed = {"multipart/mixed": {"itemSchema": PERSON}, "application/jsonl": {"itemSchema": PERSON}}
+    query = {"name": "q", "in": "querystring", "content": {"application/json": {"schema": PERSON}}}
+    tools = make(requestBody={"content": streamed}, parameters=[query])
+    (tool,) = tools.generated.tools
+    assert tool.body is not None
+    assert (tool.body.kind, tool.parameters) == ("lines", [])
+    assert make(parameters=[query | {"required": True}]).generated.tools == []
+
+
+@pytest.mark.parametrize("schema", [{"type": ["object", "null"]}, {"type": "null"}, {}])
+@pytest.mark.parametrize("is_required", [True, False])
+async def test_null_is_the_value_of_a_required_body(make: Make, schema: Any, is_required: bool) -> None:
+    tools = make(requestBody=body(schema) | {"required": is_required})
+    request = await tools.sent("find", {"body": None} if is_required else {})
+    assert request.body == (b"null" if is_required else b"")
 
 
 def test_what_is_sent_in_another_form_is_reported(make: Make) -> None:

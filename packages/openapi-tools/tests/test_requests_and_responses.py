@@ -147,16 +147,29 @@ def test_paging_is_mentioned_in_the_description(plain: Generated) -> None:
         ({"type": "string", "minLength": 2_000_000_000}, "a text of 2000000000 characters"),
         ({"type": "string", "pattern": "^a$", "minLength": 2}, "a text that matches its pattern"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "a number within its bounds"),
+        ({"type": "string", "minLength": 3, "maxLength": 2}, "a text of 3 to 2 characters"),
+        ({"type": "array", "items": {}, "minItems": 3, "maxItems": 2}, "a list of 3 to 2 items"),
     ],
 )
 def test_a_tool_without_an_example_is_left_out_of_the_tests_and_reported(
     tmp_path: Path, schema: dict[str, Any], reason: str
 ) -> None:
-    parameter = {"name": "q", "in": "query", "schema": schema}
+    parameter = {"name": "q", "in": "query", "schema": schema, "required": True}
     paths = {"/x": {"get": {"parameters": [parameter], "responses": json_response({"type": "integer"})}}}
     generated = generate_from(document_with(paths), tmp_path)
     assert findings(generated, "test") == [("#/paths/~1x/get", f"no example can be made: {reason}")]
     assert generated.files["tests/openapi.json"] == "[]\n"
+    parameter["required"] = False
+    generated = generate_from(document_with(paths), tmp_path)
+    assert findings(generated, "test") == [("#/paths/~1x/get", "called without q: no example can be made")]
+    assert case_of(generated, "get_x")["arguments"] == {}
+    assert case_of(generated, "get_x")["request"]["query"] == []
+
+
+def test_a_text_that_may_be_empty_is_not_empty_in_the_tests(tmp_path: Path) -> None:
+    parameter = {"name": "q", "in": "query", "schema": {"type": "string", "pattern": r"^\s*$|^[0-9]{2}$"}}
+    generated = generate_from(document_with({"/x": {"get": operation_with(parameters=[parameter])}}), tmp_path)
+    assert case_of(generated, "get_x")["arguments"]["q"].strip()
 
 
 @pytest.mark.parametrize(

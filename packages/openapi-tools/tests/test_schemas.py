@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from document_builders import document_with, findings, generate_from, json_response, models_source
+from document_builders import (
+    document_with,
+    findings,
+    generate_from,
+    json_response,
+    models_source,
+    operation_with,
+)
 from openapi_tools import Generated
 from openapi_tools.generator import REPORT_PATH
 
@@ -24,6 +31,37 @@ def result_annotation(schema: Any, folder: Path, **schemas: Any) -> str:
     (function,) = (node for node in ast.parse(source).body if isinstance(node, ast.AsyncFunctionDef))
     assert function.returns is not None
     return ast.unparse(function.returns).removeprefix("Answer[").removesuffix("]")
+
+
+@pytest.mark.parametrize(
+    ("schema", "annotation", "reported"),
+    [
+        ({"type": "string", "enum": [1, 2.5, "c"]}, 'Literal["1", "2.5", "c"] | str', False),
+        ({"type": "integer", "enum": ["1", 2.0, "3.0"]}, "Literal[1, 2, 3] | int", False),
+        ({"type": "boolean", "enum": ["true"]}, "Literal[True]", False),
+        ({"type": "integer", "enum": ["0 (Private)", "1 (Org)"]}, "int", True),
+        ({"type": "integer", "enum": [1, 2, "other"]}, "Literal[1, 2] | int", True),
+        ({"type": ["string", "null"], "enum": ["a", None]}, 'Literal["a"] | None', False),
+        ({"type": ["integer", "null"], "enum": ["x", None]}, "int | None", True),
+        ({"type": "number", "enum": [True]}, "Number", True),
+        ({"type": "number", "enum": [0.5, 1.5]}, "Number", False),
+        ({"type": "array", "items": {"type": "integer"}, "enum": [[1], [2]]}, "list[int]", False),
+        ({"enum": ["a", 1, True]}, 'Literal["a", 1, True] | str | int | bool', False),
+    ],
+)
+def test_values_of_an_enumeration_have_its_type(tmp_path: Path, schema: Any, annotation: str, reported: bool) -> None:
+    responses = json_response(schema)
+    generated = generate_from(document_with({"/x": {"get": {"responses": responses}}}), tmp_path)
+    assert result_annotation(schema, tmp_path).replace("'", '"') == annotation
+    assert any("not of its type" in text for _, text in findings(generated, "schema")) is reported
+
+
+def test_values_of_which_none_has_the_type_are_in_the_description(tmp_path: Path) -> None:
+    schema = {"type": "integer", "description": "Who sees it", "enum": ["0 (Private)", "1 (Org)"]}
+    parameters = [{"name": "who", "in": "query", "schema": schema}]
+    generated = generate_from(document_with({"/x": {"get": operation_with(parameters=parameters)}}), tmp_path)
+    (parameter,) = generated.tools[0].parameters
+    assert parameter.description == "Who sees it. Values: 0 (Private), 1 (Org)"
 
 
 def test_a_request_is_strict_and_a_response_accepts_additions(plain: Generated) -> None:

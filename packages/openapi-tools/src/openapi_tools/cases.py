@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, quote
@@ -15,6 +16,7 @@ from .examples import (
     EXAMPLE_FILE,
     EXAMPLE_FILE_BASE64,
     EXAMPLE_TEXT,
+    NoExampleError,
     example_value,
     invalid_values,
     is_constrained,
@@ -56,7 +58,7 @@ def make_case(tool: Tool) -> dict[str, Any]:
             "headers": {name.lower(): text for name, text in tool.headers.items()}
             | {name.lower(): text for name, text in _texts(tool.parameters_in("header"), arguments)},
             "cookies": {name: quote(text, safe="") for name, text in _texts(tool.parameters_in("cookie"), arguments)},
-            "body": None if body is None else _expected_body(body, arguments[body.name]),
+            "body": None if body is None or body.name not in arguments else _expected_body(body, arguments[body.name]),
         },
         "answer": _response_and_result(tool),
         "rejected": invalid_arguments(tool, arguments),
@@ -66,22 +68,28 @@ def make_case(tool: Tool) -> dict[str, Any]:
 def _texts(parameters: Iterable[Parameter], arguments: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the names and values of headers or cookies."""
     for parameter in parameters:
-        value = arguments[parameter.argument]
-        if isinstance(value, dict) and parameter.explode and parameter.location == "header":
+        value = arguments.get(parameter.argument)
+        if value is None:
+            continue
+        if parameter.is_json:
+            yield parameter.api_name, json.dumps(value, separators=(",", ":"))
+        elif isinstance(value, dict) and parameter.explode and parameter.location == "header":
             yield parameter.api_name, ",".join(f"{key}={_part(item)}" for key, item in value.items())
         else:
             yield parameter.api_name, _simple(value)
 
 
 def example_arguments(tool: Tool) -> dict[str, Any]:
-    """Return valid arguments, the optional ones included."""
+    """Return valid arguments, with the optional ones that have a valid value."""
     arguments: dict[str, Any] = {}
     for parameter in tool.parameters:
         text = {"header": HEADER_TEXT, "cookie": HEADER_TEXT, "path": PATH_TEXT}.get(parameter.location, EXAMPLE_TEXT)
         type_ = _in_path(parameter.type) if parameter.location == "path" else parameter.type
-        arguments[parameter.argument] = example_value(type_, text=text)
+        with suppress(*(() if parameter.required else (NoExampleError,))):
+            arguments[parameter.argument] = example_value(type_, text=text)
     if tool.body is not None:
-        arguments[tool.body.name] = _example_body(tool.body)
+        with suppress(*(() if tool.body.required else (NoExampleError,))):
+            arguments[tool.body.name] = _example_body(tool.body)
     return arguments
 
 
@@ -158,11 +166,13 @@ def _expected_query(tool: Tool, arguments: Mapping[str, Any]) -> list[Pair]:
         for parameter in tool.parameters_in("path"):
             pair[1] = pair[1].replace(f"{{{parameter.placeholder}}}", _simple(arguments[parameter.argument]))
     for parameter in tool.parameters_in("query"):
-        pairs += _query_pairs(parameter, arguments[parameter.argument])
+        pairs += _query_pairs(parameter, arguments.get(parameter.argument))
     return pairs
 
 
 def _query_pairs(parameter: Parameter, value: Any) -> list[Pair]:
+    if value is None:
+        return []
     if parameter.is_json:
         return [[parameter.api_name, _compact_json(value)]]
     if parameter.style == "deepObject":
@@ -193,15 +203,19 @@ def _form_field(body: RequestBody, name: str, value: Any) -> list[Pair]:
 
 
 def _multipart_parts(body: RequestBody, name: str, value: Any) -> list[list[Any]]:
+    if isinstance(value, list) and (style := body.property_styles.get(name)):
+        separator = {"space": " ", "pipe": "|"}.get(style, ",")
+        return [[name, separator.join(map(_part, value)), "text/plain"]]
     media_type = body.part_types.get(name, "")
     is_json = media_type.endswith("json")
+    file_type = body.files.get(name, body.files.get("*", ""))
     is_list_of_parts = isinstance(value, list) and (
-        name in body.files or not (is_json or any(map(_contains_object, value)))
+        bool(file_type) or not (is_json or any(map(_contains_object, value)))
     )
     parts: list[list[Any]] = []
     for item in value if is_list_of_parts else [value]:
-        if name in body.files:
-            parts.append([name, {**item, "media_type": body.files[name]}])
+        if file_type:
+            parts.append([name, {**item, "media_type": file_type}])
         else:
             as_json = is_json or isinstance(item, list | dict)
             part_type = media_type or ("application/json" if as_json else "text/plain")

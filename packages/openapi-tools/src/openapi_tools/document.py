@@ -19,9 +19,6 @@ MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 512 * 1024 * 1024
 """Greatest size of all files of a document together."""
 
-MAX_ALTERNATIVES = 10
-"""Levels of alternatives in a schema in which the parts of a value are looked for."""
-
 MAX_REFERENCES = 50
 """Greatest number of references that are followed one after the other."""
 
@@ -93,10 +90,14 @@ class Document:
         self._bytes = 0
         self._files: dict[str, Any] = {}
         content = self._load(self.location)
+        is_swagger = False
         if isinstance(content, dict) and re.fullmatch(r"2\.0(\.0)?", str(content.get("swagger", ""))):
             content = self._files[self.location] = to_openapi_3(content)
+            is_swagger = True
         self.root = Node(content, "#", self.location)
         self.version = _openapi_version(content, location)
+        self.has_part_styles = is_swagger or self.version >= (3, 1)
+        """Whether the style of a property counts in a multipart body; OpenAPI 3.0 ignores it there."""
 
     def resolve(self, node: Node) -> Node:
         """Return `node`, or where it is a reference the node that it finally leads to.
@@ -114,25 +115,31 @@ class Document:
 
     def resolved_mapping(self, node: Node) -> Mapping[str, Any]:
         """Return the object that `node` stands for, empty where it cannot be resolved."""
-        try:
-            return self.resolve(node).mapping
-        except UnresolvedReferenceError:
-            return {}
+        return self.resolved_node(node).mapping
 
-    def has_parts(self, node: Node, depth: int = 0) -> bool:
-        """Return whether a schema describes objects or lists, which are not files."""
+    def resolved_node(self, node: Node) -> Node:
+        """Return the node that `node` stands for, one without a value where it cannot be resolved."""
         try:
-            node = self.resolve(node)
+            return self.resolve(node)
         except UnresolvedReferenceError:
-            return False
-        schema = node.mapping
-        if schema.get("format") in ("binary", "file"):
-            return False
-        types = as_list(schema.get("type")) or [schema.get("type")]
-        if schema.get("properties") or schema.get("items") or {"object", "array"} & {*map(str, types)}:
-            return True
-        options = (each for key in ("allOf", "oneOf", "anyOf") for each in node.get(key).elements())
-        return depth < MAX_ALTERNATIVES and any(self.has_parts(option, depth + 1) for option in options)
+            return node.with_value(None)
+
+    def has_parts(self, node: Node) -> bool:
+        """Return whether a schema describes objects or lists, which are not files."""
+        seen: set[tuple[str, str]] = set()
+        stack = [node]
+        while stack:
+            node = self.resolved_node(stack.pop())
+            schema = node.mapping
+            if (node.source, node.pointer) in seen or schema.get("format") in ("binary", "file"):
+                continue
+            seen.add((node.source, node.pointer))
+            types = as_list(schema.get("type")) or [schema.get("type")]
+            if schema.get("properties") or schema.get("items") or {"object", "array"} & {*map(str, types)}:
+                return True
+            for keyword in ("allOf", "oneOf", "anyOf"):
+                stack += node.get(keyword).elements()
+        return False
 
     def follow(self, reference: str, origin: Node) -> Node:
         """Return the node that the `$ref` at `origin` names.

@@ -82,7 +82,7 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
         case ScalarType():
             return _example_number(type_)
         case EnumType():
-            return type_.values[0]
+            return next((value for value in type_.values if value != ""), type_.values[0])
         case FileType():
             return {"base64": EXAMPLE_FILE_BASE64, "name": "a b.bin"}
         case ListType():
@@ -92,11 +92,19 @@ def example_value(type_: Type, *, text: str = EXAMPLE_TEXT, depth: int = 0, with
         case MapType():
             return {"key": inner(type_.value)}
         case Model():
-            return {
-                prop.api_name: kind if (kind := _kind(prop)) is not None else inner(prop.type)
+            chosen = [
+                prop
                 for prop in type_.properties
                 if prop.required or prop.kinds or (with_optional and depth < 2 and not _has_model(prop.type))
-            }
+            ]
+            values: dict[str, Any] = {}
+            for prop in chosen:
+                try:
+                    values[prop.api_name] = kind if (kind := _kind(prop)) is not None else inner(prop.type)
+                except NoExampleError:
+                    if prop.required:
+                        raise
+            return values
         case NamedType():
             if type_.target is None or type_.is_recursive:
                 return {"any": "value"}
@@ -167,8 +175,11 @@ def _fits(type_: ScalarType, value: Any) -> bool:
 
 
 def _list_length(type_: ListType, depth: int) -> int:
-    maximum = type_.constraint("max_length", 2)
-    length: int = max(type_.constraint("min_length", 0), min(maximum, 1 if depth else 2))  # two show the separator
+    minimum, maximum = type_.constraint("min_length", 0), type_.constraint("max_length")
+    if maximum is not None and minimum > maximum:
+        raise NoExampleError(f"a list of {minimum} to {maximum} items")
+    wanted = 0 if depth > MAX_DEPTH // 2 else 1 if depth else 2  # two show the separator
+    length: int = max(minimum, wanted if maximum is None else min(maximum, wanted))
     if length > MAX_LIST:
         raise NoExampleError(f"a list of {length} items")
     return length
@@ -184,13 +195,19 @@ def _example_text(type_: ScalarType, text: str) -> str:
     pattern: str | None = type_.constraint("pattern")
     if minimum > MAX_TEXT:
         raise NoExampleError(f"a text of {minimum} characters")
+    if minimum > maximum:
+        raise NoExampleError(f"a text of {minimum} to {maximum} characters")
     if pattern is None:
         value = TEXT_BY_FORMAT.get(type_.format, text).ljust(minimum, "x")[:maximum]
         return value if value.strip() or not minimum else "x" * minimum
     candidates = (*TEXT_BY_FORMAT.values(), "a", "abc", "A", "1", "12", "x" * minimum)
-    for value in (*candidates, *matching_texts(pattern, minimum)):
-        if minimum <= len(value) <= maximum and _matches(pattern, value):
-            return value
+    matching = [
+        value
+        for value in (*candidates, *matching_texts(pattern, minimum))
+        if minimum <= len(value) <= maximum and _matches(pattern, value)
+    ]
+    if matching:
+        return next((value for value in matching if value.strip()), matching[0])
     raise NoExampleError("a text that matches its pattern")
 
 

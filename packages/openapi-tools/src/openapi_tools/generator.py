@@ -14,12 +14,12 @@ from .document import Document
 from .examples import NoExampleError
 from .fixed_headers import FixedHeader, find_fixed_headers
 from .operations import READING_METHODS, Tool, find_operations
-from .python_types import Type
+from .python_types import Type, reachable_models
 from .recursion import cut_large_recursive_groups
 from .report import Report, markdown_code
 from .selection import select_operations
 from .servers import problem_with_base_url, server_urls
-from .source import document_module, models_module, module_title, reachable_models, tools_module
+from .source import document_module, models_module, module_title, tools_module
 from .text import MAX_TITLE, single_line
 from .tools import ToolReader
 
@@ -152,9 +152,15 @@ def _cases(tools: Sequence[Tool], report: Report) -> list[dict[str, Any]]:
     cases: list[dict[str, Any]] = []
     for tool in tools:
         try:
-            cases.append(make_case(tool))
+            case = make_case(tool)
+            cases.append(case)
         except (NoExampleError, RecursionError) as error:
             report.add("test", tool.pointer, f"no example can be made: {error}")
+            continue
+        arguments = [parameter.argument for parameter in tool.parameters]
+        arguments += [tool.body.argument] if tool.body is not None else []
+        if missing := [name for name in arguments if name not in case["arguments"]]:
+            report.add("test", tool.pointer, f"called without {', '.join(missing)}: no example can be made")
     return cases
 
 

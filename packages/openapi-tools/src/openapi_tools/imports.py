@@ -41,6 +41,7 @@ RUNTIME_NAMES = (
     "in_json",
     "json_body",
     "json_lines_body",
+    "json_text",
     "label",
     "matrix",
     "multipart_body",

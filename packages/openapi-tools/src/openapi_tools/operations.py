@@ -77,9 +77,9 @@ class RequestBody:
     description: str
     property_styles: dict[str, str] = field(default_factory=dict)
     """How the properties of a form are written: `form`, `flat`, `space` or `pipe` (these are not exploded), `deep`
-    (deepObject) or `json`."""
+    (deepObject) or `json`. Those of a multipart body are `flat`, `space` or `pipe`."""
     files: dict[str, str] = field(default_factory=dict)
-    """The media types of the properties that are files."""
+    """The media types of the properties that are files; `*` stands for all of an object without declared ones."""
     part_types: dict[str, str] = field(default_factory=dict)
     """The media types of other properties of a multipart body."""
     name: str = "body"

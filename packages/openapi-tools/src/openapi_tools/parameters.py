@@ -117,9 +117,13 @@ class ParameterReader:
                 if location == "querystring":  # the whole query, which a form's pairs can be (OpenAPI 3.2)
                     location, form = "query", node.get("content").get("application/x-www-form-urlencoded")
                     fields = {"in": "query", "name": api_name, "schema": form.mapping.get("schema", {"type": "object"})}
+                    if not form.mapping and node.get("content").mapping:
+                        text = "a whole query that is not a form cannot be written"
+                        if node.mapping.get("required") is True:
+                            raise UnknownFormError(text)
+                        self.report.add("parameter", entry.pointer, f"{text}: left out")
+                        continue
                     node = node.with_value({**node.mapping, **fields, "content": None})
-                    if not form.mapping:
-                        self.report.add("parameter", entry.pointer, "a query that is not a form: sent as a form")
                 if location not in LOCATIONS or not isinstance(api_name, str) or not api_name:
                     self.report.add("parameter", entry.pointer, "it has no name or no valid location: left out")
                     continue

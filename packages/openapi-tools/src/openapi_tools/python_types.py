@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -249,3 +249,15 @@ def models_in(type_: Type, enclosing: tuple[Type, ...] = ()) -> Iterator[Model]:
             yield from models_in(option, enclosing)
     elif isinstance(type_, NamedType) and type_.target is not None and type_ not in enclosing:
         yield from models_in(type_.target, (*enclosing, type_))
+
+
+def reachable_models(types: Iterable[Type]) -> set[Model]:
+    """Return the models that these types refer to, directly or through other models."""
+    reached: set[Model] = set()
+    stack = [model for type_ in types for model in models_in(type_)]
+    while stack:
+        model = stack.pop()
+        if model not in reached:
+            reached.add(model)
+            stack += model.referenced_models()
+    return reached

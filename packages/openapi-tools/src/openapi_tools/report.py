@@ -32,7 +32,7 @@ KINDS: dict[str, str] = {
     "schema": "Rules of schemas that the models do not check; the API still does",
     "pattern": "Patterns that pydantic's regular expressions do not support; the API still checks them",
     "size": "Tools whose schemas are too large; the deepest parts accept any value",
-    "test": "Operations that the generated tests leave out",
+    "test": "Operations that the generated tests leave out, or call without some arguments",
     "reference": "References that cannot be resolved; any value is accepted in their place",
 }
 """The heading of each kind of finding, in the report's order."""

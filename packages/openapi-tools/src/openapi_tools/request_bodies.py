@@ -12,12 +12,12 @@ from .media_types import (
     body_kind,
     content_type,
     is_json,
-    is_media_type,
     standard_name,
     without_parameters,
 )
+from .multipart import PartReader, style_of
 from .operations import Operation, RequestBody, UnknownFormError
-from .python_types import AnyType, FileType, ListType, MapType, Model, ScalarType, is_object, union_options
+from .python_types import AnyType, FileType, ListType, MapType, ScalarType, is_object, union_options
 from .report import Report
 from .schemas import SchemaConverter
 from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
@@ -38,6 +38,7 @@ class RequestBodyReader:
         self.document = document
         self.report = report
         self.schemas = schemas
+        self.parts = PartReader(document, report, schemas)
 
     def read(self, operation: Operation, class_name: str) -> RequestBody | None:
         """Return the operation's body, or None where it has none.
@@ -62,6 +63,10 @@ class RequestBodyReader:
             self.report.add("request body", node.pointer, "it has no media type: left out")
             return None
         kinds = {name: kind for name, media in offered.items() if (kind := self._kind(name, media)) is not None}
+        if "binary" in kinds.values():  # a text among several types of files is a file too
+            kinds |= dict.fromkeys(
+                [name for name, kind in kinds.items() if kind == "text" and self._is_file(offered[name])], "binary"
+            )
         if not kinds:
             names = ", ".join(single_line(name, 60) for name in offered)
             text = f"its body has parts, and it is not known how they are written in {names}"
@@ -69,9 +74,7 @@ class RequestBodyReader:
                 self.report.add("request body", node.pointer, f"{text}: left out")
                 return None
             raise UnknownFormError(text)
-        media_type = min(
-            kinds, key=lambda name: (KIND_ORDER.index(kinds[name]), _differs_from_standard(name), name != JSON)
-        )
+        media_type = min(kinds, key=lambda name: _preference(name, kinds[name]))
         kind, media = kinds[media_type], offered[media_type]
         if kind in ("json", "form", "multipart") and self._is_empty_object(node, media.get("schema")):
             return None
@@ -117,12 +120,18 @@ class RequestBodyReader:
         kind = body_kind(media_type, is_structured=self.document.has_parts(schema_node))
         if kind == "lines" and not (media.get("itemSchema").mapping or schema_node.get("items").mapping):
             return "text"
+        if kind == "multipart" and (media.get("itemSchema").mapping or media.get("prefixEncoding").value):
+            return None  # a sequence of parts without names (OpenAPI 3.2)
         if standard_name(media_type) not in (ANY, "application/*"):
             return kind
-        schema = self.document.resolved_mapping(schema_node)
-        if schema.get("format") == "binary" or schema.get("contentEncoding") or not schema:
+        if self._is_file(media):
             return "binary"
-        return "text" if schema.get("type") == "string" else "json"
+        return "text" if self.document.resolved_mapping(schema_node).get("type") == "string" else "json"
+
+    def _is_file(self, media: Node) -> bool:
+        """Return whether the schema describes a file, or there is none."""
+        schema = self.document.resolved_mapping(media.get("schema"))
+        return not schema or schema.get("format") in ("binary", "file") or bool(schema.get("contentEncoding"))
 
     def _report_sending(self, operation: Operation, node: Node, media_type: str, body: RequestBody) -> None:
         """Report where a body is sent in another way than the name of its media type says."""
@@ -156,7 +165,7 @@ class RequestBodyReader:
         if body.kind == "form":
             body.property_styles = self._property_styles(media)
         else:
-            self._read_parts(body, media)
+            self.parts.read(body, media)
 
     def _is_empty_object(self, body: Node, schema_node: Node) -> bool:
         """Return whether an optional body has no properties; some tools write one for every operation."""
@@ -173,41 +182,26 @@ class RequestBodyReader:
         """Return the styles of a form's properties, as in `RequestBody.property_styles`."""
         styles: dict[str, str] = {}
         for name, encoding in media.get("encoding").entries():
-            style, explode = encoding.mapping.get("style"), encoding.mapping.get("explode")
-            if style == "deepObject":
-                styles[name] = "deep"
-            elif style in ("spaceDelimited", "pipeDelimited") and explode is not True:
-                styles[name] = "space" if style == "spaceDelimited" else "pipe"
-            elif explode is False:
-                styles[name] = "flat"
-            elif style is not None:
-                styles[name] = "form"
-            elif is_json(str(encoding.mapping.get("contentType", ""))):
-                styles[name] = "json"
+            if style := style_of(encoding, self.report):
+                styles[name] = style
+            elif "contentType" in encoding.mapping:
+                if is_json(str(encoding.mapping["contentType"])):
+                    styles[name] = "json"
+                elif self._has_parts(media, name):
+                    shown = single_line(str(encoding.mapping["contentType"]), 60)
+                    self.report.add("request body", encoding.pointer, f"lists and objects are JSON, not {shown}")
         return styles
 
-    def _read_parts(self, body: RequestBody, media: Node) -> None:
-        """Read which parts of a multipart body are files, and the media types of all."""
-        for model in union_options(body.type):
-            for prop in model.properties if isinstance(model, Model) else ():
-                if prop.file_media_type:
-                    body.files[prop.api_name] = prop.file_media_type
-                    is_list = any(isinstance(option, ListType) for option in union_options(prop.type))
-                    prop.type = ListType(FileType()) if is_list else FileType()
-        for name, encoding in media.get("encoding").entries():
-            content_type = encoding.mapping.get("contentType")
-            is_valid = isinstance(content_type, str) and is_media_type(content_type)
-            if is_valid and name in body.files:
-                body.files[name] = str(content_type)
-            elif is_valid:
-                body.part_types[name] = str(content_type)
-            elif content_type is not None:
-                text = "its contentType is not one media type, so the client chooses it"
-                self.report.add("request body", encoding.pointer, text)
-            for header, node in encoding.get("headers").entries():
-                text = f"the header {single_line(header, 60)} of a part is not sent"
-                self.report.add("request body", node.pointer, text)
+    def _has_parts(self, media: Node, name: str) -> bool:
+        """Return whether a property of a form is an object or list."""
+        return self.document.has_parts(self.document.resolved_node(media.get("schema")).get("properties").get(name))
 
 
 def _differs_from_standard(media_type: str) -> bool:
     return standard_name(media_type) != without_parameters(media_type)
+
+
+def _preference(media_type: str, kind: BodyKind) -> tuple[bool, bool, int, bool]:
+    """Return the sort key of a media type: those that show the caller the schema first, with a registered name."""
+    has_schema = kind in ("json", "form", "multipart")
+    return not has_schema, _differs_from_standard(media_type), KIND_ORDER.index(kind), media_type != JSON

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .media_types import is_media_type
@@ -12,6 +13,9 @@ from .text import MAX_FIELD_DESCRIPTION, clean_text, single_line
 
 MAX_EXAMPLE = 60
 """Characters of a default or an example in a description."""
+
+MAX_VALUES = 400
+"""Characters of the values of an enumeration in a description."""
 
 ANNOTATIONS = frozenset(
     """
@@ -120,6 +124,25 @@ def length_constraints(schema: Mapping[str, Any], minimum: str, maximum: str) ->
     return tuple((name, int(value)) for name, value in pairs if is_count(value))
 
 
+def value_of_type(value: Any, types: Sequence[str]) -> Any:
+    """Return a value of an enumeration as one of some JSON types, None where it cannot be one."""
+    kinds = {"string": str, "integer": int, "number": int | float, "boolean": bool, "array": list, "object": dict}
+    for name in types:
+        if isinstance(value, kinds.get(name, ())) and (name == "boolean" or not isinstance(value, bool)):
+            return value
+    if isinstance(value, float) and value.is_integer() and "integer" in types:
+        return int(value)
+    if isinstance(value, int | float) and "string" in types:
+        return json.dumps(value)
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+        return value_of_type(parsed, types) if isinstance(parsed, bool) or is_number(parsed) else None
+    return None
+
+
 def is_count(value: Any) -> bool:
     return is_number(value) and 0 <= value < 2**31 and bool(value == int(value))
 
@@ -140,10 +163,27 @@ def description_of(schema: Mapping[str, Any]) -> str:
     parts = ["Deprecated."] if schema.get("deprecated") is True else []
     text = clean_text(schema.get("description") or schema.get("title"), MAX_FIELD_DESCRIPTION)
     additions = [("Default", schema.get("default")), ("Example", _example_of(schema))]
-    shown = [f"{label}: {plain}" for label, value in additions if (plain := _plain(value))]
+    shown = [f"Values: {single_line(values, MAX_VALUES)}"] if (values := _misfits_of(schema)) else []
+    shown += [f"{label}: {plain}" for label, value in additions if (plain := _plain(value))]
     if text:
         parts.append(text if not shown or text[-1] in ".!?:" else f"{text}.")
     return " ".join([*parts, "; ".join(shown)] if shown else parts)
+
+
+def _misfits_of(schema: Mapping[str, Any]) -> str:
+    """Return the values of an enumeration that no type expresses.
+
+    These are numbers with a fraction, lists and objects, and values of which none has the type of the enumeration, such
+    as "0 (private)" for an integer.
+    """
+    values, types = [schema["const"]] if "const" in schema else schema.get("enum"), types_of(schema)
+    if not isinstance(values, list):
+        return ""
+    is_expressed = all(value is None or isinstance(value, str | bool | int) for value in values)
+    if is_expressed and not (types and all(value_of_type(value, types) is None for value in values)):
+        return ""
+    texts = [value if isinstance(value, str) else json.dumps(value) for value in values if value is not None]
+    return ", ".join(texts)
 
 
 def _example_of(schema: Mapping[str, Any]) -> Any:

@@ -8,7 +8,8 @@ Read-only and write-only properties are only in the one where they belong.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from .document import Document, Node, UnresolvedReferenceError, as_list, unescape_pointer
@@ -45,6 +46,7 @@ from .schema_keywords import (
     number_constraints,
     types_of,
     unchecked_keywords,
+    value_of_type,
 )
 from .schema_merging import merged_schema
 from .text import MAX_FIELD_DESCRIPTION, clean_text, is_unicode, single_line
@@ -205,9 +207,12 @@ class SchemaConverter:
                 return self._with_null_if_nullable(union, node)
         if "const" in schema:
             return self._convert_enum([schema["const"]], node, direction)
-        if isinstance(schema.get("enum"), list):
-            return self._with_null_if_nullable(self._convert_enum(schema["enum"], node, direction), node)
         types = types_of(schema)
+        values = self._values_of(node, types)
+        if types and not all(value is None or isinstance(value, str | bool | int) for value in values):
+            self.report.add("schema", node.pointer, "an enumeration of numbers, lists or objects is not checked")
+        elif values:
+            return self._with_null_if_nullable(self._convert_enum(values, node, direction), node)
         if not types:
             return AnyType()
         union = union_of([self._convert_json_type(json_type, node, name, direction) for json_type in types])
@@ -324,6 +329,20 @@ class SchemaConverter:
         values = tuple(str(value) for value, place in mapping.items() if str(place).rsplit("/", 1)[-1] == schema)
         self._discriminated.append((variant, name, tuple(filter(is_unicode, values)) or (schema,)))
 
+    def _values_of(self, node: Node, types: Sequence[str]) -> list[Any]:
+        """Return the values of an enumeration as its type has them, such as "1" for 1 where it is a string.
+
+        Others are left out and reported; where none remains, the type alone counts.
+        """
+        given = as_list(node.value.get("enum"))
+        values = [value_of_type(value, types) for value in given] if types else given
+        misfits = [given[index] for index, value in enumerate(values) if value is None and given[index] is not None]
+        if misfits:
+            shown = single_line(", ".join(map(str, misfits)), 100)
+            self.report.add("schema", node.pointer, f"values of the enumeration that are not of its type: {shown}")
+        kept = [value for index, value in enumerate(values) if value is not None or given[index] is None]
+        return [] if misfits and kept == [None] else kept
+
     def _convert_enum(self, values: list[Any], node: Node, direction: Direction) -> Type:
         if not all(is_unicode(value) for value in values if isinstance(value, str)):
             self.report.add("schema", node.pointer, "a value that is not valid Unicode is left out of the enumeration")
@@ -358,6 +377,40 @@ class SchemaConverter:
         self.models.append(model)
         return model
 
+    def file_media_type(self, node: Node, about: Mapping[str, Any] | None = None) -> str:
+        """Return the media type of a value that is a file or a list of files, and "" for another one.
+
+        Args:
+            node: The schema.
+            about: What the schema says with the siblings of its reference, where it has some.
+        """
+        seen: set[tuple[str, str]] = set()
+
+        def find(node: Node, about: Mapping[str, Any] | None = None) -> str:
+            resolved = self.document.resolved_node(node)
+            schema = resolved.mapping if about is None else about
+            if (resolved.source, resolved.pointer) in seen:
+                return ""
+            seen.add((resolved.source, resolved.pointer))
+            if media_type := file_media_type(schema):
+                return media_type
+            if schema.get("type") == "array":
+                return find(resolved.get("items"))
+            for keyword in ("anyOf", "oneOf", "allOf"):
+                options = [each for each in resolved.get(keyword).elements() if each.mapping.get("type") != "null"]
+                found = [find(option) for option in options]
+                if found and (all(found) or (keyword == "allOf" and any(found))):
+                    return next(filter(None, found))
+            return ""
+
+        return find(node, about)
+
+    def copy_of(self, model: Model) -> Model:
+        """Return a class of its own with the properties of `model`."""
+        copy = replace(model, name=self._class_names.claim(model.name), properties=list(model.properties))
+        self.models.append(copy)
+        return copy
+
     def _add_properties(self, model: Model, node: Node, name: str) -> None:
         """Convert the properties of the schema at `node` into fields of `model`."""
         schema = node.value
@@ -381,7 +434,7 @@ class SchemaConverter:
                     api_name=api_name,
                     required=api_name in required,
                     description=(description_of(about) + kinds.get(api_name, "")).strip(),
-                    file_media_type=file_media_type(about) if model.direction == "request" else "",
+                    file_media_type=self.file_media_type(place, about) if model.direction == "request" else "",
                 )
             )
         undeclared = [api_name for api_name in sorted(required) if api_name not in places]

@@ -113,7 +113,7 @@ def plan(generated: Generated, project: Path, state: dict[str, Any] | None) -> P
 
 
 def _reads_refused(project: Path, recorded: Mapping[str, Mapping[str, str]]) -> bool:
-    """Return whether the project keeps tests from before 0.2.0, in which the member `rejected` of a case was named `refused`."""
+    """Return whether the project keeps tests from before 0.2.0, where a case had `refused` in place of `rejected`."""
     path = project / TESTS_PATH
     text = path.read_text("utf-8") if path.exists() else ""
     is_own = TESTS_PATH in recorded and _fingerprints(TESTS_PATH, text) != recorded[TESTS_PATH]

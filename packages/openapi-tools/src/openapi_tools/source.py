@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from .fixed_headers import FixedHeader
@@ -27,7 +27,6 @@ from .python_types import (
     ScalarType,
     Type,
     accepts_null,
-    models_in,
     union_options,
 )
 from .text import MAX_TITLE, docstring, grouped_literal, literal, single_line
@@ -102,18 +101,6 @@ def definition_order(models: Sequence[Model]) -> list[Model]:
                 entered.add(model)
                 stack += [reference for reference in model.referenced_models() if reference not in entered]
     return list(ordered)
-
-
-def reachable_models(types: Iterable[Type]) -> set[Model]:
-    """Return the models that these types refer to, directly or through other models."""
-    reached: set[Model] = set()
-    stack = [model for type_ in types for model in models_in(type_)]
-    while stack:
-        model = stack.pop()
-        if model not in reached:
-            reached.add(model)
-            stack += model.referenced_models()
-    return reached
 
 
 # --- Models ------------------------------------------------------------------------------------------------------
@@ -234,6 +221,8 @@ def _by_api_name(parameters: Sequence[Parameter], constants: Mapping[str, str] =
     for parameter in parameters:
         is_exploded = parameter.location == "header" and parameter.explode and not _is_single_value(parameter.type)
         value = f"exploded({parameter.name})" if is_exploded else parameter.name
+        if parameter.is_json:
+            value = f"json_text({parameter.name})"
         entries.append(f"{literal(parameter.api_name)}: {value}")
     return f"{{{', '.join(entries)}}}"
 
@@ -264,7 +253,8 @@ def _body(body: RequestBody) -> str:
     match body.kind:
         case "json":
             media_type = "" if body.media_type == "application/json" else f", {literal(body.media_type)}"
-            return f"json_body({body.name}{media_type})"
+            required = ", required=True" if body.required and accepts_null(body.type) else ""
+            return f"json_body({body.name}{media_type}{required})"
         case "form":
             styles = f", {literal(body.property_styles)}" if body.property_styles else ""
             return f"form_body({body.name}{styles})"
@@ -272,7 +262,8 @@ def _body(body: RequestBody) -> str:
             files = f", {literal(body.files)}" if body.files else ""
             types = f", types={literal(body.part_types)}" if body.part_types else ""
             media_type = "" if body.media_type == MULTIPART else f", media_type={literal(body.media_type)}"
-            return f"multipart_body({body.name}{files}{types}{media_type})"
+            styles = f", styles={literal(body.property_styles)}" if body.property_styles else ""
+            return f"multipart_body({body.name}{files}{types}{media_type}{styles})"
         case "lines":
             return f"json_lines_body({body.name}, {literal(body.media_type)})"
     return f"{body.kind}_body({body.name}, {literal(body.media_type)})"

@@ -8,7 +8,8 @@ FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data"
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch")
 
-STYLES = {"ssv": "spaceDelimited", "pipes": "pipeDelimited"}
+STYLES = {"ssv": "spaceDelimited", "pipes": "pipeDelimited", "tsv": "tsv"}
+"""Styles by collection format; version 3 has none for tabs, which is reported."""
 
 SCHEMA_KEYWORDS = (
     "type", "format", "items", "default", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength",
@@ -146,8 +147,8 @@ def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     schema_free = {key: value for key, value in parameter.items() if key not in (*SCHEMA_KEYWORDS, "collectionFormat")}
     converted = {**schema_free, "schema": _value_schema(parameter)}
     if parameter.get("type") == "array":
-        in_query = parameter.get("in") == "query"
-        style = STYLES.get(str(parameter.get("collectionFormat")), "form") if in_query else "simple"
+        default = "form" if parameter.get("in") == "query" else "simple"
+        style = STYLES.get(str(parameter.get("collectionFormat", "csv")), default)
         converted |= {"style": style, "explode": parameter.get("collectionFormat") == "multi"}
     return converted
 

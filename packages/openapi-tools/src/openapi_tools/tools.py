@@ -80,6 +80,7 @@ class ToolReader:
             except Exception as error:  # one operation that no rule expected must not stop the others
                 text = f"it cannot be read: {type(error).__name__}: {single_line(str(error), 200)}"
                 self.report.add("skipped operation", operation.node.pointer, text)
+        self.request_bodies.parts.finish(tool for tool, _ in tools)
         return tools
 
     def fixed_headers(self) -> list[FixedHeader]:

@@ -130,7 +130,7 @@ class Answer(Generic[T]):
             lines = [line.strip("\x1e \r\t") for line in response.text.split("\n")]
             values = [_parsed(response, line) for line in lines if line]
             return response.text if _INVALID in values else values
-        if not media_type or re.search(r"[/+]json$", media_type):
+        if not media_type or re.search(r"[/+.-]json$", media_type):
             value = _parsed(response)
             if value is not _INVALID:
                 return value
@@ -467,6 +467,11 @@ def header_value(name: str, value: object) -> str:
     return text
 
 
+def json_text(value: Any) -> str | None:
+    """Return the value of a header or cookie in JSON, with ASCII only; None stays absent."""
+    return None if value is None else json.dumps(to_json_value(value), separators=(",", ":"))
+
+
 def exploded(value: Any) -> Any:
     """Return an object as a header of style simple with explode, `a=1,b=2`, and other values as they are."""
     value = to_json_value(value)
@@ -584,8 +589,9 @@ def in_json(name: str, value: Any) -> list[Pair]:
     return [] if value is None else [(quote(name, safe=""), quote(to_json(value), safe=""))]
 
 
-def json_body(value: Any, media_type: str = "application/json") -> Body | None:
-    return None if value is None else Body(to_json(value).encode(), media_type)
+def json_body(value: Any, media_type: str = "application/json", *, required: bool = False) -> Body | None:
+    """Return a body in JSON; None stands for an absent one, and in a `required` body for null."""
+    return None if value is None and not required else Body(to_json(value).encode(), media_type)
 
 
 def json_lines_body(value: Iterable[Any] | None, media_type: str) -> Body | None:
@@ -647,14 +653,16 @@ def multipart_body(
     files: Mapping[str, str] | None = None,
     types: Mapping[str, str] | None = None,
     media_type: str = "multipart/form-data",
+    styles: Mapping[str, str] | None = None,
 ) -> Body | None:
     """Return a body of several parts (RFC 7578).
 
     Args:
         value: An object.
-        files: The media types of the properties that are an `UploadFile`, or a list of them.
+        files: The media types of the properties that are an `UploadFile`, or a list of them; `*` stands for all others.
         types: The media types of other properties.
         media_type: The media type of the body.
+        styles: `flat`, `space` or `pipe` for lists that are one part, separated by commas, spaces or bars.
 
     Raises:
         ToolError: a file is not base64.
@@ -664,15 +672,18 @@ def multipart_body(
     boundary = secrets.token_hex(16)
     parts: list[bytes] = []
     for name, item in to_json_value(value).items():
+        if isinstance(item, list) and (style := (styles or {}).get(name)):
+            item = {"space": " ", "pipe": "|"}.get(style, ",").join(map(part, item))
         own_type = (types or {}).get(name, "")
-        is_list = isinstance(item, list) and (name in (files or {}) or not any(map(_contains_object, item)))
+        file_type = (files or {}).get(name) or (files or {}).get("*")
+        is_list = isinstance(item, list) and (file_type or not any(map(_contains_object, item)))
         for each in item if is_list and not own_type.endswith("json") else [item]:
             part_type = own_type
             head = f'--{boundary}\r\nContent-Disposition: form-data; name="{_quoted(name)}"'
-            if files is not None and name in files:
+            if file_type:
                 file = each if isinstance(each, dict) else {"base64": each}
                 head += f'; filename="{_quoted(str(file.get("name", name)))}"'
-                part_type = header_value("media_type", file.get("media_type", files[name]))
+                part_type = header_value("media_type", file.get("media_type", file_type))
                 content = _from_base64(name, str(file["base64"]))
             elif own_type.endswith("json") or isinstance(each, list | dict):
                 part_type = own_type or "application/json"
