@@ -59,7 +59,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
         "test_telemetry.py",
     ),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
-    OPENAPI: ("test_openapi.py",),
+    OPENAPI: ("test_openapi.py", "test_openapi_media_types.py"),
 }
 """The tests that run in each project: `everything` has every module but those that the others are here for.
 
