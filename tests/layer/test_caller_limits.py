@@ -116,7 +116,7 @@ def test_whatever_callers_open_and_close_each_has_its_own_number(
 
                 def is_open(stream: contextlib.ExitStack = stream, caller: int = caller) -> bool:
                     stream.close()  # of a rejected attempt: the end of another stream had not arrived
-                    return stream.enter_context(listen(client, shared, address(caller))).status_code == 200
+                    return bool(stream.enter_context(listen(client, shared, address(caller))).status_code == 200)
 
                 wait_for(is_open)
                 held[caller].append(stream)
