@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 import httpx2
 
 from .. import IGNORED
-from .config import ConfigError, ProductionConfig
+from .config import ProductionConfig
 
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
 MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
@@ -57,16 +57,6 @@ def notices() -> Iterator[str]:
     """Yield a line for each variable of which a part is ignored."""
     for name, plugins in IGNORED.items():
         yield f"{name}: {plugins} is not installed and is ignored"
-
-
-def require(build: Callable[[], object], library: str, names: Iterable[str]) -> None:
-    """Call `build` once, and report which of the variables `names` make it fail.
-
-    Raises:
-        ConfigError: `build` fails because of variables that `library` reads.
-    """
-    if failing := rejected(build, names):
-        raise ConfigError([f"{name}: {library} rejects the value ({type(error).__name__})" for name, error in failing])
 
 
 def rejected(build: Callable[[], object], names: Iterable[str]) -> list[tuple[str, Exception]]:

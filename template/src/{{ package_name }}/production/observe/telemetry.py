@@ -31,12 +31,11 @@ from opentelemetry.util.types import Attributes
 from starlette.requests import Request
 
 from ..config import About, without_credentials
-from ..environment import require
 from ..json_values import valid_unicode
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
 from .redaction import MAX_TEXT, Redactor, configured_secrets, is_secret
-from .telemetry_settings import otel_environment, standard_endpoints, traces_endpoint
+from .telemetry_settings import otel_environment, require, standard_endpoints, traces_endpoint
 
 FLUSH_SECONDS = 2.0
 """How long a stopping server waits for the export of the last spans."""
@@ -100,7 +99,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
         provider.shutdown()
 
     # A wrong variable is rejected now and not while the server starts.
-    require(build, "OpenTelemetry", sorted(environment))
+    require(build)
     registry.middleware["telemetry"] = _trace
     provider = _process_provider(registry)
     if provider is None:

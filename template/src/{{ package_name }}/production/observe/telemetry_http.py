@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..environment import require
 from ..registry import Registry
-from .telemetry_settings import exports, otel_environment
+from .telemetry_settings import exports, require
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -18,7 +17,7 @@ PATH = "/v1/traces"
 def install(registry: Registry) -> None:
     # Imported here: OpenTelemetry's SDK and exporter take a third of the start, which is saved without an endpoint.
     if exports(registry.config):
-        require(lambda: import_module(".telemetry", __package__), "OpenTelemetry", sorted(otel_environment()))
+        require(lambda: import_module(".telemetry", __package__))
         from . import telemetry
 
         telemetry.install(registry, "http/protobuf", exporter)

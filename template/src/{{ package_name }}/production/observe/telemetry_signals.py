@@ -11,9 +11,8 @@ from typing import Any, Literal
 import structlog
 
 from ..config import ProductionConfig
-from ..environment import require
 from .telemetry import FLUSH_SECONDS
-from .telemetry_settings import exports, otel_environment, standard_endpoints
+from .telemetry_settings import exports, otel_environment, require, standard_endpoints
 
 MODULES = {"metrics": ("metric_exporter", "OTLPMetricExporter"), "logs": ("_log_exporter", "OTLPLogExporter")}
 """Module and class of the exporter of a signal, in the package of each protocol."""
@@ -38,7 +37,7 @@ def exporter_of(config: ProductionConfig, signal: Literal["metrics", "logs"]) ->
         endpoint = None
     elif endpoint and protocol == "http":
         endpoint = f"{endpoint.removesuffix('/v1/traces')}/v1/{signal}"
-    require(lambda: exporter(endpoint=endpoint).shutdown(), "OpenTelemetry", sorted(environment))
+    require(lambda: exporter(endpoint=endpoint).shutdown())
     return exporter(endpoint=endpoint)
 
 

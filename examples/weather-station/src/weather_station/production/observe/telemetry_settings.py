@@ -6,9 +6,10 @@ In a module of its own, because it is used before OpenTelemetry's SDK is importe
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from ..config import ProductionConfig
+from ..config import ConfigError, ProductionConfig
+from ..environment import rejected
 
 OTLP_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
@@ -40,3 +41,15 @@ def traces_endpoint(config: ProductionConfig) -> str:
 def otel_environment() -> Mapping[str, str]:
     """Return the `OTEL_*` variables that are set and not empty: OpenTelemetry treats an empty variable as unset."""
     return {name: value for name, value in os.environ.items() if name.startswith("OTEL_") and value}
+
+
+def require(build: Callable[[], object]) -> None:
+    """Call `build` once, and report which of the `OTEL_*` variables make it fail.
+
+    Raises:
+        ConfigError: `build` fails because of a variable.
+    """
+    if failing := rejected(build, sorted(otel_environment())):
+        raise ConfigError(
+            [f"{name}: OpenTelemetry rejects the value ({type(error).__name__})" for name, error in failing]
+        )
