@@ -412,7 +412,8 @@ Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
 @settings(deadline=None)
 def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
     def text(*sides: bool) -> list[bytes]:
-        lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
+        """The lines, all of which have the same label."""
+        lines = [CHANGED[how if side in sides else "kept"](f"{n:>9}") for n, (side, how) in enumerate(changes)]
         return [line.encode() for changed in lines for line in changed]
 
     assert merge_by_line(text(), text(True), text(False)) == text(True, False)
@@ -423,7 +424,7 @@ def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[boo
     ("owner_text", "updated"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
 )
 def test_changes_of_the_same_line_are_a_conflict(owner_text: str, updated: str) -> None:
-    base, one, other = ([letter.encode() for letter in text] for text in ("123", owner_text, updated))
+    base, one, other = ([letter.rjust(9).encode() for letter in text] for text in ("123", owner_text, updated))
     assert merge_by_line(base, one, other) is None
     assert merge_by_line(base, one, one) == one
 
@@ -443,6 +444,17 @@ def test_changed_answers_next_to_the_owners_version_do_not_conflict() -> None:
     expected = owner_text.replace('"shop"', '"store"').replace("A server", "Another")
     assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()) == (expected.encode(), 0)
     assert merge("other.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1
+
+
+@pytest.mark.parametrize("path", ["pyproject.toml", "docker-compose.yml"])
+@pytest.mark.parametrize("who", ["the owner", "the template"])
+def test_a_line_that_one_side_adds_to_a_block_that_the_other_removes_is_a_conflict(path: str, who: str) -> None:
+    """Files in which changes of two adjacent lines are no conflict otherwise."""
+    old, longer, shorter = (
+        KINDS[path]([("b1", (1,)), *([("b2", lines)] if lines else [])]) for lines in ((2,), (2, 3), ())
+    )
+    mine, new = (shorter, longer) if who == "the owner" else (longer, shorter)
+    assert merge(path, old.encode(), mine.encode(), new.encode()).conflicts == 1
 
 
 def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:

@@ -34,6 +34,10 @@ APPENDED = (".env.example", ".gitignore")
 """Files whose end is the owner's: what the owner appended stays at the end, after what the template adds there."""
 
 
+Change = tuple[int, int, tuple[bytes, ...]]
+"""Start and end of lines of the old version, and the lines in their place."""
+
+
 class Merged(NamedTuple):
     content: bytes
     conflicts: int = 0
@@ -140,15 +144,28 @@ def _merge_labelled(path: str, versions: Versions) -> list[bytes]:
 
 
 def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[bytes]) -> list[bytes] | None:
-    """Return `base` with the changes of both sides, or None if both change a line or add at the same place."""
-    changes = {
-        (start, end, tuple(side[new_start:new_end]))
+    """Return `base` with the changes of both sides.
+
+    It is None if both change a line or add at the same place, or if one adds a line beside a block that the other
+    removes: the line may belong to it.
+    """
+    by_side: list[list[Change]] = [
+        [(start, end, tuple(side[new_start:new_end])) for start, end, new_start, new_end in edits(base, side)]
         for side in (one, other)
-        for start, end, new_start, new_end in edits(base, side)
-    }
+    ]
+    for side, changes, others in ((one, *by_side), (other, *by_side[::-1])):
+        gone = {line[:LABEL] for line in base} - {line[:LABEL] for line in side}
+        beside = {
+            at
+            for start, end, _ in changes
+            if any(line[:LABEL] in gone for line in base[start:end])
+            for at in (start, end)
+        }
+        if any(start == end in beside for start, end, _ in others):
+            return None
     merged: list[bytes] = []
     done, added = 0, -1
-    for start, end, lines in sorted(changes):
+    for start, end, lines in sorted({*by_side[0], *by_side[1]}):
         if start < done or start == end == added:
             return None
         merged += base[done:start]
