@@ -153,7 +153,7 @@ def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[b
         [(start, end, tuple(side[new_start:new_end])) for start, end, new_start, new_end in edits(base, side)]
         for side in (one, other)
     ]
-    for side, changes, others in ((one, *by_side), (other, *by_side[::-1])):
+    for side, changes, others in ((one, by_side[0], by_side[1]), (other, by_side[1], by_side[0])):
         gone = {line[:LABEL] for line in base} - {line[:LABEL] for line in side}
         beside = {
             at
