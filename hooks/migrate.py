@@ -3,11 +3,12 @@
     python migrate.py before|after TEMPLATE COMMIT ANSWERS_FILE
 
 TEMPLATE is the clone of the new version, COMMIT the version that the project came from, both as Copier gives them; the
-project is the current folder. `before` rejects an update that could not be completed, and migrates answers. `after`
-merges each edited file again, from the old rendering, the owner's file in the last commit and the new rendering: Copier
-itself applies a patch with three lines of context at the nearest matching place. Then it runs the migrations of the
-update, which are those that COMMIT lacks: no version number is compared, so a project on a branch, or of a template
-without tags, migrates like one on releases.
+project is the current folder. `before` rejects an update that could not be completed, and migrates answers. Between
+them Copier writes the answers only: it would render three times, and apply edits as patches with three lines of
+context at the nearest matching place. `after` writes all other files, and merges edited ones from the old rendering,
+the owner's file in the last commit and the new rendering. Then it runs the migrations of the update, which are those
+that COMMIT lacks: no version number is compared, so a project on a branch, or of a template without tags, migrates like
+one on releases.
 
 hooks/migrations/README.md describes migrations. It runs in Copier's interpreter, because it renders both versions.
 """

@@ -32,11 +32,11 @@ extras:
 
 _exclude:
   - |-
-    {%- if not extras %}
+MARK    {%- if not extras %}
     docs/extra.md
     src/*/production/extra.py
     {%- endif %}
-MARK    {%- if _copier_operation == 'update' %}
+    {%- if _copier_operation == 'update' %}
     /README.md
     /src/*/options.py
     /src/*/tools/**
@@ -53,11 +53,12 @@ COMMON_FILES = {
 
 
 def settings() -> str:
-    """Return the settings of a small template, with the real manifest's entry for the mark of an unfinished update."""
+    """Return the settings of a small template, with the real manifest's entries for what Copier writes in an update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
-    match = re.search(rf"(?: .*\n){{1}} +/{re.escape(MARK)}\n.*\n", manifest)
+    match = re.search(r"^_exclude:\n  - \|-\n((?:.*\n)+?.*endif.*\n(?:.*\n)+?.*endif.*\n)", manifest, re.MULTILINE)
     assert match
-    return SETTINGS.replace("MARK", match[0])
+    assert match[1].count(MARK) == 2
+    return SETTINGS.replace("MARK", match[1])
 
 
 def migration_stages() -> str:

@@ -131,7 +131,7 @@ def render_file(path: str, data: Answers) -> str:
 def excluded(data: Answers, operation: str = "copy") -> list[str]:
     """Return the patterns of the paths that a project of these answers does not get."""
     conf = {"dst_path": "a new folder", "answers_file": ANSWERS_FILE}
-    values = evaluate(data) | {"_copier_operation": operation, "_copier_conf": conf}
+    values = evaluate(data) | {"_copier_operation": operation, "rendered_as": operation, "_copier_conf": conf}
     rendered = [render_text(entry, values) for entry in interview()["_exclude"]]
     return [line.strip() for text in rendered for line in text.splitlines() if line.strip()]
 

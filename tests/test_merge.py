@@ -98,11 +98,15 @@ def cases(draw: st.DrawFn) -> Case:
         for name, lines in draw(st.lists(st.tuples(NAMES, LINES), max_size=2, unique_by=lambda block: block[0])):
             if name not in {known for known, _ in old}:
                 new.insert(draw(st.integers(0, len(new))), (name, lines))
+    if draw(st.integers(0, 3)) == 0:
+        new = draw(st.permutations(new))
     edit = st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from(["modify", "insert", "delete"]))
     return Case(old, new, draw(st.lists(edit, min_size=1, max_size=3)))
 
 
-NAMING = re.compile(r'^(\w+|  b\d|  "panels"|    \{|\[.*|@.*|def .*|#+ .*)|"title"|- (run|uses)|^    steps|^    if')
+NAMING = re.compile(
+    r'^(\w+:|import|"""|\}|  b\d|  "panels"|    \{|\[.*|@.*|def .*|#+ .*)|"title"|- (run|uses)|^    steps|^    if'
+)
 """Lines that open a block or name it: what an edit of them means for the others is another test's."""
 
 
@@ -139,6 +143,13 @@ def marks(text: str) -> set[str]:
 @given(case=cases())
 @example(case=Case([("b1", (1, 2)), ("b2", (1, 2, 3))], [("b2", (1, 2, 3))], [(0.2, "modify")]))
 @example(case=Case([("b1", ()), ("b2", ())], [("b1", ()), ("b3", (1,)), ("b2", ())], [(0.9, "delete")]))
+@example(
+    case=Case(
+        [("b0", ()), ("b1", ()), ("b2", (3, 4, 2, 0))],
+        [("b0", ()), ("b1", ()), ("b2", (0, 1, 3, 2))],
+        [(0.84375, "delete")],
+    )
+)
 def test_every_line_keeps_its_place(path: str, case: Case) -> None:
     """The oracle knows nothing of the merge: lines by the block that a parser finds them in.
 
@@ -168,6 +179,81 @@ def test_changes_of_one_side_only_are_the_result(path: str, case: Case) -> None:
     assert merge(path, old, old, new) == (new, 0)
     assert merge(path, old, new, old) == (new, 0)
     assert merge(path, old, new, new) == (new, 0)
+
+
+# --- What the owner deletes or changes and the template moves ----------------------------------------------------
+
+
+@pytest.mark.parametrize("path", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_line_that_the_template_moves_stays_as_the_owner_has_it(path: str, data: st.DataObject) -> None:
+    """It is deleted at its new place too, or there is a conflict."""
+    before = data.draw(st.lists(st.integers(0, 6), min_size=2, unique=True), label="before")
+    added = data.draw(st.lists(st.integers(0, 6), max_size=2, unique=True), label="added")
+    after = data.draw(st.permutations([*before, *(line for line in added if line not in before)]), label="after")
+    old, new = (KINDS[path]([("b1", (1, 2)), ("b2", tuple(lines))]) for lines in (before, after))
+    start = '"id": 1' if path == "dashboard.json" else "b2"
+    (old_first, _, old_block), (new_first, _, new_block) = old.partition(start), new.partition(start)
+    lines = [line for line in old_block.splitlines(keepends=True)[1:] if not NAMING.search(line)]
+    line = data.draw(st.sampled_from([line for line in lines if old_block.count(line) == new_block.count(line) == 1]))
+    mine = data.draw(st.sampled_from(["", line.replace("\n", "  # mine\n")]), label="mine")
+    owner_text = old_first + start + old_block.replace(line, mine)
+    merged = merge(path, old.encode(), owner_text.encode(), new.encode())
+    if not merged.conflicts:
+        assert merged.content.decode() == new_first + start + new_block.replace(line, mine)
+
+
+@pytest.mark.parametrize("path", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_block_that_the_template_moves_stays_deleted(path: str, data: st.DataObject) -> None:
+    """There is a conflict at most; and no line of the block is outside of it."""
+    numbers = st.lists(st.integers(0, 6), min_size=1, max_size=4, unique=True).map(tuple)
+    blocks: list[Block] = [(f"b{n}", data.draw(numbers)) for n in range(data.draw(st.integers(2, 5)))]
+    gone = data.draw(st.sampled_from(blocks))
+    moved = data.draw(st.permutations(blocks))
+    if data.draw(st.booleans()):
+        moved = [(name, data.draw(numbers)) if name == gone[0] else (name, lines) for name, lines in moved]
+
+    def text(of: Sequence[Block]) -> str:
+        """The blocks, with panels that keep their numbers."""
+        names = iter(of)
+        return re.sub(r'"id": \d', lambda _: f'"id": {next(names)[0][1:]}', KINDS[path](of))
+
+    old, new = text(blocks), text(moved)
+    owner_text = text([block for block in blocks if block is not gone])
+    merged = merge(path, old.encode(), owner_text.encode(), new.encode())
+    outside = re.sub(rb"(?ms)^<{7} .*?^>{7} .*?$", b"", merged.content).decode()
+    assert not re.search(rf"\b{gone[0]}\b", outside)
+    if not merged.conflicts:
+        expected = text([block for block in moved if block[0] != gone[0]])
+        assert sorted(merged.content.decode().replace(",", "").split()) == sorted(expected.replace(",", "").split())
+
+
+TWO_TABLES = "[a]\nfirst = 1\nsecond = 2\n\n[b]\nthird = 3\nfourth = 4\n"
+
+
+@pytest.mark.parametrize(
+    ("new", "restored"),
+    [
+        ("[a]\nfirst = 1\n\n[b]\nthird = 3\nsecond = 2\nfourth = 4\n", "second = 2\n"),
+        ("[a]\nsecond = 5\nfirst = 1\n\n[b]\nthird = 3\nfourth = 4\n", "second = 5\n"),
+    ],
+    ids=["to another block", "with another value"],
+)
+def test_a_deleted_line_that_the_template_moves_and_changes_is_a_conflict(new: str, restored: str) -> None:
+    owner_text = TWO_TABLES.replace("second = 2\n", "")
+    merged = merge("ruff.toml", TWO_TABLES.encode(), owner_text.encode(), new.encode())
+    conflict = f"<<<<<<< before updating\n=======\n{restored}>>>>>>> after updating\n"
+    assert merged == (new.replace(restored, conflict).encode(), 1)
+
+
+def test_a_line_that_both_sides_move_is_not_there_twice() -> None:
+    old, mine, new = ("".join(f"option{number} = true\n" for number in order) for order in ("12345", "51234", "12534"))
+    merged = merge("ruff.toml", old.encode(), mine.encode(), new.encode())
+    assert merged.conflicts == 1
+    assert merge("ruff.toml", old.encode(), new.encode(), new.encode()) == (new.encode(), 0)
 
 
 # --- Blocks that are renamed, replaced or exchanged --------------------------------------------------------------
@@ -326,7 +412,8 @@ Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
 @settings(deadline=None)
 def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
     def text(*sides: bool) -> list[bytes]:
-        lines = [CHANGED[how if side in sides else "kept"](f"{n}") for n, (side, how) in enumerate(changes)]
+        """The lines, all of which have the same label."""
+        lines = [CHANGED[how if side in sides else "kept"](f"{n:>9}") for n, (side, how) in enumerate(changes)]
         return [line.encode() for changed in lines for line in changed]
 
     assert merge_by_line(text(), text(True), text(False)) == text(True, False)
@@ -337,7 +424,7 @@ def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[boo
     ("owner_text", "updated"), [("1x3", "1y3"), ("12a3", "12b3"), ("13", "1x3"), ("123a", "123b"), ("a123", "b123")]
 )
 def test_changes_of_the_same_line_are_a_conflict(owner_text: str, updated: str) -> None:
-    base, one, other = ([letter.encode() for letter in text] for text in ("123", owner_text, updated))
+    base, one, other = ([letter.rjust(9).encode() for letter in text] for text in ("123", owner_text, updated))
     assert merge_by_line(base, one, other) is None
     assert merge_by_line(base, one, one) == one
 
@@ -357,6 +444,17 @@ def test_changed_answers_next_to_the_owners_version_do_not_conflict() -> None:
     expected = owner_text.replace('"shop"', '"store"').replace("A server", "Another")
     assert merge("pyproject.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()) == (expected.encode(), 0)
     assert merge("other.toml", PYPROJECT.encode(), owner_text.encode(), updated.encode()).conflicts == 1
+
+
+@pytest.mark.parametrize("path", ["pyproject.toml", "docker-compose.yml"])
+@pytest.mark.parametrize("who", ["the owner", "the template"])
+def test_a_line_that_one_side_adds_to_a_block_that_the_other_removes_is_a_conflict(path: str, who: str) -> None:
+    """Files in which changes of two adjacent lines are no conflict otherwise."""
+    old, longer, shorter = (
+        KINDS[path]([("b1", (1,)), *([("b2", lines)] if lines else [])]) for lines in ((2,), (2, 3), ())
+    )
+    mine, new = (shorter, longer) if who == "the owner" else (longer, shorter)
+    assert merge(path, old.encode(), mine.encode(), new.encode()).conflicts == 1
 
 
 def test_a_line_of_pyproject_that_both_sides_change_is_a_conflict() -> None:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from copier import _main
 
 from .conftest import Rendering
-from .support import ANSWERS_FILE, Answers, copier, files, questions, variants, without_user_owned
+from .support import (
+    ANSWERS_FILE,
+    ROOT,
+    Answers,
+    copier,
+    files,
+    interview,
+    questions,
+    render_text,
+    variants,
+    without_user_owned,
+)
 from .template_repository import TemplateRepository, commit, git, recorded
 
 pytestmark = pytest.mark.slow
@@ -21,6 +34,7 @@ with open({log!r}, "a", encoding="utf-8") as log:
     log.write(json.dumps([sys.argv[1], os.environ.get("STAGE"), os.getcwd()]) + "\\n")\
 """
 
+ANSWERS_TEMPLATE = "{{ _copier_conf.answers_file }}.jinja"
 SWITCHES = [name for name in questions() if name.startswith("enable_")]
 FEATURES = {
     *(name for name, question in questions().items() if question["type"] == "bool"),
@@ -40,6 +54,23 @@ class Recording(TemplateRepository):
     def runs(self) -> list[list[str | None]]:
         """The operation, the stage of a migration and the folder of each run of the hook."""
         return [json.loads(line) for line in self.log.read_text("utf-8").splitlines()] if self.log.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("folder", "rendered"),
+    [
+        ("/tmp/copier._main.old_copy.ab12", "interview/update"),  # noqa: S108
+        ("/tmp/copier._main.new_copy.ab12/services/shop", "interview/update"),  # noqa: S108
+        ("/home/me/copier/new_copy", "template"),
+    ],
+)
+def test_copier_renders_only_the_answers_into_its_temporary_copies(folder: str, rendered: str) -> None:
+    assert render_text(interview()["_subdirectory"], {"_copier_conf": {"dst_path": folder}}) == rendered
+    source = inspect.getsource(_main.Worker._apply_update)
+    assert all(f'prefix=f"{{__name__}}.{name}_copy."' in source for name in ("old", "new"))
+    assert [path.name for path in (ROOT / "interview/update").iterdir()] == [ANSWERS_TEMPLATE]
+    answers_file = (ROOT / "template" / ANSWERS_TEMPLATE).read_text("utf-8")
+    assert (ROOT / "interview/update" / ANSWERS_TEMPLATE).read_text("utf-8") == answers_file
 
 
 @pytest.fixture

@@ -34,20 +34,14 @@ class Links:
         return None
 
 
-def apply(project: Path, outcome: Outcome, committed: Tree, new: Tree, resolve: Callable[[str], str]) -> None:
-    """Write merged files, delete absent ones, and mark conflicts.
-
-    Copier has written the files that the owner had not changed; they are written again only where that failed.
-    """
+def apply(project: Path, outcome: Outcome, new: Tree, resolve: Callable[[str], str]) -> None:
+    """Write the files of the new version, merged with the owner's, delete absent ones, and mark conflicts."""
     for path in outcome.absent:
         _remove(project, project / resolve(path))
     for path, file in outcome.files.items():
         _write(project / resolve(path), file)
-    for path, before in outcome.untouched.items():
-        existing = on_disk(project / resolve(path))
-        unedited = existing is not None and path == before and same(existing.content, committed[before].content)
-        if existing is None or (unedited and not same(committed[before].content, new[path].content)):
-            _write(project / resolve(path), new[path])
+    for path in outcome.untouched:
+        _write(project / resolve(path), new[path])
     for path in {*outcome.files, *outcome.moved.values(), *outcome.removed, *outcome.split_files}:
         rejected = project / f"{resolve(path)}.rej"
         if rejected.is_file() and not git(project, "ls-files", "--", f"./{resolve(path)}.rej"):
@@ -79,7 +73,7 @@ def _remove(project: Path, path: Path) -> None:
 
 
 def _restore_line_endings(project: Path) -> None:
-    """Check out again each file that differs from the index only in its line endings: Copier writes the template's.
+    """Check out again each file that differs from the index only in its line endings: Copier writes answers with LF.
 
     While the size of such a file differs, git lists it as modified, without a difference.
     """

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,12 +13,14 @@ from post_generate import ProjectError
 
 from .alignment import edits
 from .git import run
-from .outline import LABEL, labels
+from .moved_lines import MOVED, Versions, restored_lines, without_restored
+from .outline import LABEL, outlines
 
 BEFORE, LAST, AFTER = "before updating", "last update", "after updating"
 """The sides of a conflict, as Copier names them: the owner's, the old template's, the new template's."""
 
-CONFLICT = re.compile(rb"^<<<<<<< " + BEFORE.encode(), re.MULTILINE)
+START_MARKER, END_MARKER = b"<<<<<<< " + BEFORE.encode(), b">>>>>>> " + AFTER.encode()
+CONFLICT = re.compile(rb"^" + START_MARKER, re.MULTILINE)
 MARKER = re.compile(rb"(?:<{7}|\|{7}|>{7})(?: |$)|={7}$")
 
 BY_LINE = ("pyproject.toml", "docker-compose.yml")
@@ -29,6 +32,10 @@ name and the description, which are answers; in docker-compose.yml the limits of
 
 APPENDED = (".env.example", ".gitignore")
 """Files whose end is the owner's: what the owner appended stays at the end, after what the template adds there."""
+
+
+Change = tuple[int, int, tuple[bytes, ...]]
+"""Start and end of lines of the old version, and the lines in their place."""
 
 
 class Merged(NamedTuple):
@@ -93,41 +100,72 @@ def same(one: bytes, other: bytes) -> bool:
 
 
 def _merge_lines_of(path: str, *versions: bytes) -> Merged:
-    labelled = labelled_lines(path, *versions)
-    if path in BY_LINE and (by_line := merge_by_line(*labelled)) is not None:
-        return Merged(b"\n".join(line[LABEL:] for line in by_line))
+    lines_of = [content.split(b"\n") for content in versions]
+    blocks_of = [outline.block_of_line for outline in outlines(path, *lines_of)]
+    labelled = Versions(
+        *(
+            [block.label.encode() + line for block, line in zip(blocks, lines, strict=True)]
+            for blocks, lines in zip(blocks_of, lines_of, strict=True)
+        )
+    )
+    merged = _merge_labelled(path, labelled)
+    if restored := restored_lines(labelled, [line for line, inside in _with_conflicts(merged) if not inside]):
+        merged = _merge_labelled(path, labelled._replace(updated=without_restored(labelled, blocks_of[2], restored)))
+    lines: list[bytes] = []
+    for moved, group in groupby(_with_conflicts(merged), lambda part: part[0].startswith(MOVED) and not part[1]):
+        content = [line if MARKER.match(line) else line[LABEL:] for line, _ in group]
+        lines += [START_MARKER, b"=======", *content, END_MARKER] if moved else content
+    text = b"\n".join(lines)
+    return Merged(text, len(CONFLICT.findall(text)))
+
+
+def _with_conflicts(merged: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Yield each line of a merge, and whether it is in a conflict; the markers are."""
+    inside = False
+    for line in merged:
+        marker = MARKER.match(line)
+        inside |= bool(marker)
+        yield line, inside
+        inside &= not (marker and line.startswith(b">"))
+
+
+def _merge_labelled(path: str, versions: Versions) -> list[bytes]:
+    if path in BY_LINE and (by_line := merge_by_line(*versions)) is not None:
+        return by_line
     with tempfile.TemporaryDirectory(prefix="merge.") as folder:
         base, edited, updated = (Path(folder, name) for name in ("base", "edited", "updated"))
-        for file, side in zip((base, edited, updated), labelled, strict=True):
+        for file, side in zip((base, edited, updated), versions, strict=True):
             file.write_bytes(b"".join(line + b"\n" for line in side))
         names = [part for name in (BEFORE, LAST, AFTER) for part in ("-L", name)]
         done = run(Path.cwd(), "merge-file", "--stdout", *names, str(edited), str(base), str(updated))
     if not 0 <= done.returncode < 128:
         raise ProjectError(f"{path} cannot be merged: {done.stderr.decode(errors='replace').strip()}")
-    merged = [line if MARKER.match(line) else line[LABEL:] for line in done.stdout.removesuffix(b"\n").split(b"\n")]
-    content = b"\n".join(merged)
-    return Merged(content, len(CONFLICT.findall(content)))
-
-
-def labelled_lines(path: str, *versions: bytes) -> list[list[bytes]]:
-    """Return the lines of each version, each line prefixed with the label of its block."""
-    lines = [content.split(b"\n") for content in versions]
-    return [
-        [label + line for label, line in zip(of_version, texts, strict=True)]
-        for of_version, texts in zip(labels(path, *lines), lines, strict=True)
-    ]
+    return done.stdout.removesuffix(b"\n").split(b"\n")
 
 
 def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[bytes]) -> list[bytes] | None:
-    """Return `base` with the changes of both sides, or None if both change a line or add at the same place."""
-    changes = {
-        (start, end, tuple(side[new_start:new_end]))
+    """Return `base` with the changes of both sides.
+
+    It is None if both change a line or add at the same place, or if one adds a line beside a block that the other
+    removes: the line may belong to it.
+    """
+    by_side: list[list[Change]] = [
+        [(start, end, tuple(side[new_start:new_end])) for start, end, new_start, new_end in edits(base, side)]
         for side in (one, other)
-        for start, end, new_start, new_end in edits(base, side)
-    }
+    ]
+    for side, changes, others in ((one, by_side[0], by_side[1]), (other, by_side[1], by_side[0])):
+        gone = {line[:LABEL] for line in base} - {line[:LABEL] for line in side}
+        beside = {
+            at
+            for start, end, _ in changes
+            if any(line[:LABEL] in gone for line in base[start:end])
+            for at in (start, end)
+        }
+        if any(start == end in beside for start, end, _ in others):
+            return None
     merged: list[bytes] = []
     done, added = 0, -1
-    for start, end, lines in sorted(changes):
+    for start, end, lines in sorted({*by_side[0], *by_side[1]}):
         if start < done or start == end == added:
             return None
         merged += base[done:start]

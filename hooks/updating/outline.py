@@ -1,9 +1,9 @@
 """The outline of a file: the block of each line, by indentation, heading or table.
 
 Files with repeated blocks have many equal lines, such as the panels of a dashboard, the services of a compose file and
-the tables of pyproject.toml, and a comparison of lines alone may confuse them. `labels` gives each line of three
-versions of a file the label of its block, so that equal lines of different blocks differ. No parser of the language is
-involved: any text has an outline, and a wrong one costs at most a conflict.
+the tables of pyproject.toml, and a comparison of lines alone may confuse them. `outlines` gives the blocks of three
+versions of a file labels, by which equal lines of different blocks differ. No parser of the language is involved: any
+text has an outline, and a wrong one costs at most a conflict.
 """
 
 from __future__ import annotations
@@ -219,12 +219,6 @@ def outlines(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list
     for outline in versions:
         outline.block_of_line[-1] = outline.root
     return versions
-
-
-def labels(path: str, base: Sequence[bytes], *others: Sequence[bytes]) -> list[list[bytes]]:
-    """Return a label for each line of `base` and of each other version; lines of the same block have the same label."""
-    versions = outlines(path, base, *others)
-    return [[block.label.encode() for block in outline.block_of_line] for outline in versions]
 
 
 def _copy_labels(first: Block, block: Block) -> None:

@@ -29,9 +29,9 @@ class Outcome:
     """What the project must contain after an update, for the files of the template."""
 
     files: dict[str, File] = field(default_factory=dict)
-    """Merged content of files that the owner had changed."""
-    untouched: dict[str, str] = field(default_factory=dict)
-    """Former path by path of each file that the owner had not changed."""
+    """Content of new files, and merged content of files that the owner had changed."""
+    untouched: set[str] = field(default_factory=set)
+    """Paths of the new version's files that the owner had not changed."""
     absent: set[str] = field(default_factory=set)
     """Paths that must not exist."""
     conflicts: dict[str, Conflict] = field(default_factory=dict)
@@ -82,7 +82,7 @@ def merge_trees(
         else:
             outcome.absent |= {path} - set(targets) - set(new)
             if _unchanged(old[path], committed[path]):
-                outcome.untouched |= dict.fromkeys(targets, path)
+                outcome.untouched |= set(targets)
             elif len(targets) == 1:
                 _merge(outcome, path, targets[0], old, committed, new, relocated)
             else:
@@ -98,8 +98,9 @@ def merge_trees(
     for path in sorted(set(new) & set(committed) - destinations_of_old - set(old)):
         if not _unchanged(committed[path], new[path]):
             _store(outcome, path, None, committed[path], new[path])
-    for target in outcome.files:
-        outcome.untouched.pop(target, None)
+    for path in new.keys() - committed.keys() - outcome.absent - outcome.untouched - outcome.files.keys():
+        outcome.files[path] = new[path]
+    outcome.untouched -= outcome.files.keys()
     return outcome
 
 

@@ -196,7 +196,7 @@ class Update:
 
         outcome = merge_trees(old, owner_files, new, destinations, self.becomes_owned, relocated)
         outcome.absent |= in_deleted_folders
-        apply(self.project, outcome, owner_files, new, places.__getitem__)
+        apply(self.project, outcome, new, places.__getitem__)
         self.report(outcome, old)
         for path in sorted(path for path, place in places.items() if place in hidden):
             print_state("merged", f"{path}, of which git shows no change; its former content: {self.show(path)}")
