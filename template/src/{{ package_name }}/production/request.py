@@ -112,8 +112,10 @@ class MCPRequest:
     """Whether the server runs this request already: what its handler calls in Python is not a request of the client."""
     max_result_bytes: int = 0
     """Bytes of text and structure that the result may have; 0 for no limit."""
-    check_result: Callable[[Any], None] | None = None
+    check_result: Callable[[MCPRequest, Any], None] | None = None
     """Gets what the handler returned, before it is converted; raises where it is too large."""
+    check_sent: Callable[[MCPRequest], None] | None = None
+    """Called when `result_bytes` is known; raises where the result is too large."""
     result_bytes: int = 0
     """Bytes of text and structure in the result, as JSON."""
     copies: Literal["both", "text", "structure"] = "both"

@@ -333,7 +333,9 @@ class ProductionServer(MCPServer[Runtime]):
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
         if isinstance(result, dict) and request.encoded is None:
-            return results.sendable_result(request, result)
+            result = results.sendable_result(request, result)
+        if request.check_sent is not None:
+            request.check_sent(request)
         return result
 
     def _accepts(self, ctx: ServerRequestContext[Any, Any]) -> bool:

@@ -145,6 +145,9 @@ def is_verified() -> bool:
 class LazyConnection(Connection):
     """Connection of one request that makes its parts on first use, since making them takes longer than a call."""
 
+    is_made = False
+    """Whether the parts were used."""
+
     def __init__(self, version: str, client_info: Any, capabilities: Any) -> None:
         self.protocol_version = version
         if client_info is None:
@@ -153,15 +156,11 @@ class LazyConnection(Connection):
 
     def __getattr__(self, name: str) -> Any:
         own = vars(self)
-        if "outbound" not in own:
-            own.update(vars(Connection.from_envelope(*self._envelope)))
+        if not self.is_made:
+            own.update(vars(Connection.from_envelope(*self._envelope)), is_made=True)
         if name in own:
             return own[name]
         raise AttributeError(name)
-
-    async def close(self) -> None:
-        if "exit_stack" in vars(self):
-            await aclose_shielded(self)
 
 
 class Listed(NamedTuple):
@@ -356,16 +355,21 @@ class Handlers:
                 return wire
             if isinstance(result, ErrorData):
                 raise MCPError.from_error_data(result)
-            return ServerRunner(self._lowlevel, connection, state)._serialize(call.method, call.version, result)
+            wire = ServerRunner(self._lowlevel, connection, state)._serialize(call.method, call.version, result)
+            return boundary._seal_result(ctx, wire, None) if is_alone else wire
 
-        for item in self._inner:
-            handle = partial(item, call_next=handle)
+        # An ordinary request has no state of an earlier round, so that the boundary alone has nothing to do before it.
+        boundary: RequestStateBoundary = self._inner[-1]
+        if not (is_alone := len(self._inner) == 1):
+            for item in self._inner:
+                handle = partial(item, call_next=handle)
         pipeline: Pipeline = middleware[0]
         request = pipeline.request(context, handle)
         try:
             result = await pipeline.run(request)
         finally:
-            await connection.close()
+            if connection.is_made:
+                await aclose_shielded(connection)
         known_list: bytes | None = request.encoded
         if known_list is not None and request.status == "success":
             return known_list
@@ -417,8 +421,7 @@ class Handlers:
     def _server_info(self) -> dict[str, Any]:
         """Return the server's name and version, which the SDK adds to each result as a deep copy."""
         known = self._lowlevel._server_info_stamp_source
-        is_flat = all(type(value) is str for value in known.values())
-        return known.copy() if is_flat else self._lowlevel.server_info_stamp
+        return known.copy() if {*map(type, known.values())} == {str} else self._lowlevel.server_info_stamp
 
 
 def _are_same(first: Sequence[object], second: Sequence[object]) -> bool:

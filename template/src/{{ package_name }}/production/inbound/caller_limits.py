@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import EnvironmentSettings
 from ..observe.rejections import Rejections
 from ..registry import Registry
-from .http_limits import LISTEN_HEADER, header_of, http_error
+from .http_limits import header_of, http_error, is_listen
 
 MAX_BODIES = 4
 """Bodies of the greatest size that a caller may send at once."""
@@ -100,7 +100,7 @@ class CallerLimits:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         caller = self._registry.identify(Request(scope)).id
         usage = self._usage.get(caller) or self._add(caller)
-        is_stream = self._streams and (scope["method"] == "GET" or LISTEN_HEADER in scope["headers"])
+        is_stream = self._streams and (scope["method"] == "GET" or is_listen(scope))
         opens = self._is_open is not None and _opens_session(scope)
         if problem := self._problem(usage, is_stream, opens):
             await self._reject(scope, send, problem)
@@ -140,8 +140,7 @@ class CallerLimits:
             usage.requests -= not is_stream
             usage.streams -= is_stream
             usage.opening -= opens
-            usage.body_bytes -= body_bytes
-            self._remove_unused(caller, usage)
+            usage.body_bytes -= body_bytes  # what is left unused is removed by `_add`
 
     def _problem(self, usage: Usage, is_stream: bool, opens: bool) -> str | None:
         if is_stream and usage.streams >= self._max_streams:
@@ -162,7 +161,8 @@ class CallerLimits:
         if len(self._usage) >= self._sweep_at:
             for other, usage in list(self._usage.items()):
                 self._forget_ended(usage)
-                self._remove_unused(other, usage)
+                if not (usage.requests or usage.streams or usage.sessions):
+                    del self._usage[other]
             self._sweep_at = max(MIN_SWEEP, 2 * len(self._usage))
         usage = self._usage[caller] = Usage()
         return usage
@@ -170,10 +170,6 @@ class CallerLimits:
     def _forget_ended(self, usage: Usage) -> None:
         if self._is_open is not None:
             usage.sessions = {*filter(self._is_open, usage.sessions)}
-
-    def _remove_unused(self, caller: str, usage: Usage) -> None:
-        if not (usage.requests or usage.streams or usage.sessions) and self._usage.get(caller) is usage:
-            del self._usage[caller]
 
 
 def _opens_session(scope: Scope) -> bool:

@@ -22,6 +22,8 @@ from .http_limits import header_of, http_error
 MAX_HEADER_BYTES = 400
 """Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
 
+BLANKS = frozenset((b" ", b"\t"))
+
 REPORTS = ("/health", "/metrics")
 """Routes without a token that report on the server."""
 
@@ -89,7 +91,7 @@ class Guard:
         host = origin = None
         headers = scope["headers"]
         for index, (name, value) in enumerate(headers):
-            if value.endswith((b" ", b"\t")):  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
+            if value[-1:] in BLANKS:  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
                 value = value.rstrip(b" \t")
                 headers[index] = (name, value)
             if name == b"host":

@@ -19,6 +19,9 @@ MAX_JSON_DEPTH = 100
 LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
 """Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
 
+IS_LISTEN = "mcp.is_listen"
+"""Key of a request's scope: whether it has `LISTEN_HEADER`, see `is_listen`."""
+
 BODY = "mcp.body"
 """Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
 
@@ -63,7 +66,7 @@ class InputLimits:
             await self._app(scope, receive, send)
             return
         limit, max_values, settings = self._limit, self._max_values, ("MAX_REQUEST_BYTES", "MAX_JSON_VALUES")
-        if LISTEN_HEADER in scope["headers"]:
+        if is_listen(scope):
             limit, max_values = min(limit, MAX_LISTEN_BYTES), min(max_values, MAX_LISTEN_VALUES)
             settings = ("a subscription", "a subscription")
         length = media_type = b""
@@ -263,6 +266,14 @@ async def http_error(
 
 def _has(headers: Headers, name: bytes) -> bool:
     return name in [key.lower() for key, _ in headers]
+
+
+def is_listen(scope: Scope) -> bool:
+    """Return whether a request has `LISTEN_HEADER`, for which its headers are searched once."""
+    found: bool | None = scope.get(IS_LISTEN)
+    if found is None:
+        found = scope[IS_LISTEN] = LISTEN_HEADER in scope["headers"]
+    return found
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

@@ -216,9 +216,6 @@ class LocalBuckets:
             buckets = self._buckets[rate] = Buckets(rate)
         return buckets
 
-    async def take(self, key: str, cost: int, rate: Rate) -> tuple[bool, int]:
-        return self.of(rate).take(key, cost)
-
 
 async def _continues_round(registry: Registry, request: MCPRequest) -> bool:
     """Return whether the request continues an `input_required` round, so that it takes no permit: once for each state.
@@ -244,7 +241,7 @@ def install(registry: Registry) -> None:
         rate, key = tiers.current(caller_id)
         return HealthPart(health_fields(rate, local.of(rate).remaining(key)))
 
-    registry.middleware["rate_limit"] = Limiter(registry, tiers, local.take, local)
+    registry.middleware["rate_limit"] = Limiter(registry, tiers, local)
     registry.health.parts.append(health)
     limit_messages(registry, tiers)
 
@@ -315,9 +312,16 @@ class LimitRejections:
 
 
 class Limiter:
-    """Middleware that spends the permits of every request that runs the owner's code, or rejects it."""
+    """Middleware that spends the permits of every request that runs the owner's code, or rejects it.
 
-    def __init__(self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets) -> None:
+    Args:
+        registry: Metrics, and states that are used once.
+        tiers: The rate of each caller.
+        local: The permits in this process.
+        take: Spends the permits that replicas share.
+    """
+
+    def __init__(self, registry: Registry, tiers: Tiers, local: LocalBuckets, take: TakePermits | None = None) -> None:
         registry.policy_fields.add("cost")
         self.tiers = tiers
         self.local = local
@@ -345,7 +349,8 @@ class Limiter:
             return await call_next(request)
         caller, tiers = request.caller, self.tiers
         rate = tiers.of(caller)
-        spent, debt = await self._take(tiers.key(caller), cost, rate)
+        key = tiers.key(caller)
+        spent, debt = await self._take(key, cost, rate) if self._take else self.local.of(rate).take(key, cost)
         return await call_next(request) if spent else self.reject(request, rate, cost, debt)
 
     def reject(self, request: MCPRequest, rate: Rate, cost: int, debt: int) -> CallToolResult:

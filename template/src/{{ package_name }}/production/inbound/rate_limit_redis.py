@@ -321,7 +321,7 @@ class SharedLimiter(Limiter):
     def __init__(
         self, registry: Registry, tiers: Tiers, take: TakePermits, local: LocalBuckets, store: SharedBuckets
     ) -> None:
-        super().__init__(registry, tiers, take, local)
+        super().__init__(registry, tiers, local, take)
         self.store = store
 
     async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
@@ -382,7 +382,7 @@ def install(registry: Registry) -> None:
             failures.inc()
             if policy == "closed":
                 raise
-            return await local.take(key, cost, rate) if policy == "local" else (True, 0)
+            return local.of(rate).take(key, cost) if policy == "local" else (True, 0)
 
     limit = SharedLimiter(registry, tiers, take, local, shared)
 

@@ -6,7 +6,7 @@ A plain `def` runs in a thread here and not in the SDK, which loses the context 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import cached_property, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
@@ -52,7 +52,7 @@ def converting(
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
         if request and request.check_result:
-            request.check_result(result)
+            request.check_result(request, result)
         return convert(result)
 
     return run
@@ -65,16 +65,23 @@ def resource_content(value: Any) -> Any:
     return valid_unicode(value) if isinstance(value, str) else encode(value, indent=2).decode()
 
 
+_set_fields, _set_given, _set_extra, _set_private = (
+    vars(BaseModel)[name].__set__
+    for name in ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+)
+"""Set the parts of a model in less time than `object.__setattr__`, which looks up each by its name."""
+
+
 def made(kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None) -> Model:
     """Return a model with valid fields, of which a client or handler has `given` some.
 
     What pydantic does to make one takes a twentieth of a call.
     """
-    model = kind.__new__(kind)
-    object.__setattr__(model, "__dict__", fields)
-    object.__setattr__(model, "__pydantic_fields_set__", given)
-    object.__setattr__(model, "__pydantic_extra__", None)
-    object.__setattr__(model, "__pydantic_private__", private)
+    model = object.__new__(kind)
+    _set_fields(model, fields)
+    _set_given(model, given)
+    _set_extra(model, None)
+    _set_private(model, private)
     return model
 
 
@@ -89,19 +96,40 @@ class ToolMetadata(FuncMetadata):
         known, adapter = self._known  # kept: reading an attribute of a pydantic model takes microseconds
         return adapter if known is output_model else super()._output_adapter(output_model)
 
+    @cached_property
+    def _argument_names(self) -> list[tuple[str, str]]:
+        """The parameters: the name of the model's field, and that of the function's parameter."""
+        return [(name, field.alias or name) for name, field in self.arg_model.model_fields.items()]
+
+    def _validated(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        values = vars(self.arg_model.__pydantic_validator__.validate_python(arguments))
+        return {name: values[field] for field, name in self._argument_names}
+
     def validate_arguments(self, arguments_to_validate: dict[str, Any]) -> dict[str, Any]:
         """Return the validated arguments.
 
         A text that is not valid as it is, is read as JSON, since some hosts send objects as text.
         """
         try:
-            return self.arg_model.model_validate(arguments_to_validate).model_dump_one_level()
+            return self._validated(arguments_to_validate)
         except ValidationError:
             texts = {key: value for key, value in arguments_to_validate.items() if self._is_invalid_text(key, value)}
             if not texts:
                 raise
-        parsed = arguments_to_validate | self.pre_parse_json(texts)
-        return self.arg_model.model_validate(parsed).model_dump_one_level()
+        return self._validated(arguments_to_validate | self.pre_parse_json(texts))
+
+    def call_fn(
+        self,
+        fn: Callable[..., Any],
+        fn_is_async: bool,
+        arguments: dict[str, Any],
+        arguments_to_pass_directly: dict[str, Any] | None = None,
+    ) -> Coroutine[Any, Any, Any]:
+        """Return the coroutine of the tool's function, and not another one around it."""
+        if not fn_is_async:
+            return super().call_fn(fn, fn_is_async, arguments, arguments_to_pass_directly)
+        called: Coroutine[Any, Any, Any] = fn(**arguments, **(arguments_to_pass_directly or {}))
+        return called
 
     def _is_invalid_text(self, key: str, value: Any) -> bool:
         if not isinstance(value, str):
@@ -124,7 +152,7 @@ class ToolMetadata(FuncMetadata):
         """
         request = current_request.get()
         if request and request.check_result:
-            request.check_result(result)
+            request.check_result(request, result)
         try:
             converted = self._converted(result)
             if converted is result:
@@ -134,9 +162,11 @@ class ToolMetadata(FuncMetadata):
         if isinstance(result, CallToolResult):
             require_finite(result.structured_content)
         elif isinstance(converted, CallToolResult) and not isinstance(result, str):
-            texts = [block.text for block in converted.content if isinstance(block, TextContent)]
-            if any("NaN" in text or "Infinity" in text or "null" in text for text in texts):
-                require_finite(result)
+            for block in converted.content:
+                text = block.text if isinstance(block, TextContent) else ""
+                if "NaN" in text or "Infinity" in text or "null" in text:
+                    require_finite(result)
+                    break
             if request and request.copies != "both" and converted.structured_content is not None:
                 omitted: dict[str, Any] = {"structured_content": None} if request.copies == "text" else {"content": []}
                 converted = converted.model_copy(update=omitted)
@@ -149,17 +179,24 @@ class ToolMetadata(FuncMetadata):
         text = result if isinstance(result, str) else to_json(result, fallback=str, indent=2).decode()
         text.encode()  # raises UnicodeError for a lone surrogate
         block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
-        fields = {"meta": None, "content": [block], "structured_content": None, "is_error": False}
+        fields: dict[str, Any] = {
+            "meta": None,
+            "content": [block],
+            "structured_content": None,
+            "is_error": False,
+            "result_type": "complete",
+        }
         given = {"content"}
         if self.output_model is not None and self.output_schema is not None:
             adapter = self._output_adapter(self.output_model)
             data = {"result": result} if self.wrap_output else result
-            valid = adapter.validate_python(data, by_alias=True, by_name=True)
-            is_model = isinstance(valid, BaseModel)  # a subclass has fields of its own
-            dump = valid.model_dump if is_model else partial(adapter.dump_python, valid)
-            fields["structured_content"] = dump(mode="json", by_alias=True)
+            valid = adapter.validator.validate_python(data, by_alias=True, by_name=True)
+            if isinstance(valid, BaseModel) and not self.wrap_output:  # a subclass has fields of its own
+                fields["structured_content"] = valid.model_dump(mode="json", by_alias=True)
+            else:
+                fields["structured_content"] = adapter.serializer.to_python(valid, mode="json", by_alias=True)
             given.add("structured_content")
-        return made(CallToolResult, fields | {"result_type": "complete"}, given)
+        return made(CallToolResult, fields, given)
 
 
 PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))

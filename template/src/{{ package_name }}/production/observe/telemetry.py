@@ -196,16 +196,16 @@ async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
 def _parent(request: MCPRequest) -> tuple[Context | None, list[SpanLink]]:
     """Return the context of the client's span, `None` for that of the running code, and the links."""
     http = request.context.request
-    of_http = _extracted(http.headers) if http is not None and b"traceparent" in _raw_headers(http) else None
+    of_http = _extracted(http.headers) if http is not None and _has(http, b"traceparent") else None
     of_message = _extracted(request.context.meta or {})
     if of_message is None or of_http is None:
         return of_message or of_http, []
     return of_message, [SpanLink(trace.get_current_span(of_http).get_span_context())]
 
 
-def _raw_headers(http: Request) -> Mapping[bytes, bytes]:
-    """Return the headers as they are in the scope: the request's own mapping takes twice as long for one look-up."""
-    return dict(http.scope["headers"])
+def _has(http: Request, name: bytes) -> bool:
+    """Return whether a request has a header: the request's own mapping takes several times as long."""
+    return any(key == name for key, _ in http.scope["headers"])
 
 
 def _extracted(carrier: Mapping[str, Any]) -> Context | None:
@@ -230,7 +230,7 @@ def _attributes(request: MCPRequest) -> dict[str, str]:
     }
     if http is not None:
         attributes["network.protocol.name"] = "http"
-        if b"mcp-session-id" in _raw_headers(http):
+        if _has(http, b"mcp-session-id"):
             attributes["mcp.session.id"] = http.headers["mcp-session-id"][:MAX_ID]
     if request.method == TOOLS_CALL:
         attributes |= {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": request.target_label}

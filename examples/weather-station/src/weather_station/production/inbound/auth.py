@@ -145,6 +145,7 @@ class BearerAuthentication:
     def __init__(self, registry: Registry, app: ASGIApp, verifiers: Sequence[Verifier], challenge: Challenge) -> None:
         self._app = app
         self._verifiers = verifiers
+        self._verified = verifiers[0] if len(verifiers) == 1 else self._verified_by_first
         self._challenge = challenge
         self._rejected = Rejections(registry)
 
@@ -175,7 +176,8 @@ class BearerAuthentication:
             self._rejected(REASONS[error.status], f"open stream ended: {error.reason}", scope)
             return False
 
-    async def _verified(self, token: bytes, scope: Scope) -> User:
+    async def _verified_by_first(self, token: bytes, scope: Scope) -> User:
+        """Return the user of a token that one of several methods recognises."""
         for verify in self._verifiers[:-1]:
             try:
                 return await verify(token, scope)

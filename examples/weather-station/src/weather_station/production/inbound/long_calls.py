@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from types import CodeType
 from typing import Any, TypeVar
 
@@ -25,11 +23,10 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field
 
 from ..config import EnvironmentSettings, Seconds
-from ..json_values import encode
 from ..registry import Registry
 from ..request import TOOLS_CALL, CallNext, MCPRequest, Result
 from ..sdk import channel_of
-from .response_mode import RESPONSE, DeferredResponse, ResponseSettings
+from .response_mode import RESPONSE, ResponseSettings
 
 REQUEST_CANCELLED = -32800
 """JSON-RPC code with which the SDK answers a cancelled request of protocol 2025-11-25 and earlier."""
@@ -108,8 +105,8 @@ class LongCalls:
         config = registry.config
         self.stateless = config.transport == "http" and config.session_mode == "stateless"
         self._user_seconds = user_seconds
-        self._running: defaultdict[tuple[str, str], list[MCPRequest]] = defaultdict(list)
-        """By caller and JSON-RPC id."""
+        self._running: dict[str, MCPRequest] = {}
+        """The calls that a client can cancel, by their random id."""
         self._cancelled: set[str] = set()
         """Random ids of the calls that their clients have cancelled."""
 
@@ -120,7 +117,7 @@ class LongCalls:
         response = None if context.request is None else context.request.scope.get(RESPONSE)
         if self.stateless:
             if response is not None:
-                vars(channel)["notify"] = partial(notify, response)  # in place of the SDK, which leaves it out of JSON
+                channel.notify = response.notify  # in place of the SDK, which leaves it out of JSON
             if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
                 return self._cancellable(request, call_next)
         elif channel.can_send_request:
@@ -130,9 +127,7 @@ class LongCalls:
         return call_next(request)
 
     async def _cancellable(self, request: MCPRequest, call_next: CallNext) -> Result:
-        key = (request.caller.id, str(request.context.request_id))
-        running = self._running[key]
-        running.append(request)
+        self._running[request.request_id] = request
         try:
             return await call_next(request)
         except asyncio.CancelledError:
@@ -144,24 +139,15 @@ class LongCalls:
             if request.request_id in self._cancelled and request.task is not None:
                 self._cancelled.remove(request.request_id)
                 request.task.uncancel()
-            running.remove(request)
-            if not running:
-                del self._running[key]
+            del self._running[request.request_id]
 
     def cancel(self, caller_id: str, request_id: object) -> None:
         """Cancel the call of a caller with this JSON-RPC id, unless several have it."""
-        running = self._running.get((caller_id, str(request_id)), [])
-        if len(running) == 1 and (task := running[0].task) is not None and running[0].request_id not in self._cancelled:
-            self._cancelled.add(running[0].request_id)
+        key = (caller_id, str(request_id))
+        found = [call for call in self._running.values() if (call.caller.id, str(call.context.request_id)) == key]
+        if len(found) == 1 and (task := found[0].task) is not None and found[0].request_id not in self._cancelled:
+            self._cancelled.add(found[0].request_id)
             task.cancel()
-
-
-async def notify(
-    response: DeferredResponse, method: str, params: Mapping[str, Any] | None, opts: object = None
-) -> None:
-    """Send a notification in the response of the call."""
-    message = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": dict(params)})
-    await response.event(b"event: message\r\ndata: %b\r\n\r\n" % encode(message))
 
 
 class UserSession(ServerSession):

@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import EnvironmentSettings, Seconds
+from ..json_values import encode
 from ..registry import Registry
-from .http_limits import LISTEN_HEADER, header_of, http_error
+from .http_limits import header_of, http_error, is_listen
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
@@ -80,7 +82,7 @@ class Responses:
         self._has_sessions = registry.config.session_mode == "stateful"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or LISTEN_HEADER in scope["headers"]:
+        if scope["method"] != "POST" or is_listen(scope):
             await self._app(scope, receive, send)
             return
         accept = header_of(scope, b"accept") or b""
@@ -136,22 +138,23 @@ class DeferredResponse:
             a call that goes on.
     """
 
+    complete = False
+    """Whether the answer has been sent."""
+    left = False
+    """Whether the call was cancelled because the client has left."""
+    _begun = False
+    _reads_stream = False
+    _writing: asyncio.Lock | None = None
+    """Held while something that precedes the answer is sent."""
+
     def __init__(self, send: Send, silence: float | None, may_stream: bool, receive: Receive | None = None) -> None:
         self._send = send
         self.may_stream = may_stream
         self._silence = silence
         self._receive = receive
         self._start: Message = {}
-        self._reads_stream = False
         self._parts: list[bytes] = []
-        self._writing: asyncio.Lock | None = None
-        """Held while something that precedes the answer is sent."""
         self._attending: list[asyncio.Task[None]] = []
-        self._begun = False
-        self.complete = False
-        """Whether the answer has been sent."""
-        self.left = False
-        """Whether the call was cancelled because the client has left."""
         loop = asyncio.get_running_loop()
         self.task = cast("asyncio.Task[object]", asyncio.current_task(loop))
         """The task that handles the request."""
@@ -177,6 +180,11 @@ class DeferredResponse:
         self._parts.append(data)
         if not more:
             await self.answer(self._start["status"], self._start["headers"], *self._parts)
+
+    async def notify(self, method: str, params: Mapping[str, Any] | None, opts: object = None) -> None:
+        """Send a notification, as the SDK's `DispatchContext`."""
+        message = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": dict(params)})
+        await self.event(b"event: message\r\ndata: %b\r\n\r\n" % encode(message))
 
     async def event(self, event: bytes) -> None:
         """Send an event that precedes the answer, as an event stream has it; the response becomes a stream."""

@@ -6,7 +6,7 @@ is measured exactly. Images, audio and other binary content do not count.
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Awaitable
 from typing import Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -49,39 +49,34 @@ def install(registry: Registry) -> None:
     children: dict[tuple[str, str], Histogram] = {}
     default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
 
-    async def middleware(request: MCPRequest, call_next: CallNext) -> Result:
-        method = request.method
-        if method not in METHODS:
-            return await call_next(request)
-        limit = request.policy.max_result_bytes
-        if limit is None:
-            limit = default
-        request.max_result_bytes = limit
-        if limit and method != PROMPTS_GET:
-            request.check_result = partial(_check, registry, request, limit)
-        if request.context.protocol_version < STRUCTURED_SINCE:
-            request.copies = "text"
-        elif not text_copy:
-            request.copies = "structure"
-        result = await call_next(request)
-        request.check_result = None  # it refers to the request
-        size = request.result_bytes
-        if limit and size > limit:
-            raise _too_large(registry, request, limit)
-        key = method, request.target_label if method == TOOLS_CALL else ""
-        (children.get(key) or children.setdefault(key, sizes(*key))).observe(size)
-        return result
+    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
+        if request.method in METHODS:
+            limit = request.policy.max_result_bytes
+            request.max_result_bytes = limit = default if limit is None else limit
+            if limit and request.method != PROMPTS_GET:
+                request.check_result = check_result
+            request.check_sent = check_sent
+            if request.context.protocol_version < STRUCTURED_SINCE:
+                request.copies = "text"
+            elif not text_copy:
+                request.copies = "structure"
+        return call_next(request)
+
+    def check_result(request: MCPRequest, value: Any) -> None:
+        try:
+            left = bytes_left(value, request.max_result_bytes)
+        except RecursionError:  # circular: the conversion reports it
+            return
+        if left < 0:
+            raise _too_large(registry, request)
+
+    def check_sent(request: MCPRequest) -> None:
+        if 0 < request.max_result_bytes < request.result_bytes:
+            raise _too_large(registry, request)
+        key = request.method, request.target_label if request.method == TOOLS_CALL else ""
+        (children.get(key) or children.setdefault(key, sizes(*key))).observe(request.result_bytes)
 
     registry.middleware["result_budget"] = middleware
-
-
-def _check(registry: Registry, request: MCPRequest, limit: int, value: Any) -> None:
-    try:
-        left = bytes_left(value, limit)
-    except RecursionError:  # circular: the conversion reports it
-        return
-    if left < 0:
-        raise _too_large(registry, request, limit)
 
 
 def bytes_left(value: Any, left: int) -> int:
@@ -119,8 +114,8 @@ def _encoded_size(value: Any) -> int:
         return 0
 
 
-def _too_large(registry: Registry, request: MCPRequest, limit: int) -> ResultTooLargeError:
-    text = f"The result is larger than {limit} bytes, the most that this server sends. "
+def _too_large(registry: Registry, request: MCPRequest) -> ResultTooLargeError:
+    text = f"The result is larger than {request.max_result_bytes} bytes, the most that this server sends. "
     names = registry.targets.arguments(request.target_label) if request.method == TOOLS_CALL else ()
     if names:
         return ResultTooLargeError(f"{text}Ask for less with the arguments: {', '.join(names[:MAX_ARGUMENTS])}.")

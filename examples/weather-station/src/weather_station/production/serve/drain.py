@@ -11,7 +11,7 @@ from typing import cast
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..inbound.http_limits import IS_VALID, LISTEN_HEADER
+from ..inbound.http_limits import IS_VALID, is_listen
 from ..registry import Registry
 from ..request import LISTEN, REJECTED, CallNext, MCPRequest, Result, give_error, reject
 
@@ -127,7 +127,7 @@ class Streams:
         self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "GET" or LISTEN_HEADER in scope["headers"]:
+        if scope["method"] == "GET" or is_listen(scope):
             await self._stream(scope, receive, send)
             return
         counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
