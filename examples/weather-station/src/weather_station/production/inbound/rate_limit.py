@@ -51,7 +51,7 @@ MICROSECONDS = 1_000_000
 _TIER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._@-]{0,63})=([0-9]{1,10})/([0-9]{1,5})")
 
 
-class Quota(NamedTuple):
+class Rate(NamedTuple):
     """`limit` calls per `window` microseconds.
 
     Time is measured in ticks of 1/`limit` microseconds, so that no rounding is needed: a call adds `window` ticks to a
@@ -62,7 +62,7 @@ class Quota(NamedTuple):
     window: int
 
     @classmethod
-    def of(cls, config: ProductionConfig) -> Quota:
+    def of(cls, config: ProductionConfig) -> Rate:
         return cls(config.rate_limit_requests, config.rate_limit_window_seconds * MICROSECONDS)
 
     def wait(self, debt: int, cost: int = 1) -> int:
@@ -79,12 +79,12 @@ class Quota(NamedTuple):
         return self.limit - -(-debt // self.window)
 
 
-TakePermits = Callable[[str, int, Quota], Awaitable[tuple[bool, int]]]
-"""Spends permits of a key: gets the key, their number and the quota; returns what `Buckets.take` does."""
+TakePermits = Callable[[str, int, Rate], Awaitable[tuple[bool, int]]]
+"""Spends permits of a key: gets the key, their number and the rate; returns what `Buckets.take` does."""
 
 
 class Tiers:
-    """The quota and the key of each caller."""
+    """The rate and the key of each caller."""
 
     def __init__(self, config: ProductionConfig) -> None:
         """Read `rate_limit_tiers`.
@@ -92,31 +92,31 @@ class Tiers:
         Raises:
             ConfigError: an entry is malformed or out of range, or a tier is there twice.
         """
-        self.default = Quota.of(config)
+        self.default = Rate.of(config)
         self._by_tenant = config.rate_limit_key == "tenant"
-        self._quotas: dict[str, Quota] = {}
-        self.names = self._quotas.keys()
+        self._rates: dict[str, Rate] = {}
+        self.names = self._rates.keys()
         problems = []
         for entry in config.rate_limit_tiers:
             match = _TIER.fullmatch(entry)
             name, limit, seconds = (match[1], int(match[2]), int(match[3])) if match else ("", 0, 0)
             if not (1 <= limit <= MAX_LIMIT and 1 <= seconds <= MAX_WINDOW_SECONDS):
                 problems.append(f"RATE_LIMIT_TIERS: {entry!r} is no tier (accepted: name=requests/seconds)")
-            elif name in self._quotas:
+            elif name in self._rates:
                 problems.append(f"RATE_LIMIT_TIERS: {name} is there twice")
             else:
-                self._quotas[name] = Quota(limit, seconds * MICROSECONDS)
+                self._rates[name] = Rate(limit, seconds * MICROSECONDS)
         if problems:
             raise ConfigError(problems)
 
-    def quotas(self) -> Iterator[Quota]:
-        """Yield all quotas."""
+    def rates(self) -> Iterator[Rate]:
+        """Yield all rates."""
         yield self.default
-        yield from self._quotas.values()
+        yield from self._rates.values()
 
-    def of(self, caller: Caller) -> Quota:
-        """Return the quota of the caller's tier; the default one without a tier, or with one that has no limit."""
-        return self._quotas.get(caller.tier, self.default) if caller.tier else self.default
+    def of(self, caller: Caller) -> Rate:
+        """Return the rate of the caller's tier; the default one without a tier, or with one that has no limit."""
+        return self._rates.get(caller.tier, self.default) if caller.tier else self.default
 
     def key(self, caller: Caller) -> str:
         """Return the key of the caller's permits."""
@@ -124,8 +124,8 @@ class Tiers:
             return caller.id
         return f"tenant:{caller.tenant}" if caller.tenant else f"caller:{caller.id}"
 
-    def current(self, caller_id: str) -> tuple[Quota, str]:
-        """Return quota and key of a caller id: of its tier and tenant where its request is being handled."""
+    def current(self, caller_id: str) -> tuple[Rate, str]:
+        """Return rate and key of a caller id: of its tier and tenant where its request is being handled."""
         sender = current_caller.get()
         known = sender if sender is not None and sender.id == caller_id else Caller(caller_id)
         return self.of(known), self.key(known)
@@ -144,17 +144,17 @@ class Buckets:
 
     def __init__(
         self,
-        quota: Quota,
+        rate: Rate,
         *,
         max_callers: int = MAX_CALLERS,
         clock: Callable[[], int] = lambda: time.monotonic_ns() // 1000,
     ) -> None:
-        self.quota = quota
+        self.rate = rate
         self._max_callers = max_callers
         self._clock = clock
         self._full_at: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
-        self._capacity = quota.limit * quota.window
+        self._capacity = rate.limit * rate.window
 
     def __len__(self) -> int:
         return len(self._full_at)
@@ -162,14 +162,14 @@ class Buckets:
     def spend(self, caller_id: str, cost: int = 1) -> int:
         """Spend `cost` permits and return 0, or spend none and return the microseconds until there are enough."""
         spent, debt = self.take(caller_id, cost)
-        return 0 if spent else self.quota.wait(debt, cost)
+        return 0 if spent else self.rate.wait(debt, cost)
 
     def take(self, caller_id: str, cost: int) -> tuple[bool, int]:
         """Spend `cost` permits if there are enough; return whether they were spent, and the debt in ticks."""
-        now = self._clock() * self.quota.limit
+        now = self._clock() * self.rate.limit
         full_at = self._full_at.get(caller_id)
         debt = 0 if full_at is None or full_at <= now else full_at - now
-        new_debt = debt + cost * self.quota.window
+        new_debt = debt + cost * self.rate.window
         if new_debt > self._capacity:
             return False, debt
         if full_at is None:
@@ -180,8 +180,8 @@ class Buckets:
 
     def remaining(self, caller_id: str) -> int:
         """Return how many permits the caller has, without spending one."""
-        now = self._clock() * self.quota.limit
-        return self.quota.remaining(max(self._full_at.get(caller_id, now) - now, 0))
+        now = self._clock() * self.rate.limit
+        return self.rate.remaining(max(self._full_at.get(caller_id, now) - now, 0))
 
     def _make_room(self, now: int) -> None:
         """Remove full buckets among the first of the heap; at the greatest number, remove at least one bucket."""
@@ -204,16 +204,16 @@ class Buckets:
 
 
 class LocalBuckets:
-    """The token buckets of one process for several quotas."""
+    """The token buckets of one process for several rates."""
 
     def __init__(self) -> None:
-        self._buckets: dict[Quota, Buckets] = {}
+        self._buckets: dict[Rate, Buckets] = {}
 
-    def of(self, quota: Quota) -> Buckets:
-        """Return the buckets of a quota."""
-        buckets = self._buckets.get(quota)
+    def of(self, rate: Rate) -> Buckets:
+        """Return the buckets of a rate."""
+        buckets = self._buckets.get(rate)
         if buckets is None:
-            buckets = self._buckets[quota] = Buckets(quota)
+            buckets = self._buckets[rate] = Buckets(rate)
         return buckets
 
 
@@ -238,8 +238,8 @@ def install(registry: Registry) -> None:
     local = LocalBuckets()
 
     async def health(caller_id: str) -> HealthPart:
-        quota, key = tiers.current(caller_id)
-        return HealthPart(health_fields(quota, local.of(quota).remaining(key)))
+        rate, key = tiers.current(caller_id)
+        return HealthPart(health_fields(rate, local.of(rate).remaining(key)))
 
     registry.middleware["rate_limit"] = Limiter(registry, tiers, local)
     registry.health.parts.append(health)
@@ -248,19 +248,19 @@ def install(registry: Registry) -> None:
 
 def limit_messages(registry: Registry, tiers: Tiers) -> None:
     """Limit the messages of each caller in this process, whose work they cause."""
-    quotas = {quota: Quota(MESSAGES_PER_REQUEST * quota.limit, quota.window) for quota in tiers.quotas()}
+    rates = {rate: Rate(MESSAGES_PER_REQUEST * rate.limit, rate.window) for rate in tiers.rates()}
     if registry.config.rate_limit_messages is not None:
-        quotas[tiers.default] = Quota(registry.config.rate_limit_messages, tiers.default.window)
-    buckets = {quota: Buckets(of_messages) for quota, of_messages in quotas.items()}
+        rates[tiers.default] = Rate(registry.config.rate_limit_messages, tiers.default.window)
+    buckets = {rate: Buckets(of_messages) for rate, of_messages in rates.items()}
     rejected = LimitRejections(registry, "MessageRateLimited")
 
     def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         own = buckets[tiers.of(request.caller)]
         wait = own.spend(request.caller.id)
-        return reject_message(request, own.quota, wait) if wait else call_next(request)
+        return reject_message(request, own.rate, wait) if wait else call_next(request)
 
-    async def reject_message(request: MCPRequest, quota: Quota, wait: int) -> Result:
-        return rejected(request, quota, wait)
+    async def reject_message(request: MCPRequest, rate: Rate, wait: int) -> Result:
+        return rejected(request, rate, wait)
 
     def admit_notification(caller_id: str) -> bool:
         wait = buckets[tiers.current(caller_id)[0]].spend(caller_id)
@@ -272,9 +272,9 @@ def limit_messages(registry: Registry, tiers: Tiers) -> None:
     registry.admit_notification = admit_notification
 
 
-def health_fields(quota: Quota, remaining: int) -> dict[str, dict[str, int]]:
+def health_fields(rate: Rate, remaining: int) -> dict[str, dict[str, int]]:
     """Return the rate limit's fields of the health report."""
-    return {"rate_limit": {"remaining": remaining, "window_seconds": quota.window // MICROSECONDS}}
+    return {"rate_limit": {"remaining": remaining, "window_seconds": rate.window // MICROSECONDS}}
 
 
 class LimitRejections:
@@ -286,28 +286,28 @@ class LimitRejections:
         self._reason = reason
 
     def __call__(
-        self, request: MCPRequest, quota: Quota, wait: int, *, remaining: int = 0, cost: int = 1
+        self, request: MCPRequest, rate: Rate, wait: int, *, remaining: int = 0, cost: int = 1
     ) -> CallToolResult:
         """Reject a request.
 
         Args:
             request: The request.
-            quota: The limit that it exceeds.
+            rate: The limit that it exceeds.
             wait: Microseconds until the caller has enough permits.
             remaining: Permits that the caller has now.
             cost: Permits that the request takes.
         """
         self.count()
         seconds = -(-wait // MICROSECONDS)
-        window = quota.window // MICROSECONDS
+        window = rate.window // MICROSECONDS
         text = f"Rate limit exceeded. {remaining} requests remaining. Try again in {seconds} seconds."
-        counts = f" This request counts as {cost} of {quota.limit} in {window} seconds."
-        if cost > quota.limit:
+        counts = f" This request counts as {cost} of {rate.limit} in {window} seconds."
+        if cost > rate.limit:
             text = f"Rate limit exceeded.{counts} It is never admitted."
         elif cost > 1:
             text += counts
-        again = {"retry_after_seconds": seconds} if cost <= quota.limit else {}
-        meta = {**again, "remaining": remaining, "limit": quota.limit, "window_seconds": window}
+        again = {"retry_after_seconds": seconds} if cost <= rate.limit else {}
+        meta = {**again, "remaining": remaining, "limit": rate.limit, "window_seconds": window}
         return reject(request, self._reason, text, **meta)
 
 
@@ -316,7 +316,7 @@ class Limiter:
 
     Args:
         registry: Metrics, and states that are used once.
-        tiers: The quota of each caller.
+        tiers: The rate of each caller.
         local: The permits in this process.
         take: Spends the permits that replicas share.
     """
@@ -348,15 +348,15 @@ class Limiter:
         if not cost:
             return await call_next(request)
         caller, tiers = request.caller, self.tiers
-        quota = tiers.of(caller)
+        rate = tiers.of(caller)
         key = tiers.key(caller)
-        spent, debt = await self._take(key, cost, quota) if self._take else self.local.of(quota).take(key, cost)
-        return await call_next(request) if spent else self.reject(request, quota, cost, debt)
+        spent, debt = await self._take(key, cost, rate) if self._take else self.local.of(rate).take(key, cost)
+        return await call_next(request) if spent else self.reject(request, rate, cost, debt)
 
-    def reject(self, request: MCPRequest, quota: Quota, cost: int, debt: int) -> CallToolResult:
+    def reject(self, request: MCPRequest, rate: Rate, cost: int, debt: int) -> CallToolResult:
         """Reject a request whose caller has a debt of `debt` ticks."""
         self.count("RateLimited", request.caller)
-        return self._rejected(request, quota, quota.wait(debt, cost), remaining=quota.remaining(debt), cost=cost)
+        return self._rejected(request, rate, rate.wait(debt, cost), remaining=rate.remaining(debt), cost=cost)
 
     def expect(self, reason: str, tiers: Iterable[str] = ()) -> None:
         """Create the counters of a reason, with the value 0, for all tiers that have a limit and for `tiers`."""
