@@ -364,7 +364,7 @@ def test_every_variable_has_a_type_and_a_default_and_every_question_a_help_text(
 
 
 def test_no_line_of_the_interview_is_long() -> None:
-    paths = [ROOT / "copier.yml", *(ROOT / "interview").iterdir()]
+    paths = [ROOT / "copier.yml", *(path for path in (ROOT / "interview").rglob("*") if path.is_file())]
     lines = [(path.name, line) for path in paths for line in path.read_text("utf-8").splitlines()]
     assert [(name, line) for name, line in lines if len(line) > 140] == []
 
