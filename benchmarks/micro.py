@@ -135,7 +135,7 @@ def known_clients() -> dict[str, float]:
     limits = load("inbound.rate_limit")
     results = {}
     for clients in (1, 1_000, 100_000, 1_000_000):
-        buckets = limits.Buckets(limits.Quota(10**9, 60 * 10**6))
+        buckets = limits.Buckets(limits.Rate(10**9, 60 * 10**6))
         names = [f"client-{number}" for number in range(clients)]
         for name in names:
             buckets.spend(name)
