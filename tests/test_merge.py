@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from updating.merge import merge, merge_by_line, with_lf
+from updating.outline import LABEL
 
 from .line_places import Place, places
 
@@ -410,10 +411,13 @@ Change = st.tuples(st.booleans(), st.sampled_from(sorted(CHANGED)))
 
 @given(st.lists(Change, max_size=12))
 @settings(deadline=None)
+@example([(False, "followed")] * 10 + [(True, "removed")])
 def test_changes_of_different_lines_are_all_in_the_merge(changes: list[tuple[bool, str]]) -> None:
     def text(*sides: bool) -> list[bytes]:
         """The lines, all of which have the same label."""
-        lines = [CHANGED[how if side in sides else "kept"](f"{n:>9}") for n, (side, how) in enumerate(changes)]
+        lines = [
+            CHANGED[how if side in sides else "kept"](f"{n:>{LABEL + 2}}") for n, (side, how) in enumerate(changes)
+        ]
         return [line.encode() for changed in lines for line in changed]
 
     assert merge_by_line(text(), text(True), text(False)) == text(True, False)

@@ -370,6 +370,7 @@ def edit_source(project: Path, source: str | Path) -> None:
     answers.write_text(f"_commit: 1.0.0\n_src_path: {source}\n{text}", "utf-8")
 
 
+@pytest.mark.slow
 def test_a_path_of_this_machine_is_named_with_the_command_that_records_its_origin(
     project: Path, tmp_path: Path, repository: TemplateRepository
 ) -> None:

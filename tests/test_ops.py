@@ -42,6 +42,7 @@ CLOSING_SECONDS = 4
 """What a server needs after its grace is over: one for the calls that are stopped, three to close connections."""
 
 
+@pytest.mark.slow
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
     each_rendering: Sequence[Rendering],
 ) -> None:
@@ -431,7 +432,7 @@ def test_the_example_makes_the_secrets_that_the_server_reads_as_files(
     assert "subPath" not in mount, "a change of the secret would not reach the server"
 
 
-@pytest.mark.parametrize("name", ["default", "everything", "default-auth-oauth"])
+@pytest.mark.parametrize("name", ["default", "everything", pytest.param("default-auth-oauth", marks=pytest.mark.slow)])
 def test_the_server_shares_no_network_with_what_people_look_at(
     renderings: Mapping[str, Rendering], tmp_path: Path, name: str
 ) -> None:
