@@ -6,6 +6,7 @@ After a change: `python3 with_uv.py run python -m pictures.build`. Compared is w
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -95,3 +96,15 @@ def test_the_command_is_the_one_of_the_documentation() -> None:
     command = "python3 with_uv.py run python -m pictures.build"
     assert command in (build.__doc__ or "")
     assert command in (ROOT / "docs" / "pictures.md").read_text("utf-8")
+
+
+@pytest.mark.release
+def test_the_command_makes_every_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder of its own, and with two minutes of traffic in place of ten."""
+    committed = {path.name for path in build.PICTURES.glob("*.svg")}
+    monkeypatch.setattr(build, "PICTURES", tmp_path / "pictures")
+    monkeypatch.setattr(sys, "argv", ["pictures.build", "--seconds", "120"])
+    assert build.main() == 0
+    assert {path.name for path in build.PICTURES.glob("*.svg")} == committed
+    for name in build.SHOWN:
+        assert parts(shown(name), "panel")
