@@ -120,7 +120,7 @@ def _merge_lines_of(path: str, *versions: bytes) -> Merged:
 
 
 def _with_conflicts(merged: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Yield each line of a merge, and whether it is in a conflict; the markers are."""
+    """Yield each line of a merge, and whether it belongs to a conflict, as its markers do."""
     inside = False
     for line in merged:
         marker = MARKER.match(line)

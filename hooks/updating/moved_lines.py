@@ -33,8 +33,8 @@ class Versions(NamedTuple):
 def restored_lines(versions: Versions, merged: Lines) -> set[bytes]:
     """Return the lines of the new version that a merge has more often than the edits of both sides allow.
 
-    A line that the owner deleted is then at another place of its block or of the file, or there with another value; or
-    both sides moved it, and it is there twice.
+    The owner deleted such a line, and it is at another place of its block or file, or has another value; or both sides
+    moved it, and it is there twice.
 
     Args:
         versions: the three versions.
@@ -61,7 +61,7 @@ def restored_lines(versions: Versions, merged: Lines) -> set[bytes]:
 
 
 def without_restored(versions: Versions, blocks: Sequence[Block], restored: set[bytes]) -> list[bytes]:
-    """Return the new version without the lines that only moved within their block, and with `MOVED` at the others.
+    """Return the new version without the restored lines that only moved in their block; others get the label `MOVED`.
 
     A block that the owner deleted is left out as a whole if it only moved; else all its lines are marked, since a line
     that the template adds to it would be in another block.

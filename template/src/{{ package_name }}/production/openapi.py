@@ -611,7 +611,7 @@ def binary_body(value: UploadFile | str | None, media_type: str) -> Body | None:
 
     Args:
         value: The file.
-        media_type: The type of a file that does not name one; it has to, where this is a range such as `image/*`.
+        media_type: The type of a file that names none. Where this is a range, such as `image/*`, the file names one.
 
     Raises:
         ToolError: the text is not base64, or a media type is missing.
