@@ -174,8 +174,8 @@ class Hook:
         """
         if self._has(UNFINISHED_MARK):
             raise ProjectError(
-                f"an update of it was interrupted ({UNFINISHED_MARK}), so only the answers were written. Go back to the "
-                f"last commit, then run this again:\n    {GO_BACK}"
+                f"an update of it was interrupted ({UNFINISHED_MARK}), so only the answers were written. Go back to "
+                f"the last commit, then run this again:\n    {GO_BACK}"
             )
 
     def check_source(self) -> str:
@@ -213,6 +213,9 @@ class Hook:
             ProjectError: the command failed for another reason, or took too long.
         """
         environment = {name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.fullmatch(name)}
+        if arguments[0] == "run" and environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # The processes of a test import the same libraries, and compile them unless there is bytecode.
+            environment["PYTHONPYCACHEPREFIX"] = str(self.project / ".venv" / "bytecode")
         try:
             done = subprocess.run(
                 [*self.uv, *arguments],

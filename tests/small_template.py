@@ -50,7 +50,7 @@ COMMON_FILES = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | t
 
 
 def settings() -> str:
-    """Return the settings of a small template, with the real entries for what Copier renders and writes in an update."""
+    """Return the settings of a small template, with the real entries for what Copier writes in an update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
     excluded = re.search(r"^_exclude:\n  - \|-\n((?:.*\n)+?.*endif.*\n)", manifest, re.MULTILINE)
     interview = (ROOT / "copier.yml").read_text("utf-8")
