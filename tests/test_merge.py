@@ -135,6 +135,11 @@ def placed(path: str, text: str) -> Counter[tuple[Place, str]]:
     )
 
 
+def outside(content: bytes) -> str:
+    """Return what is in no conflict."""
+    return re.sub(r"(?ms)^<{7} .*?^>{7} .*?$", "", content.decode())
+
+
 def marks(text: str) -> set[str]:
     return set(re.findall(r"# mark \d|<!-- \d", text))
 
@@ -225,11 +230,42 @@ def test_a_block_that_the_template_moves_stays_deleted(path: str, data: st.DataO
     old, new = text(blocks), text(moved)
     owner_text = text([block for block in blocks if block is not gone])
     merged = merge(path, old.encode(), owner_text.encode(), new.encode())
-    outside = re.sub(rb"(?ms)^<{7} .*?^>{7} .*?$", b"", merged.content).decode()
-    assert not re.search(rf"\b{gone[0]}\b", outside)
+    assert not re.search(rf"\b{gone[0]}\b", outside(merged.content))
     if not merged.conflicts:
         expected = text([block for block in moved if block[0] != gone[0]])
         assert sorted(merged.content.decode().replace(",", "").split()) == sorted(expected.replace(",", "").split())
+
+
+@pytest.mark.parametrize("path", KINDS)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_line_that_one_side_moves_and_the_other_deletes_or_moves_is_there_once_at_most(
+    path: str, data: st.DataObject
+) -> None:
+    """Whichever side moves it, within its block, to another one or with its block: a conflict is the most there is."""
+    lines = data.draw(st.permutations(range(1, 7)), label="lines")
+    blocks = [("b1", list(lines[:2])), ("b2", list(lines[2:4])), ("b3", list(lines[4:]))]
+    line = lines[data.draw(st.integers(0, 5), label="line")]
+
+    def moved(label: str) -> list[tuple[str, list[int]]]:
+        order = data.draw(st.permutations(range(3)), label=f"{label} order")
+        others = [(blocks[at][0], [other for other in blocks[at][1] if other != line]) for at in order]
+        target = data.draw(st.sampled_from(others), label=f"{label} block")[1]
+        target.insert(data.draw(st.integers(0, len(target)), label=f"{label} place"), line)
+        return others
+
+    deleted = [(name, [other for other in own if other != line]) for name, own in blocks]
+    sides = [moved("first"), deleted if data.draw(st.booleans(), label="deleted") else moved("second")]
+    if data.draw(st.booleans(), label="exchanged"):
+        sides.reverse()
+    old, mine, new, without = (
+        KINDS[path]([(name, tuple(own)) for name, own in of]) for of in (blocks, *sides, deleted)
+    )
+    (text,) = set(old.split("\n")) - set(without.split("\n"))
+    merged = merge(path, old.encode(), mine.encode(), new.encode())
+    times = outside(merged.content).split("\n").count(text)
+    assert times <= (text in mine.split("\n") and text in new.split("\n"))
+    assert times or text not in new.split("\n") or text not in mine.split("\n") or merged.conflicts
 
 
 TWO_TABLES = "[a]\nfirst = 1\nsecond = 2\n\n[b]\nthird = 3\nfourth = 4\n"
@@ -309,11 +345,10 @@ def test_an_edit_of_a_removed_block_is_a_conflict(path: str, old: str, new: str,
     assert owner_text != old
     merged = merge(path, old.encode(), owner_text.encode(), new.encode())
     assert merged.conflicts == 1
-    outside = re.sub(rb"(?ms)^<{7} .*?^>{7} .*?$", b"", merged.content)
-    assert b"mine" not in outside
+    assert "mine" not in outside(merged.content)
     if "toml" in path:
-        assert b"[tool.ruff]" not in outside
-        assert outside.count(b"option3") == 1, "the new option is in another table"
+        assert "[tool.ruff]" not in outside(merged.content)
+        assert outside(merged.content).count("option3") == 1, "the new option is in another table"
 
 
 # --- Line endings, encodings, and what is no text -----------------------------------------------------------------

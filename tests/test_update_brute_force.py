@@ -115,6 +115,7 @@ class OneFile:
         )
         self.renamed = names_by_version[0] ^ names_by_version[1]
         """Names that one version has alone: where one took the other's place, edits follow it."""
+        self.plain_after = self._plain(self.after)
         self.near = {
             line
             for kind, start, end, _, _ in SequenceMatcher(
@@ -157,9 +158,20 @@ class OneFile:
         )
 
     def check(self, kind: str) -> None:
+        """Count the outcome of an edit at every line: of those that cause a syntax error alone, of others together."""
+        invalid = {line for line in range(len(self.lines)) if kind == "delete" and not self._is_valid(kind, line)}
+        for line in sorted(invalid):
+            self._check(kind, [line])
         for offset in range(STRIDE):
-            if edits := list(range(offset, len(self.lines), STRIDE)):
+            if edits := [line for line in range(offset, len(self.lines), STRIDE) if line not in invalid]:
                 self._check(kind, edits)
+
+    def _is_valid(self, kind: str, line: int) -> bool:
+        try:
+            places(self.path, edited(self.path, self.lines, [line], kind) + self.end)
+        except ValueError:
+            return False
+        return True
 
     def _check(self, kind: str, at: list[int]) -> None:
         """Merge edits at once; half of them each where they cannot be judged together."""
@@ -184,7 +196,7 @@ class OneFile:
         added, removed = owners - self.before, self.before - owners
         alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
         if result is not None and alone:
-            expected = (self._plain(self.after) - self._plain(removed)) + self._plain(added)
+            expected = (self.plain_after - self._plain(removed)) + self._plain(added)
             if self._plain(result) == expected and (kind == "delete" or self._beside_the_same(owner_text, text, at)):
                 self.count.merged += len(at)
                 return

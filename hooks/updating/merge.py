@@ -13,7 +13,7 @@ from post_generate import ProjectError
 
 from .alignment import edits
 from .git import run
-from .moved_lines import MOVED, Versions, restored_lines, without_restored
+from .moved_lines import KEPT, MOVED, Versions, restored_lines, with_kept_lines, without_restored
 from .outline import LABEL, outlines
 
 BEFORE, LAST, AFTER = "before updating", "last update", "after updating"
@@ -112,11 +112,20 @@ def _merge_lines_of(path: str, *versions: bytes) -> Merged:
     if restored := restored_lines(labelled, [line for line, inside in _with_conflicts(merged) if not inside]):
         merged = _merge_labelled(path, labelled._replace(updated=without_restored(labelled, blocks_of[2], restored)))
     lines: list[bytes] = []
-    for moved, group in groupby(_with_conflicts(merged), lambda part: part[0].startswith(MOVED) and not part[1]):
+    for label, group in groupby(with_kept_lines(labelled, list(_with_conflicts(merged))), _label_of_conflict):
         content = [line if MARKER.match(line) else line[LABEL:] for line, _ in group]
-        lines += [START_MARKER, b"=======", *content, END_MARKER] if moved else content
+        if label:
+            owners, templates = (content, []) if label == KEPT else ([], content)
+            content = [START_MARKER, *owners, b"=======", *templates, END_MARKER]
+        lines += content
     text = b"\n".join(lines)
     return Merged(text, len(CONFLICT.findall(text)))
+
+
+def _label_of_conflict(part: tuple[bytes, bool]) -> bytes:
+    """Return `MOVED` or `KEPT` for a line with this label in no conflict of the merge, else nothing."""
+    line, inside = part
+    return line[:LABEL] if not inside and line[:LABEL] in (MOVED, KEPT) else b""
 
 
 def _with_conflicts(merged: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:

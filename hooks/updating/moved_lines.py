@@ -1,7 +1,7 @@
-"""Lines that the template moved and that the owner deleted: they do not come back at their new place.
+"""Lines that one side moved and the other deleted or moved elsewhere: they do not come back, nor are they there twice.
 
 For a comparison of lines, a move is a deletion and an insertion. The deletion is then the same on both sides, and the
-insertion is the template's alone, so a merge takes it over.
+insertion is of one side alone, so a merge takes it over.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from .outline import ENTRY, LABEL, Block
 MOVED = b"moved".ljust(LABEL)
 """The label of a line of the new version that the owner deleted or moved elsewhere."""
 
+KEPT = b"kept".ljust(LABEL)
+"""The label of a line that the template deleted and the owner moved."""
+
 WORD = re.compile(r"\w{3}")
 """Matches in a line that differs from most others; brackets and short keywords are in many places of a file."""
 
@@ -32,13 +35,13 @@ class Versions(NamedTuple):
 
 
 def restored_lines(versions: Versions, merged: Lines) -> set[bytes]:
-    """Return the lines of the new version that a merge has more often than the edits of both sides allow.
+    """Return the lines of the last version that a merge has more often than the edits of both sides allow.
 
-    The owner deleted such a line, and it is at another place of its block or file, or has another value; or both sides
-    moved it, and it is there twice.
+    The other side deleted such a line, and it is at another place of its block or file, or has another value; or both
+    sides moved it, and it is there twice.
 
     Args:
-        versions: the three versions.
+        versions: the three versions; with the sides exchanged, it finds what the owner moved.
         merged: the lines of the merge that are in no conflict.
     """
     of_line = [Counter(map(_line, lines)) for lines in (*versions, merged)]
@@ -50,11 +53,12 @@ def restored_lines(versions: Versions, merged: Lines) -> set[bytes]:
         base, edited, updated, in_merge = (count[line] for count in of_line)
         if updated >= base > 0:
             restored = bool(text) and in_merge > max(edited + updated - base, 0)
-        elif base or edited or not WORD.search(text):
+        elif base or not WORD.search(text):
             restored = False
         else:
-            restored = [count[text] for count in of_text] == [1, 0, 1, 1] or (
-                entry is not None and [count[entry] for count in of_entry] == [1, 0, 1]
+            texts = [count[text] for count in of_text]
+            restored = (texts[0] == 1 and texts[3] > max(texts[1] + texts[2] - 1, 0)) or (
+                edited == 0 and entry is not None and [count[entry] for count in of_entry] == [1, 0, 1]
             )
         if restored:
             found.add(line)
@@ -100,6 +104,28 @@ def without_restored(versions: Versions, blocks: Sequence[Block], restored: set[
         only_moved = lines == before and not Counter(lines) - deleted and not set(lines) & set(edited)
         (left_out if only_moved else marked).update(numbers)
     return [MOVED + line[LABEL:] if at in marked else line for at, line in enumerate(updated) if at not in left_out]
+
+
+def with_kept_lines(versions: Versions, merged: Sequence[tuple[bytes, bool]]) -> list[tuple[bytes, bool]]:
+    """Return a merge in which the lines that the template deleted and the owner moved have the label `KEPT`.
+
+    Args:
+        versions: the three versions.
+        merged: the lines of the merge, and whether they are in a conflict.
+    """
+    exchanged = Versions(versions.base, versions.updated, versions.edited)
+    outside = [line for line, inside in merged if not inside and not line.startswith(MOVED)]
+    restored = restored_lines(exchanged, outside)
+    result = list(merged)
+    start: int | None = None
+    for at, (line, inside) in enumerate(merged):
+        if inside or _line(line) not in restored:
+            if inside or _text(line):
+                start = None  # only empty lines may be between two lines of one conflict
+            continue
+        start = at if start is None else start
+        result[start : at + 1] = [(KEPT + kept[LABEL:], False) for kept, _ in merged[start : at + 1]]
+    return result
 
 
 def _with_ancestors(block: Block) -> Iterator[Block]:
