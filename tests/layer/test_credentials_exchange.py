@@ -13,7 +13,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.server.mcpserver.exceptions import ToolError
 
 from clocks import Clock
-from harness import ONE_ATTEMPT, config, has, opened, wait_for
+from harness import ONE_ATTEMPT, config, opened, wait_for
 from stand_in import StandIn, hang, respond, stand_in
 from token_endpoint import TokenEndpoint, token_endpoint
 from weather_station.production.caller import Caller, User, current_caller
@@ -226,7 +226,7 @@ async def test_an_endpoint_that_hangs_fails_by_the_deadline_of_the_request(
     assert api.requests == []
 
 
-@pytest.mark.skipif(not has("upstream.circuit_breaker"), reason="this project has no circuit breakers")
+@pytest.mark.needs("upstream.circuit_breaker")
 async def test_an_outage_opens_a_circuit_of_the_endpoints_own(api: StandIn, endpoint: TokenEndpoint) -> None:
     settings = endpoint.settings(enable_circuit_breaker=True, circuit_failure_threshold=2, enable_retries=False)
     endpoint.answers = [respond(400, b"{}")] * 5 + [respond(500)] * 2

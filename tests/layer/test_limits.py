@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from harness import HAS_METRICS, PRODUCTION, PROJECT, Serve, has
+from harness import PRODUCTION, PROJECT, Serve, has
 from weather_station.production.config import ProductionConfig, variable
 from weather_station.production.observe.rejections import Reason
 
@@ -114,7 +114,7 @@ def test_every_setting_that_limits_something_is_in_the_table() -> None:
     assert listed == (bounded - NO_LIMITS) | OF_FEATURES.keys()
 
 
-@pytest.mark.skipif(not HAS_METRICS, reason="the project is without metrics")
+@pytest.mark.needs("observe.metrics")
 def test_what_counts_a_rejection_is_a_series_of_the_running_server(serve: Serve) -> None:
     with serve() as server:
         text = server.get("/metrics").text

@@ -29,7 +29,6 @@ from harness import (
     MODERN,
     Running,
     config,
-    has,
     message,
     modern,
     rebuild_pipeline,
@@ -498,7 +497,7 @@ def missing_schemas(tools: Sequence[Tool]) -> list[str]:
     return [text for text in advice(tools, "weather-station") if "which has no JSON schema" in text]
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [dict, list, tuple, Any, object, Unsendable, memoryview])
 def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     async def give() -> Any:
@@ -510,7 +509,7 @@ def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     assert len(missing_schemas(server.registered_tools())) == 1
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [str, None, dict[str, Any], CallToolResult, TextContent, list[TextContent]])
 def test_other_return_types_are_not_named(returned: Any) -> None:
     async def give() -> Any:
