@@ -433,7 +433,7 @@ def test_an_iterator_is_the_list_of_its_items(
     assert "".join(texts).split() == ["12"] or json.loads(texts[0]) == [1, 2]
 
 
-@pytest.mark.skipif(not has("inbound.result_budget"), reason="nothing reads it before its conversion")
+@pytest.mark.needs("inbound.result_budget")
 @generations
 @pytest.mark.parametrize("name", ["mapping", "static"])
 def test_an_iterator_inside_a_result_is_an_error_instead_of_no_items(
