@@ -398,6 +398,12 @@ def test_a_changed_ending_of_one_line_counts_as_an_edit() -> None:
     assert merge("page.txt", OLD, owner_text, NEW) == (owner_text.replace(b"five", b"5"), 0)
 
 
+def test_a_conflict_beside_a_line_with_another_ending_is_marked() -> None:
+    old, mine, new = (OLD.replace(b"one\n", b"one\r\n").replace(b"two", word) for word in (b"two", b"mine", b"theirs"))
+    expected = b"<<<<<<< before updating\nmine\n=======\ntheirs\n>>>>>>> after updating"
+    assert merge("page.txt", old, mine, new) == (old.replace(b"two", expected), 1)
+
+
 @pytest.mark.parametrize("letter", ["ä".encode("latin-1"), b"\xff", "ä".encode()])
 def test_any_encoding_is_merged(letter: bytes) -> None:
     old, owner_text, new = (content.replace(b"three", letter) for content in (OLD, EDITED, NEW))
@@ -546,6 +552,18 @@ def test_lines_appended_by_both_sides_are_no_conflict(path: str, change: str) ->
     assert merged == (expected.encode(), 0)
     again = merge(path, updated.encode(), merged.content, (updated + "#NEW=1\n").encode())
     assert again == ((expected.removesuffix(appended) + "#NEW=1\n" + appended).encode(), 0)
+
+
+def test_an_appended_line_may_end_like_the_last_line_of_the_template() -> None:
+    merged = merge(".gitignore", b"*.log\n.venv/\n", b"*.log\n.venv/\nsub/.venv/\n", b"*.log\n.venv/\ndist/\n")
+    assert merged == (b"*.log\n.venv/\ndist/\nsub/.venv/\n", 0)
+
+
+def test_lines_below_the_moved_last_line_of_the_template_are_not_appended() -> None:
+    """They are the template's, so it may delete them."""
+    merged = merge(".gitignore", b"*.log\n.venv/\n", b".venv/\n*.log\n", b".venv/\n")
+    assert merged.conflicts == 1
+    assert "*.log" not in outside(merged.content)
 
 
 def test_lines_appended_by_both_sides_of_another_file_are_a_conflict() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -21,7 +22,7 @@ BEFORE, LAST, AFTER = "before updating", "last update", "after updating"
 
 START_MARKER, END_MARKER = b"<<<<<<< " + BEFORE.encode(), b">>>>>>> " + AFTER.encode()
 CONFLICT = re.compile(rb"^" + START_MARKER, re.MULTILINE)
-MARKER = re.compile(rb"(?:<{7}|\|{7}|>{7})(?: |$)|={7}$")
+MARKER = re.compile(rb"(?:<{7}|\|{7}|>{7})(?: |$)|={7}\r?$")
 
 BY_LINE = ("pyproject.toml", "docker-compose.yml")
 """Files in which changes of two adjacent lines are no conflict: each line is an entry of its own.
@@ -76,12 +77,18 @@ def merge(path: str, base: bytes, edited: bytes, updated: bytes) -> Merged:
 
 
 def _split_appended(base: bytes, edited: bytes) -> tuple[bytes, bytes]:
-    """Return the owner's version up to the last line of `base`, and the lines that the owner appended after it."""
-    last_line = base.rstrip(b"\n").rpartition(b"\n")[2] + b"\n"
-    kept, found, appended = edited.rpartition(last_line)
-    if not found or not appended.strip():
+    """Return the owner's version up to the last line of `base`, and the lines that the owner appended after it.
+
+    Nothing is appended where lines of `base` follow: then the owner moved its last line.
+    """
+    old = base.rstrip(b"\n").split(b"\n")
+    lines = edited.split(b"\n")
+    end = max((at + 1 for at, line in enumerate(lines) if line == old[-1]), default=len(lines))
+    kept, appended = lines[:end], lines[end:]
+    moved = (Counter(old) - Counter(kept)) & Counter(appended)
+    if not any(line.strip() for line in appended) or any(line.strip() for line in moved):
         return edited, b""
-    return kept + found, appended
+    return b"\n".join([*kept, b""]), b"\n".join(appended)
 
 
 def has_crlf(content: bytes) -> bool:
@@ -149,7 +156,8 @@ def _merge_labelled(path: str, versions: Versions) -> list[bytes]:
         done = run(Path.cwd(), "merge-file", "--stdout", *names, str(edited), str(base), str(updated))
     if not 0 <= done.returncode < 128:
         raise ProjectError(f"{path} cannot be merged: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout.removesuffix(b"\n").split(b"\n")
+    lines = done.stdout.removesuffix(b"\n").split(b"\n")
+    return [line.rstrip(b"\r") if MARKER.match(line) else line for line in lines]  # git ends them as the line before
 
 
 def merge_by_line(base: Sequence[bytes], one: Sequence[bytes], other: Sequence[bytes]) -> list[bytes] | None:
