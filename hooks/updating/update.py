@@ -13,6 +13,7 @@ from typing import Any
 
 from post_generate import GO_BACK, UNFINISHED_MARK, ProjectError, one_line, say
 
+from . import ahead
 from .answers import changes, migrate, secrets
 from .apply import Links, apply
 from .git import LINK, File, Tree, git, listing, read, run
@@ -124,6 +125,31 @@ class Update:
             if "before" in migration:
                 migration["before"](self.project)
         (self.project / UNFINISHED_MARK).write_text(UNFINISHED, encoding="utf-8")
+        ahead.start(self.template, *self._renderings())
+
+    def _renderings(self) -> tuple[Rendering, Rendering]:
+        """Return what to render of the old and the new version, with the answers as they are recorded now."""
+        return (
+            Rendering(self.template, self.commit, self.answers_before, "update"),
+            Rendering(self.template, "HEAD", self.answers_after, "update"),
+        )
+
+    def _rendered(self) -> Sequence[dict[str, File]]:
+        """Return the files of the old and the new version.
+
+        Those that were rendered ahead are the same only if Copier has neither changed nor dropped an answer since.
+        """
+        old, new = self._renderings()
+        made = ahead.result(self.template)
+        if made and self.answers_file in made.files[1] and made.answers[0] == old.answers:
+            recorded = self._answers(made.files[1][self.answers_file].content)
+            given, kept, now = (
+                {name: value for name, value in answers.items() if not name.startswith("_")}
+                for answers in (made.answers[1], recorded, new.answers)
+            )
+            if given.items() <= kept.items() and kept == now:
+                return made.files
+        return render(old, new)
 
     def _check(self) -> None:
         """Reject a project that Copier would leave half updated.
@@ -175,10 +201,7 @@ class Update:
             ProjectError: git failed, or a file cannot be merged.
         """
         self.owner_commit, hidden = saved(self.project)
-        old, new = render(
-            Rendering(self.template, self.commit, self.answers_before, "update"),
-            Rendering(self.template, "HEAD", self.answers_after, "update"),
-        )
+        old, new = self._rendered()
         for rendered in (old, new):
             rendered.pop(self.answers_file, None)
         places = {path: place for path in old | new if (place := self.links.resolve(path))}
