@@ -134,7 +134,7 @@ class Update:
             Rendering(self.template, "HEAD", self.answers_after, "update"),
         )
 
-    def _rendered(self) -> Sequence[dict[str, File]]:
+    def rendered(self) -> Sequence[dict[str, File]]:
         """Return the files of the old and the new version.
 
         Those that were rendered ahead are the same only if Copier has neither changed nor dropped an answer since.
@@ -201,7 +201,7 @@ class Update:
             ProjectError: git failed, or a file cannot be merged.
         """
         self.owner_commit, hidden = saved(self.project)
-        old, new = self._rendered()
+        old, new = self.rendered()
         for rendered in (old, new):
             rendered.pop(self.answers_file, None)
         places = {path: place for path in old | new if (place := self.links.resolve(path))}
