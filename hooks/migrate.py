@@ -5,10 +5,10 @@
 TEMPLATE is the clone of the new version, COMMIT the version that the project came from, both as Copier gives them; the
 project is the current folder. `before` rejects an update that could not be completed, migrates answers, and starts a
 process that renders both versions. Meanwhile Copier writes the answers only: it would render three times, and apply
-edits as patches with three lines of context at the nearest matching place. `after` writes all other files, and merges edited ones from the old rendering,
-the owner's file in the last commit and the new rendering. Then it runs the migrations of the update, which are those
-that COMMIT lacks: no version number is compared, so a project on a branch, or of a template without tags, migrates like
-one on releases.
+edits as patches with three lines of context at the nearest matching place. `after` writes all other files, and merges
+edited ones from the old rendering, the owner's file in the last commit and the new rendering. Then it runs the
+migrations of the update, which are those that COMMIT lacks: no version number is compared, so a project on a branch, or
+of a template without tags, migrates like one on releases.
 
 hooks/migrations/README.md describes migrations. It runs in Copier's interpreter, because it renders both versions.
 """
