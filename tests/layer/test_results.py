@@ -31,7 +31,6 @@ from harness import (
     MODERN,
     Running,
     config,
-    has,
     message,
     modern,
     rebuild_pipeline,
@@ -434,7 +433,7 @@ def test_an_iterator_is_the_list_of_its_items(
     assert "".join(texts).split() == ["12"] or json.loads(texts[0]) == [1, 2]
 
 
-@pytest.mark.skipif(not has("inbound.result_budget"), reason="nothing reads it before its conversion")
+@pytest.mark.needs("inbound.result_budget")
 @generations
 @pytest.mark.parametrize("name", ["mapping", "static"])
 def test_an_iterator_inside_a_result_is_an_error_instead_of_no_items(
@@ -650,7 +649,7 @@ def missing_schemas(tools: Sequence[Tool]) -> list[str]:
     return [text for text in advice(tools, "weather-station") if "which has no JSON schema" in text]
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [dict, list, tuple, Any, object, Unsendable, memoryview])
 def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     async def give() -> Any:
@@ -662,7 +661,7 @@ def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     assert len(missing_schemas(server.registered_tools())) == 1
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [str, None, dict[str, Any], CallToolResult, TextContent, list[TextContent]])
 def test_other_return_types_are_not_named(returned: Any) -> None:
     async def give() -> Any:

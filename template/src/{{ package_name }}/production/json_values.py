@@ -24,7 +24,7 @@ WRITTEN = ("null", "strings")
 MAX_DIGITS = 4300
 """Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
 
-_LONG_NUMBER = re.compile(rb"(?<!\d)\d{%d}" % (MAX_DIGITS + 1))
+_LONG_NUMBER = re.compile(rb"(?<!\d)\d{" + str(MAX_DIGITS + 1).encode() + b"}")
 
 
 class NonFiniteNumberError(ToolError):

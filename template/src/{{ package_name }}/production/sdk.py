@@ -436,10 +436,7 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: a startup callback failed, or a policy has a field that the server does not support.
         """
         registry = self.registry
-        parts = registry.upstream
-        async with Upstream.open(
-            registry.config, registry.about, parts.middleware, parts.client_hooks, parts.headers
-        ) as client:
+        async with Upstream.open(registry.config, registry.about, registry.upstream) as client:
             runtime = Runtime(registry, client)
             registry.running.append(runtime)
             started = False

@@ -39,6 +39,7 @@ from ..request import (
     MCPRequest,
     Middleware,
     Result,
+    SharedTimer,
     Status,
     Timer,
     compose,
@@ -308,13 +309,15 @@ def shortened(target: str) -> str:
 
 def timeout(seconds: float) -> Middleware:
     """Return middleware that cancels a handler after `seconds`; the cancellation reaches its upstream request."""
+    timers: dict[float, SharedTimer[Timer]] = {}  # by their seconds
 
     def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         return call_next(request) if request.method == LISTEN else timed(request, call_next)
 
     async def timed(request: MCPRequest, call_next: CallNext) -> Result:
         limit = request.policy.timeout or seconds
-        timer = request.timer = Timer(request.task, limit)
+        shared = timers.get(limit) or timers.setdefault(limit, SharedTimer(limit, Timer.expire))
+        timer = request.timer = Timer(request.task, shared)
         try:
             return await call_next(request)
         except (asyncio.CancelledError, TimeoutError) as error:
