@@ -157,6 +157,21 @@ def test_a_function_can_ask_questions_of_its_own(serve: Serve) -> None:
         assert ran == ["asks_itself"]
 
 
+def test_an_answer_to_a_question_of_the_function_is_good_for_one_run(serve: Serve) -> None:
+    """Else one agreement would be good for any number of runs."""
+    call: Answer = {"name": "asks_itself", "arguments": {}}
+    with serve(register) as server:
+        own = send(server, "tools/call", call | reply(send(server, "tools/call", call)))
+        answered = call | reply(own)
+        assert "done" in str(send(server, "tools/call", answered))
+        for _ in range(3):
+            again = send(server, "tools/call", answered)
+            assert [*again["result"]["inputRequests"]] == ["confirmation"]
+        assert ran == ["asks_itself"]
+        assert "inputRequests" in send(server, "tools/call", call | reply(again))["result"]
+        assert ran == ["asks_itself"]
+
+
 @pytest.mark.parametrize("elicitation", [False, {"url": {}}])
 @pytest.mark.parametrize("kind", TARGETS)
 def test_a_client_that_cannot_ask_is_rejected(serve: Serve, kind: str, elicitation: Any) -> None:

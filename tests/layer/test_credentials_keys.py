@@ -75,6 +75,43 @@ async def test_each_caller_has_the_key_that_the_function_returns(
     assert asked == ["alice", "bob", "mallory", "eve"]
 
 
+@pytest.mark.parametrize("in_query", [False, True], ids=["header", "query"])
+@pytest.mark.parametrize("key", ["", " ", "\n", "\t \r\n", "\u2003"], ids=ascii)
+async def test_a_blank_key_is_none(api: StandIn, key: str, *, in_query: bool) -> None:
+    """A secret that holds only a line break must not become a request with empty credentials."""
+    query = {"upstream_api_key_query": "key"} if in_query else {}
+    server = create_server(config(upstream_base_url=api.url, **PER_CALLER | query))
+
+    async def key_of(caller: Caller) -> str | None:
+        return key
+
+    upstream_credentials(server, key_of)
+    async with server.running() as runtime:
+        with pytest.raises(UpstreamError, match="This caller has no credentials"):
+            await get(runtime, "alice")
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("in_query", [False, True], ids=["header", "query"])
+@pytest.mark.parametrize(
+    "answer", [5, b"key", ["key"], GeneratorExit(), asyncio.CancelledError(), KeyError("key")], ids=repr
+)
+async def test_an_odd_answer_fails_the_request_before_it_is_sent(api: StandIn, answer: Any, *, in_query: bool) -> None:
+    query = {"upstream_api_key_query": "key"} if in_query else {}
+    server = create_server(config(upstream_base_url=api.url, **PER_CALLER | query))
+
+    async def key_of(caller: Caller) -> Any:
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    upstream_credentials(server, key_of)
+    async with server.running() as runtime:
+        with pytest.raises((Exception, asyncio.CancelledError)):
+            await get(runtime, "alice")
+    assert api.requests == []
+
+
 @pytest.mark.parametrize(("keep_seconds", "times"), [(0.0, 2), (60.0, 1)])
 async def test_a_key_is_kept_as_long_as_the_owner_says(
     api: StandIn, asked: list[str], keep_seconds: float, times: int
@@ -130,7 +167,7 @@ def test_a_changed_file_counts_without_a_restart_and_a_broken_one_changes_nothin
     assert "second-key" not in said
 
 
-@pytest.mark.parametrize("content", [None, "", "a = 1", "a = ", 'a = "x\\u0007"'])
+@pytest.mark.parametrize("content", [None, "", "a = 1", "a = ", 'a = "x\\u0007"', 'a = " "'])
 def test_an_unusable_file_stops_the_start(tmp_path: Path, content: str | None) -> None:
     file = tmp_path / "keys.toml"
     if content is not None:

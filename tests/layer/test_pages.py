@@ -55,6 +55,17 @@ def ask(server: Running, version: str, method: str, params: dict[str, Any]) -> d
     return result
 
 
+@pytest.mark.parametrize("size", [1, 0, -1, -3, -1000, -(10**20)])
+def test_a_page_of_no_items_does_not_stop_a_model(size: int) -> None:
+    items = ["a", "b", "c", "d"]
+    found, cursor = [], None
+    for _ in items:
+        part = page(items, cursor, size)
+        found += part.items
+        cursor = part.next_cursor
+    assert (found, cursor) == (items, None)
+
+
 @pytest.mark.parametrize("version", [LEGACY, MODERN])
 def test_the_pages_of_a_list_fit_and_are_the_list(server: Running, version: str) -> None:
     numbers: list[int] = []

@@ -215,6 +215,19 @@ def test_a_line_that_cannot_be_read_is_logged_without_its_text_and_answered_by_i
         assert not any(text in server.log() for text in ("SECRET", "xxxx", "ud83d", "Traceback"))
 
 
+def test_a_byte_order_mark_is_ignored() -> None:
+    with stdio_process(TOOLS) as server:
+        stdin = server.process.stdin
+        assert stdin is not None
+        stdin.write(b"\xef\xbb\xbf")  # before the first line, as a pipe of PowerShell does
+        open_session(server)
+        for number in (1, 2):
+            stdin.write(b"\xef\xbb\xbf" * (number - 1))
+            server.send(call(number, "noisy"))
+            assert responses(server, 1) == {number: "done"}
+        assert "a line of stdin was rejected" not in server.log()
+
+
 def test_a_line_of_the_greatest_length_is_read() -> None:
     with stdio_process(TOOLS, MAX_REQUEST_BYTES=LIMIT) as server:
         open_session(server)

@@ -96,7 +96,7 @@ class Confirmation:
         if request is None or ctx.request_id is None or not request.policy.confirm:
             return await call_next(ctx)
         state = (ctx.params or {}).get("requestState")
-        if isinstance(state, str) and state.startswith(CONFIRMED):
+        if isinstance(state, str) and state.startswith(CONFIRMED) and await self._is_new(request):
             return await _run(ctx, call_next, state.removeprefix(CONFIRMED))
         if not _can_ask(ctx):
             return await self._unavailable(request, ctx, call_next)

@@ -85,7 +85,9 @@ class CallerKeys:
 
     async def obtain(self, caller: Caller | None) -> Obtained | None:
         key = await self._key_of(caller) if caller else None
-        if not key:
+        if key is not None and not isinstance(key, str):
+            raise TypeError(f"a caller's key must be a str or None, not {type(key).__name__}")
+        if not key or not key.strip():
             return None
         return Obtained(key_credentials(self._config, key), self._keep_seconds)
 
@@ -141,7 +143,7 @@ class KeyFile:
         except ValueError as error:
             line = re.search(r"at line \d+", str(error))
             raise ValueError(f"{self._path} is not valid TOML {line[0] if line else ''}".rstrip()) from None
-        if not keys or not all(isinstance(key, str) and key and key.isprintable() for key in keys.values()):
+        if not keys or not all(isinstance(key, str) and key.strip() and key.isprintable() for key in keys.values()):
             raise ValueError(f'{self._path} must have lines: caller id = "key", and at most {MAX_FILE_BYTES} bytes')
         if keys != self._keys:
             self._secrets.add(*keys.values())

@@ -153,6 +153,8 @@ class SourcedCredentials:
         except BaseException as error:
             rejected = isinstance(error, UpstreamError) and error.verdict is not Verdict.FAILURE
             self._outcomes["rejected" if rejected else "failed"].inc()
+            if isinstance(error, GeneratorExit):  # from a task it closes the coroutines that wait for it
+                raise RuntimeError("the credentials cannot be obtained") from error
             raise
         self._outcomes["rejected" if obtained is None else "obtained"].inc()
         if obtained is None:

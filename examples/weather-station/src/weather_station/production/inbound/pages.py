@@ -36,7 +36,7 @@ def page(items: Sequence[T], cursor: str | None, size: int = 100) -> Page[T]:
     Args:
         items: The whole list, in the same order in each call.
         cursor: What the call got as its `cursor`; `None` or an empty text for the first page.
-        size: Greatest number of items of a page.
+        size: Greatest number of items of a page; below 1 it is 1, so that a model that chooses it gets to the end.
 
     Raises:
         ToolError: the cursor is not one of this list.
@@ -47,7 +47,7 @@ def page(items: Sequence[T], cursor: str | None, size: int = 100) -> Page[T]:
     request = current_request.get()
     left = ((request.max_result_bytes if request else 0) or math.inf) - MARGIN
     end = start
-    for item in items[start : start + size]:
+    for item in items[start : start + max(1, size)]:
         left -= len(encode(item)) + len(encode([[item]], indent=2))  # the structure, and the text
         if left < 0 and end > start:
             break

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+from codecs import BOM_UTF8
 from collections.abc import Sequence
 from concurrent.futures import CancelledError
 
@@ -66,6 +67,7 @@ async def _serve(server: ProductionServer, source: int, sink: int) -> None:
         stopping.set()
 
     async def receive(line: bytes) -> None:
+        line = line.removeprefix(BOM_UTF8)  # of a host on Windows (RFC 8259, section 8.1, lets a reader ignore it)
         try:
             message = jsonrpc_message_adapter.validate_json(line, by_name=False)
         except ValueError:
