@@ -30,7 +30,6 @@ from harness import (
     MODERN,
     Running,
     config,
-    has,
     message,
     modern,
     running,
@@ -223,7 +222,7 @@ def test_whatever_a_client_sends_a_record_is_one_valid_line_of_bounded_size(
         assert written["arguments_sha256"] == digest([arguments] * times)
 
 
-@pytest.mark.skipif(not has("inbound.rate_limit"), reason="needs the rate limit")
+@pytest.mark.needs("inbound.rate_limit")
 def test_rejections_by_limits_are_recorded_without_sampling(audited: Start) -> None:
     settings = {"rate_limit_requests": 3, "rate_limit_window_seconds": 86_400, "rate_limit_messages": 1000}
     with audited(settings) as server:
@@ -257,7 +256,7 @@ def test_http_rejections_are_recorded(audited: Start) -> None:
     assert (host["error_type"], host["address"]) == ("host", "127.0.0.1")
 
 
-@pytest.mark.skipif(not has("inbound.auth_token"), reason="needs static tokens")
+@pytest.mark.needs("inbound.auth_token")
 def test_callers_with_tokens_and_requests_without_are_recorded(audited: Start) -> None:
     tokens = {"auth_tokens": "alice:token-of-alice-0123456789"}
     with audited(tokens) as server:

@@ -84,10 +84,23 @@ class RejectedError(Exception):
 
 
 class EdgeConfig(uvicorn.Config):
-    """uvicorn's configuration, and the connections of the listener."""
+    """uvicorn's configuration without its own lifespan and logging, and the connections of the listener."""
 
     def __init__(self, application: ASGIApp, connections: Connections, **options: Any) -> None:
-        super().__init__(application, http=HttpProtocol, ws="none", **options)
+        super().__init__(
+            application,
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=None,
+            access_log=False,
+            server_header=False,
+            workers=1,  # given, so that uvicorn does not read WEB_CONCURRENCY
+            headers=[("x-content-type-options", "nosniff")],
+            proxy_headers=False,
+            **options,
+        )
         self.connections = connections
         self.idle = SharedTimer(self.timeout_keep_alive, HttpProtocol.timeout_keep_alive_handler)
         """The connections without a request."""
