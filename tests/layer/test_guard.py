@@ -170,6 +170,13 @@ def test_a_wrong_origin_gets_403_with_the_name_of_the_setting_and_no_cors_header
         assert "access-control-allow-origin" not in response.headers
 
 
+def test_a_repeated_origin_gets_403(serve: Serve) -> None:
+    with serve(allowed_origins="https://app.example.com") as server:
+        once = "GET /mcp HTTP/1.1\nHost: localhost\nOrigin: https://app.example.com\n"
+        assert not exchange(server, f"{once}Accept: */*").startswith(b"HTTP/1.1 403 ")
+        assert exchange(server, f"{once}Origin: https://app.example.com\nAccept: */*").startswith(b"HTTP/1.1 403 ")
+
+
 def test_an_allowed_web_page_may_send_a_preflight_and_read_every_response(serve: Serve) -> None:
     page = "https://app.example.com"
     with serve(allowed_origins=page, auth_tokens=None) as server:

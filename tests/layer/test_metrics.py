@@ -6,14 +6,19 @@ import asyncio
 import socket
 import sys
 import threading
+from math import inf, nan
 from typing import Any
 
 import httpx2
+import prometheus_client
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp import Client
 from mcp.server.mcpserver import Context
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, TextContent
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from harness import (
@@ -37,6 +42,7 @@ from weather_station.production.config import about
 from weather_station.production.features import FEATURES
 from weather_station.production.inbound import pipeline
 from weather_station.production.observe.metrics import (
+    LATENCY_BUCKETS,
     MAX_ERROR_TYPES,
     PrometheusMeter,
     install,
@@ -346,6 +352,50 @@ def test_declaring_a_metric_again_returns_the_same_one() -> None:
     assert metrics.value("jobs_total", queue="mail") == 2
     assert metrics.value("queue_length") == 3
     assert metrics.value("job_seconds_count") == 2
+
+
+amounts = st.lists(
+    st.floats(-1e3, 1e3) | st.sampled_from((nan, inf)) | st.sampled_from((0.01, 0.1, 1.0, 10.0)), max_size=200
+)
+
+
+@given(amounts)
+def test_amounts_that_are_added_up_in_portions_count_as_one_by_one(amounts: list[float]) -> None:
+    own = PrometheusMeter()
+    histogram = own.histogram("job_seconds", "Duration of jobs.", buckets=LATENCY_BUCKETS)()
+    counter = own.counter("bytes_total", "Bytes.")()
+    theirs = prometheus_client.CollectorRegistry()
+    expected = prometheus_client.Histogram("job_seconds", "Duration of jobs.", buckets=LATENCY_BUCKETS, registry=theirs)
+    total = prometheus_client.Counter("bytes_total", "Bytes.", registry=theirs)
+    for amount in amounts:
+        histogram.observe(amount)
+        expected.observe(amount)
+        if amount < 0:
+            with pytest.raises(ValueError, match="cannot go down"):
+                counter.inc(amount)
+        else:
+            counter.inc(amount)
+            total.inc(amount)
+    found = Metrics(own.text())
+    wanted = Metrics(prometheus_client.generate_latest(theirs).decode())
+    for name in ("job_seconds_bucket", "job_seconds_count"):
+        assert found.series(name) == wanted.series(name)
+    for name in ("job_seconds_sum", "bytes_total"):
+        assert found.value(name) == pytest.approx(wanted.value(name), rel=1e-6, abs=1e-6, nan_ok=True)
+
+
+async def test_a_scrape_shows_what_was_counted_since_one_without_changes() -> None:
+    meter = PrometheusMeter()
+    jobs = meter.counter("jobs_total", "Jobs.", ("queue",))("mail")
+    seconds = meter.histogram("job_seconds", "Duration of jobs.", ("queue",), buckets=LATENCY_BUCKETS)("mail")
+    exposition = meter.exposition()
+    for count in (1, 2, 3):
+        jobs.inc()
+        seconds.observe(0.5)
+        for _ in range(2):
+            found = Metrics((await exposition.text(*choose_encoder(""))).decode())
+            assert found.value("jobs_total", queue="mail") == count
+            assert found.value("job_seconds_count", queue="mail") == count
 
 
 def test_declaring_a_metric_with_another_type_or_other_labels_is_an_error() -> None:

@@ -39,6 +39,7 @@ from opentelemetry.trace import TraceState
 from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, run_python, wait_for
 from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
+from weather_station.production.config import ConfigError
 from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
 from weather_station.production.observe.telemetry import CallerSampler, OncePerMinute, RedactingExporter
@@ -735,3 +736,34 @@ heavy = ("opentelemetry.sdk.trace", "opentelemetry.exporter")  # redis imports t
 loaded = [name for name in sys.modules if name.startswith(heavy)]
 assert not loaded, loaded
 """)
+
+
+def test_the_exporter_is_imported_when_it_exports(collector: Collector) -> None:
+    code = f"""
+import sys
+
+def exporter():
+    return [name for name in sys.modules if name.startswith("opentelemetry.exporter.otlp.proto")]
+
+loaded = []
+
+def tools(server):
+    async def work() -> str:
+        loaded.extend(exporter())
+        return "done"
+    server.tool()(work)
+
+call(tools, telemetry_endpoint={collector.endpoint!r})
+assert not loaded, loaded
+assert exporter()
+"""
+    in_a_process(code, OTEL_EXPORTER_ENDPOINT=collector.endpoint)
+    assert collector.one("tools/call work")
+
+
+def test_an_exporter_that_variables_configure_is_made_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "COMPRESSION" if PROTOCOL == "grpc" else "HTTP_CREDENTIAL_PROVIDER"
+    variable = f"OTEL_{'' if PROTOCOL == 'grpc' else 'PYTHON_'}EXPORTER_OTLP_{name}"
+    monkeypatch.setenv(variable, "unknown")
+    with pytest.raises(ConfigError, match=f"{variable}: OpenTelemetry rejects the value"):
+        create_server(config(telemetry_endpoint="http://127.0.0.1:9"))

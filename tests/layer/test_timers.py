@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from mcp.shared.exceptions import MCPError
 
-from weather_station.production.request import SharedTimer
+from weather_station.production.request import SharedTimer, Timer
 
 pytestmark = pytest.mark.pure
 
@@ -131,3 +132,21 @@ def test_another_event_loop_has_a_timer_of_its_own() -> None:
         finally:
             loop.close()
     assert found == [2]
+
+
+async def test_the_end_takes_back_what_cancelled_the_request() -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    timer = Timer(task, SharedTimer(SECONDS, Timer.expire))
+    error = MCPError(-32800, "Request cancelled")
+    timer.cancel(error)
+    timer.cancel(MCPError(-32800, "again"))
+    timer.expire()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.sleep(SECONDS)
+    assert timer.error is error
+    assert task.cancelling() == 2
+    timer.end()
+    assert task.cancelling() == 0
+    timer.cancel(error)  # too late
+    assert task.cancelling() == 0

@@ -24,7 +24,7 @@ from .caller import Caller, peer_caller
 from .config import About, ProductionConfig
 from .observe.meter import Meter, NullMeter
 from .policy import Policy
-from .request import Middleware
+from .request import MCPRequest, Middleware
 from .upstream.client import Upstream, UpstreamParts
 
 Server = MCPServer[Any]
@@ -212,6 +212,8 @@ class Registry:
     """Middleware by the names in `inbound.pipeline.ORDER`."""
     first_use: FirstUse = field(init=False)
     """Checks that a key is used once; set in projects with `once` or rate limits."""
+    calls: dict[asyncio.Task[object], MCPRequest] = field(default_factory=dict)
+    """The requests that are being handled, by their task, without open subscriptions."""
     policy_fields: set[str] = field(default_factory=lambda: {"timeout"})
     """The fields of a policy that the server supports."""
     targets: Targets = field(init=False)

@@ -81,13 +81,15 @@ class SharedTimer(Generic[T]):
 class Timer:
     """Cancels the task of a request after some seconds, as `asyncio.timeout` does at ten times the cost."""
 
-    __slots__ = ("_cancelling", "_handle", "_shared", "_task", "expired")
+    __slots__ = ("_cancelling", "_handle", "_shared", "_task", "error", "expired")
 
     def __init__(self, task: asyncio.Task[Any] | None, shared: SharedTimer[Timer]) -> None:
         self._task = task
         self._cancelling = task.cancelling() if task is not None else 0
         self.expired = False
         """Whether the task has been cancelled, which `end` takes back."""
+        self.error: MCPError | None = None
+        """The answer to a request that `cancel` has cancelled, which `end` takes back too."""
         self._handle: asyncio.TimerHandle | None = None
         """The timer after `start`; before, it is the shared one."""
         self._shared = shared
@@ -112,9 +114,16 @@ class Timer:
         self._shared.remove(self)
         if self._handle is not None:
             self._handle.cancel()
-        if self.expired and self._task is not None:
-            self._task.uncancel()
+        if self._task is not None:
+            for _ in range(self.expired + (self.error is not None)):
+                self._task.uncancel()
         self._task = self._handle = None
+
+    def cancel(self, error: MCPError) -> None:
+        """Cancel the task, so that its request is answered with `error`, unless the request has ended."""
+        if self._task is not None and self.error is None:
+            self.error = error
+            self._task.cancel()
 
     def is_cancelled_otherwise(self) -> bool:
         """Return whether the task of an expired timer was cancelled by something else too."""

@@ -14,10 +14,11 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..caller import User
 from ..config import EnvironmentSettings
 from ..observe.rejections import Rejections
 from ..registry import Registry
-from .http_limits import header_of, http_error, is_listen
+from .http_limits import IS_LISTEN, header_of, http_error
 
 MAX_BODIES = 4
 """Bodies of the greatest size that a caller may send at once."""
@@ -98,9 +99,10 @@ class CallerLimits:
         self._sweep_at = MIN_SWEEP
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = self._registry.identify(Request(scope)).id
+        user = scope.get("user")
+        caller = user.caller.id if isinstance(user, User) else self._registry.identify(Request(scope)).id
         usage = self._usage.get(caller) or self._add(caller)
-        is_stream = self._streams and (scope["method"] == "GET" or is_listen(scope))
+        is_stream = self._streams and (scope["method"] == "GET" or scope[IS_LISTEN])
         opens = self._is_open is not None and _opens_session(scope)
         if problem := self._problem(usage, is_stream, opens):
             await self._reject(scope, send, problem)

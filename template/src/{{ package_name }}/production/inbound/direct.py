@@ -20,7 +20,7 @@ from ..config import EnvironmentSettings
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
 from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_verified, status_of
-from .http_limits import BODY
+from .http_limits import BODY, HEADERS
 from .response_mode import RESPONSE
 
 META = frozenset(("_meta",))
@@ -69,7 +69,7 @@ class DirectPath:
         self._sdk = sdk
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers = scope[HEADERS]
         version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
         if (
             scope["method"] != "POST"

@@ -16,11 +16,16 @@ from ..request import LISTEN
 MAX_JSON_DEPTH = 100
 """Greatest nesting of arrays and objects in a message, so that recursion over arguments is bounded."""
 
-LISTEN_HEADER = (b"mcp-method", LISTEN.encode())
-"""Header, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+SPACE = 0x20
+
+LISTEN_METHOD = LISTEN.encode()
+"""Value of Mcp-Method, required by the SDK, of the only POST whose response stays open until the client disconnects."""
+
+HEADERS = "mcp.headers"
+"""Key of the scope of a request to the MCP endpoint: its headers, see `read_headers`."""
 
 IS_LISTEN = "mcp.is_listen"
-"""Key of a request's scope: whether it has `LISTEN_HEADER`, see `is_listen`."""
+"""Key of the same scope: whether Mcp-Method is `LISTEN_METHOD`."""
 
 BODY = "mcp.body"
 """Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
@@ -66,17 +71,14 @@ class InputLimits:
             await self._app(scope, receive, send)
             return
         limit, max_values, settings = self._limit, self._max_values, ("MAX_REQUEST_BYTES", "MAX_JSON_VALUES")
-        if is_listen(scope):
+        if scope[IS_LISTEN]:
             limit, max_values = min(limit, MAX_LISTEN_BYTES), min(max_values, MAX_LISTEN_VALUES)
             settings = ("a subscription", "a subscription")
-        length = media_type = b""
-        headers = scope["headers"]
-        for index, (name, value) in enumerate(headers):
-            if name == b"content-length":
-                length = value.lstrip(b"0")
-            elif name == b"content-type" and not media_type:
-                media_type = value.partition(b";")[0].strip().lower()
-                headers[index] = (name, media_type)
+        headers = scope[HEADERS]
+        length, media_type = headers.get(b"content-length", b"").lstrip(b"0"), headers.get(b"content-type", b"")
+        if media_type != b"application/json":
+            media_type = media_type.partition(b";")[0].strip().lower()
+            set_header(scope, b"content-type", media_type)
         if media_type != b"application/json":
             error = "The Content-Type of a message must be application/json."
             await self._reject(scope, send, 415, "media_type", error)
@@ -268,18 +270,39 @@ def _has(headers: Headers, name: bytes) -> bool:
     return name in [key.lower() for key, _ in headers]
 
 
-def is_listen(scope: Scope) -> bool:
-    """Return whether a request has `LISTEN_HEADER`, for which its headers are searched once."""
-    found: bool | None = scope.get(IS_LISTEN)
-    if found is None:
-        found = scope[IS_LISTEN] = LISTEN_HEADER in scope["headers"]
+def read_headers(scope: Scope) -> dict[bytes, bytes]:
+    """Return the headers of a request by their names in lower case; of several of a name, the first one.
+
+    They are kept in the scope, so that the list of headers is read once, and from then on changed by `set_header` only.
+    """
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    found: dict[bytes, bytes] = {}
+    for header in headers:
+        name, value = header
+        if value and value[-1] <= SPACE:  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
+            value = value.rstrip(b" \t")
+            headers[headers.index(header)] = (name, value)
+        found[name] = value
+    if len(found) != len(headers):
+        found = dict(reversed(headers))
+    scope[HEADERS] = found
+    scope[IS_LISTEN] = found.get(b"mcp-method") == LISTEN_METHOD
     return found
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:
     """Return the first header `name` (in lower case) of a request."""
+    found: bytes | None = (scope.get(HEADERS) or read_headers(scope)).get(name)
+    return found
+
+
+def is_repeated(scope: Scope, name: bytes) -> bool:
+    """Return whether a request has more than one header `name` (in lower case)."""
     headers: Headers = scope["headers"]
-    for key, value in headers:  # faster than `next`
-        if key == name:
-            return value
-    return None
+    return len(headers) != len(scope[HEADERS]) and [key for key, _ in headers].count(name) > 1
+
+
+def set_header(scope: Scope, name: bytes, value: bytes) -> None:
+    """Replace the headers `name` (in lower case) of a request by one."""
+    scope["headers"] = [*(header for header in scope["headers"] if header[0] != name), (name, value)]
+    scope[HEADERS][name] = value

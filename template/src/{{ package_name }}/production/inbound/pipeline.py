@@ -321,6 +321,9 @@ def timeout(seconds: float) -> Middleware:
         try:
             return await call_next(request)
         except (asyncio.CancelledError, TimeoutError) as error:
+            if timer.error is not None and isinstance(error, asyncio.CancelledError):
+                request.fail("client_error", "Cancelled")
+                raise timer.error from None
             if not timer.expired or (isinstance(error, asyncio.CancelledError) and timer.is_cancelled_otherwise()):
                 raise
         finally:

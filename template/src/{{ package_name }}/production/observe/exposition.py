@@ -96,8 +96,7 @@ class Exposition:
     ) -> bytes:
         """Return the lines of one child of a family, whose HELP and TYPE have `head_bytes` bytes."""
         is_counter = isinstance(family, prometheus.Counter)
-        if not is_counter:
-            child.add_up()
+        child.add_up()
         values = (child._value.get(),) if is_counter else (child._sum.get(), *(part.get() for part in child._buckets))
         key = (content_type, family._name, labels)
         known = self._known.get(key)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import platform
-from bisect import bisect_left
-from collections import Counter as Counts
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import suppress
+from threading import Lock
 from time import perf_counter
 from typing import Any, TypeVar, get_args
 
@@ -48,7 +47,7 @@ OPERATION_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0,
 """Upper bounds in seconds, of the semantic conventions for MCP."""
 
 PORTION = 64
-"""Observations that a histogram adds up at once."""
+"""Amounts that a metric adds up at once."""
 
 FAILED = ("error", "client_error")
 """Statuses that `mcp_tool_errors_total` counts."""
@@ -62,35 +61,62 @@ MAX_ERROR_TYPES = 20
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-class LeanHistogram(prometheus.Histogram):
-    """A histogram without exemplars that adds up its observations in portions, which takes a fifth of the time."""
+class _Portions(prometheus.metrics.MetricWrapperBase):
+    """A metric without exemplars that adds up its amounts in portions, which takes a fifth of the time."""
 
-    def _metric_init(self) -> None:
-        super()._metric_init()
+    def __init__(self, *args: Any, **options: Any) -> None:
         self._pending: list[float] = []
+        self._adding = Lock()
+        super().__init__(*args, **options)
 
-    def observe(self, amount: float, exemplar: object = None) -> None:
+    def _keep(self, amount: float) -> None:
         self._pending.append(amount)
         if len(self._pending) >= PORTION:
             self.add_up()
 
     def add_up(self) -> None:
-        """Add the pending observations to the sum and the buckets."""
-        total, counts = 0.0, Counts[int]()
-        with suppress(IndexError):  # until it is empty: other threads may add to it or take from it
-            while True:
-                amount = self._pending.pop()
-                total += amount
-                if amount == amount:  # not NaN, which is in no bucket
-                    counts[bisect_left(self._upper_bounds, amount)] += 1
-        if total or counts:
-            self._sum.inc(total)
-        for index, count in counts.items():
-            self._buckets[index].inc(count)
+        """Add the pending amounts to the values of the metric."""
+        with self._adding:
+            amounts = self._pending[:]
+            del self._pending[: len(amounts)]  # not what other threads append meanwhile
+        if amounts:
+            self._add(amounts)
+
+    def _add(self, amounts: list[float]) -> None:
+        raise NotImplementedError
 
     def _child_samples(self) -> Iterable[Any]:
         self.add_up()
         return super()._child_samples()
+
+
+class LeanCounter(_Portions, prometheus.Counter):
+    def inc(self, amount: float = 1, exemplar: object = None) -> None:
+        if amount < 0:
+            raise ValueError("a counter cannot go down")
+        self._keep(amount)
+
+    def _add(self, amounts: list[float]) -> None:
+        self._value.inc(sum(amounts))
+
+
+class LeanHistogram(_Portions, prometheus.Histogram):
+    def observe(self, amount: float, exemplar: object = None) -> None:
+        self._keep(amount)
+
+    def _add(self, amounts: list[float]) -> None:
+        total = sum(amounts)
+        self._sum.inc(total)
+        if total != total:  # NaN is in no bucket
+            amounts = [amount for amount in amounts if amount == amount]
+        amounts.sort()
+        counted = 0
+        for bucket, bound in zip(self._buckets, self._upper_bounds, strict=True):
+            if counted == len(amounts):
+                break
+            below = bisect_right(amounts, bound, counted)
+            bucket.inc(below - counted)
+            counted = below
 
 
 Family = prometheus.Counter | prometheus.Gauge | prometheus.Histogram
@@ -110,8 +136,8 @@ class PrometheusMeter:
         prometheus.GCCollector(registry=self._process)
         self.zeros = ZeroSeries()
 
-    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Counter]:
-        counter = self._family(prometheus.Counter, name, documentation, labels)
+    def counter(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., LeanCounter]:
+        counter = self._family(LeanCounter, name, documentation, labels)
         return counter.labels if labels else lambda: counter
 
     def gauge(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Gauge]:

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from typing import Literal, Protocol
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
@@ -20,7 +19,7 @@ from ..caller import User
 from ..observe.rejections import Reason, Rejections
 from ..registry import HealthPart, Registry
 from .guard import resolves_to_loopback
-from .http_limits import IS_VALID, http_error
+from .http_limits import HEADERS, IS_VALID, http_error, is_repeated
 
 MAX_TOKEN_BYTES = 16_384
 """Longest token that is verified; a large JWT has a few thousand bytes."""
@@ -150,25 +149,24 @@ class BearerAuthentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            token = bearer_token(scope)
-            user = scope["user"] = await self._verified(token, scope)
+            user = scope["user"] = await self._verified(bearer_token(scope), scope)
         except AuthError as error:
             self._rejected(REASONS[error.status], error.reason, scope, http_status=error.status)
             await send_error(error, self._challenge(scope), send)
             return
 
-        scope[IS_VALID] = partial(self._is_valid, token, scope, user)
+        scope[IS_VALID] = self._is_valid
         outer = auth_context_var.set(user)  # as the SDK's `AuthContextMiddleware`
         try:
             await self._app(scope, receive, send)
         finally:
             auth_context_var.reset(outer)
-            del scope[IS_VALID]  # breaks a reference cycle, which would have to wait for the garbage collector
 
-    async def _is_valid(self, token: bytes, scope: Scope, user: User) -> bool:
+    async def _is_valid(self, scope: Scope) -> bool:
         """Return whether the token of an open stream is still valid, or cannot be checked at the moment."""
+        user: User = scope["user"]
         try:
-            return (await self._verified(token, scope)).caller.id == user.caller.id
+            return (await self._verified(bearer_token(scope), scope)).caller.id == user.caller.id
         except AuthError as error:
             if error.status not in (401, 403):
                 return True
@@ -214,9 +212,9 @@ def bearer_token(scope: Scope) -> bytes:
     Raises:
         AuthError: there is no single bearer token, or it is empty or too long.
     """
-    credentials = [value for name, value in scope["headers"] if name == b"authorization"]
-    scheme, _, token = credentials[0].partition(b" ") if len(credentials) == 1 else (b"", b"", b"")
-    if scheme.lower() != b"bearer":
+    credentials: bytes = scope[HEADERS].get(b"authorization", b"")
+    scheme, _, token = credentials.partition(b" ")
+    if scheme.lower() != b"bearer" or is_repeated(scope, b"authorization"):
         raise AuthError(401, "", "Authentication required: send a bearer token in the Authorization header")
     token = token.strip()
     if not 0 < len(token) <= MAX_TOKEN_BYTES:

@@ -17,12 +17,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import ConfigError, ProductionConfig
 from ..observe.rejections import Rejections
 from ..registry import Registry
-from .http_limits import header_of, http_error
+from .http_limits import header_of, http_error, is_repeated, read_headers
 
 MAX_HEADER_BYTES = 400
 """Longest accepted Host or Origin header; a host name has at most 253 bytes (RFC 1035, section 2.3.4)."""
-
-BLANKS = frozenset((b" ", b"\t"))
 
 REPORTS = ("/health", "/metrics")
 """Routes without a token that report on the server."""
@@ -88,16 +86,12 @@ class Guard:
         self._rejected = Rejections(registry)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        host = origin = None
-        headers = scope["headers"]
-        for index, (name, value) in enumerate(headers):
-            if value[-1:] in BLANKS:  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
-                value = value.rstrip(b" \t")
-                headers[index] = (name, value)
-            if name == b"host":
-                host = value if host is None else b""  # more than one is not valid (RFC 9112, section 3.2)
-            elif name == b"origin":
-                origin = value if origin is None else b""
+        headers = read_headers(scope)
+        host, origin = headers.get(b"host"), headers.get(b"origin")
+        if is_repeated(scope, b"host"):  # not valid (RFC 9112, section 3.2)
+            host = b""
+        if origin is not None and is_repeated(scope, b"origin"):
+            origin = b""
         if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
             return _reject_host(self._rejected, scope, send, host)
         if origin is None:

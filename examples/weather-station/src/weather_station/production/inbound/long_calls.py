@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -105,49 +104,34 @@ class LongCalls:
         config = registry.config
         self.stateless = config.transport == "http" and config.session_mode == "stateless"
         self._user_seconds = user_seconds
-        self._running: dict[str, MCPRequest] = {}
-        """The calls that a client can cancel, by their random id."""
-        self._cancelled: set[str] = set()
-        """Random ids of the calls that their clients have cancelled."""
+        self._running = registry.calls
 
     def middleware(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
-        """Middleware: prepare a call's channel to its client, and let the client cancel it."""
+        """Middleware: prepare a call's channel to its client."""
         context = request.context
         channel = channel_of(context)
         response = None if context.request is None else context.request.scope.get(RESPONSE)
         if self.stateless:
             if response is not None:
                 channel.notify = response.notify  # in place of the SDK, which leaves it out of JSON
-            if context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS:
-                return self._cancellable(request, call_next)
         elif channel.can_send_request:
             if response is not None and not response.may_stream:
                 channel.transport = replace(channel.transport, can_send_request=False)
             request.context = replace(context, session=UserSession(context.session, request, self._user_seconds))
         return call_next(request)
 
-    async def _cancellable(self, request: MCPRequest, call_next: CallNext) -> Result:
-        self._running[request.request_id] = request
-        try:
-            return await call_next(request)
-        except asyncio.CancelledError:
-            if request.request_id not in self._cancelled:
-                raise
-            request.fail("client_error", "Cancelled")
-            raise MCPError(REQUEST_CANCELLED, "Request cancelled") from None
-        finally:
-            if request.request_id in self._cancelled and request.task is not None:
-                self._cancelled.remove(request.request_id)
-                request.task.uncancel()
-            del self._running[request.request_id]
-
     def cancel(self, caller_id: str, request_id: object) -> None:
         """Cancel the call of a caller with this JSON-RPC id, unless several have it."""
         key = (caller_id, str(request_id))
-        found = [call for call in self._running.values() if (call.caller.id, str(call.context.request_id)) == key]
-        if len(found) == 1 and (task := found[0].task) is not None and found[0].request_id not in self._cancelled:
-            self._cancelled.add(found[0].request_id)
-            task.cancel()
+        found = [
+            call.timer
+            for call in self._running.values()
+            if (call.caller.id, str(call.context.request_id)) == key
+            and call.context.protocol_version in HANDSHAKE_PROTOCOL_VERSIONS
+            and call.timer is not None
+        ]
+        if len(found) == 1:
+            found[0].cancel(MCPError(REQUEST_CANCELLED, "Request cancelled"))
 
 
 class UserSession(ServerSession):

@@ -23,7 +23,7 @@ from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
 from ..registry import Registry
 from ..request import SharedTimer
-from .http_limits import header_of, http_error, is_listen
+from .http_limits import HEADERS, IS_LISTEN, header_of, http_error, set_header
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
@@ -84,10 +84,10 @@ class Responses:
         self._has_sessions = registry.config.session_mode == "stateful"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST" or is_listen(scope):
+        if scope["method"] != "POST" or scope[IS_LISTEN]:
             await self._app(scope, receive, send)
             return
-        accept = header_of(scope, b"accept") or b""
+        accept = scope[HEADERS].get(b"accept", b"")
         may_stream = self._streams and accepts_stream(accept)
         # A header of the response to initialize has the session's id, so that it cannot begin before the SDK's does.
         opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
@@ -96,8 +96,7 @@ class Responses:
         response = DeferredResponse(send, self._timer, silence, may_stream, None if goes_on else receive)
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
-            others = [header for header in scope["headers"] if header[0] != b"accept"]
-            scope["headers"] = [*others, (b"accept", accept + b", text/event-stream")]  # the SDK requires it
+            set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
         body = [await receive()]  # the whole body: `InputLimits` has buffered it
 
         async def receive_body() -> Message:

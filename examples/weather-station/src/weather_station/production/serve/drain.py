@@ -11,7 +11,7 @@ from typing import cast
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..inbound.http_limits import IS_VALID, is_listen
+from ..inbound.http_limits import IS_LISTEN, IS_VALID
 from ..registry import Registry
 from ..request import LISTEN, REJECTED, CallNext, MCPRequest, Result, give_error, reject
 
@@ -29,7 +29,7 @@ class Drain:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._calls: dict[asyncio.Task[object], MCPRequest] = {}
+        self._calls = registry.calls
         self._requests = 0
         self._expired = False
         self._idle = asyncio.Event()
@@ -127,7 +127,7 @@ class Streams:
         self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "GET" or is_listen(scope):
+        if scope["method"] == "GET" or scope[IS_LISTEN]:
             await self._stream(scope, receive, send)
             return
         counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
@@ -151,7 +151,7 @@ class Streams:
         watching: asyncio.Task[None] | None = None
         if (is_valid := scope.get(IS_VALID)) is not None:
             closing = asyncio.Event()
-            watching = asyncio.create_task(self._close_when_invalid(closing, is_valid))
+            watching = asyncio.create_task(self._close_when_invalid(closing, scope, is_valid))
         try:
             await self._handler(scope, _until_closing(scope, receive, closing), send_and_track)
         finally:
@@ -160,13 +160,15 @@ class Streams:
         if incomplete and closing.is_set():
             await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _close_when_invalid(self, closing: asyncio.Event, is_valid: Callable[[], Awaitable[bool]]) -> None:
+    async def _close_when_invalid(
+        self, closing: asyncio.Event, scope: Scope, is_valid: Callable[[Scope], Awaitable[bool]]
+    ) -> None:
         """Set `closing` after the drain, or when the credentials are not valid any more."""
         valid = True
         while valid and not self._drain.closing.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drain.closing.wait(), RECHECK_SECONDS)
-            valid = await is_valid()
+            valid = await is_valid(scope)
         closing.set()
 
 
