@@ -14,6 +14,7 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ..caller import User
 from ..config import EnvironmentSettings
 from ..observe.rejections import Rejections
 from ..registry import Registry
@@ -98,7 +99,8 @@ class CallerLimits:
         self._sweep_at = MIN_SWEEP
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = self._registry.identify(Request(scope)).id
+        user = scope.get("user")
+        caller = user.caller.id if isinstance(user, User) else self._registry.identify(Request(scope)).id
         usage = self._usage.get(caller) or self._add(caller)
         is_stream = self._streams and (scope["method"] == "GET" or is_listen(scope))
         opens = self._is_open is not None and _opens_session(scope)

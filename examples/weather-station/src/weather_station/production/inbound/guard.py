@@ -90,10 +90,10 @@ class Guard:
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         host = origin = None
         headers = scope["headers"]
-        for index, (name, value) in enumerate(headers):
+        for name, value in headers:
             if value[-1:] in BLANKS:  # not part of the value (RFC 9110, section 5.5), but httptools keeps it
-                value = value.rstrip(b" \t")
-                headers[index] = (name, value)
+                headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
+                return self(scope, receive, send)
             if name == b"host":
                 host = value if host is None else b""  # more than one is not valid (RFC 9112, section 3.2)
             elif name == b"origin":
