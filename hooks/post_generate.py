@@ -56,6 +56,9 @@ GENERATOR_MESSAGE = "openapi-tools: "
 """Start of each message of the OpenAPI tool generator: it ran, so the document is at fault and not the machine."""
 
 ANSWERS_FILE = ".copier-answers.yml"
+UNFINISHED_MARK = ".copier-update-unfinished"
+"""File that an update writes into a project when it begins, and deletes when it ends; copier.yml has its name too."""
+
 SMOKE_TEST = "tests/test_smoke.py"
 TOOL_TESTS = ("tests/test_tools.py", "tests/test_openapi.py")
 """Tests of the tools of a new project; from then on they are user-owned."""
@@ -163,6 +166,18 @@ class Hook:
             raise MachineError("uv is not installed (https://docs.astral.sh/uv/)")
         self.uv = [sys.executable, "-m", "uv"]
 
+    def check_finished(self) -> None:
+        """Reject a copy over a project with the mark of an interrupted update: Copier renders only the answers there.
+
+        Raises:
+            ProjectError: the mark is there.
+        """
+        if self._has(UNFINISHED_MARK):
+            raise ProjectError(
+                f"an update of it was interrupted ({UNFINISHED_MARK}), so only the answers were written. Go back to "
+                f"the last commit, then run this again:\n    {GO_BACK}"
+            )
+
     def check_source(self) -> str:
         """Return a hint if the recorded template is a local path that others cannot reach, else an empty text.
 
@@ -198,6 +213,9 @@ class Hook:
             ProjectError: the command failed for another reason, or took too long.
         """
         environment = {name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.fullmatch(name)}
+        if arguments[0] == "run" and environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # The processes of a test import the same libraries, and compile them unless there is bytecode.
+            environment["PYTHONPYCACHEPREFIX"] = str(self.project / ".venv" / "bytecode")
         try:
             done = subprocess.run(
                 [*self.uv, *arguments],
@@ -381,7 +399,9 @@ def main() -> int:
     done, hint = False, ""
     try:
         hook = Hook(options.project.resolve(), options.openapi, options.operations)
-        hint = "" if updating else hook.check_source()
+        if not updating:
+            hook.check_finished()
+            hint = hook.check_source()
         perform(hook.steps(options.operation))
     except SecretError as error:
         say(f"\nFAILED: {error}\n")

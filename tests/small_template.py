@@ -15,7 +15,7 @@ from .support import ROOT
 from .template_repository import commit, git
 
 SETTINGS = """\
-_subdirectory: template
+SUBDIRECTORY
 _templates_suffix: .jinja
 _answers_file: .copier-answers.yml
 _envops:
@@ -45,20 +45,20 @@ MARK    {%- if not extras %}
 """
 
 MARK = ".copier-update-unfinished"
-COMMON_FILES = {
-    "{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n",
-    f"{MARK}.jinja": (ROOT / "template" / f"{MARK}.jinja").read_text("utf-8"),
-}
+COMMON_FILES = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n"}
 """Files of every version."""
 
 
 def settings() -> str:
-    """Return the settings of a small template, with the real manifest's entries for what Copier writes in an update."""
+    """Return the settings of a small template, with the real entries for what Copier writes in an update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
-    match = re.search(r"^_exclude:\n  - \|-\n((?:.*\n)+?.*endif.*\n(?:.*\n)+?.*endif.*\n)", manifest, re.MULTILINE)
-    assert match
-    assert match[1].count(MARK) == 2
-    return SETTINGS.replace("MARK", match[1])
+    excluded = re.search(r"^_exclude:\n  - \|-\n((?:.*\n)+?.*endif.*\n)", manifest, re.MULTILINE)
+    interview = (ROOT / "copier.yml").read_text("utf-8")
+    subdirectory = re.search(r"^_subdirectory: .*\n(?:  .*\n)+", interview, re.MULTILINE)
+    assert excluded
+    assert subdirectory
+    assert MARK in subdirectory[0]
+    return SETTINGS.replace("SUBDIRECTORY\n", subdirectory[0]).replace("MARK", excluded[1])
 
 
 def migration_stages() -> str:
@@ -80,6 +80,7 @@ class SmallTemplate:
         self.root = root
         self.template = root / "template"
         shutil.copytree(ROOT / "hooks", self.template / "hooks", ignore=shutil.ignore_patterns("__pycache__", "v*.py"))
+        shutil.copytree(ROOT / "interview" / "update", self.template / "interview" / "update")
         (self.template / "copier.yml").write_text(settings() + migration_stages(), "utf-8")
         git("init", "--quiet", cwd=self.template)
 

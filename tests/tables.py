@@ -17,14 +17,20 @@ REFERENCE = ROOT / "docs" / "reference.md"
 OPERATIONS = ("RUNBOOK.md.jinja", "deployment.md.jinja")
 """Pages that belong to no feature; the reference links them elsewhere."""
 
+EXAMPLE = "examples/weather-station"
+"""Where a page that depends on the answers is linked, as the default project has it."""
+
 
 def feature_rows() -> Iterator[str]:
     yield "| page | topic |"
     yield "|---|---|"
-    for page in sorted((ROOT / "template" / "docs").glob("*.md")):
+    pages = [*(ROOT / "template" / "docs").glob("*.md"), *(ROOT / "template" / "docs").glob("*.md.jinja")]
+    for page in sorted(pages):
         if page.name not in OPERATIONS:
             title, text = page.read_text("utf-8").split("\n", 1)
-            yield f"| [{title.removeprefix('# ')}](../template/docs/{page.name}) | {first_sentence(text)} |"
+            folder = EXAMPLE if page.suffix == ".jinja" else "template"
+            link = f"../{folder}/docs/{page.name.removesuffix('.jinja')}"
+            yield f"| [{title.removeprefix('# ')}]({link}) | {first_sentence(text)} |"
 
 
 def first_sentence(text: str) -> str:

@@ -44,14 +44,22 @@ CLOSING_SECONDS = 4
 
 @pytest.mark.slow
 def test_prometheus_accepts_its_configuration_and_the_rules_pass_their_tests(
-    each_rendering: Sequence[Rendering],
+    each_rendering: Sequence[Rendering], tmp_path: Path
 ) -> None:
     promtool = tool("promtool")
     for rendering in distinct(each_rendering, "ops/prometheus/"):
-        folder = rendering.first / "ops/prometheus"
+        folder = Path(shutil.copytree(rendering.first / "ops/prometheus", tmp_path / rendering.name))
         passes(promtool, "check", "config", "prometheus.yml", cwd=folder)
         passes(promtool, "check", "rules", *sorted(folder.glob("rules/*.yml")), cwd=folder)
+        for source in rule_tests(folder):
+            shutil.copy(source, folder / "tests")
         passes(promtool, "test", "rules", *sorted(folder.glob("tests/*.yml")), cwd=folder)
+
+
+def rule_tests(folder: Path) -> list[Path]:
+    """Return the files of `tests/rules` for the rules in a folder `ops/prometheus`: one for each, of the same name."""
+    names = sorted(path.name for path in folder.glob("rules/*.yml"))
+    return [ROOT / "tests/rules" / name for name in names]
 
 
 def test_alertmanager_accepts_its_configuration(each_rendering: Sequence[Rendering]) -> None:
@@ -63,7 +71,7 @@ def test_each_alert_is_tested_firing_and_not_firing(each_rendering: Sequence[Ren
     for rendering in distinct(each_rendering, "ops/prometheus/"):
         alerts = {(path.name, rule["alert"]) for path, rule in rules(rendering.first) if "alert" in rule}
         tested = {True: set[tuple[str, str]](), False: set[tuple[str, str]]()}
-        for path in (rendering.first / "ops/prometheus/tests").glob("*.yml"):
+        for path in rule_tests(rendering.first / "ops/prometheus"):
             for case in load(path)["tests"]:
                 for expected in case.get("alert_rule_test", []):
                     tested[bool(expected["exp_alerts"])].add((path.name, expected["alertname"]))

@@ -54,7 +54,7 @@ def blocks(project: Mapping[str, str]) -> list[tuple[str, str]]:
     pages = {f"template/docs/{path.name}": path.read_text("utf-8") for path in (ROOT / "template/docs").glob("*.md")}
     pages |= {path: text for path, text in project.items() if path.endswith(".md") and f"template/{path}" not in pages}
     pages |= {f"{path.name} of the template": path.read_text("utf-8") for path in DOCUMENTATION}
-    assert {"README.md", "AGENTS.md", "template/docs/tools.md", "docs/deployment.md"} <= pages.keys()
+    assert {"README.md", "AGENTS.md", "template/docs/metrics.md", "docs/tools.md", "docs/deployment.md"} <= pages.keys()
     return [
         (page, textwrap.dedent(match["code"])) for page, text in sorted(pages.items()) for match in BLOCK.finditer(text)
     ]

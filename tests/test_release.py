@@ -140,9 +140,9 @@ def test_a_tag_that_is_not_listed_and_a_release_without_its_tag_are_named(reposi
 
 
 def test_a_file_that_would_be_lost_is_named(repository: Path) -> None:
-    (repository / "template" / "docs" / "tools.md").unlink()
+    (repository / "template" / "docs" / "auth.md").unlink()
     (problem,) = under_test.problems_of_the_list()
-    assert problem == "template/docs/tools.md was removed without a migration"
+    assert problem == "template/docs/auth.md was removed without a migration"
 
 
 @pytest.mark.slow

@@ -175,8 +175,9 @@ def test_every_module_is_imported_by_the_command_or_by_fixtures(each_rendering: 
         modules = {name: path for name, path in python_modules(rendering).items() if not name.startswith("tests")}
         name_of = package(rendering)
         loaded = [name for name in modules if name.startswith((f"{name_of}.tools.", f"{name_of}.options"))]  # at start
-        # A rendering without its tasks lacks the generated tools, which import `openapi`.
-        entries = (f"{name_of}.__main__", f"{name_of}.production.testing", f"{name_of}.production.openapi", name_of)
+        # A rendering without its tasks lacks the generated tools, which import these.
+        generated = [f"{name_of}.production.{module}" for module in ("openapi", "openapi_document")]
+        entries = (f"{name_of}.__main__", f"{name_of}.production.testing", *generated, name_of)
         reached, pending = set[str](), [*entries, *loaded]
         while pending:
             name = pending.pop()

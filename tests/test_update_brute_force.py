@@ -95,6 +95,11 @@ def edited(path: str, lines: Sequence[str], at: Sequence[int], kind: str) -> str
     return "\n".join(made)
 
 
+def has_edit(text: str, line: int) -> bool:
+    """Return whether a text has the edit of a line, and not only one whose number begins with the same digits."""
+    return re.search(rf"\bedit {line}\b", text) is not None
+
+
 class OneFile:
     """A file of which a version changes lines."""
 
@@ -143,7 +148,7 @@ class OneFile:
         for text in (owner_text, merged):
             lines = [line.strip() for line in text.split("\n")]
             lines = [line for line in lines if line in common_lines or re.search(r"\bedit \d", line)]
-            place = {line: number for line in at for number, content in enumerate(lines) if f"edit {line}" in content}
+            place = {line: number for line in at for number, content in enumerate(lines) if has_edit(content, line)}
             framed = ["", *lines, ""]
             beside.append([(framed[place[line]], framed[place[line] + 2]) for line in at])
         return all(
@@ -159,27 +164,23 @@ class OneFile:
     def _check(self, kind: str, at: list[int]) -> None:
         """Merge edits at once; half of them each where they cannot be judged together."""
         owner_text = edited(self.path, self.lines, at, kind) + self.end
-        try:
-            owners = self._placed(owner_text)
-        except ValueError:
-            if len(at) > 1:
-                self._halve(kind, at)
-                return
-            owners = Counter()
         merged = merge(self.path, self.old.encode(), owner_text.encode(), self.new.encode())
         text = merged.content.decode()
-        lost = [line for line in at if kind != "delete" and f"edit {line}" not in text]
+        lost = [line for line in at if kind != "delete" and not has_edit(text, line)]
         if lost:
             self.count.wrong += [f"{self.path}:{line + 1}, {kind}: lost" for line in lost]
             return
-        if merged.conflicts and len(at) == 1:
-            self.count.conflicts += 1
-            self.count.far += not self._is_near(owner_text, at[0], kind)
+        if merged.conflicts:
+            if len(at) > 1:
+                self._halve(kind, at)
+            else:
+                self.count.conflicts += 1
+                self.count.far += not self._is_near(owner_text, at[0], kind)
             return
         try:
-            result = self._placed(text) if owners and not merged.conflicts else None
+            owners, result = self._placed(owner_text), self._placed(text)
         except ValueError:
-            result = None
+            owners, result = Counter(), None
         added, removed = owners - self.before, self.before - owners
         alone = sum(removed.values()) <= len(at) and sum(added.values()) <= len(at)
         if result is not None and alone:

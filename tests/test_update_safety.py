@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from post_generate import GO_BACK
 
 from .small_template import MARK, SmallTemplate, status, write
-from .support import ANSWERS_FILE, copier, files
+from .support import ANSWERS_FILE, ROOT, copier, files, run
 from .template_repository import commit, edit, git
 from .test_migrations import update
 from .test_update_scenarios import NEW, OLD, check, configure, rejected
@@ -129,3 +130,14 @@ def test_undoing_an_update_leaves_the_rest_of_a_larger_repository_unchanged(
     assert (root / "other/file.txt").read_text("utf-8") == "two\n"
     assert (root / "other/new.txt").exists()
     assert os.listdir(root / "services") == ["shop"]
+
+
+def test_recopying_over_an_interrupted_update_is_rejected(project: Path) -> None:
+    """Copier renders only the answers while the mark is there."""
+    program = ROOT / "hooks" / "post_generate.py"
+    copier("update", "--trust", "--defaults", "--vcs-ref=2.0.0", cwd=project, KILLED_IN="after")
+    write(project, {"src/shop/production/answers.json": "{}\n"})
+    done = run(sys.executable, program, "copy", cwd=project, MCP_TEMPLATE_STRICT="1")
+    assert done.returncode == 1
+    assert f"an update of it was interrupted ({MARK})" in done.stderr
+    assert GO_BACK in done.stderr

@@ -43,7 +43,7 @@ SPLIT = {
         "chain": ("inbound/pipeline", "request"),
         "client": ("upstream/client", "upstream/errors", "upstream/credentials"),
         "guard": ("inbound/guard", "inbound/http_limits"),
-        "lifecycle": ("serve/lifecycle", "serve/drain", "serve/listen", "serve/listeners"),
+        "lifecycle": ("serve/lifecycle", "serve/drain", "serve/connections", "serve/listeners"),
         "logging": ("observe/logging", "observe/log_formats", "observe/stderr"),
     }.items()
 }

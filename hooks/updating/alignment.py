@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from .outline import LABEL
@@ -56,18 +59,26 @@ def edits(old: Sequence[bytes], new: Sequence[bytes]) -> list[Edit]:
 def _counts(old: Sequence[bytes], new: Sequence[bytes]) -> list[list[int]]:
     """Return the greatest total weight of pairs from a line of `old` and one of `new` to the ends, by both numbers."""
     texts = [line[LABEL:].strip() for line in new]
+    equal: defaultdict[bytes, list[int]] = defaultdict(list)
+    for at, line in enumerate(new):
+        equal[line].append(at)
+
+    @cache
+    def similar(half: bytes) -> list[int]:
+        return [at for at, text in enumerate(texts) if text.startswith(half)] if half else []
+
     counts = [[0] * (len(new) + 1)]
     for line in reversed(old):
-        below, row = counts[-1], [0] * (len(new) + 1)
+        below = counts[-1]
         text, weight = line[LABEL:].strip(), _weight(line)
-        half = text[: max(len(text) // 2, 3)]
-        for at in range(len(new) - 1, -1, -1):
-            best = max(row[at + 1], below[at])
-            if line == new[at]:
-                best = max(best, below[at + 1] + weight)
-            elif half and texts[at].startswith(half):
-                best = max(best, below[at + 1] + SIMILAR)
-            row[at] = best
+        paired = below.copy()
+        for at in similar(text[: max(len(text) // 2, 3)]):
+            paired[at] = max(paired[at], below[at + 1] + SIMILAR)
+        for at in equal.get(line, ()):
+            paired[at] = max(below[at], below[at + 1] + weight)
+        paired.reverse()
+        row = list(accumulate(paired, max))  # its loop is not in Python: the lines of a file are compared in pairs
+        row.reverse()
         counts.append(row)
     counts.reverse()
     return counts

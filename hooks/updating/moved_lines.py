@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from .alignment import edits
@@ -108,15 +109,18 @@ def _with_ancestors(block: Block) -> Iterator[Block]:
         block = block.parent
 
 
+@lru_cache(maxsize=100_000)
 def _line(line: bytes) -> bytes:
     """Return a line without the comma that depends on what follows it."""
     return line.rstrip().removesuffix(b",")
 
 
+@lru_cache(maxsize=100_000)
 def _text(line: bytes) -> str:
     return _line(line)[LABEL:].strip().decode(errors="surrogateescape")
 
 
+@lru_cache(maxsize=100_000)
 def _entry(line: bytes) -> tuple[bytes, str] | None:
     """Return the block of a line and the key of its entry, or None if it has no key."""
     entry = ENTRY.match(_text(line))

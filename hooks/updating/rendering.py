@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Set
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest.mock import patch
 
 from .git import EXECUTABLE, LINK, PLAIN, File, listing, read
 
@@ -65,6 +62,9 @@ def render(*wanted: Rendering) -> list[dict[str, File]]:
         import copier  # noqa: F401
     if not hasattr(os, "fork"):
         return [rendering.files() for rendering in wanted]
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     with ProcessPoolExecutor(len(wanted), mp_context=get_context("fork")) as pool:
         return list(pool.map(Rendering.files, wanted))
 
@@ -91,6 +91,8 @@ def compiling_once() -> Iterator[None]:
     here; and for each it collects all answers. That is two thirds of the time that it needs. A Copier whose internals
     have other names only takes longer.
     """
+    from unittest.mock import patch
+
     from copier import _main
     from jinja2 import Environment
 

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from post_generate import ProjectError, one_line, say
+from post_generate import GO_BACK, UNFINISHED_MARK, ProjectError, one_line, say
 
 from .answers import changes, migrate, secrets
 from .apply import Links, apply
@@ -24,8 +24,13 @@ from .tables import PACKAGE, Tables
 from .trees import Outcome, merge_trees
 
 MIGRATIONS = "hooks/migrations"
-UNFINISHED_MARK = ".copier-update-unfinished"
-"""File that Copier writes into a project with the new version and that a completed update deletes."""
+UNFINISHED = f"""\
+An update of this project has begun and has not ended.
+
+To go back to the last commit, in the folder of this file:
+
+    {GO_BACK}
+"""
 
 
 class Update:
@@ -103,6 +108,8 @@ class Update:
     def before(self) -> None:
         """Reject what cannot be updated, save hidden files, migrate the answers, and call `before` of each migration.
 
+        It leaves the mark of an unfinished update, with which Copier renders the answers alone.
+
         Raises:
             ProjectError: the project cannot be updated; nothing has changed.
         """
@@ -116,6 +123,7 @@ class Update:
                 answers.write_text(changed, encoding="utf-8")
             if "before" in migration:
                 migration["before"](self.project)
+        (self.project / UNFINISHED_MARK).write_text(UNFINISHED, encoding="utf-8")
 
     def _check(self) -> None:
         """Reject a project that Copier would leave half updated.

@@ -25,6 +25,18 @@ collect_ignore += [] if has("inbound.rate_limit") else ["test_rate_limit_tiers.p
 collect_ignore += [] if has("openapi") else ["test_openapi_media_types.py", "test_openapi_serialisation.py"]
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests whose marker `needs` names a module that the project does not have."""
+    absent = [item for item in items if not all(map(has, needed_by(item)))]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]
+
+
+def needed_by(item: pytest.Item) -> list[str]:
+    return [module for marker in item.iter_markers("needs") for module in marker.args]
+
+
 def read_new(capture: FDCapture) -> str:
     """Return what was written since the last time; the next output stays behind it."""
     end = vars(capture).get("read", 0)

@@ -47,8 +47,8 @@ from weather_station.production.policy import NO_POLICY
 from weather_station.production.registry import Registry, Runtime
 from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve.connections import base_url, bind
 from weather_station.production.serve.lifecycle import HttpServer
-from weather_station.production.serve.listen import base_url, bind
 from weather_station.server import create_app, create_server
 
 Register = Callable[[ProductionServer], object]
@@ -70,7 +70,7 @@ LEGACY, MODERN = "2025-11-25", "2026-07-28"
 HEADERS = {"accept": "application/json, text/event-stream", "mcp-protocol-version": LEGACY}
 
 ENVIRONMENT = {"LOG_LEVEL": "INFO", "SSL_CERT_DIR": str(LAYER)} | (
-    {} if ANSWERS["config"]["metrics_port"] is None else {"METRICS_PORT": "0"}
+    {} if ANSWERS["config"].get("metrics_port") is None else {"METRICS_PORT": "0"}
 )
 """Whatever the answers are, tests find the lines that they look for, and no two servers want the same port.
 

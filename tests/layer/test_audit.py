@@ -36,7 +36,6 @@ from harness import (
     MODERN,
     Running,
     config,
-    has,
     message,
     modern,
     running,
@@ -382,7 +381,7 @@ def test_what_is_kept_of_records_is_bounded() -> None:
         assert len(audit._recurring) <= audit_module.MAX_RECURRING
 
 
-@pytest.mark.skipif(not has("inbound.rate_limit"), reason="needs the rate limit")
+@pytest.mark.needs("inbound.rate_limit")
 def test_rejections_by_limits_are_recorded_without_sampling(audited: Start) -> None:
     settings = {"rate_limit_requests": 3, "rate_limit_window_seconds": 86_400, "rate_limit_messages": 1000}
     with audited(settings) as server:
@@ -416,7 +415,7 @@ def test_http_rejections_are_recorded(audited: Start) -> None:
     assert (host["error_type"], host["address"]) == ("host", "127.0.0.1")
 
 
-@pytest.mark.skipif(not has("inbound.auth_token"), reason="needs static tokens")
+@pytest.mark.needs("inbound.auth_token")
 def test_callers_with_tokens_and_requests_without_are_recorded(audited: Start) -> None:
     tokens = {"auth_tokens": "alice:token-of-alice-0123456789"}
     with audited(tokens) as server:

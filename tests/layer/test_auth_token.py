@@ -19,7 +19,6 @@ from structlog.testing import capture_logs
 
 from harness import (
     DEADLINE_SECONDS,
-    HAS_LOGGING,
     HAS_METRICS,
     HEADERS,
     INITIALIZE,
@@ -87,7 +86,7 @@ def test_each_token_stands_for_its_user_and_no_other_text_is_accepted(serve: Ser
         assert server.post(server.request("who")).status_code == 401
 
 
-@pytest.mark.skipif(not HAS_LOGGING, reason="plain logs are not redacted")
+@pytest.mark.needs("observe.logging")
 def test_the_tokens_of_a_file_are_never_logged(
     serve: Serve, capfd: pytest.CaptureFixture[str], tmp_path: Path, quick: None
 ) -> None:

@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import pytest
 
-from harness import HAS_METRICS, Serve, config, has, running, until, wait_for
+from harness import HAS_METRICS, Serve, config, running, until, wait_for
 from stand_in import StandIn
 from weather_station.production import every, on_startup, readiness_check, upstream
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
-shares_redis = pytest.mark.skipif(not has("serve.lease"), reason="replicas of this project share nothing")
+shares_redis = pytest.mark.needs("serve.lease")
 
 
 class Runs:

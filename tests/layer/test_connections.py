@@ -110,9 +110,8 @@ import resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))
 from weather_station.production.config import about
 from weather_station.production.registry import Registry
-from weather_station.production.serve.connections import connection_limit, raise_descriptor_limit
+from weather_station.production.serve.connections import connection_limit
 registry = Registry(harness.config(), about())
-raise_descriptor_limit()
 print(connection_limit(registry), registry.notices)
 """
     done = run_python(code)

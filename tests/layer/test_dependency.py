@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from mcp.server.mcpserver import Context
 
-from harness import HAS_METRICS, Serve, config, has, text_of, wait_for
+from harness import HAS_METRICS, Serve, config, text_of, wait_for
 from weather_station import server as server_module
 from weather_station.__main__ import main
 from weather_station.production import Dependency, UpstreamError, UpstreamTimeoutError, dependency
@@ -101,7 +101,7 @@ def test_it_is_opened_and_closed_with_the_server(serve: Serve) -> None:
     assert store.closed == 1
 
 
-@pytest.mark.skipif(not has("upstream.retry"), reason="the project retries nothing")
+@pytest.mark.needs("upstream.retry")
 def test_only_a_repeatable_operation_is_retried(serve: Serve) -> None:
     store = Store()
     with serve(adding(store), max_retries=2, enable_circuit_breaker=False, **QUICK) as server:
@@ -120,7 +120,7 @@ def test_only_a_repeatable_operation_is_retried(serve: Serve) -> None:
         assert text == "database failed (3 attempts). Trying again later may help."
 
 
-@pytest.mark.skipif(not has("upstream.circuit_breaker"), reason="the project has no circuit breaker")
+@pytest.mark.needs("upstream.circuit_breaker")
 def test_the_circuit_opens_and_closes(serve: Serve) -> None:
     store = Store()
     settings = {

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from harness import LAYER, Serve, config, environment, has, run_python
+from harness import LAYER, Serve, config, environment, run_python
 from weather_station.__main__ import SLUG, main
 from weather_station.production.config import ConfigError, ProductionConfig, without_credentials
 from weather_station.production.environment import rejected
@@ -16,7 +16,7 @@ from weather_station.server import create_server
 
 COLLECTOR = "http://127.0.0.1:9"
 PASSWORD = "pa[rt]"  # noqa: S105 (a text that must not appear)
-TRACED = pytest.mark.skipif(not has("observe.telemetry"), reason="the project exports no traces")
+TRACED = pytest.mark.needs("observe.telemetry")
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> list[str]:
@@ -68,7 +68,7 @@ def test_variables_that_only_fail_together_are_all_named(monkeypatch: pytest.Mon
     assert rejected(build, ("FIRST", "SECOND")) == []
 
 
-@pytest.mark.skipif(not has("observe.metrics"), reason="the project has no metrics")
+@pytest.mark.needs("observe.metrics")
 @pytest.mark.parametrize("name", ["PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"])
 def test_the_directory_of_metrics_files(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     code = """

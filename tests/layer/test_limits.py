@@ -8,7 +8,7 @@ from typing import NamedTuple, get_args
 
 import pytest
 
-from harness import HAS_METRICS, PRODUCTION, PROJECT, Serve, has
+from harness import PRODUCTION, PROJECT, Serve, has
 from weather_station.production.config import ProductionConfig, variable
 from weather_station.production.observe.rejections import Reason
 
@@ -51,6 +51,13 @@ OF_FEATURES = {
 }
 """The limits with a setting of a feature: its module and the class of its settings."""
 
+FEATURES = {
+    "inbound.rate_limit": ("RATE_LIMIT_REQUESTS", "RATE_LIMIT_WINDOW", "RATE_LIMIT_MESSAGES"),
+    "inbound.result_budget": ("MAX_RESULT_BYTES",),
+    "upstream.retry": ("MAX_RETRIES", "RETRY_MAX_DELAY_SECONDS"),
+}
+"""Fields of `ProductionConfig` that limit something only where there is the feature, by its module."""
+
 NO_LIMITS = {
     *("PORT", "METRICS_PORT", "LOG_ACCESS_SAMPLING", "RETRY_DELAY_SECONDS", "INTROSPECTION_CACHE_SECONDS"),
     *("CIRCUIT_FAILURE_THRESHOLD", "CIRCUIT_RECOVERY_TIMEOUT", "CIRCUIT_HALF_OPEN_REQUESTS"),
@@ -76,21 +83,18 @@ def test_a_limit_is_the_one_of_the_running_server(row: Row, serve: Serve) -> Non
     if row.limit in FIXED:
         module, *names = FIXED[row.limit]
         assert row.setting == ""
-        if has(module):
-            constants = vars(import_module(f"{PRODUCTION}.{module}"))
-            assert numbers(row.default) == [constants[name] for name in names]
+        constants = vars(import_module(f"{PRODUCTION}.{module}"))
+        assert numbers(row.default) == [constants[name] for name in names]
         return
     if row.limit in QUARTERS:
         assert row.default == "a quarter"
-        if has("upstream.shares"):
-            assert import_module(f"{PRODUCTION}.upstream.shares").SHARE_DIVISOR == 4
+        assert import_module(f"{PRODUCTION}.upstream.shares").SHARE_DIVISOR == 4
         return
     setting = row.setting.strip("`")
     if setting in OF_FEATURES:
         module, settings = OF_FEATURES[setting]
-        if has(module):
-            fields = getattr(import_module(f"{PRODUCTION}.{module}"), settings).model_fields
-            assert numbers(row.default) == [fields[setting.lower()].default]
+        fields = getattr(import_module(f"{PRODUCTION}.{module}"), settings).model_fields
+        assert numbers(row.default) == [fields[setting.lower()].default]
         return
     (name,) = [name for name in ProductionConfig.model_fields if variable(name) == setting]
     default = ProductionConfig.model_fields[name].default
@@ -111,10 +115,12 @@ def test_every_setting_that_limits_something_is_in_the_table() -> None:
         if (isinstance(field.default, (int, float)) and not isinstance(field.default, bool))
         or "int |" in str(field.annotation)
     }
-    assert listed == (bounded - NO_LIMITS) | OF_FEATURES.keys()
+    absent = {setting for module, settings in FEATURES.items() if not has(module) for setting in settings}
+    of_features = {setting for setting, (module, _) in OF_FEATURES.items() if has(module)}
+    assert listed == (bounded - NO_LIMITS - absent) | of_features
 
 
-@pytest.mark.skipif(not HAS_METRICS, reason="the project is without metrics")
+@pytest.mark.needs("observe.metrics")
 def test_what_counts_a_rejection_is_a_series_of_the_running_server(serve: Serve) -> None:
     with serve() as server:
         text = server.get("/metrics").text

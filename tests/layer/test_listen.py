@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from harness import HAS_METRICS, HEADERS, LAYER, LEGACY, MODERN, Serve, command, started, wait_for
 from weather_station.production.sdk import ProductionServer
+from weather_station.production.serve.connections import base_url, bind
 from weather_station.production.serve.http_protocol import HttpProtocol
-from weather_station.production.serve.listen import base_url, bind
 
 
 def record_connections(server: ProductionServer) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mcp.server.mcpserver import Context
+from prometheus_client.samples import Sample
 
 from harness import Metrics, Serve, message, result_of, text_of
 from weather_station.production.observe.metrics_tool import ToolMetrics, summarize
-from weather_station.production.registry import Sample
 from weather_station.production.sdk import ProductionServer
 
 

@@ -460,7 +460,7 @@ async def test_a_number_that_json_lacks_is_an_error_that_names_it(make: Make, re
 # --- What is published ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not has("inbound.tool_selection"), reason="this project cannot hide tools")
+@pytest.mark.needs("inbound.tool_selection")
 async def test_a_hidden_tool_leaves_the_others_as_they_are(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("READ_ONLY", "true")
     find = operation("find", responses=answer({"type": "object", "properties": {"name": {}}}))
@@ -661,7 +661,7 @@ def test_a_header_that_cannot_be_sent_stops_the_start(
     assert raised.value.problems == [f"{setting}: {problem}"]
 
 
-@pytest.mark.skipif(not has("observe.redaction"), reason="plain logs are not redacted")
+@pytest.mark.needs("observe.redaction")
 async def test_a_secret_header_is_redacted(
     make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

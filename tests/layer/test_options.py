@@ -415,7 +415,7 @@ def test_check_says_that_the_example_is_behind(own: Own, monkeypatch: pytest.Mon
     assert list(options.advice(registry)) == []
 
 
-@pytest.mark.skipif(not has("observe.redaction"), reason="the project redacts nothing")
+@pytest.mark.needs("observe.redaction")
 def test_logs_and_traces_have_no_secret_of_the_owner(own: Own, monkeypatch: pytest.MonkeyPatch) -> None:
     from weather_station.production.observe.redaction import Redactor, configured_secrets
 
@@ -429,7 +429,7 @@ def test_logs_and_traces_have_no_secret_of_the_owner(own: Own, monkeypatch: pyte
         assert secret not in json.dumps(redactor.value({"city": f"x{secret}x"}))
 
 
-@pytest.mark.skipif(not has("observe.logging"), reason="the project has plain logs")
+@pytest.mark.needs("observe.logging")
 def test_a_log_line_has_no_secret_of_the_owner(
     own: Own, monkeypatch: pytest.MonkeyPatch, serve: Serve, capfd: pytest.CaptureFixture[str]
 ) -> None:

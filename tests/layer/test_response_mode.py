@@ -25,7 +25,7 @@ from weather_station.production.inbound.response_mode import (
     DeferredResponse,
     accepts_stream,
 )
-from weather_station.production.request import CallNext, MCPRequest, Result
+from weather_station.production.request import CallNext, MCPRequest, Result, SharedTimer
 from weather_station.production.sdk import ProductionServer
 
 JSON = {"accept": "application/json"}
@@ -329,7 +329,8 @@ async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResp
 
     def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
         sent = Sent()
-        made.append(DeferredResponse(sent, silence, may_stream=silence is not None))
+        timer = SharedTimer(silence or 1.0, DeferredResponse.attend)
+        made.append(DeferredResponse(sent, timer, silence, may_stream=silence is not None))
         return made[-1], sent
 
     yield make

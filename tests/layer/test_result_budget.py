@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourc
 from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
 
-from harness import HAS_METRICS, HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
+from harness import HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
 from weather_station.production import policy
 from weather_station.production.inbound.result_budget import bytes_left
 from weather_station.production.sdk import ProductionServer
@@ -207,7 +207,7 @@ def test_the_copy_as_text_can_be_switched_off(version: str) -> None:
         assert post("exact", {"count": 4})["content"] != []
 
 
-@pytest.mark.skipif(not HAS_METRICS, reason="the project has no metrics")
+@pytest.mark.needs("observe.metrics")
 def test_sizes_and_errors_are_metrics() -> None:
     with running(config(max_result_bytes=LIMIT), register) as server:
         call(server, LEGACY, "text", count=LIMIT + 1)

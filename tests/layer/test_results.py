@@ -6,7 +6,9 @@ import dataclasses
 import importlib
 import json
 import math
+import re
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -21,7 +23,7 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, Completion, Icon, PaginatedRequestParams, TextContent
-from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel
+from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
 
 from harness import (
     HEADERS,
@@ -29,7 +31,6 @@ from harness import (
     MODERN,
     Running,
     config,
-    has,
     message,
     modern,
     rebuild_pipeline,
@@ -73,6 +74,45 @@ class Pair(NamedTuple):
     number: float
 
 
+class Made(BaseModel):
+    """A model whose serializer and computed field make what the fields do not have."""
+
+    number: float = 1.0
+
+    @computed_field
+    def computed(self) -> str:
+        return LONE
+
+    @field_serializer("number")
+    def add_one(self, number: float) -> float:
+        return number + 1
+
+
+class Average(BaseModel):
+    numbers: list[float] = []
+
+    @computed_field
+    def average(self) -> float:
+        return sum(self.numbers) / len(self.numbers) if self.numbers else math.nan
+
+
+class LoneColour(Enum):
+    RED = LONE
+
+
+class Displayed:
+    def __str__(self) -> str:
+        return LONE
+
+
+class Written(BaseModel):
+    """A model that says how to write a number that JSON lacks."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null")
+
+    number: float | None = None
+
+
 class Returns:
     """A server whose handlers return or raise `value`, and the outcomes of its requests."""
 
@@ -111,6 +151,31 @@ class Returns:
         @server.tool()
         async def record() -> Record:
             result: Record = act()
+            return result
+
+        @server.tool()
+        async def made() -> Made:
+            result: Made = act()
+            return result
+
+        @server.tool()
+        async def average() -> Average:
+            result: Average = act()
+            return result
+
+        @server.tool()
+        async def written() -> Written:
+            result: Written = act()
+            return result
+
+        @server.tool()
+        async def exact() -> Decimal:
+            result: Decimal = act()
+            return result
+
+        @server.tool()
+        async def paths() -> list[Path]:
+            result: list[Path] = act()
             return result
 
         @server.tool()
@@ -156,7 +221,10 @@ class Returns:
 REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     **{
         name: ("tools/call", {"name": name, "arguments": {}})
-        for name in ("untyped", "in_a_thread", "text", "mapping", "model", "record", "number", "content")
+        for name in (
+            *("untyped", "in_a_thread", "text", "mapping", "model", "record", "number", "content"),
+            *("made", "average", "written", "exact", "paths"),
+        )
     },
     "static": ("resources/read", {"uri": "test://value"}),
     "template": ("resources/read", {"uri": "test://value/x"}),
@@ -211,6 +279,13 @@ TEXTS: list[tuple[str, Any]] = [
     ("prompt", [LONE, {"role": "user", "content": {"type": "text", "text": LONE}}]),
     ("completion", [LONE]),
     ("extension", {"x": [LONE], LONE: 1}),
+    # A name in a folder that is not UTF-8 is such a path.
+    *((name, Path(LONE)) for name in ("untyped", "in_a_thread", "model", "static", "template", "prompt")),
+    *((name, [Path(LONE)]) for name in ("untyped", "paths", "prompt")),
+    *((name, {"a": LoneColour.RED, LoneColour.RED: 1}) for name in ("untyped", "mapping", "static")),
+    *((name, Made()) for name in ("made", "untyped", "static", "prompt")),
+    *((name, deque([LONE])) for name in ("untyped", "model", "template", "prompt")),
+    *((name, Displayed()) for name in ("untyped", "static", "prompt")),
 ]
 
 
@@ -229,7 +304,9 @@ def test_a_lone_surrogate_in_a_result_is_replaced(
 
 @generations
 @pytest.mark.parametrize("name", ["untyped", "in_a_thread", "static", "template", "prompt", "completion", "extension"])
-@pytest.mark.parametrize("error", [ToolError(LONE), MCPError(-32050, "said", data={LONE: [LONE]})])
+@pytest.mark.parametrize(
+    "error", [ToolError(LONE), MCPError(-32050, "said", data={LONE: [LONE]}), MCPError(-32050, LONE)]
+)
 def test_a_lone_surrogate_in_an_error_is_replaced(
     returning: tuple[Returns, Running], version: str, name: str, error: Exception
 ) -> None:
@@ -277,6 +354,15 @@ NUMBERS: list[tuple[str, Any, str]] = [
     ("static", {"a": math.nan}, "NaN at a"),
     ("template", [math.inf], "Infinity at 0"),
     ("extension", [[-math.inf]], "-Infinity at value.0.0"),
+    ("untyped", Decimal("NaN"), "NaN"),
+    ("mapping", {"a": [Decimal("-Infinity")]}, "-Infinity at a.0"),
+    ("exact", Decimal("sNaN"), "NaN"),
+    ("average", Average(), "NaN at average"),
+    ("untyped", {"all": Average()}, "NaN at all.average"),
+    ("static", [Average()], "NaN at 0.average"),
+    ("prompt", [Average()], "NaN at average"),
+    ("prompt", math.inf, "Infinity"),
+    ("prompt", Record("x", [math.nan]), "NaN at numbers.0"),
 ]
 
 
@@ -292,6 +378,71 @@ def test_a_number_that_json_lacks_is_an_error_that_names_it(
     assert text.startswith(f"The result has {named}")
     assert text.endswith(", which JSON does not have.")
     assert returns.outcomes[-1] == ("error", "NonFiniteNumberError")
+
+
+@generations
+def test_a_model_writes_such_a_number_as_it_says(returning: tuple[Returns, Running], version: str) -> None:
+    returns, server = returning
+    returns.value = Written(number=math.nan)
+    result = ask(server, version, *REQUESTS["written"])["result"]
+    assert result["structuredContent"] == json.loads(text_of(result)) == {"number": None}
+
+
+@generations
+@pytest.mark.parametrize("name", ["mapping", "content", "extension"])
+@pytest.mark.parametrize("value", [{"a": [10**5000]}, {"b": {"c": -(10**4300)}}], ids=["5001 digits", "4301 digits"])
+def test_a_number_that_clients_cannot_read_is_an_error(
+    returning: tuple[Returns, Running], version: str, name: str, value: Any
+) -> None:
+    returns, server = returning
+    returns.value = value
+    answer = ask(server, version, *REQUESTS[name])
+    text = text_of(answer["result"]) if "result" in answer else answer["error"]["message"]
+    assert re.search(r"^The result has a number of more than 4300 digits at .*(a\.0|b\.c)\.$", text)
+    assert returns.outcomes[-1] == ("error", "NonFiniteNumberError")
+
+
+@generations
+@pytest.mark.parametrize("value", [{"a": 10**4299}, {"a": "9" * 5000, "b": [1]}], ids=["4300 digits", "a text"])
+def test_a_long_number_that_clients_read_and_a_text_are_sent(
+    returning: tuple[Returns, Running], version: str, value: Any
+) -> None:
+    returns, server = returning
+    returns.value = value
+    assert ask(server, version, *REQUESTS["mapping"])["result"]["structuredContent"] == value
+
+
+ITERATORS: list[Callable[[], Any]] = [
+    lambda: (number for number in (1, 2)),
+    lambda: map(int, "12"),
+    lambda: iter([1, 2]),
+    lambda: filter(None, [0, 1, 2]),
+]
+
+
+@generations
+@pytest.mark.parametrize("name", ["untyped", "in_a_thread", "static", "template"])
+@pytest.mark.parametrize("make", ITERATORS)
+def test_an_iterator_is_the_list_of_its_items(
+    returning: tuple[Returns, Running], version: str, name: str, make: Callable[[], Any]
+) -> None:
+    returns, server = returning
+    returns.value = make()
+    result = ask(server, version, *REQUESTS[name])["result"]
+    texts = [block["text"] for block in result.get("content", result.get("contents"))]
+    assert "".join(texts).split() == ["12"] or json.loads(texts[0]) == [1, 2]
+
+
+@pytest.mark.needs("inbound.result_budget")
+@generations
+@pytest.mark.parametrize("name", ["mapping", "static"])
+def test_an_iterator_inside_a_result_is_an_error_instead_of_no_items(
+    returning: tuple[Returns, Running], version: str, name: str
+) -> None:
+    returns, server = returning
+    returns.value = {"rows": map(str, [1, 2])}
+    assert "an unexpected error occurred" in json.dumps(ask(server, version, *REQUESTS[name]))
+    assert returns.outcomes[-1] == ("error", "TypeError")
 
 
 @generations
@@ -498,7 +649,7 @@ def missing_schemas(tools: Sequence[Tool]) -> list[str]:
     return [text for text in advice(tools, "weather-station") if "which has no JSON schema" in text]
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [dict, list, tuple, Any, object, Unsendable, memoryview])
 def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     async def give() -> Any:
@@ -510,7 +661,7 @@ def test_a_return_type_without_a_schema_is_named(returned: Any) -> None:
     assert len(missing_schemas(server.registered_tools())) == 1
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 @pytest.mark.parametrize("returned", [str, None, dict[str, Any], CallToolResult, TextContent, list[TextContent]])
 def test_other_return_types_are_not_named(returned: Any) -> None:
     async def give() -> Any:

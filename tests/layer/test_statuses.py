@@ -13,7 +13,7 @@ from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from mcp_types import ElicitRequestURLParams
 from pydantic import BaseModel, TypeAdapter
 
-from harness import ONE_ATTEMPT, Running, Serve, config, message, rebuild_pipeline, running, text_of
+from harness import ONE_ATTEMPT, Running, Serve, config, message, modern, rebuild_pipeline, running, text_of
 from stand_in import StandIn, hang, reset, respond
 from weather_station.production import UpstreamError, upstream
 from weather_station.production.request import CallNext, MCPRequest, Result
@@ -164,6 +164,90 @@ def test_any_other_exception_is_the_servers_and_its_text_is_hidden(
     assert "an unexpected error occurred. Request id: " in text(answer)
     assert "secret" not in str(answer)
     assert state.outcomes[-1] == ("error", type(error).__name__)
+
+
+def deeply_grouped() -> Exception:
+    error: Exception = ToolError("secret")
+    for _ in range(2000):
+        error = ExceptionGroup("secret", [error])
+    return error
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("secret")
+
+
+class MuteToolError(ToolError):
+    def __str__(self) -> str:
+        raise ValueError("secret")
+
+
+INEXPLICABLE: list[Exception] = [deeply_grouped(), MuteError(), MuteToolError()]
+"""Exceptions whose text cannot be had."""
+
+
+@pytest.fixture(scope="module", params=["direct", "sdk"])
+def in_threads(request: pytest.FixtureRequest) -> Iterator[tuple[Failing, Running]]:
+    """A server whose handlers are plain functions, on either path."""
+    failing = Failing()
+
+    def act() -> str:
+        assert isinstance(failing.error, BaseException)
+        raise failing.error
+
+    def template(number: int) -> str:
+        return act()
+
+    def register(server: ProductionServer) -> None:
+        failing.register(server)
+        server.tool(name="in_a_thread")(act)
+        server.resource("test://thread")(act)
+        server.resource("test://thread/{number}")(template)
+        server.prompt(name="in_a_thread")(act)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIRECT", str(request.param == "direct"))
+        with running(config(), register) as server:
+            yield failing, server
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {"name": "in_a_thread", "arguments": {}}),
+        ("resources/read", {"uri": "test://thread"}),
+        ("resources/read", {"uri": "test://thread/1"}),
+        ("prompts/get", {"name": "in_a_thread"}),
+    ],
+)
+@pytest.mark.parametrize("error", [*CRASHES, *INEXPLICABLE], ids=type)
+def test_what_a_plain_function_raises_fails_its_request_only(
+    in_threads: tuple[Failing, Running], method: str, params: dict[str, Any], error: BaseException
+) -> None:
+    """An exception in a future can close the coroutines that wait for it, and those around them."""
+    state, server = in_threads
+    state.error = error
+    answers = [
+        server.post(message(method, params)),
+        server.client.post(server.url, json=modern(method, params)[0], headers=modern(method, params)[1]),
+    ]
+    for answer in answers:
+        assert answer.status_code == 200
+        assert "an unexpected error occurred. Request id: " in text(answer.json())
+        assert "secret" not in answer.text
+    assert [outcome[0] for outcome in state.outcomes[-2:]] == ["error", "error"]
+
+
+@pytest.mark.parametrize("kind", REQUESTS)
+@pytest.mark.parametrize("error", INEXPLICABLE, ids=type)
+def test_an_exception_that_cannot_be_explained_is_a_crash(
+    in_threads: tuple[Failing, Running], kind: str, error: Exception
+) -> None:
+    state, server = in_threads
+    state.error = error
+    assert "an unexpected error occurred. Request id: " in text(ask(server, *REQUESTS[kind]))
+    assert state.outcomes[-1][0] == "error"
 
 
 @pytest.mark.parametrize("kind", REQUESTS)

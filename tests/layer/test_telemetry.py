@@ -43,7 +43,7 @@ from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
 from weather_station.production.observe.telemetry import CallerSampler, OncePerMinute, RedactingExporter
 from weather_station.production.sdk import ProductionServer
-from weather_station.production.serve.listen import base_url, bind
+from weather_station.production.serve.connections import base_url, bind
 from weather_station.server import create_app, create_server
 
 PROTOCOL = config().telemetry_protocol

@@ -72,7 +72,7 @@ def test_the_last_values_are_exported_when_the_server_stops(
 
 
 @protocols
-@pytest.mark.skipif(not has("observe.telemetry_logs"), reason="the project exports no logs")
+@pytest.mark.needs("observe.telemetry_logs")
 def test_the_lines_of_the_log_are_exported(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, protocol: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,7 +168,7 @@ def test_a_hostile_option_is_harmless(capsys: pytest.CaptureFixture[str], argume
     assert_harmless(capsys.readouterr().err)
 
 
-@pytest.mark.skipif(not has("serve.console"), reason="the project is without --call")
+@pytest.mark.needs("serve.console")
 @pytest.mark.parametrize(("arguments", "status"), [(["note"], 0), (["fail"], 1), (["crash"], 1), ([HOSTILE], 2)])
 def test_the_result_of_a_call_is_harmless(
     capsys: pytest.CaptureFixture[str], with_tools: Callable[..., None], arguments: list[str], status: int

@@ -100,7 +100,7 @@ def test_functions_that_outlive_their_timeout_keep_their_threads(kind: str, gate
         assert "done" in post(server, kind)
 
 
-@pytest.mark.skipif(not HAS_CALLERS, reason="there is one caller, or it has no share")
+@pytest.mark.needs("upstream.shares", "inbound.identity")
 @pytest.mark.parametrize("ended", [True, False], ids=["stuck", "in use"])
 @pytest.mark.parametrize("limit", [4, 5, 8])
 def test_one_caller_takes_a_quarter_of_the_threads(limit: int, gate: Gate, serve: Serve, *, ended: bool) -> None:

@@ -19,7 +19,7 @@ from mcp import Client
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from harness import DEADLINE_SECONDS, Register, Serve, config, copy_package, environment, has
+from harness import DEADLINE_SECONDS, Register, Serve, config, copy_package, environment
 from stand_in import stand_in
 from weather_station.__main__ import SLUG
 from weather_station.production.config import StartError
@@ -184,7 +184,7 @@ def test_the_traceback_of_a_mistake_is_logged_at_debug(tmp_path: Path) -> None:
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.skipif(not has("serve.definitions"), reason="the project gives no advice")
+@pytest.mark.needs("serve.definitions")
 def test_check_advises_how_to_improve_a_tool(tmp_path: Path) -> None:
     done = start(tmp_path, {"ask": registering("def ask(city: str): ...")})
     assert done.returncode == 0

@@ -111,7 +111,7 @@ def _options() -> Any:
 def _run(config: ProductionConfig, *, check: bool) -> int:
     if config.transport == "stdio" and not check:
         return _serve_stdio(config, *_redirect_stdio())
-    from .production.serve import lifecycle, listen, startup
+    from .production.serve import connections, lifecycle, startup
     from .server import create_app, create_server
 
     server = create_server(config)
@@ -121,7 +121,7 @@ def _run(config: ProductionConfig, *, check: bool) -> int:
     if check:
         return _check(server)
     try:
-        listener = listen.bind(config.host, config.port)
+        listener = connections.bind(config.host, config.port)
     except OSError as error:
         problem = f"cannot listen on {config.host}:{config.port}: {error.strerror}"
         return _report([f"{problem}. Choose another address with --host and --port"], 1)

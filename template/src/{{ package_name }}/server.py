@@ -30,7 +30,7 @@ def create_server(config: ProductionConfig) -> ProductionServer:
     enabled = _enabled_features(config)
     registry.features = tuple(name for name in enabled if f"enable_{name}" in SWITCHES or name in LISTED)
     registry.notices += environment.notices()
-    problems = [*environment.problems(config), *_absent_features(config)]
+    problems = [*environment.problems(), *_absent_features(config)]
     features = [FEATURES[name] for name in enabled]
     for install in (*features, guard.install, health.install):
         try:

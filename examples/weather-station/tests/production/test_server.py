@@ -18,10 +18,20 @@ from starlette.responses import Response
 
 from weather_station import server as server_module
 from weather_station.__main__ import SLUG, main
-from weather_station.production import on_shutdown, on_startup, readiness_check, upstream
+from weather_station.production import (
+    on_shutdown,
+    on_startup,
+    readiness_check,
+    upstream,
+)
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.lifecycle import NOTICE_SECONDS
-from weather_station.production.testing import Api, Process, Server, wait_for
+from weather_station.production.testing import (
+    Api,
+    Process,
+    Server,
+    wait_for,
+)
 
 TOOLS = f"{__file__}:tools"
 CLIENT = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}}

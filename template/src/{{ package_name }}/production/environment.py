@@ -10,11 +10,8 @@ from functools import lru_cache, partial
 import httpx2
 
 from .. import IGNORED
-from .config import ProductionConfig
 
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "all_proxy", "https_proxy", "http_proxy")
-MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
-"""prometheus_client writes all metrics to files in the directory that this variable names."""
 
 
 def tls_context() -> ssl.SSLContext:
@@ -27,8 +24,8 @@ def _tls_context(file: str | None, directory: str | None) -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def problems(config: ProductionConfig) -> Iterator[str]:
-    """Yield a line for each variable that the HTTP client or the metrics cannot work with."""
+def problems() -> Iterator[str]:
+    """Yield a line for each variable that the HTTP client cannot work with."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name, error in rejected(lambda: httpx2.AsyncClient(verify=context), PROXIES):
         if isinstance(error, ImportError):
@@ -47,10 +44,6 @@ def problems(config: ProductionConfig) -> Iterator[str]:
             except OSError as error:  # SSLError is a subclass; its text is OpenSSL's, which names no file
                 reason = "it has no certificate" if isinstance(error, ssl.SSLError) else error.strerror
                 yield f"{name}: {path!r} cannot be used: {reason}"
-    for name in (MULTIPROCESS, MULTIPROCESS.lower()):
-        directory = os.environ.get(name, "")
-        if name in os.environ and config.enable_metrics and not os.access(directory or "-", os.W_OK | os.X_OK):
-            yield f"{name}: {directory!r} is not a directory that this process can write to"
 
 
 def notices() -> Iterator[str]:

@@ -43,7 +43,6 @@ from .config import UPDATE, ConfigError, StartError
 from .inbound import pipeline, results
 from .inbound.arguments import problems_with
 from .inbound.threads import Threads
-from .json_values import valid_unicode
 from .policy import FEATURE_ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
@@ -176,7 +175,9 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: the name is taken, or the function cannot be a prompt.
         """
         add = super().prompt(name, *args, **options)
-        return self._registering("prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add, valid_unicode)
+        return self._registering(
+            "prompt", PROMPTS_GET, lambda fn: name or tool_loader.own_name(fn), add, results.prompt_content
+        )
 
     def _registering(
         self,
@@ -445,10 +446,7 @@ class ProductionServer(MCPServer[Runtime]):
             StartError: a startup callback failed, or a policy has a field that the server does not support.
         """
         registry = self.registry
-        parts = registry.upstream
-        async with Upstream.open(
-            registry.config, registry.about, parts.middleware, parts.client_hooks, parts.headers
-        ) as client:
+        async with Upstream.open(registry.config, registry.about, registry.upstream) as client:
             runtime = Runtime(registry, client)
             registry.running.append(runtime)
             started = False

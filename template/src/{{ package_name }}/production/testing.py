@@ -59,7 +59,7 @@ DEFAULTS = {
     "RETRY_DELAY_SECONDS": "0.01",
     "RETRY_MAX_DELAY_SECONDS": "0.01",
     "no_proxy": "*",
-} | ({} if ANSWERS["config"]["metrics_port"] is None else {"METRICS_PORT": "0"})
+} | ({} if ANSWERS["config"].get("metrics_port") is None else {"METRICS_PORT": "0"})
 """Settings that keep tests fast and independent of each other; `tests/settings.env` overrides them."""
 
 HINT = "If a tool needs a setting in tests, add a line NAME=value to tests/settings.env."
@@ -421,12 +421,12 @@ class Server(Endpoint):
     @cached_property
     def base_url(self) -> str:
         from ..server import create_app
-        from .serve import lifecycle, listen, startup
+        from .serve import connections, lifecycle, startup
 
         server = self._create()
         application = create_app(server)
         startup.require_http_allowed(server.registry)
-        listener = listen.bind("127.0.0.1", 0)
+        listener = connections.bind("127.0.0.1", 0)
         http = lifecycle.HttpServer(server, application)
         failures: list[BaseException] = []
 
@@ -449,7 +449,7 @@ class Server(Endpoint):
         if failures:
             pytest.fail(f"the server does not start: {failures[0]}\n{HINT}", pytrace=False)
         self._addresses = {urlsplit(url).path: url for url in server.registry.http.addresses.values()}
-        return listen.base_url(listener)
+        return connections.base_url(listener)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> httpx2.Response:
         """Return the response to a GET; that of `/metrics` also if it has a port of its own."""

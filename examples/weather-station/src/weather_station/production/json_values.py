@@ -5,26 +5,42 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any, TypeVar
 
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 T = TypeVar("T")
+
+WRITTEN = ("null", "strings")
+"""Values of `ser_json_inf_nan` by which a model writes the numbers that JSON lacks."""
+
+MAX_DIGITS = 4300
+"""Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
+
+_LONG_NUMBER = re.compile(rb"(?<!\d)\d{" + str(MAX_DIGITS + 1).encode() + b"}")
 
 
 class NonFiniteNumberError(ToolError):
     """NaN or an infinity in a result: JSON has no such number (RFC 8259, section 6)."""
 
 
+def listed(value: Any) -> Any:
+    """Return the items of an iterator, which can be read only once, as a list; any other value as it is."""
+    return [*value] if isinstance(value, Iterator) else value
+
+
 def valid_unicode(value: Any) -> Any:
     """Return `value` with U+FFFD for each lone surrogate in its texts, keys included; `value` itself is unchanged."""
     if isinstance(value, Enum):
-        return value
+        replaced = valid_unicode(value.value)
+        return value if replaced == value.value else replaced
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, dict):
@@ -52,8 +68,10 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
     """
     try:
         encoded = to_json(value, fallback=str, indent=indent)
-    except PydanticSerializationError:
-        encoded = to_json(valid_unicode(value), fallback=str, indent=indent)
+    except (PydanticSerializationError, UnicodeError):
+        # Twice: before for the names of members, and after for texts that are made by a serializer or by `str`.
+        plain = to_jsonable_python(valid_unicode(value), fallback=str)
+        encoded = to_json(valid_unicode(plain), indent=indent)
     if _has_constant(encoded) or b"null" in encoded:
         require_finite(value)
     return encoded
@@ -83,6 +101,8 @@ def measured(value: T) -> tuple[T, int]:
         encoded = to_json(value, inf_nan_mode="constants")
     if _has_constant(encoded):
         require_finite(value)
+    if len(encoded) > MAX_DIGITS and _LONG_NUMBER.search(encoded) and (path := _long_number(value)) is not None:
+        raise NonFiniteNumberError(f"The result has a number of more than {MAX_DIGITS} digits{path}.")
     return value, len(encoded)
 
 
@@ -99,13 +119,31 @@ def require_finite(value: Any) -> None:
 
 def non_finite(value: Any) -> str | None:
     """Return the first number in `value` that is not finite, with its path, or `None`."""
+    for path, item in _walk(value):
+        if isinstance(item, Decimal) and not item.is_finite():
+            item = float("nan" if item.is_nan() else item)
+        if isinstance(item, float) and not math.isfinite(item):
+            return json.dumps(item) + _place(path)
+    return None
+
+
+def _long_number(value: Any) -> str | None:
+    """Return the place of the first integer in `value` that has more than `MAX_DIGITS` digits, or `None`."""
+    found = (path for path, item in _walk(value) if isinstance(item, int) and abs(item) >= 10**MAX_DIGITS)
+    return next(map(_place, found), None)
+
+
+def _walk(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield `value` and all that it contains, with their paths."""
     pending: list[tuple[tuple[str, ...], Any]] = [((), value)]
     while pending:
         path, item = pending.pop()
-        if isinstance(item, float) and not math.isfinite(item):
-            return json.dumps(item) + (f" at {'.'.join(path)}" if path else "")
+        yield path, item
         pending.extend([((*path, str(key)), child) for key, child in _children(item)][::-1])
-    return None
+
+
+def _place(path: tuple[str, ...]) -> str:
+    return f" at {'.'.join(path)}" if path else ""
 
 
 def _children(value: Any) -> Iterable[tuple[Any, Any]]:
@@ -115,7 +153,9 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
         return enumerate(value)
     if isinstance(value, BaseModel):
         # pydantic writes null, unless the model chose what it writes.
-        return () if value.model_config.get("ser_json_inf_nan") in ("null", "strings") else value
+        if value.model_config.get("ser_json_inf_nan") in WRITTEN:
+            return ()
+        return (*value, *((name, getattr(value, name)) for name in type(value).model_computed_fields))
     if is_dataclass(value) and not isinstance(value, type):
         return ((field.name, getattr(value, field.name)) for field in fields(value))
     return ()

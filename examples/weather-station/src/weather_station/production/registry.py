@@ -10,9 +10,8 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
-import httpx2
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.tools import Tool
 from mcp_types import ToolAnnotations
@@ -26,8 +25,7 @@ from .config import About, ProductionConfig
 from .observe.meter import Meter, NullMeter
 from .policy import Policy
 from .request import Middleware
-from .upstream.client import Upstream, UpstreamMiddleware
-from .upstream.errors import Verdict
+from .upstream.client import Upstream, UpstreamParts
 
 Server = MCPServer[Any]
 CallContext = Context[Any, Any]
@@ -76,50 +74,6 @@ class Listener:
     routes: tuple[BaseRoute, ...]
 
 
-class Sample(NamedTuple):
-    """One sample of a metric."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
-class MetricsExport(Protocol):
-    """The collected metrics."""
-
-    path: str
-    """The path of the HTTP endpoint."""
-
-    def samples(self) -> Iterable[Sample]: ...
-
-    def text(self) -> str:
-        """Return the metrics in the Prometheus text format."""
-        ...
-
-
-class Circuit(Protocol):
-    """One circuit of the circuit breaker."""
-
-    def admit(self, caller: str = "") -> int:
-        """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
-        ...
-
-    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
-
-
-class Retry(Protocol):
-    """Repeats an attempt as the settings say: `upstream.retry.Retries.run`."""
-
-    def __call__(
-        self,
-        attempt: Callable[[], Awaitable[Any]],
-        name: str,
-        may_retry: Callable[[BaseException], bool],
-        deadline: float,
-        /,
-    ) -> Awaitable[Any]: ...
-
-
 class Share(Protocol):
     """The part of a limited resource that each caller may use at the same time."""
 
@@ -127,29 +81,20 @@ class Share(Protocol):
 
     async def acquire(self) -> Callable[[], None]:
         """Wait for one part of the current caller's share, take it, and return the function that gives it back."""
-        ...
 
 
 class Targets(Protocol):
-    """The tools, resources and prompts of a server."""
+    """The tools, resources and prompts of a server, see `sdk.ProductionServer`."""
 
-    def labels(self, method: str) -> Iterable[str]:
-        """Return the target labels of tools/call, resources/read or prompts/get."""
-        ...
+    def labels(self, method: str) -> Iterable[str]: ...
 
-    def function(self, method: str, label: str) -> Callable[..., Any] | None:
-        """Return the owner's function of a target."""
-        ...
+    def function(self, method: str, label: str) -> Callable[..., Any] | None: ...
 
     def policy(self, method: str, label: str) -> Policy: ...
 
-    def arguments(self, tool: str) -> Sequence[str]:
-        """Return the names of a tool's arguments."""
-        ...
+    def arguments(self, tool: str) -> Sequence[str]: ...
 
-    def label(self, method: str, params: Mapping[str, Any]) -> str:
-        """Return the target label of a request, as `MCPRequest` has it."""
-        ...
+    def label(self, method: str, params: Mapping[str, Any]) -> str: ...
 
 
 @dataclass(slots=True)
@@ -178,23 +123,6 @@ class HttpParts:
     """Addresses that are logged at start, by name: a path on the server's own port, or a URL."""
     start_checks: list[Callable[[], list[str]]] = field(default_factory=list)
     """Each returns why this configuration must not be served over HTTP, one line for each reason."""
-
-
-@dataclass(slots=True)
-class UpstreamParts:
-    """What features add to the upstream client."""
-
-    middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
-    client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
-    """Each gets the HTTP client before its first request."""
-    headers: dict[str, str] = field(default_factory=dict)
-    """Headers of each request to the origin of `BASE_URL`, which a tool can override."""
-    circuit: Callable[[str], Circuit] | None = None
-    """Returns the circuit of a name; `None` without circuit breakers."""
-    retry: Retry | None = None
-    """Repeats attempts; `None` without retries."""
-    dependencies: dict[str, object] = field(default_factory=dict)
-    """Dependencies beside the upstream API, by name."""
 
 
 @dataclass(slots=True)
@@ -241,19 +169,10 @@ class Audit(Protocol):
     """The audit trail, for decisions that are made outside of MCP requests."""
 
     def record(self, event: str, outcome: str, request: Request | None, **fields: Any) -> None:
-        """Record a decision that was made outside of an MCP request.
-
-        Args:
-            event: What it is about: `http`, `sign_in`, `token` or `registration`.
-            outcome: What was decided.
-            request: The HTTP request.
-            fields: What else is known.
-        """
-        ...
+        """Record what was decided of an `event`: `http`, `sign_in`, `token` or `registration`."""
 
     def rejects(self) -> bool:
         """Return whether requests must be rejected at the moment, because they could not be recorded."""
-        ...
 
 
 MAX_LEARNED = 16_384
@@ -288,7 +207,6 @@ class Registry:
     features: tuple[str, ...] = ()
     """The installed features by the names of their switches."""
     meter: Meter = field(default_factory=NullMeter)
-    metrics: MetricsExport | None = None
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""

@@ -12,7 +12,6 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Literal, Protocol
-from urllib.parse import urlsplit
 
 from mcp.server.auth.middleware.auth_context import auth_context_var
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -248,10 +247,3 @@ def methods(registry: Registry) -> Methods:
         registry.http.start_checks.append(configured.problems)
         registry.health.parts.append(configured.health)
     return configured
-
-
-def warn_without_tls(registry: Registry, setting: str, url: str, danger: str) -> None:
-    """Add a notice if a URL of another machine is plain http; `danger` says what can happen."""
-    parts = urlsplit(url)
-    if parts.scheme == "http" and not resolves_to_loopback(parts.hostname or ""):
-        registry.notices.append(f"{setting} is not https: {danger}")

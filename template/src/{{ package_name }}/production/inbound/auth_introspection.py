@@ -26,7 +26,7 @@ from ..registry import HealthPart, Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, UnknownTokenError
 from .issuer_keys import read_json
-from .issuers import Issuer, trusted_issuers
+from .issuers import Issuer, trusted_issuers, warn_without_tls
 
 UNKNOWN_SECONDS = 60.0
 """How long a token that is not active is rejected without asking again."""
@@ -78,7 +78,7 @@ def install(registry: Registry) -> None:
         raise ConfigError([f"INTROSPECTION_URL: needs {settings.partition(', ')[2]}"])
     if not config.jwt_issuer:
         raise ConfigError(["INTROSPECTION_URL: needs JWT_ISSUER, the issuer that it belongs to"])
-    auth.warn_without_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
+    warn_without_tls(registry, "INTROSPECTION_URL", url, "tokens can be read on the network")
     secret = config.introspection_client_secret.get_secret_value()
     requests = registry.meter.counter(
         "mcp_token_introspections_total", "Requests to the introspection endpoint, by outcome.", ("outcome",)

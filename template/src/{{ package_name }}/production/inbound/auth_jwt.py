@@ -23,10 +23,10 @@ from ..config import ConfigError, ProductionConfig, without_credentials
 from ..registry import Probe, Registry
 from . import auth
 from .auth import AuthError, Fingerprint, UnknownTokenError
-from .guard import host_header
+from .guard import ANY_PORT, MAX_HEADER_BYTES, authority_of
 from .http_limits import header_of
 from .issuer_keys import ACCEPTED_ALGORITHMS, KeySet, signed_claims
-from .issuers import Issuer, trusted_issuers
+from .issuers import Issuer, trusted_issuers, warn_without_tls
 
 LEEWAY_SECONDS = 30
 """Tolerated difference between the issuer's clock and ours."""
@@ -74,7 +74,7 @@ def install(registry: Registry) -> None:
         return
     for number, (issuer, keys) in enumerate(verifier.issuers.values(), 1):
         for name, url in (("JWT_ISSUER", issuer.issuer), ("JWT_JWKS_URL", issuer.jwks_url or "")):
-            auth.warn_without_tls(registry, name, url, "an attacker on the network can replace the issuer's keys")
+            warn_without_tls(registry, name, url, "an attacker on the network can replace the issuer's keys")
         registry.on_startup.append(keys.open)
         registry.on_shutdown.append(keys.close)
         registry.health.parts.append(keys.health)
@@ -232,10 +232,18 @@ class ResourceMetadata:
         """
         if self._url is not None:
             return self._url
-        host = host_header(scope)
+        host = _host_header(scope)
         if host is None:
             return None
         # Each proxy may append its own: the first one is that of the client.
         forwarded = (header_of(scope, b"x-forwarded-proto") or b"").partition(b",")[0].strip().lower()
         secure = scope["scheme"] == "https" or forwarded == b"https"
         return f"{'https' if secure else 'http'}://{host}{ENDPOINT_PATH}"
+
+
+def _host_header(scope: Scope) -> str | None:
+    """Return the Host header in its shortest form, or `None` if it is missing or malformed."""
+    host = authority_of((header_of(scope, b"host") or b"")[: MAX_HEADER_BYTES + 1].decode("latin-1"))
+    if host is None or host.port == ANY_PORT:
+        return None
+    return host.host if host.port is None else f"{host.host}:{host.port}"

@@ -124,14 +124,14 @@ def host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
     Raises:
         ConfigError: an entry is not of the form `host`, `host:port`, `host:*` or `*`.
     """
-    entries = _parse_entries("ALLOWED_HOSTS", config.allowed_hosts, _authority, "host, host:port, host:* or *")
+    entries = _parse_entries("ALLOWED_HOSTS", config.allowed_hosts, authority_of, "host, host:port, host:* or *")
     if entries is None:
         return lambda value: True
     allowed = {Authority(host, ANY_PORT if port is None else port) for host, port in entries}
     loopback_only = not allowed and resolves_to_loopback(config.host)
 
     def is_allowed(value: bytes) -> bool:
-        host = _authority(value.decode("latin-1"))
+        host = authority_of(value.decode("latin-1"))
         if host is None or host.port == ANY_PORT:
             return False
         if loopback_only:
@@ -152,7 +152,7 @@ def report_host_rule(config: ProductionConfig) -> Callable[[bytes], bool]:
     is_allowed = host_rule(config)
 
     def is_loopback_or_allowed(value: bytes) -> bool:
-        host = _authority(value.decode("latin-1"))
+        host = authority_of(value.decode("latin-1"))
         return is_allowed(value) or (host is not None and host.port != ANY_PORT and _is_loopback_name(host.host))
 
     return is_loopback_or_allowed
@@ -185,7 +185,7 @@ def origin_rule(config: ProductionConfig) -> Callable[[bytes, bytes], bool]:
             return False
         if loopback and _is_loopback_name(origin.host):
             return True
-        own = _authority(host.decode("latin-1"))
+        own = authority_of(host.decode("latin-1"))
         return own is not None and (own.host, own.port or default_port) == (origin.host, origin.port)
 
     return is_allowed
@@ -252,14 +252,6 @@ def _with_cors_headers(origin: bytes, send: Send) -> Send:
     return send_with_cors
 
 
-def host_header(scope: Scope) -> str | None:
-    """Return the Host header in its shortest form, or `None` if it is missing or malformed."""
-    host = _authority((header_of(scope, b"host") or b"")[: MAX_HEADER_BYTES + 1].decode("latin-1"))
-    if host is None or host.port == ANY_PORT:
-        return None
-    return host.host if host.port is None else f"{host.host}:{host.port}"
-
-
 def _parse_entries(
     setting: str, entries: tuple[str, ...], parse: Callable[[str], Entry | None], accepted: str
 ) -> list[Entry] | None:
@@ -273,7 +265,8 @@ def _parse_entries(
     return [value for _, value in parsed if value is not None]
 
 
-def _authority(text: str) -> Authority | None:
+def authority_of(text: str) -> Authority | None:
+    """Return the host and port of a Host header or an origin, `None` if it is malformed."""
     match = _AUTHORITY.fullmatch(text.lower())
     if match is None:
         return None
@@ -292,7 +285,7 @@ def _authority(text: str) -> Authority | None:
 
 def _origin(text: str) -> Origin | None:
     match = _ORIGIN.fullmatch(text.lower())
-    authority = _authority(match[2]) if match else None
+    authority = authority_of(match[2]) if match else None
     return Origin(match[1], *authority) if match and authority else None
 
 

@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..caller import Caller, User
 from ..config import ConfigError, ProductionConfig, UrlWithQuery
+from ..registry import Registry
 from .auth import AuthError
 from .claims import claim, texts
+from .guard import resolves_to_loopback
 from .identity import account_id
 
 
@@ -115,6 +117,13 @@ def trusted_issuers(config: ProductionConfig) -> list[Issuer]:
             raise ConfigError([f"{setting}: the issuer {issuer.issuer} occurs twice"])
         issuers[issuer.issuer] = issuer
     return [*issuers.values()]
+
+
+def warn_without_tls(registry: Registry, setting: str, url: str, danger: str) -> None:
+    """Add a notice if a URL of another machine is plain http; `danger` says what can happen."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not resolves_to_loopback(parts.hostname or ""):
+        registry.notices.append(f"{setting} is not https: {danger}")
 
 
 def _file_entries(path: Path) -> list[tuple[str, dict[str, Any]]]:

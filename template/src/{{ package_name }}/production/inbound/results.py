@@ -12,14 +12,15 @@ from functools import cached_property, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from mcp.server.mcpserver import Audio, Image
+from mcp.server.mcpserver.prompts.base import Message
 from mcp.server.mcpserver.resources import Resource
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata, StrictJsonSchema
 from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputRequiredResult, TextContent
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..json_values import encode, measured, require_finite, valid_unicode
+from ..json_values import WRITTEN, encode, listed, measured, require_finite, valid_unicode
 from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ def converting(
         if request := current_request.get():
             request.handler_called = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
-        result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
+        result = listed(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
         if request and request.check_result:
             request.check_result(request, result)
         return convert(result)
@@ -63,6 +64,36 @@ def resource_content(value: Any) -> Any:
     if isinstance(value, bytes | InputRequiredResult | Resource):
         return value
     return valid_unicode(value) if isinstance(value, str) else encode(value, indent=2).decode()
+
+
+def prompt_content(value: Any) -> Any:
+    """Return the messages of a prompt whose function returned `value`."""
+    if isinstance(value, list | tuple):
+        return [prompt_content(item) for item in value]
+    if isinstance(value, (str, dict, Message, *CONTENT)):
+        return valid_unicode(value)
+    return encode(value, indent=2).decode()
+
+
+def _finite(converted: CallToolResult, result: Any) -> CallToolResult:
+    """Return the converted `result` with its numbers that JSON lacks as its model writes them.
+
+    Raises:
+        NonFiniteNumberError: a serializer made such a number, and the model does not say how to write it.
+    """
+    if isinstance(result, BaseModel) and result.model_config.get("ser_json_inf_nan") in WRITTEN:
+        return converted.model_copy(update={"structured_content": from_json(result.model_dump_json(by_alias=True))})
+    require_finite(converted.structured_content)
+    return converted
+
+
+def _texts_of(value: Any) -> Any:
+    """Return the result of a tool with the JSON of each part that the SDK would encode."""
+    if isinstance(value, list | tuple):
+        return [_texts_of(item) for item in value]
+    if value is None or isinstance(value, (str, *CONTENT)):
+        return value
+    return encode(value, indent=2).decode()
 
 
 _set_fields, _set_given, _set_extra, _set_private = (
@@ -151,6 +182,7 @@ class ToolMetadata(FuncMetadata):
             ToolError: it is too large.
         """
         request = current_request.get()
+        result = listed(result)
         if request and request.check_result:
             request.check_result(request, result)
         try:
@@ -158,14 +190,17 @@ class ToolMetadata(FuncMetadata):
             if converted is result:
                 to_json(result)
         except (PydanticSerializationError, UnicodeError, ValidationError):
-            converted = super().convert_result(valid_unicode(result))
+            converted = self._repaired(valid_unicode(result))
         if isinstance(result, CallToolResult):
             require_finite(result.structured_content)
+            require_finite(result.meta)
         elif isinstance(converted, CallToolResult) and not isinstance(result, str):
             for block in converted.content:
                 text = block.text if isinstance(block, TextContent) else ""
                 if "NaN" in text or "Infinity" in text or "null" in text:
                     require_finite(result)
+                    if converted.structured_content is not None and type(result) is not dict:
+                        converted = _finite(converted, result)
                     break
             if request and request.copies != "both" and converted.structured_content is not None:
                 omitted: dict[str, Any] = {"structured_content": None} if request.copies == "text" else {"content": []}
@@ -188,15 +223,26 @@ class ToolMetadata(FuncMetadata):
         }
         given = {"content"}
         if self.output_model is not None and self.output_schema is not None:
-            adapter = self._output_adapter(self.output_model)
-            data = {"result": result} if self.wrap_output else result
-            valid = adapter.validator.validate_python(data, by_alias=True, by_name=True)
-            if isinstance(valid, BaseModel) and not self.wrap_output:  # a subclass has fields of its own
-                fields["structured_content"] = valid.model_dump(mode="json", by_alias=True)
-            else:
-                fields["structured_content"] = adapter.serializer.to_python(valid, mode="json", by_alias=True)
+            fields["structured_content"] = self._structure(result)
             given.add("structured_content")
         return made(CallToolResult, fields, given)
+
+    def _structure(self, result: Any) -> Any:
+        adapter = self._output_adapter(self.output_model)
+        data = {"result": result} if self.wrap_output else result
+        valid = adapter.validator.validate_python(data, by_alias=True, by_name=True)
+        if isinstance(valid, BaseModel) and not self.wrap_output:  # a subclass has fields of its own
+            return valid.model_dump(mode="json", by_alias=True)
+        return adapter.serializer.to_python(valid, mode="json", by_alias=True)
+
+    def _repaired(self, result: Any) -> CallToolResult | InputRequiredResult:
+        """Return what `_converted` returns, for a result with texts that the SDK cannot encode."""
+        if isinstance(result, CallToolResult | InputRequiredResult):
+            return super().convert_result(result)
+        converted = FuncMetadata(arg_model=self.arg_model).convert_result(_texts_of(result))
+        if self.output_model is not None and self.output_schema is not None:
+            converted = converted.model_copy(update={"structured_content": valid_unicode(self._structure(result))})
+        return converted
 
 
 PLAIN_RESULT = frozenset(("content", "structuredContent", "isError", "resultType", "_meta"))

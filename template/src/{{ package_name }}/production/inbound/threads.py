@@ -20,6 +20,7 @@ import anyio.to_thread
 from mcp.server.mcpserver.exceptions import ToolError
 
 from ..caller import STDIO, current_caller
+from ..json_values import listed
 from ..registry import Registry
 from ..request import current_request, reject
 
@@ -89,14 +90,16 @@ class Threads:
             if stuck:
                 self._count_stuck(caller_id, -1)
 
-        def in_thread() -> Any:
+        def in_thread() -> tuple[Any, BaseException | None]:
             nonlocal state
             with lock:
                 if state == "ended":
-                    return None
+                    return None, None
                 state = "running"
             try:
-                return function()
+                return listed(function()), None
+            except BaseException as error:
+                return None, error  # a future that has a GeneratorExit closes the coroutines that wait for it
             finally:
                 with lock:
                     state = "ended"
@@ -104,7 +107,7 @@ class Threads:
                     loop.call_soon_threadsafe(release)
 
         try:
-            return await anyio.to_thread.run_sync(in_thread, limiter=anyio.CapacityLimiter(math.inf))
+            result, error = await anyio.to_thread.run_sync(in_thread, limiter=anyio.CapacityLimiter(math.inf))
         finally:
             with lock:
                 if state == "waiting":
@@ -113,6 +116,12 @@ class Threads:
                 elif state == "running":
                     stuck = True
                     self._count_stuck(caller_id, 1)
+        if error is None:
+            return result
+        try:
+            raise error
+        finally:
+            del error  # refers to this frame
 
     def _count_stuck(self, caller_id: str | None, change: int) -> None:
         self._stuck[caller_id] += change

@@ -6,6 +6,7 @@ error types before `other`.
 
 from __future__ import annotations
 
+import os
 import platform
 from bisect import bisect_left
 from collections import Counter as Counts
@@ -17,11 +18,13 @@ from typing import Any, TypeVar, get_args
 
 import prometheus_client as prometheus
 from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.samples import Sample
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from ..registry import Listener, Registry, Sample
+from ..config import ConfigError
+from ..registry import Listener, Registry
 from ..request import (
     LISTEN,
     PROMPTS_GET,
@@ -49,6 +52,9 @@ PORTION = 64
 
 FAILED = ("error", "client_error")
 """Statuses that `mcp_tool_errors_total` counts."""
+
+MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
+"""prometheus_client writes all metrics to files in the directory that this variable names."""
 
 MAX_ERROR_TYPES = 20
 """Error types of one tool; further ones are counted as `other`."""
@@ -142,8 +148,7 @@ class PrometheusMeter:
 
     def samples(self) -> Iterator[Sample]:
         for metric in self.collect():
-            for sample in metric.samples:
-                yield Sample(sample.name, sample.labels, sample.value)
+            yield from metric.samples
 
     def text(self) -> str:
         return generate_latest(self).decode()
@@ -173,9 +178,16 @@ def install(registry: Registry) -> None:
     """Collect metrics and expose them on the server's own port, or on `METRICS_PORT` where that is another one.
 
     Over stdio the server has no port, so that metrics are exposed on `METRICS_PORT` only.
+
+    Raises:
+        ConfigError: prometheus_client cannot write metrics to the directory that `PROMETHEUS_MULTIPROC_DIR` names.
     """
+    for name in (MULTIPROCESS, MULTIPROCESS.lower()):
+        directory = os.environ.get(name, "")
+        if name in os.environ and not os.access(directory or "-", os.W_OK | os.X_OK):
+            raise ConfigError([f"{name}: {directory!r} is not a directory that this process can write to"])
     meter = PrometheusMeter()
-    registry.meter = registry.metrics = meter
+    registry.meter = meter
     labels = ("server_name", "version", "python_version")
     info = meter.gauge("mcp_build_info", "Names and versions as labels; the value is always 1.", labels)
     info(registry.about.name, registry.about.version, platform.python_version()).set(1)

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 from mcp.server.mcpserver import MCPServer
 from mcp_types import ToolAnnotations
+from prometheus_client.samples import Sample
 from pydantic import BaseModel, Field
 
-from ..registry import MetricsExport, Registry, Sample
+from ..registry import Registry
+from .metrics import PrometheusMeter
 
 
 class ToolMetrics(BaseModel):
@@ -33,17 +35,17 @@ class Metrics(BaseModel):
 
 
 def install(registry: Registry) -> None:
-    if registry.metrics is None:
+    meter = registry.meter
+    if not isinstance(meter, PrometheusMeter):
         registry.notices.append("get_metrics is not registered: it reads the metrics, and ENABLE_METRICS is false")
         return
-    export: MetricsExport = registry.metrics
 
     async def get_metrics(
         include_prometheus: Annotated[bool, Field(description="Also return all metrics as text")] = False,
     ) -> Metrics:
         """Calls by status, errors by type and mean duration of each tool since the server started."""
-        metrics = summarize(export.samples(), time.monotonic() - registry.started_at)
-        metrics.prometheus = export.text() if include_prometheus else None
+        metrics = summarize(meter.samples(), time.monotonic() - registry.started_at)
+        metrics.prometheus = meter.text() if include_prometheus else None
         return metrics
 
     def register(server: MCPServer[Any]) -> None:
@@ -62,7 +64,7 @@ def summarize(samples: Iterable[Sample], uptime_seconds: float) -> Metrics:
     count: dict[str, float] = {}
     total: dict[str, float] = {}
     active = 0
-    for name, labels, value in samples:
+    for name, labels, value, *_ in samples:
         tool = labels.get("tool_name", "")
         if name == "mcp_active_requests":
             active = int(value)

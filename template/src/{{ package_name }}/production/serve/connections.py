@@ -1,7 +1,8 @@
-"""Limits on the connections of clients: in all, and of one address."""
+"""Listening sockets, and limits on the connections of clients: in all, and of one address."""
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections import Counter
 from collections.abc import Hashable
@@ -14,6 +15,9 @@ from ..config import variable
 from ..observe.rejections import Rejections
 from ..registry import Registry
 
+BACKLOG = 2048
+"""Greatest number of connections that wait to be accepted."""
+
 MAX_DESCRIPTORS = 65_536
 """The process raises its limit of file descriptors to this number, if the system allows it."""
 
@@ -22,6 +26,31 @@ SPARE_DESCRIPTORS = 256
 
 RESERVE = 32
 """Connections beyond the limits, for probes only."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Return a listening TCP socket.
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":  # on Windows the option lets two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def base_url(listener: socket.socket) -> str:
+    """Return the URL of a listening socket on this machine."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 class Connection(Hashable, Protocol):
@@ -97,25 +126,21 @@ class Connections:
         self._gauge.set(len(self._open))
 
 
-def raise_descriptor_limit() -> None:
-    """Raise the process's limit of file descriptors towards `MAX_DESCRIPTORS`: it is often 1,024, a connection each."""
-    if sys.platform != "win32":
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def connection_limit(registry: Registry) -> int:
-    """Return MAX_HTTP_CONNECTIONS, or fewer with a notice where the process may not open as many files."""
+    """Return MAX_HTTP_CONNECTIONS, or fewer with a notice where the process may not open as many files.
+
+    The process's limit of file descriptors, often 1,024, is first raised towards `MAX_DESCRIPTORS`.
+    """
     limit = registry.config.max_http_connections
     if sys.platform == "win32":
         return limit
     import resource
 
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MAX_DESCRIPTORS)
+    if descriptors != resource.RLIM_INFINITY and descriptors < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        descriptors = wanted
     if descriptors == resource.RLIM_INFINITY or descriptors - SPARE_DESCRIPTORS >= limit:
         return limit
     possible = max(1, descriptors - SPARE_DESCRIPTORS)

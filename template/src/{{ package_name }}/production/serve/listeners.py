@@ -11,8 +11,9 @@ import uvicorn
 from ..config import ConfigError
 from ..inbound.guard import ReportGuard
 from ..registry import Listener, Registry
-from .connections import Connections
-from .listen import base_url, bind, routing, uvicorn_config
+from .connections import Connections, base_url, bind
+from .http import routing
+from .http_protocol import EdgeConfig
 
 MAX_CONNECTIONS = 64
 """Greatest number of connections to a listener."""
@@ -49,7 +50,7 @@ class ListenerServer:
             raise ConfigError([problem]) from None
         application = ReportGuard(self._registry, routing(self._listener.routes))
         connections = Connections(self._registry, self._listener.name, MAX_CONNECTIONS)
-        self._server = _Server(uvicorn_config(application, connections, timeout_graceful_shutdown=1))
+        self._server = _Server(EdgeConfig(application, connections, timeout_graceful_shutdown=1))
         self._serving = asyncio.create_task(self._server.serve(sockets=[listening]))
         self._registry.http.addresses[self._listener.name] = f"{base_url(listening)}{self._listener.path}"
 

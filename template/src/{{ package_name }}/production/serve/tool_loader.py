@@ -191,14 +191,9 @@ def _code(fn: Callable[..., Any]) -> Any:
     return getattr(inspect.unwrap(fn), "__code__", None)
 
 
-def _callable(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function that a call of `fn` runs: itself, or the `__call__` of an object."""
-    return fn if inspect.isroutine(fn) else type(fn).__call__
-
-
 def is_async(fn: Callable[..., Any]) -> bool:
-    """Return whether a call of `fn` returns a coroutine."""
-    return inspect.iscoroutinefunction(_callable(fn))
+    """Return whether a call of `fn`, a function or an object with `__call__`, returns a coroutine."""
+    return inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
 
 
 def _parameters(fn: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -20,9 +20,9 @@ import structlog
 from ..caller import current_caller
 from ..config import ProductionConfig
 from ..observe.meter import Meter
-from ..registry import CallContext, Circuit, HealthPart, Registry, Server, registry_of
+from ..registry import CallContext, HealthPart, Registry, Server, registry_of
 from ..request import current_request
-from .client import UpstreamCallNext, UpstreamRequest
+from .client import Circuit, UpstreamCallNext, UpstreamRequest
 from .errors import UpstreamError, Verdict, seconds_text, ungrouped
 
 P = ParamSpec("P")

@@ -40,7 +40,7 @@ class LongCallSettings(EnvironmentSettings):
     user_timeout_seconds: Seconds = 600.0
     """Time in which a client answers a request of a call, such as a question to its user."""
     proxy_timeout_seconds: int = Field(default=90, ge=1, le=86_400)
-    """Time after which a proxy in front gives up a response without a byte; `ops/load-balancer` reads it too."""
+    """Time after which a proxy in front gives up a response without a byte; that of the compose stack reads it too."""
 
 
 def install(registry: Registry) -> None:

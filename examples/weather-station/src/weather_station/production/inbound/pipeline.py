@@ -27,7 +27,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND, URL_ELIC
 from pydantic import ValidationError
 
 from ..caller import current_caller
-from ..json_values import NonFiniteNumberError, sendable
+from ..json_values import NonFiniteNumberError, sendable, valid_unicode
 from ..policy import Policy
 from ..registry import Registry
 from ..request import (
@@ -39,6 +39,7 @@ from ..request import (
     MCPRequest,
     Middleware,
     Result,
+    SharedTimer,
     Status,
     Timer,
     compose,
@@ -173,6 +174,7 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
         if request.status == "success":
             request.fail(*_judge(error))
         try:
+            error.error.message = valid_unicode(error.error.message)
             error.error.data = sendable(error.error.data)
         except Exception as failure:
             return explain_failure(request, failure)
@@ -209,12 +211,16 @@ def explain_failure(request: MCPRequest, error: BaseException) -> CallToolResult
     """
     if isinstance(error, MCPError) or not is_own_failure(error, request.task):
         raise error
-    expected = expected_error(error)
+    try:
+        expected = expected_error(error)
+        text = str(expected)
+    except BaseException as failure:  # its own `__str__` failed, or a group is nested too deeply
+        return _explain_crash(request, failure)
     if expected is None:
         return _explain_crash(request, error)
     request.fail(status_of(expected), type(expected).__name__)
     code = INVALID_PARAMS if isinstance(expected, ResourceNotFoundError) else INTERNAL_ERROR
-    return give_error(request, code, str(expected))
+    return give_error(request, code, text)
 
 
 def status_of(error: Exception) -> Status:
@@ -303,13 +309,15 @@ def shortened(target: str) -> str:
 
 def timeout(seconds: float) -> Middleware:
     """Return middleware that cancels a handler after `seconds`; the cancellation reaches its upstream request."""
+    timers: dict[float, SharedTimer[Timer]] = {}  # by their seconds
 
     def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
         return call_next(request) if request.method == LISTEN else timed(request, call_next)
 
     async def timed(request: MCPRequest, call_next: CallNext) -> Result:
         limit = request.policy.timeout or seconds
-        timer = request.timer = Timer(request.task, limit)
+        shared = timers.get(limit) or timers.setdefault(limit, SharedTimer(limit, Timer.expire))
+        timer = request.timer = Timer(request.task, shared)
         try:
             return await call_next(request)
         except (asyncio.CancelledError, TimeoutError) as error:

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
 from ..registry import Registry
+from ..request import SharedTimer
 from .http_limits import header_of, http_error, is_listen
 
 RESPONSE: Final = "mcp.response"
@@ -78,6 +79,7 @@ class Responses:
     def __init__(self, registry: Registry, app: ASGIApp, silence: float) -> None:
         self._app = app
         self._silence = silence
+        self._timer = SharedTimer(min(silence, WATCH_AFTER_SECONDS), DeferredResponse.attend)
         self._streams = registry.config.response_mode == "auto"
         self._has_sessions = registry.config.session_mode == "stateful"
 
@@ -91,7 +93,7 @@ class Responses:
         opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
         silence = self._silence if self._streams and not opens_session else None
         goes_on = self._has_sessions and not _is_modern(scope)  # as the client may come back
-        response = DeferredResponse(send, silence, may_stream, None if goes_on else receive)
+        response = DeferredResponse(send, self._timer, silence, may_stream, None if goes_on else receive)
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             others = [header for header in scope["headers"] if header[0] != b"accept"]
@@ -131,6 +133,7 @@ class DeferredResponse:
 
     Args:
         send: Sends to the client.
+        timer: Calls `attend` where the call takes long.
         silence: Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one
             that begins with its answer.
         may_stream: Whether the response may be an event stream; one that must be JSON leaves out all other events.
@@ -147,7 +150,14 @@ class DeferredResponse:
     _writing: asyncio.Lock | None = None
     """Held while something that precedes the answer is sent."""
 
-    def __init__(self, send: Send, silence: float | None, may_stream: bool, receive: Receive | None = None) -> None:
+    def __init__(
+        self,
+        send: Send,
+        timer: SharedTimer[DeferredResponse],
+        silence: float | None,
+        may_stream: bool,
+        receive: Receive | None = None,
+    ) -> None:
         self._send = send
         self.may_stream = may_stream
         self._silence = silence
@@ -155,12 +165,10 @@ class DeferredResponse:
         self._start: Message = {}
         self._parts: list[bytes] = []
         self._attending: list[asyncio.Task[None]] = []
-        loop = asyncio.get_running_loop()
-        self.task = cast("asyncio.Task[object]", asyncio.current_task(loop))
+        self.task = cast("asyncio.Task[object]", asyncio.current_task())
         """The task that handles the request."""
-        # A quick call costs one timer and no task.
-        self._quiet = WATCH_AFTER_SECONDS if silence is None else min(silence, WATCH_AFTER_SECONDS)
-        self._timer = loop.call_later(self._quiet, self._attend)
+        self._timer = timer
+        timer.add(self)
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -235,20 +243,21 @@ class DeferredResponse:
 
     def close(self) -> None:
         """Stop sending comments and blanks, and do not cancel the call any more."""
-        self._timer.cancel()
+        self._timer.remove(self)
         for task in self._attending:
             task.cancel()
         if self.left:
             self.task.uncancel()
 
-    def _attend(self) -> None:
+    def attend(self) -> None:
+        """Begin to send comments and blanks, and to watch the client."""
         if self._silence is not None:
             self._attending.append(asyncio.create_task(self._ping(self._silence)))
         if self._receive is not None:
             self._attending.append(asyncio.create_task(self._watch(self._receive)))
 
     async def _ping(self, silence: float) -> None:
-        await asyncio.sleep(silence - self._quiet)
+        await asyncio.sleep(silence - min(silence, WATCH_AFTER_SECONDS))
         while not self.complete:
             await (self.event(PING) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
             await asyncio.sleep(silence)

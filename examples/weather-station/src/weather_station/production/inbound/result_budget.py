@@ -6,7 +6,7 @@ is measured exactly. Images, audio and other binary content do not count.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterator
 from typing import Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -108,6 +108,8 @@ def bytes_left(value: Any, left: int) -> int:
 
 
 def _encoded_size(value: Any) -> int:
+    if isinstance(value, Iterator):
+        raise TypeError(f"the result contains a {type(value).__name__}, which can be read only once: make it a list")
     try:
         return len(to_json(value, fallback=str))
     except Exception:  # the conversion reports what is wrong

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from math import ceil
 from typing import Any
 
 import structlog
 from mcp.server.transport_security import TransportSecuritySettings
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..inbound.guard import Guard, ReportGuard
@@ -17,7 +19,6 @@ from ..inbound.http_limits import BodyLimit, InputLimits, http_error
 from ..sdk import ProductionServer
 from ..upstream.errors import UpstreamError, Verdict
 from .drain import Streams
-from .listen import routing
 
 ENDPOINT = "/mcp"
 
@@ -72,6 +73,13 @@ def build(server: ProductionServer) -> ASGIApp:
     for wrap in registry.http.wrappers:
         app = wrap(app)
     return app
+
+
+def routing(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application with these routes, without redirects, which would repeat the Host header."""
+    starlette = Starlette(routes=routes)
+    starlette.router.redirect_slashes = False
+    return starlette
 
 
 def only_post(app: ASGIApp) -> ASGIApp:

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..inbound.http_limits import error_body
 from ..observe.rejections import Reason
+from ..request import SharedTimer
 from .connections import Connections
 
 MAX_HEAD_BYTES = 65_536
@@ -83,11 +84,26 @@ class RejectedError(Exception):
 
 
 class EdgeConfig(uvicorn.Config):
-    """uvicorn's configuration, and the connections of the listener."""
+    """uvicorn's configuration without its own lifespan and logging, and the connections of the listener."""
 
     def __init__(self, application: ASGIApp, connections: Connections, **options: Any) -> None:
-        super().__init__(application, http=HttpProtocol, ws="none", **options)
+        super().__init__(
+            application,
+            http=HttpProtocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            log_level=None,
+            access_log=False,
+            server_header=False,
+            workers=1,  # given, so that uvicorn does not read WEB_CONCURRENCY
+            headers=[("x-content-type-options", "nosniff")],
+            proxy_headers=False,
+            **options,
+        )
         self.connections = connections
+        self.idle = SharedTimer(self.timeout_keep_alive, HttpProtocol.timeout_keep_alive_handler)
+        """The connections without a request."""
 
 
 class HttpProtocol(HttpToolsProtocol):
@@ -110,6 +126,7 @@ class HttpProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._connections = self.config.connections
+        self._idle = self.config.idle
         self._excess: Rejection | None = None
         """The answer to everything but probes, where this connection exceeds a limit."""
         self._unfinished = 0
@@ -131,9 +148,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         setting = self._connections.add(self)
         if setting is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
+            self._idle.add(self)
         else:
             text = f"The server has too many connections ({setting}). Try again later."
             self._excess = Rejection(503, "connections", text, setting)
@@ -169,6 +184,20 @@ class HttpProtocol(HttpToolsProtocol):
             self._timer = self.loop.call_later(HEAD_SECONDS, self._reject, TOO_SLOW)
         if self._reads_body and self._body_timer is None:
             self._body_timer = self.loop.call_later(BODY_SECONDS, self._body_too_slow)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle.remove(self)
+
+    def on_response_complete(self) -> None:
+        """Begin the next request as uvicorn does, or wait for it, without a timer for each request."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._idle.add(self)
 
     def _feed(self, data: bytes) -> None:
         offered = True

@@ -25,8 +25,8 @@ from starlette.types import ASGIApp
 
 from ..registry import Registry
 from ..sdk import ProductionServer
-from .connections import Connections, connection_limit, raise_descriptor_limit
-from .listen import uvicorn_config
+from .connections import Connections, connection_limit
+from .http_protocol import EdgeConfig
 
 NOTICE_SECONDS = 1.0
 """Least time to accept connections after SIGTERM, in which load balancers see that `/readyz` fails."""
@@ -49,7 +49,7 @@ class HttpServer(uvicorn.Server):
         connections = Connections(
             server.registry, "mcp", connection_limit(server.registry), config.max_http_connections_per_address
         )
-        super().__init__(uvicorn_config(application, connections, timeout_keep_alive=config.keep_alive_seconds))
+        super().__init__(EdgeConfig(application, connections, timeout_keep_alive=config.keep_alive_seconds))
         self._server = server
         self._registry = server.registry
         self._drain = server.drain
@@ -98,7 +98,6 @@ def serve_http(server: ProductionServer, application: ASGIApp, listener: socket.
         ConfigError: an entry of TRUSTED_PROXIES is neither an address nor a CIDR block.
         StartError: a startup callback failed.
     """
-    raise_descriptor_limit()
     http = HttpServer(server, application)
 
     async def serve() -> None:

@@ -22,8 +22,8 @@ from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
 from ..sdk import ProductionServer
 from ..terminal import coloured, one_line
+from .connections import base_url
 from .http import ENDPOINT
-from .listen import base_url
 
 PROBE_SECONDS = 5.0
 """Time limit of each probe."""

@@ -9,7 +9,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +18,7 @@ from functools import lru_cache
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import httpx2
@@ -107,6 +106,45 @@ UpstreamCallNext = Callable[[UpstreamRequest], Awaitable[httpx2.Response]]
 UpstreamMiddleware = Callable[[UpstreamRequest, UpstreamCallNext], Awaitable[httpx2.Response]]
 
 
+class Circuit(Protocol):
+    """One circuit of the circuit breaker."""
+
+    def admit(self, caller: str = "") -> int:
+        """Admit a call and return the circuit's generation, or raise `CircuitOpenError`."""
+
+    def record(self, generation: int, verdict: Verdict, caller: str = "", call: object = None) -> None: ...
+
+
+class Retry(Protocol):
+    """Repeats an attempt as the settings say: `upstream.retry.Retries.run`."""
+
+    def __call__(
+        self,
+        attempt: Callable[[], Awaitable[Any]],
+        name: str,
+        may_retry: Callable[[BaseException], bool],
+        deadline: float,
+        /,
+    ) -> Awaitable[Any]: ...
+
+
+@dataclass(slots=True)
+class UpstreamParts:
+    """What features add to the upstream client."""
+
+    middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
+    client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
+    """Each gets the HTTP client before its first request."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Headers of each request to the origin of `BASE_URL`, which a tool can override."""
+    circuit: Callable[[str], Circuit] | None = None
+    """Returns the circuit of a name; `None` without circuit breakers."""
+    retry: Retry | None = None
+    """Repeats attempts; `None` without retries."""
+    dependencies: dict[str, object] = field(default_factory=dict)
+    """Dependencies beside the upstream API, by name."""
+
+
 class Upstream:
     """HTTP client of the upstream API.
 
@@ -114,17 +152,11 @@ class Upstream:
     own circuit.
     """
 
-    def __init__(
-        self,
-        client: httpx2.AsyncClient,
-        config: ProductionConfig,
-        middleware: Mapping[str, UpstreamMiddleware],
-        headers: Mapping[str, str],
-    ) -> None:
+    def __init__(self, client: httpx2.AsyncClient, config: ProductionConfig, parts: UpstreamParts) -> None:
         base = httpx2.URL(config.upstream_base_url)
         self._client = client
         self._credentials = credentials_of(config)
-        self._headers = headers
+        self._headers = parts.headers
         self._base_url = config.upstream_base_url
         self._base_origin = base.origin
         self._base_host = base.netloc.decode("ascii")
@@ -134,26 +166,17 @@ class Upstream:
         self._max_bytes = config.max_response_bytes
         self._known_hosts = {self._base_host}
         self._allowed_hosts = frozenset(host.lower() for host in config.upstream_allowed_hosts)
-        self._send: UpstreamCallNext = compose(ORDER, middleware, self._attempt)
+        self._send: UpstreamCallNext = compose(ORDER, parts.middleware, self._attempt)
 
     @classmethod
     @asynccontextmanager
-    async def open(
-        cls,
-        config: ProductionConfig,
-        about: About,
-        middleware: Mapping[str, UpstreamMiddleware],
-        client_hooks: Iterable[Callable[[httpx2.AsyncClient], None]] = (),
-        headers: Mapping[str, str] = MappingProxyType({}),
-    ) -> AsyncIterator[Upstream]:
+    async def open(cls, config: ProductionConfig, about: About, parts: UpstreamParts) -> AsyncIterator[Upstream]:
         """Open the client and its connection pool for the duration of the block.
 
         Args:
             config: Base URL, credentials, timeouts and size limit.
             about: Name and version for the User-Agent header.
-            middleware: Upstream middleware by the names in `ORDER`.
-            client_hooks: Get the HTTP client before its first request.
-            headers: Headers of each request to the origin of `BASE_URL`, which a tool can override.
+            parts: What features add.
 
         Raises:
             ConfigError: the upstream's key cannot be sent in a header.
@@ -168,9 +191,9 @@ class Upstream:
             headers={"User-Agent": f"{about.name}/{about.version}", "Accept": "application/json, */*;q=0.5"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no cookies: callers must not share a session
         ) as client:
-            for hook in client_hooks:
+            for hook in parts.client_hooks:
                 hook(client)
-            yield cls(client, config, middleware, headers)
+            yield cls(client, config, parts)
 
     async def get_json(
         self,
