@@ -10,17 +10,23 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CLIENT_INFO_META_KEY
+from mcp_types import CLIENT_INFO_META_KEY, ClientCapabilities, Implementation, InitializeRequestParams
+from opentelemetry import trace
+from starlette.requests import Request
 
 from harness import (
     DEADLINE_SECONDS,
@@ -35,12 +41,17 @@ from harness import (
     running,
     stdio_process,
 )
-from weather_station.production import policy
+from weather_station.production import Caller, policy
+from weather_station.production.caller import address_id
 from weather_station.production.config import ConfigError
+from weather_station.production.inbound import audit as audit_module
 from weather_station.production.inbound import audit_sinks
 from weather_station.production.inbound.audit import MAX_RECORD, digest, encoded
 from weather_station.production.inbound.audit_sinks import FileSink, StderrSink
+from weather_station.production.observe.redaction import Redactor, shorten
 from weather_station.production.observe.stderr import Stderr
+from weather_station.production.policy import Policy
+from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
@@ -220,6 +231,154 @@ def test_whatever_a_client_sends_a_record_is_one_valid_line_of_bounded_size(
     assert len(digest([arguments] * times)) == 64
     if "arguments" not in written:
         assert written["arguments_sha256"] == digest([arguments] * times)
+
+
+@cache
+def recorder() -> Any:
+    """The audit of a server that is not running."""
+    return create_server(config()).registry.audit
+
+
+def expected_record(
+    request: MCPRequest, address: str, began: datetime, duration_ms: float, trace_id: int, redactor: Redactor
+) -> Record:
+    """Return the record of a request, field by field as docs/audit.schema.json has them."""
+    caller, ctx = request.caller, request.context
+    denied = request.status == "rejected" or request.error_type == "AuditUnavailable"
+    record: Record = {"audit": 1, "time": began, "event": "request", "decision": "denied" if denied else "allowed"}
+    record |= {"outcome": request.status, "caller": caller.id, "address": address, "method": request.method}
+    record |= {"request_id": request.request_id, "duration_ms": duration_ms}
+    for name in ("subject", "client", "issuer", "tenant", "tier"):
+        if getattr(caller, name):
+            record[name] = getattr(caller, name)
+    if request.target_label:
+        record["target"] = request.target_label
+    takes_arguments = request.method in ("tools/call", "prompts/get")
+    if request.target_label == "unknown" and takes_arguments:
+        record["requested"] = redactor.shortened(request.target, 100)
+    if request.error_type is not None:
+        record["error_type"] = request.error_type
+    host: Any = None
+    if ctx.protocol_version == MODERN:
+        info = (ctx.meta or {}).get(CLIENT_INFO_META_KEY)
+        if isinstance(info, dict) and isinstance(info.get("name"), str) and isinstance(info.get("version"), str):
+            host = info["name"], info["version"]
+    elif ctx.session.client_params is not None:
+        host = ctx.session.client_params.client_info.name, ctx.session.client_params.client_info.version
+    if host is not None:
+        record["host_application"], record["host_version"] = shorten(host[0], 100), shorten(host[1], 100)
+    if trace_id:
+        record["trace_id"] = f"{trace_id:032x}"
+    params = request.params
+    sent = params.get("arguments") if takes_arguments else {k: v for k, v in params.items() if k != "_meta"}
+    kind = request.policy.audit
+    if sent and kind == "redacted":
+        record["arguments"] = redactor.value(sent)
+    elif sent and kind == "sha256":
+        record["arguments_sha256"] = digest(sent)
+    return record
+
+
+SHORT = st.sampled_from(["", "a", "ä", "x" * 300, "\ud800"]) | TEXT
+CALLERS = st.builds(
+    Caller,
+    id=st.sampled_from(["alice", "bob", "\udfff"]),
+    subject=st.none() | SHORT,
+    client=st.none() | SHORT,
+    issuer=st.none() | SHORT,
+    tier=st.none() | SHORT,
+    tenant=st.none() | SHORT,
+    claims=st.dictionaries(TEXT, NUMBER, max_size=1),
+)
+INFO = (
+    st.none()
+    | st.fixed_dictionaries({"name": SHORT, "version": SHORT | st.just("v" * 30_000)})
+    | st.dictionaries(st.sampled_from(["name", "version"]), JSON)
+)
+
+
+@st.composite
+def requests(draw: st.DrawFn) -> MCPRequest:
+    version = draw(st.sampled_from([MODERN, LEGACY]))
+    info, client_params = draw(INFO), None
+    if version == LEGACY and draw(st.booleans()):
+        application = Implementation(name=draw(SHORT), version=draw(SHORT))
+        client_params = InitializeRequestParams(
+            protocol_version=LEGACY, capabilities=ClientCapabilities(), client_info=application
+        )
+    named = st.dictionaries(st.sampled_from(["password", "text", "n"]), JSON, max_size=3)
+    arguments = ["long" * 1000] * 5 if draw(st.booleans()) else draw(JSON | named)
+    params = draw(
+        st.just({"arguments": arguments}) | st.sampled_from([None, {}, {"uri": draw(TEXT), "_meta": {"a": 1}}])
+    )
+    meta: Any = draw(st.sampled_from([None, {CLIENT_INFO_META_KEY: info}]))
+    peer = Request({"type": "http", "headers": [], "client": (draw(st.sampled_from(["127.0.0.1", "::1", "no"])), 1)})
+    ctx: ServerRequestContext[Any, Any] = ServerRequestContext(
+        session=SimpleNamespace(client_params=client_params),  # type: ignore[arg-type]
+        lifespan_context=None,
+        protocol_version=version,
+        method="any",
+        params=params,
+        meta=meta,
+        request=draw(st.sampled_from([None, peer])),
+    )
+    request = MCPRequest(
+        draw(st.sampled_from(["tools/call", "prompts/get", "resources/read", "tools/list", "unknown"])),
+        draw(SHORT),
+        draw(st.sampled_from(["", "unknown", "echo"]) | TEXT),
+        ctx,
+        draw(CALLERS),
+        draw(st.sampled_from(["0123456789abcdef", "fedcba9876543210"])),
+        None,
+        lambda ctx: pytest.fail("it has ended"),
+        Policy(audit=draw(st.just("redacted") | st.sampled_from(["sha256", "omit"]))),
+    )
+    request.status = draw(st.sampled_from(["success", "input_required", "client_error", "rejected", "error"]))
+    request.error_type = draw(st.none() | st.sampled_from(["ToolError", "AuditUnavailable"]) | TEXT)
+    return request
+
+
+@settings(max_examples=50)
+@given(
+    sent=st.lists(requests(), min_size=1, max_size=4),
+    began=st.datetimes(timezones=st.just(UTC)) | st.just(datetime(2026, 11, 27, tzinfo=UTC)),
+    took=st.integers(0, 10**14),
+    trace_id=st.just(0) | st.integers(1, 2**128 - 1),
+)
+def test_a_line_is_what_its_record_is_field_by_field(
+    sent: list[MCPRequest], began: datetime, took: int, trace_id: int
+) -> None:
+    audit = recorder()
+    span = trace.NonRecordingSpan(trace.SpanContext(trace_id, 1, is_remote=False))
+    with pytest.MonkeyPatch.context() as patch, trace.use_span(span) if trace_id else nullcontext():
+        patch.setattr(audit_module, "perf_counter_ns", lambda: took)
+        for request in sent * 2:  # the second time with what is kept of the first
+            address = "stdio" if request.context.request is None else address_id(request.context.request.client.host)
+            record = expected_record(request, address, began, took // 1000 / 1000, trace_id, audit._redactor)
+            assert audit._line(request, began, 0) == encoded(record)
+
+
+def test_callers_that_share_an_id_keep_their_own_fields() -> None:
+    audit = recorder()
+    callers = [Caller("alice", tenant="one"), Caller("alice", tenant="two"), Caller("alice", tier="gold")]
+    ctx: ServerRequestContext[Any, Any] = ServerRequestContext(
+        session=SimpleNamespace(client_params=None),  # type: ignore[arg-type]
+        lifespan_context=None,
+        protocol_version=LEGACY,
+        method="ping",
+    )
+    for caller in callers * 2:
+        request = MCPRequest("ping", "", "", ctx, caller, "0", None, lambda ctx: pytest.fail("it has ended"), Policy())
+        line = json.loads(audit._line(request, datetime.now(UTC), 0))
+        assert (line.get("tenant"), line.get("tier")) == (caller.tenant, caller.tier)
+
+
+def test_what_is_kept_of_records_is_bounded() -> None:
+    audit = recorder()
+    for number in range(3 * audit_module.MAX_RECURRING):
+        key = ("alice", f"address {number}", "host", "1", "tools/call", "echo", None, "success", None)
+        audit._recurring_fields(key, Caller("alice"))
+        assert len(audit._recurring) <= audit_module.MAX_RECURRING
 
 
 @pytest.mark.needs("inbound.rate_limit")

@@ -22,7 +22,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, Completion, PaginatedRequestParams, TextContent
+from mcp_types import CallToolResult, Completion, Icon, PaginatedRequestParams, TextContent
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field, RootModel, computed_field, field_serializer
 
 from harness import (
@@ -723,3 +723,18 @@ def test_a_result_is_converted_as_by_the_sdk(value: Any, *, structured: bool) ->
     for model, other in [(found, expected), *zip(found.content, expected.content, strict=True)]:
         assert [(name, repr(field)) for name, field in model] == [(name, repr(field)) for name, field in other]
         assert (type(model), model.model_fields_set) == (type(other), other.model_fields_set)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"icons": [Icon(src="https://shop.example.com/icon.png")]}])
+def test_each_result_has_a_description_of_the_server_of_its_own(arguments: dict[str, Any]) -> None:
+    registry = create_server(config()).registry
+    registry.server_arguments = {**registry.server_arguments, **arguments}
+    lowlevel = ProductionServer(registry)._lowlevel_server
+    expected = lowlevel.server_info.model_dump(by_alias=True, mode="json", exclude_none=True)
+    first = lowlevel.server_info_stamp
+    assert first == expected
+    assert ("icons" in first) == bool(arguments)
+    first["name"] = "another"
+    for icon in first.get("icons", ()):
+        icon["src"] = "another"
+    assert lowlevel.server_info_stamp == expected

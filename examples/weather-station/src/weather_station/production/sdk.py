@@ -74,6 +74,13 @@ R = TypeVar("R")
 log = structlog.stdlib.get_logger(__name__)
 
 
+class _ServerInfo(dict[str, Any]):
+    """The texts that name the server in each result. Without the method, their deep copy takes twice as long."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return self.copy()
+
+
 class ProductionServer(MCPServer[Runtime]):
     """An `MCPServer` that handles every request in the pipeline.
 
@@ -98,6 +105,9 @@ class ProductionServer(MCPServer[Runtime]):
             lifespan=lambda _: self.running(),
             **registry.server_arguments,
         )
+        info = self._lowlevel_server._server_info_stamp_source
+        if {*map(type, info.values())} == {str}:  # no icons
+            self._lowlevel_server._server_info_stamp_source = _ServerInfo(info)
         self.drain = drain.install(registry)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]

@@ -7,22 +7,24 @@ is recorded by `registry.audit`. `docs/audit.schema.json` has the form of a reco
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import partial
+from hashlib import sha256
+from itertools import groupby
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, Literal
 
-import orjson
 import structlog
 from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import CLIENT_INFO_META_KEY, INTERNAL_ERROR
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from opentelemetry import trace
+from opentelemetry.context import get_current
+from orjson import OPT_APPEND_NEWLINE, OPT_SORT_KEYS, OPT_UTC_Z, Fragment, dumps
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 from starlette.requests import Request
@@ -33,7 +35,7 @@ from ..json_values import valid_unicode
 from ..observe.redaction import Redactor, configured_secrets, shorten
 from ..observe.throttle import Throttle
 from ..registry import Registry
-from ..request import PROMPTS_GET, TOOLS_CALL, CallNext, MCPRequest, Result, give_error
+from ..request import PROMPTS_GET, TOOLS_CALL, CallNext, MCPRequest, Result, Status, give_error
 from .audit_sinks import FileSink, Sink, StderrSink
 from .identity import peer_address
 
@@ -61,12 +63,29 @@ ALLOWED = frozenset(("consented", "completed", "issued", "refreshed", "revoked",
 FIELDS = ("subject", "client", "method", "target", "http_status", "error_type")
 """Fields of a decision outside of a request that are members of the record; all others are in `details`."""
 
+UNIQUE = ("time", "request_id", "duration_ms", "trace_id", "arguments", "arguments_sha256")
+"""Fields of a request's record that hardly any two requests have in common."""
+
 WITH_ARGUMENTS = (TOOLS_CALL, PROMPTS_GET)
 """Methods with a parameter `arguments`; for any other method, all parameters count as arguments."""
+
+MAX_RECURRING = 1024
+"""Number of `Key`s whose fields are kept."""
+
+SORTED = OPT_SORT_KEYS
+"""How arguments are encoded for their hash."""
+
+LINE = OPT_UTC_Z | OPT_APPEND_NEWLINE
+"""How a record is encoded."""
+
+Key = tuple[str, str, str | None, str | None, str, str, str | None, Status, str | None]
+"""What many records have in common: the caller's id, and the arguments of `_fields` but the caller."""
 
 Arguments = Literal["sha256", "redacted", "omit"]
 
 log = structlog.stdlib.get_logger(__name__)
+
+_utc_now = partial(datetime.now, UTC)
 
 
 class AuditSettings(EnvironmentSettings):
@@ -99,7 +118,7 @@ def install(registry: Registry, otlp_sink: Callable[[Registry], Sink] | None = N
         raise ConfigError(["AUDIT_FILE and AUDIT_FSYNC need AUDIT_SINK=file"])
     audit = Audit(registry, settings, sink_of(registry, settings, otlp_sink))
     registry.audit = audit
-    registry.middleware["audit"] = audit
+    registry.middleware["audit"] = audit.record_request
     registry.middleware["reject_unaudited"] = audit.reject_unaudited
     registry.policy_fields.add("audit")
     registry.on_startup.append(audit.open)
@@ -123,7 +142,7 @@ def sink_of(registry: Registry, settings: AuditSettings, otlp_sink: Callable[[Re
 
 
 class Audit:
-    """Middleware that records every request, and the recorder of all other decisions."""
+    """Records every request, and every other decision."""
 
     def __init__(self, registry: Registry, settings: AuditSettings, sink: Sink) -> None:
         self._registry = registry
@@ -132,6 +151,8 @@ class Audit:
         self._denies = settings.on_failure == "deny"
         self._redactor = Redactor(configured_secrets(registry), registry.secrets)
         self._address = peer_address(registry.config.trusted_proxies)
+        self._recurring: dict[Key, tuple[Caller, dict[str, Any]]] = {}
+        """Callers, and what their records have in common: encoded once, since it is most of a record."""
         self._dropped = 0
         """Records that were lost since the last one that was written."""
         text = "Audit records that could not be written."
@@ -159,8 +180,9 @@ class Audit:
 
     # --- Requests --------------------------------------------------------------------------------------------
 
-    async def __call__(self, request: MCPRequest, call_next: CallNext) -> Result:
-        began, started = datetime.now(UTC), time.perf_counter_ns()
+    async def record_request(self, request: MCPRequest, call_next: CallNext) -> Result:
+        """Middleware that records requests."""
+        began, started = _utc_now(), perf_counter_ns()
         result: Result = None
         failure: MCPError | None = None
         try:
@@ -168,9 +190,9 @@ class Audit:
         except MCPError as error:
             failure = error
         except BaseException:  # the request was cancelled: nobody waits for the disk
-            self._write(self._of_request(request, began, started))
+            self._write(self._line(request, began, started))
             raise
-        written = self._write(self._of_request(request, began, started))
+        written = self._write(self._line(request, began, started))
         if written and self._sink.durable:
             written = await self._sync()
         if not written and self._denies and request.status in ("success", "input_required"):
@@ -194,41 +216,58 @@ class Audit:
         """Return whether requests are rejected now, because records cannot be written."""
         return self._denies and self._dropped > 0 and not self._resume()
 
-    def _of_request(self, request: MCPRequest, began: datetime, started: int) -> dict[str, Any]:
-        """Return the record of a request that has ended."""
-        denied = request.status == "rejected" or request.error_type == AUDIT_UNAVAILABLE
-        ctx, caller = request.context, request.caller
-        record: dict[str, Any] = {
-            "audit": VERSION,
-            "time": began,
-            "event": "request",
-            "decision": "denied" if denied else "allowed",
-            "outcome": request.status,
-            "caller": caller.id,
-            "address": STDIO if ctx.request is None else self._address(ctx.request),
-            "method": request.method,
-            "request_id": request.request_id,
-            "duration_ms": (time.perf_counter_ns() - started) // 1000 / 1000,
-        }
-        _identify(record, caller)
-        if request.target_label:
-            record["target"] = request.target_label
-            if request.target_label == UNKNOWN and request.method in WITH_ARGUMENTS:
-                record["requested"] = self._redactor.shortened(request.target, MAX_TEXT)
-        if request.error_type is not None:
-            record["error_type"] = request.error_type
-        if (host := _host_of(ctx)) is not None:
-            record["host_application"], record["host_version"] = _host(*host)
-        span = trace.get_current_span()
-        if span is not trace.INVALID_SPAN and (trace_id := span.get_span_context().trace_id):
+    def _line(self, request: MCPRequest, began: datetime, started: int) -> bytes:
+        """Return the encoded record of a request that has ended."""
+        ctx, method, target = request.context, request.method, request.target_label
+        params = ctx.params or {}
+        address = STDIO if ctx.request is None else self._address(ctx.request)
+        requested = None
+        if target == UNKNOWN and method in WITH_ARGUMENTS:
+            requested = self._redactor.shortened(request.target, MAX_TEXT)
+        if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
+            # As it is sent: what the SDK makes of the envelope costs as much as the rest of the record.
+            info = ctx.meta and ctx.meta.get(CLIENT_INFO_META_KEY)
+            host, version = (info.get("name"), info.get("version")) if isinstance(info, dict) else (None, None)
+        else:
+            host, version = _host_of_session(ctx)
+        if not isinstance(host, str) or not isinstance(version, str):
+            host = version = None
+        elif len(host) > MAX_TEXT or len(version) > MAX_TEXT:
+            host, version = shorten(host, MAX_TEXT), shorten(version, MAX_TEXT)
+        caller, status, error_type = request.caller, request.status, request.error_type
+        key = caller.id, address, host, version, method, target, requested, status, error_type
+        known = self._recurring.get(key)
+        if known is None or known[0] != caller:
+            known = self._recurring_fields(key, caller)
+        record = known[1].copy()
+        record["time"] = began
+        record["request_id"] = request.request_id
+        record["duration_ms"] = (perf_counter_ns() - started) // 1000 / 1000
+        if get_current() and (trace_id := trace.get_current_span().get_span_context().trace_id):
             record["trace_id"] = f"{trace_id:032x}"
         kind = request.policy.audit or self._arguments
-        if kind != "omit" and (arguments := _arguments(request)):
-            if kind == "redacted":
-                record["arguments"] = self._redactor.value(arguments)
-            else:
+        arguments = params.get("arguments") if method in WITH_ARGUMENTS else _without_meta(params)
+        if not arguments:
+            kind = "omit"
+        if kind == "redacted":
+            record["arguments"] = self._redactor.value(arguments)
+        try:
+            if kind == "sha256":
+                record["arguments_sha256"] = sha256(dumps(arguments, option=SORTED)).hexdigest()
+            line = dumps(record, option=LINE)
+            if len(line) <= MAX_RECORD:
+                return line
+        except (TypeError, ValueError):  # a number above 64 bits, or a lone surrogate
+            if kind == "sha256":
                 record["arguments_sha256"] = digest(arguments)
-        return record
+        return encoded(_fields(caller, *key[1:]) | {name: record[name] for name in UNIQUE if name in record})
+
+    def _recurring_fields(self, key: Key, caller: Caller) -> tuple[Caller, dict[str, Any]]:
+        """Return a caller and the encoded fields of its records with a key, and keep them for the next one."""
+        if len(self._recurring) >= MAX_RECURRING:
+            self._recurring.clear()
+        fields = self._recurring[key] = caller, _joined(_fields(caller, *key[1:]))
+        return fields
 
     # --- Other decisions -------------------------------------------------------------------------------------
 
@@ -238,31 +277,30 @@ class Audit:
             return
         record: dict[str, Any] = {
             "audit": VERSION,
-            "time": datetime.now(UTC),
+            "time": _utc_now(),
             "event": event,
             "decision": "allowed" if outcome in ALLOWED else "denied",
             "outcome": outcome,
         }
         if request is not None:
             caller = self._registry.identify(request)
-            record |= {"caller": caller.id, "address": self._address(request)}
-            _identify(record, caller)
+            record |= {"caller": caller.id, "address": self._address(request), **_identified(caller)}
         known = {name: self._redactor.value(value) for name, value in fields.items() if value is not None}
         record |= {name: known.pop(name) for name in FIELDS if name in known}
         if known:
             record["details"] = known
-        if self._write(record) and self._sink.durable:
+        if self._write(encoded(record)) and self._sink.durable:
             task = asyncio.get_running_loop().create_task(self._sync())
             self._syncing.add(task)
             task.add_done_callback(self._syncing.discard)
 
     # --- Writing ---------------------------------------------------------------------------------------------
 
-    def _write(self, record: dict[str, Any]) -> bool:
+    def _write(self, line: bytes) -> bool:
         """Write a record, and return whether that was possible."""
         try:
             if not self._dropped or self._resume():
-                self._sink.write(encoded(record))
+                self._sink.write(line)
                 return True
         except OSError as error:
             self._log_failure(error)
@@ -271,7 +309,7 @@ class Audit:
 
     def _resume(self) -> bool:
         """Write how many records are missing, and return whether that was possible."""
-        record = {"audit": VERSION, "time": datetime.now(UTC), "event": "audit", "decision": "allowed"}
+        record = {"audit": VERSION, "time": _utc_now(), "event": "audit", "decision": "allowed"}
         try:
             self._sink.write(encoded(record | {"outcome": "resumed", "dropped": self._dropped}))
         except OSError as error:
@@ -300,53 +338,82 @@ class Audit:
             log.error("audit records cannot be written", problem=error.strerror, requests_are_rejected=self._denies)
 
 
-def _identify(record: dict[str, Any], caller: Caller) -> None:
-    """Add who the caller is, as far as that is known."""
+def _fields(
+    caller: Caller,
+    address: str,
+    host: str | None,
+    version: str | None,
+    method: str,
+    target: str,
+    requested: str | None,
+    status: Status,
+    error_type: str | None,
+) -> dict[str, Any]:
+    """Return the fields of a request's record in their order, those of `UNIQUE` among them without a value."""
+    denied = status == "rejected" or error_type == AUDIT_UNAVAILABLE
+    record: dict[str, Any] = {
+        "audit": VERSION,
+        "time": None,
+        "event": "request",
+        "decision": "denied" if denied else "allowed",
+        "outcome": status,
+        "caller": caller.id,
+        "address": address,
+        "method": method,
+        "request_id": None,
+        "duration_ms": None,
+        **_identified(caller),
+    }
+    if target:
+        record["target"] = target
+    if requested is not None:
+        record["requested"] = requested
+    if error_type is not None:
+        record["error_type"] = error_type
+    if host is not None:
+        record["host_application"], record["host_version"] = host, version
+    return record
+
+
+def _joined(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return `_fields` with each run of fields that have a value as one field, whose value is the JSON of all."""
+    joined: dict[str, Any] = {}
+    try:
+        for is_unique, run in groupby(fields.items(), lambda item: item[0] in UNIQUE):
+            part = dict(run)
+            if not is_unique and len(part) > 1:
+                name = next(iter(part))
+                part = {name: Fragment(dumps(part)[len(dumps({name: 0})) - 2 : -1])}
+            joined |= part
+    except TypeError:  # a text has a lone surrogate
+        return fields
+    return joined
+
+
+def _identified(caller: Caller) -> dict[str, str]:
+    """Return who the caller is, as far as that is known."""
     _, subject, client, issuer, _, tier, tenant, _ = caller
-    if subject:
-        record["subject"] = subject
-    if client:
-        record["client"] = client
-    if issuer:
-        record["issuer"] = issuer
-    if tenant:
-        record["tenant"] = tenant
-    if tier:
-        record["tier"] = tier
+    known = {"subject": subject, "client": client, "issuer": issuer, "tenant": tenant, "tier": tier}
+    return {name: value for name, value in known.items() if value}
 
 
-def _host_of(ctx: ServerRequestContext[Any, Any]) -> tuple[str, str] | None:
-    """Return the name and the version of the client's application, as far as it says so."""
-    if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
-        # As it is sent: what the SDK makes of the envelope costs as much as the rest of the record.
-        info = (ctx.meta or {}).get(CLIENT_INFO_META_KEY)
-        info = info if isinstance(info, dict) else {}
-        name, version = info.get("name"), info.get("version")
-        return (name, version) if isinstance(name, str) and isinstance(version, str) else None
+def _host_of_session(ctx: ServerRequestContext[Any, Any]) -> tuple[str | None, str | None]:
+    """Return the name and the version of the application that opened the session."""
     params = ctx.session.client_params
-    return None if params is None else (params.client_info.name, params.client_info.version)
+    return (None, None) if params is None else (params.client_info.name, params.client_info.version)
 
 
-@lru_cache(maxsize=1024)
-def _host(name: str, version: str) -> tuple[str, str]:
-    """Return the name and version that the client gives itself, shortened."""
-    return shorten(name, MAX_TEXT), shorten(version, MAX_TEXT)
-
-
-def _arguments(request: MCPRequest) -> Any:
-    """Return the arguments as the client sent them."""
-    if request.method in WITH_ARGUMENTS:
-        return request.params.get("arguments")
-    return {name: value for name, value in request.params.items() if name != "_meta"}
+def _without_meta(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {name: value for name, value in params.items() if name != "_meta"}
 
 
 def digest(arguments: Any) -> str:
     """Return the SHA-256 of arguments: of their JSON in UTF-8, with sorted keys and without spaces."""
     try:
-        text = orjson.dumps(arguments, option=orjson.OPT_SORT_KEYS)
+        text = dumps(arguments, option=SORTED)
     except (TypeError, ValueError):  # a number above 64 bits, or a lone surrogate
         text = json.dumps(valid_unicode(arguments), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return hashlib.sha256(text).hexdigest()
+    return sha256(text).hexdigest()
 
 
 def encoded(record: dict[str, Any]) -> bytes:
@@ -355,7 +422,7 @@ def encoded(record: dict[str, Any]) -> bytes:
     A lone surrogate becomes U+FFFD.
     """
     try:
-        line = _line(record)
+        line = dumps(record, option=LINE)
     except (TypeError, ValueError):
         line = b""
     if 0 < len(line) <= MAX_RECORD:
@@ -363,8 +430,4 @@ def encoded(record: dict[str, Any]) -> bytes:
     if (arguments := record.pop("arguments", None)) is not None:
         record["arguments_sha256"] = digest(arguments)
     texts = {name: shorten(value, MAX_FIELD) for name, value in record.items() if isinstance(value, str)}
-    return _line(valid_unicode(record | texts))
-
-
-def _line(record: dict[str, Any]) -> bytes:
-    return orjson.dumps(record, option=orjson.OPT_UTC_Z | orjson.OPT_APPEND_NEWLINE)
+    return dumps(valid_unicode(record | texts), option=LINE)

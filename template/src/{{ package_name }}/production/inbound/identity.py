@@ -60,17 +60,20 @@ def peer_address(trusted_proxies: Sequence[str]) -> Callable[[Request], str]:
 
     def peer(request: Request) -> str:
         client = request.scope.get("client")
+        return address_id(client[0]) if client else UNKNOWN
+
+    def peer_behind_proxies(request: Request) -> str:
+        client = request.scope.get("client")
         host = client[0] if client else UNKNOWN
-        if trusted:
-            hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", MAX_HOPS)
-            while hops and is_within(host, trusted):
-                hop = hops.pop()
-                if len(hop) > MAX_HOP_CHARACTERS or parse_address(hop) is None:
-                    break
-                host = hop
+        hops = ",".join(request.headers.getlist("x-forwarded-for")).rsplit(",", MAX_HOPS)
+        while hops and is_within(host, trusted):
+            hop = hops.pop()
+            if len(hop) > MAX_HOP_CHARACTERS or parse_address(hop) is None:
+                break
+            host = hop
         return address_id(host)
 
-    return peer
+    return peer_behind_proxies if trusted else peer
 
 
 KINDS = ("account", "client", "token")

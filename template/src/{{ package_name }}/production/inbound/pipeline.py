@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import structlog
@@ -121,10 +121,10 @@ class Pipeline:
         middleware = {"errors": errors, "timeout": timeout(registry.config.tool_timeout_seconds), **registry.middleware}
         self._handle: CallNext = compose(ORDER, middleware, handler)
 
-    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
+    def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Coroutine[Any, Any, Result]:
         if ctx.request_id is None:
-            return await self._notify(ctx, self._registry.identify(ctx.request).id, call_next)
-        return await self.run(self.request(ctx, call_next))
+            return self._notify(ctx, self._registry.identify(ctx.request).id, call_next)
+        return self.run(self.request(ctx, call_next))
 
     def request(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> MCPRequest:
         """Return the request that `run` handles."""

@@ -400,8 +400,9 @@ class _Budget:
 
 def shorten(text: str, limit: int, length: int = 0) -> str:
     """Return `text`, or its first `limit` characters with a note of its length (`length`, where it was cut before)."""
-    length = max(length, len(text))
-    return text if length <= limit else f"{text[:limit]}... ({length} characters)"
+    if len(text) <= limit and length <= limit:
+        return text
+    return f"{text[:limit]}... ({max(length, len(text))} characters)"
 
 
 def _integer(number: int) -> int | str:

@@ -229,10 +229,12 @@ class Fingerprint:
     """
 
     def __init__(self) -> None:
-        self._key = os.urandom(32)
+        self._keyed = hashlib.blake2b(key=os.urandom(32), digest_size=32)
 
     def __call__(self, token: bytes) -> bytes:
-        return hashlib.blake2b(token, key=self._key, digest_size=32).digest()
+        digest = self._keyed.copy()
+        digest.update(token)
+        return digest.digest()
 
 
 def methods(registry: Registry) -> Methods:
