@@ -75,6 +75,9 @@ TARGETS = {
 }
 """Labels of the targets, by the log's field."""
 
+OWN_METHODS = {"tools/call", "resources/read", "prompts/get", "completion/complete", "test/extension"}
+"""Methods whose handlers are functions of this module, with the id of the caller in the result."""
+
 OTHER_METHODS = {"initialize", "subscriptions/listen"}
 """Methods with tests of their own: the SDK handles the first itself, and the second is a stream."""
 
@@ -156,9 +159,8 @@ def tools(server: ProductionServer) -> None:
 
         return act_first
 
-    own = {"tools/call", "resources/read", "prompts/get", "completion/complete", "test/extension"}
     for method, entry in list(low_level._request_handlers.items()):
-        if method not in own:
+        if method not in OWN_METHODS:
             low_level.add_request_handler(method, entry.params_type, acting(entry.handler))
 
 

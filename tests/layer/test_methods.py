@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import HAS_LOGGING, HAS_METRICS, config, has, modern, text_of, wait_for
+from harness import HAS_LOGGING, HAS_METRICS, HEADERS, INITIALIZE, config, has, modern, text_of, wait_for
 from methods import (
     DETAIL,
     END,
@@ -19,6 +19,7 @@ from methods import (
     HTTP,
     MODE,
     OTHER_METHODS,
+    OWN_METHODS,
     TARGETS,
     TRANSPORTS,
     HttpPeer,
@@ -112,12 +113,15 @@ def test_every_method_that_the_server_answers_has_an_example() -> None:
 @every_case
 def test_a_request_is_answered_and_recorded(servers: Serving, transport: str, name: str) -> None:
     peer = servers(transport)
-    assert "result" in peer.ask(name)
+    caller = "127.0.0.1" if transport in HTTP else "stdio"
+    result = peer.ask(name)["result"]
     method = EXAMPLES[name][0]
+    if method in OWN_METHODS:  # whose handlers return their caller's id
+        assert f'"{caller}"' in json.dumps(result)
     if HAS_LOGGING:
         line = line_of(peer, name)
         assert line["outcome"] == "success"
-        assert line["client_id"] == ("127.0.0.1" if transport in HTTP else "stdio")
+        assert line["client_id"] == caller
         assert {field: line.get(field) for field in ("tool", "prompt", "resource")} == {
             "tool": None,
             "prompt": None,
@@ -192,6 +196,55 @@ def test_a_subscription_has_no_timeout_and_ends_as_a_success(log: Log, tmp_path:
             assert ended() == ["success"]
 
 
+def other(method: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the message and the headers of a method that has no example."""
+    if method == "initialize":
+        return INITIALIZE, HEADERS
+    content, headers = modern(method, {"notifications": {"toolsListChanged": True}})
+    content["params"]["_meta"][MODE] = "answer"
+    return content, headers
+
+
+def send_other(peer: Peer, method: str) -> dict[str, Any]:
+    """Send a method that has no example over HTTP, and return the first message of its response."""
+    assert isinstance(peer, HttpPeer)
+    content, headers = other(method)
+    with peer.server.client.stream("POST", peer.server.url, json=content, headers=headers) as response:
+        line = next(line for line in response.iter_lines() if "{" in line)
+    return dict(json.loads(line[line.index("{") :]))
+
+
+@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
+def test_a_method_without_an_example_is_recorded(method: str, log: Log) -> None:
+    with serving("2026-07-28", log.read) as peer:
+        assert "error" not in send_other(peer, method)
+        if HAS_LOGGING:
+            lines: list[dict[str, Any]] = []
+
+            def ended() -> list[tuple[str, str]]:
+                lines.extend(peer.log())
+                return [(line["outcome"], line["client_id"]) for line in lines if line.get("method") == method]
+
+            wait_for(ended)
+            assert ended() == [("success", "127.0.0.1")]
+        if HAS_METRICS:
+            targets = dict.fromkeys(("gen_ai_tool_name", "gen_ai_prompt_name", "mcp_resource_template"), "")
+            labels = {"mcp_method_name": method, "error_type": ""} | targets
+            wait_for(lambda: peer.metrics().value("mcp_server_operation_duration_seconds_count", **labels))
+
+
+@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
+def test_a_draining_server_rejects_a_method_without_an_example(method: str, log: Log, tmp_path: Path) -> None:
+    with serving("2026-07-28", log.read, shutdown_grace_seconds=LONG) as peer:
+        wait = peer.send("tools/call", f"wait:{tmp_path}")
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
+        peer.stop()
+        error = send_other(peer, method)["error"]
+        assert (error["code"], error["message"]) == (-32000, "Server is shutting down. Try again in a few seconds.")
+        (tmp_path / END).touch()
+        assert "result" in wait()
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_a_draining_server_rejects_every_request_and_finishes_the_running_ones(
     transport: str, log: Log, tmp_path: Path
@@ -259,6 +312,14 @@ if has("inbound.rate_limit"):
                 pass
             exhausted.append(peer)
         require_rejection(peer, name, limit, "MessageRateLimited")
+
+    @pytest.mark.parametrize("method", sorted(OTHER_METHODS))
+    def test_a_method_without_an_example_counts(method: str, log: Log) -> None:
+        with serving("2026-07-28", log.read, rate_limit_messages=1, rate_limit_window_seconds=DAY) as peer:
+            assert "error" not in send_other(peer, method)
+            error = send_other(peer, method)["error"]
+            assert error["code"] == -32000
+            assert error["message"].startswith("Rate limit exceeded. 0 requests remaining.")
 
     @pytest.mark.parametrize("transport", TRANSPORTS)
     def test_requests_that_run_the_owners_code_share_one_limit(transport: str, log: Log) -> None:
