@@ -69,11 +69,6 @@ class _Portions(prometheus.metrics.MetricWrapperBase):
         self._adding = Lock()
         super().__init__(*args, **options)
 
-    def _keep(self, amount: float) -> None:
-        self._pending.append(amount)
-        if len(self._pending) >= PORTION:
-            self.add_up()
-
     def add_up(self) -> None:
         """Add the pending amounts to the values of the metric."""
         with self._adding:
@@ -94,7 +89,9 @@ class LeanCounter(_Portions, prometheus.Counter):
     def inc(self, amount: float = 1, exemplar: object = None) -> None:
         if amount < 0:
             raise ValueError("a counter cannot go down")
-        self._keep(amount)
+        self._pending.append(amount)
+        if len(self._pending) >= PORTION:
+            self.add_up()
 
     def _add(self, amounts: list[float]) -> None:
         self._value.inc(sum(amounts))
@@ -102,7 +99,9 @@ class LeanCounter(_Portions, prometheus.Counter):
 
 class LeanHistogram(_Portions, prometheus.Histogram):
     def observe(self, amount: float, exemplar: object = None) -> None:
-        self._keep(amount)
+        self._pending.append(amount)
+        if len(self._pending) >= PORTION:
+            self.add_up()
 
     def _add(self, amounts: list[float]) -> None:
         total = sum(amounts)
