@@ -45,7 +45,8 @@ MARK    {%- if not extras %}
 """
 
 MARK = ".copier-update-unfinished"
-COMMON_FILES = {"{{ _copier_conf.answers_file }}.jinja": "{{ _copier_answers | to_nice_yaml -}}\n"}
+ANSWERS_TEMPLATE = "{{ _copier_conf.answers_file }}.jinja"
+COMMON_FILES = {ANSWERS_TEMPLATE: (ROOT / "template" / ANSWERS_TEMPLATE).read_text("utf-8")}
 """Files of every version."""
 
 

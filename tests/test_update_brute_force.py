@@ -14,6 +14,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 import pytest
+import yaml
 from copier import run_copy
 from updating.merge import merge
 
@@ -26,6 +27,9 @@ from .template_repository import TemplateRepository, commit, update
 pytestmark = pytest.mark.slow
 
 NOW, NEXT = "90.0.0", "91.0.0"
+MIGRATED = {"max_result_bytes": 0}
+"""Answers that a migration records."""
+
 KINDS = ("modify", "insert", "delete")
 SAMPLE = ("docker-compose.yml", "pyproject.toml", "docs/auth.md")
 STRIDE = 25
@@ -59,11 +63,14 @@ def trees(tmp_path_factory: pytest.TempPathFactory) -> Trees:
     change_everything(repository.template)
     repository.release(NEXT)
     versions = {}
+    data = DEFAULT
     for version in (release.version, NOW, NEXT):
         project = root / version
         source = str(repository.template)
-        run_copy(source, project, data=DEFAULT, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
+        run_copy(source, project, data=data, vcs_ref=version, defaults=True, skip_tasks=True, quiet=True)
         versions[version] = {path: content.decode() for path, content in files(project).items()}
+        recorded = yaml.safe_load(versions[version][ANSWERS_FILE])
+        data = {name: value for name, value in recorded.items() if not name.startswith("_")} | MIGRATED
     return Trees(repository, versions)
 
 
