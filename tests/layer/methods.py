@@ -5,6 +5,7 @@ What that is stands in the request's `_meta`: to answer, to crash, or to wait.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -111,6 +112,12 @@ async def act() -> str:
         raise ValueError(DETAIL)
     if mode == "exit":
         sys.exit(3)
+    if mode.startswith("cancel"):
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if mode == "cancel and wait":
+            await asyncio.sleep(60)
     if mode == "wait":
         await anyio.to_thread.run_sync(wait_in, Path(directory), request.request_id, abandon_on_cancel=True)
     return request.caller.id

@@ -20,6 +20,7 @@ from methods import (
     MODE,
     OTHER_METHODS,
     OWN_METHODS,
+    STDIO,
     TARGETS,
     TRANSPORTS,
     HttpPeer,
@@ -154,6 +155,22 @@ def test_a_crash_fails_that_request_with_a_request_id_and_without_its_text(
         line = line_of(peer, name)
         assert (line["outcome"], line["error_type"]) == ("error", error_type)
         assert line["request_id"] == meta["request_id"]
+    assert "result" in peer.ask(name), "the server still works"
+
+
+@pytest.mark.parametrize(("transport", "name"), cases("2025-11-25 stateful", *STDIO))
+@pytest.mark.parametrize("mode", ["cancel", "cancel and wait"])
+def test_a_handler_that_cancels_its_own_task_fails_its_request_only(
+    servers: Serving, transport: str, name: str, mode: str
+) -> None:
+    """The end of a task that the SDK made would end all requests of the session, or the server over stdio."""
+    peer = servers(transport)
+    answer = peer.ask(name, mode)
+    require_form(answer, name, -32603)
+    assert ": an unexpected error occurred. Request id: " in failure_of(answer)[0]
+    if HAS_LOGGING:
+        line = line_of(peer, name)
+        assert (line["outcome"], line["error_type"]) == ("error", "CancelledError")
     assert "result" in peer.ask(name), "the server still works"
 
 

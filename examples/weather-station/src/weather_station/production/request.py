@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+import anyio
 from mcp.server.context import CallNext as SDKCallNext
 from mcp.server.context import HandlerResult, ServerRequestContext
 from mcp.shared.exceptions import MCPError
@@ -157,6 +159,8 @@ class MCPRequest:
     """Continues in the SDK, which validates the parameters, runs the handler and builds the result."""
     policy: Policy
     """The policy of the target."""
+    has_sdk_task: bool = False
+    """Whether the SDK made the task for this request, so that no other code cancels it."""
     status: Status = "success"
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
@@ -180,9 +184,31 @@ class MCPRequest:
     """Which copies are sent of a result that has an output schema: text, structure, or both."""
 
     @property
+    def is_cancelled(self) -> bool:
+        """Whether the task that the SDK made for this request was cancelled."""
+        return self.has_sdk_task and self.task is not None and self.task.cancelling() > 0
+
+    @property
     def params(self) -> Mapping[str, Any]:
         """The parameters as the client sent them, not validated."""
         return self.context.params or {}
+
+    def has_failed(self, error: BaseException) -> bool:
+        """Return whether the handler failed with `error`; if not, the request was cancelled.
+
+        A handler that cancels its own task has failed: the end of a task that the SDK made would stop all others.
+        """
+        if is_own_failure(error, self.task):
+            return True
+        if self.task is None or not isinstance(error, asyncio.CancelledError) or not self.is_cancelled:
+            return False
+        is_drained = self.status != "success"
+        is_stopped = self.timer is not None and (self.timer.expired or self.timer.error is not None)
+        if is_drained or is_stopped or anyio.current_effective_deadline() == -math.inf:  # a cancelled scope
+            return False
+        while self.task.uncancel():
+            pass
+        return True
 
     def fail(self, status: Status, error_type: str) -> None:
         """Record a failure."""

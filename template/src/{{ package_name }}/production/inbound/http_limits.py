@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -38,6 +39,9 @@ MAX_LISTEN_VALUES = 1000
 """Limits of a `subscriptions/listen` in bytes and JSON values: it stays in memory as long as its stream is open."""
 
 INVALID_ID_TEXT = "The id of a request must be a string or an integer."
+
+TASK = "mcp.task"
+"""Key of a scope: the task that handles the HTTP request."""
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
@@ -107,6 +111,7 @@ class InputLimits:
             error = f"The message is nested deeper than {MAX_JSON_DEPTH} levels."
             await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
+        scope[TASK] = asyncio.current_task()
         buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_buffered() -> Message:

@@ -48,6 +48,7 @@ from ..request import (
     is_own_failure,
 )
 from ..upstream.errors import UpstreamError, ungrouped
+from .http_limits import TASK
 
 ORDER = (
     "drain",
@@ -130,9 +131,9 @@ class Pipeline:
         """Return the request that `run` handles."""
         method, target, label, policy = self._target_of(ctx)
         caller = self._registry.identify(ctx.request)
-        return MCPRequest(
-            method, target, label, ctx, caller, new_request_id(), asyncio.current_task(), call_next, policy
-        )
+        task = asyncio.current_task()
+        of_sdk = ctx.request is None or ctx.request.scope.get(TASK) is not task
+        return MCPRequest(method, target, label, ctx, caller, new_request_id(), task, call_next, policy, of_sdk)
 
     async def run(self, request: MCPRequest) -> Result:
         """Handle a request in all middleware."""
@@ -170,6 +171,8 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
     """Record the status, and turn exceptions into errors whose text has only what is meant for the client."""
     try:
         result = await call_next(request)
+        if request.is_cancelled:
+            await asyncio.sleep(0)  # the cancellation is raised here, and not where the SDK sends the result
     except MCPError as error:
         if request.status == "success":
             request.fail(*_judge(error))
@@ -180,7 +183,7 @@ async def errors(request: MCPRequest, call_next: CallNext) -> Result:
             return explain_failure(request, failure)
         raise
     except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and not is_own_failure(error, request.task):
+        if isinstance(error, asyncio.CancelledError) and not request.has_failed(error):
             if request.method != LISTEN and request.status == "success":  # else the drain has cancelled it
                 request.fail("client_error", "Cancelled")
             raise
@@ -209,7 +212,7 @@ def explain_failure(request: MCPRequest, error: BaseException) -> CallToolResult
         MCPError: the handler asked for a protocol error, or the request is no tools/call.
         BaseException: `error`, where the request was cancelled.
     """
-    if isinstance(error, MCPError) or not is_own_failure(error, request.task):
+    if isinstance(error, MCPError) or not request.has_failed(error):
         raise error
     try:
         expected = expected_error(error)
