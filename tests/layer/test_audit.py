@@ -331,7 +331,7 @@ def requests(draw: st.DrawFn) -> MCPRequest:
         draw(st.sampled_from(["0123456789abcdef", "fedcba9876543210"])),
         None,
         lambda ctx: pytest.fail("it has ended"),
-        Policy(audit=draw(st.just("redacted") | st.sampled_from(["sha256", "omit"]))),
+        draw(st.sampled_from([Policy(audit="redacted"), Policy(audit="sha256"), Policy(audit="omit")])),
     )
     request.status = draw(st.sampled_from(["success", "input_required", "client_error", "rejected", "error"]))
     request.error_type = draw(st.none() | st.sampled_from(["ToolError", "AuditUnavailable"]) | TEXT)

@@ -18,7 +18,7 @@ from mcp.server.mcpserver import Context
 from structlog.testing import capture_logs
 
 from clocks import Clock, use_clock
-from harness import HAS_METRICS, HEADERS, Running, Serve, add_fetch, config, has, opened, text_of, wait_for
+from harness import HAS_METRICS, HEADERS, Running, Serve, add_fetch, config, opened, text_of, wait_for
 from stand_in import Behavior, StandIn, hang, hold, reset, respond, stand_in
 from weather_station.production import upstream
 from weather_station.production.upstream import client
@@ -330,37 +330,38 @@ def add_fetches(server: Any) -> None:
     add_fetch(server)
 
 
-if has("inbound.identity"):
+@pytest.mark.needs("inbound.identity")
+def test_one_caller_opens_the_circuit_for_itself_only(api: StandIn, serve: Serve, clock: Clock) -> None:
+    def fetch(caller: str) -> str:
+        return text_of(server.call("fetch", {"path": "/"}, x_forwarded_for=caller))
 
-    def test_one_caller_opens_the_circuit_for_itself_only(api: StandIn, serve: Serve, clock: Clock) -> None:
-        def fetch(caller: str) -> str:
-            return text_of(server.call("fetch", {"path": "/"}, x_forwarded_for=caller))
-
+    api.behave(respond(500))
+    with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
+        for _ in range(3):
+            assert "answered 500" in fetch("192.0.2.1")
+        assert "temporarily unavailable" in fetch("192.0.2.1")
+        api.behave(respond())
+        assert "ok" in fetch("192.0.2.2")
+        assert "temporarily unavailable" in fetch("192.0.2.1")
         api.behave(respond(500))
-        with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
-            for _ in range(3):
-                assert "answered 500" in fetch("192.0.2.1")
-            assert "temporarily unavailable" in fetch("192.0.2.1")
-            api.behave(respond())
-            assert "ok" in fetch("192.0.2.2")
-            assert "temporarily unavailable" in fetch("192.0.2.1")
-            api.behave(respond(500))
-            assert "answered 500" in fetch("192.0.2.3")  # a second caller: it is the upstream
-            for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
-                assert "temporarily unavailable" in fetch(caller)
-            api.behave(respond())
-            clock.now += RECOVERY_SECONDS
-            for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
-                assert "ok" in fetch(caller)
+        assert "answered 500" in fetch("192.0.2.3")  # a second caller: it is the upstream
+        for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+            assert "temporarily unavailable" in fetch(caller)
+        api.behave(respond())
+        clock.now += RECOVERY_SECONDS
+        for caller in ("192.0.2.1", "192.0.2.2", "192.0.2.3"):
+            assert "ok" in fetch(caller)
 
-    def test_failures_of_several_callers_open_the_circuit_for_all(api: StandIn, serve: Serve) -> None:
-        api.behave(respond(500))
-        with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
-            for caller in range(3):
-                server.call("fetch", {"path": "/"}, x_forwarded_for=f"192.0.2.{caller}")
-            result = server.call("fetch", {"path": "/"}, x_forwarded_for="192.0.2.9")
-            assert "temporarily unavailable" in text_of(result)
-            assert len(api.requests) == 3
+
+@pytest.mark.needs("inbound.identity")
+def test_failures_of_several_callers_open_the_circuit_for_all(api: StandIn, serve: Serve) -> None:
+    api.behave(respond(500))
+    with serve(add_fetch, upstream_base_url=api.url, trusted_proxies="127.0.0.1", **SETTINGS) as server:
+        for caller in range(3):
+            server.call("fetch", {"path": "/"}, x_forwarded_for=f"192.0.2.{caller}")
+        result = server.call("fetch", {"path": "/"}, x_forwarded_for="192.0.2.9")
+        assert "temporarily unavailable" in text_of(result)
+        assert len(api.requests) == 3
 
 
 def test_the_requests_of_one_call_are_one_failure(api: StandIn, serve: Serve) -> None:
@@ -424,41 +425,44 @@ async def test_a_hanging_upstream_opens_the_circuit(api: StandIn) -> None:
         await fail(runtime.upstream, 1, CircuitOpenError)
 
 
-if has("upstream.retry"):
+@pytest.mark.needs("upstream.retry")
+async def test_an_open_circuit_ends_the_retries(api: StandIn) -> None:
+    api.behave(respond(500))
+    quick = {
+        "enable_retries": True,
+        "max_retries": 9,
+        "retry_delay_seconds": 0.001,
+        "retry_max_delay_seconds": 0.01,
+    }
+    async with opened(api.url, **SETTINGS | quick | {"circuit_failure_threshold": 1}) as runtime:
+        await fail(runtime.upstream, 1, CircuitOpenError)
+    assert len(api.requests) == 1
 
-    async def test_an_open_circuit_ends_the_retries(api: StandIn) -> None:
-        api.behave(respond(500))
-        quick = {
-            "enable_retries": True,
-            "max_retries": 9,
-            "retry_delay_seconds": 0.001,
-            "retry_max_delay_seconds": 0.01,
-        }
-        async with opened(api.url, **SETTINGS | quick | {"circuit_failure_threshold": 1}) as runtime:
-            await fail(runtime.upstream, 1, CircuitOpenError)
-        assert len(api.requests) == 1
 
-    async def test_the_attempts_of_one_request_are_one_failure(api: StandIn) -> None:
-        api.behave(respond(500))
-        quick = {"enable_retries": True, "max_retries": 4, "retry_delay_seconds": 0.001}
-        async with opened(api.url, **SETTINGS | quick) as runtime:
-            await fail(runtime.upstream, 2)
-            assert len(api.requests) == 10
-            await fail(runtime.upstream, 1, CircuitOpenError)
-        assert len(api.requests) == 11
+@pytest.mark.needs("upstream.retry")
+async def test_the_attempts_of_one_request_are_one_failure(api: StandIn) -> None:
+    api.behave(respond(500))
+    quick = {"enable_retries": True, "max_retries": 4, "retry_delay_seconds": 0.001}
+    async with opened(api.url, **SETTINGS | quick) as runtime:
+        await fail(runtime.upstream, 2)
+        assert len(api.requests) == 10
+        await fail(runtime.upstream, 1, CircuitOpenError)
+    assert len(api.requests) == 11
 
-    async def test_an_attempt_that_the_deadline_cut_short_has_no_verdict(api: StandIn) -> None:
-        api.behave(respond(429, retry_after="1"), hang())
-        short = {
-            "request_timeout_seconds": 1.3,
-            "attempt_timeout_seconds": 1.0,
-            "max_retries": 1,
-            "enable_retries": True,
-        }
-        async with opened(api.url, **SETTINGS | short | {"circuit_failure_threshold": 1}) as runtime:
-            await fail(runtime.upstream, 1, UpstreamError)
-            api.behave(respond())
-            assert await runtime.upstream.get_json("/") == {"ok": True}
+
+@pytest.mark.needs("upstream.retry")
+async def test_an_attempt_that_the_deadline_cut_short_has_no_verdict(api: StandIn) -> None:
+    api.behave(respond(429, retry_after="1"), hang())
+    short = {
+        "request_timeout_seconds": 1.3,
+        "attempt_timeout_seconds": 1.0,
+        "max_retries": 1,
+        "enable_retries": True,
+    }
+    async with opened(api.url, **SETTINGS | short | {"circuit_failure_threshold": 1}) as runtime:
+        await fail(runtime.upstream, 1, UpstreamError)
+        api.behave(respond())
+        assert await runtime.upstream.get_json("/") == {"ok": True}
 
 
 # --- Around anything else -------------------------------------------------------------------------------------------

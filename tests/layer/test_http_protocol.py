@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from harness import HAS_METRICS, HEADERS, Running, Serve, config, has, message, running, wait_for
+from harness import HAS_METRICS, HEADERS, Running, Serve, config, message, running, wait_for
 from raw_http import Raw
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import http_protocol
@@ -128,17 +128,16 @@ def test_a_head_at_the_limit_is_served_also_with_a_large_body(echo: Running) -> 
     assert (status, len(json.loads(answer)["body"])) == (200, 200_000)
 
 
-if HAS_METRICS:
-
-    def test_another_listener_has_the_same_limits() -> None:
-        with running(config(metrics_port=0)) as server:
-            base = server.registry.http.addresses["metrics"].removesuffix("/metrics")
-            with Raw(base) as connection:
-                connection.send(HEAD + b"a:\r\n" * (MAX_HEADERS + 1))
-                assert connection.response()[0] == 431
-            text = server.client.get(f"{base}/metrics").text
-            assert 'mcp_http_rejections_total{reason="head"} 1.0' in text
-            assert 'mcp_http_connections{listener="metrics"}' in text
+@pytest.mark.needs("observe.metrics")
+def test_another_listener_has_the_same_limits() -> None:
+    with running(config(metrics_port=0)) as server:
+        base = server.registry.http.addresses["metrics"].removesuffix("/metrics")
+        with Raw(base) as connection:
+            connection.send(HEAD + b"a:\r\n" * (MAX_HEADERS + 1))
+            assert connection.response()[0] == 431
+        text = server.client.get(f"{base}/metrics").text
+        assert 'mcp_http_rejections_total{reason="head"} 1.0' in text
+        assert 'mcp_http_connections{listener="metrics"}' in text
 
 
 @pytest.mark.parametrize(("size", "status"), [(1, 400), (TINY_CHUNK - 1, 400), (TINY_CHUNK, 200), (1000, 200)])
@@ -245,19 +244,16 @@ def test_trailers_are_dropped(echo: Running) -> None:
             assert seen["headers"] == [["host", "localhost"], ["transfer-encoding", "chunked"]]
 
 
-if has("inbound.auth_token"):
-
-    def test_a_token_in_a_trailer_does_not_authenticate(serve: Serve) -> None:
-        body = json.dumps(message("ping")).encode()
-        head = (
-            b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
-        )
-        head += b"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2025-11-25\r\n"
-        with serve(auth_tokens="a:0123456789abcdef0123456789abcdef") as server, Raw(server.base) as connection:
-            token = b"Authorization: Bearer 0123456789abcdef0123456789abcdef\r\n"
-            connection.send(head + b"\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(body), body, token))
-            assert connection.response()[0] == 401
-            assert rejections(server, "unauthenticated") == expected(1)
+@pytest.mark.needs("inbound.auth_token")
+def test_a_token_in_a_trailer_does_not_authenticate(serve: Serve) -> None:
+    body = json.dumps(message("ping")).encode()
+    head = b"POST /mcp HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    head += b"Accept: application/json, text/event-stream\r\nMCP-Protocol-Version: 2025-11-25\r\n"
+    with serve(auth_tokens="a:0123456789abcdef0123456789abcdef") as server, Raw(server.base) as connection:
+        token = b"Authorization: Bearer 0123456789abcdef0123456789abcdef\r\n"
+        connection.send(head + b"\r\n%x\r\n%s\r\n0\r\n%s\r\n" % (len(body), body, token))
+        assert connection.response()[0] == 401
+        assert rejections(server, "unauthenticated") == expected(1)
 
 
 @pytest.mark.parametrize("offer", [H2C, WEBSOCKET])

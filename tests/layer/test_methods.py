@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from harness import HAS_LOGGING, HAS_METRICS, HEADERS, INITIALIZE, config, has, modern, text_of, wait_for
+from harness import HAS_LOGGING, HAS_METRICS, HEADERS, INITIALIZE, config, modern, text_of, wait_for
 from methods import (
     DETAIL,
     END,
@@ -298,85 +298,91 @@ def test_a_request_longer_than_the_grace_time_gets_an_error(transport: str, log:
             assert failure_of(answer)[0] == "Server is shutting down; the call was stopped before it finished."
 
 
-if has("inbound.rate_limit"):
-    LIMITED = (
-        "tools/call",
-        "resources/read of a resource",
-        "resources/read of a template",
-        "prompts/get",
-        "completion/complete",
-    )
+LIMITED = (
+    "tools/call",
+    "resources/read of a resource",
+    "resources/read of a template",
+    "prompts/get",
+    "completion/complete",
+)
 
-    exhausted: list[Peer] = []
-    """Servers whose limit of messages is used up."""
+exhausted: list[Peer] = []
+"""Servers whose limit of messages is used up."""
 
-    def require_rejection(peer: Peer, name: str, limit: int, error_type: str) -> None:
-        answer = peer.ask(name)
-        require_form(answer, name, -32000)
-        text, meta = failure_of(answer)
-        assert text == f"Rate limit exceeded. 0 requests remaining. Try again in {meta['retry_after_seconds']} seconds."
-        assert (meta["limit"], meta["window_seconds"], meta["remaining"]) == (limit, DAY, 0)
-        if HAS_LOGGING:
-            line = line_of(peer, name)
-            assert (line["outcome"], line["error_type"]) == ("rejected", error_type)
 
-    @every_case
-    def test_every_message_counts(servers: Serving, transport: str, name: str) -> None:
-        limit = 4
-        peer = servers(transport, rate_limit_messages=limit, rate_limit_requests=1000, rate_limit_window_seconds=DAY)
-        if peer not in exhausted:  # few rejections, since the log has 20 of a kind in ten seconds
-            while "result" in peer.ask("tools/list"):
-                pass
-            exhausted.append(peer)
-        require_rejection(peer, name, limit, "MessageRateLimited")
+def require_rejection(peer: Peer, name: str, limit: int, error_type: str) -> None:
+    answer = peer.ask(name)
+    require_form(answer, name, -32000)
+    text, meta = failure_of(answer)
+    assert text == f"Rate limit exceeded. 0 requests remaining. Try again in {meta['retry_after_seconds']} seconds."
+    assert (meta["limit"], meta["window_seconds"], meta["remaining"]) == (limit, DAY, 0)
+    if HAS_LOGGING:
+        line = line_of(peer, name)
+        assert (line["outcome"], line["error_type"]) == ("rejected", error_type)
 
-    @pytest.mark.parametrize("method", sorted(OTHER_METHODS))
-    def test_a_method_without_an_example_counts(method: str, log: Log) -> None:
-        with serving("2026-07-28", log.read, rate_limit_messages=1, rate_limit_window_seconds=DAY) as peer:
-            assert "error" not in send_other(peer, method)
-            error = send_other(peer, method)["error"]
-            assert error["code"] == -32000
-            assert error["message"].startswith("Rate limit exceeded. 0 requests remaining.")
 
-    @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_requests_that_run_the_owners_code_share_one_limit(transport: str, log: Log) -> None:
-        limits = {"rate_limit_requests": len(LIMITED), "rate_limit_messages": 1000, "rate_limit_window_seconds": DAY}
-        with serving(transport, log.read, **limits) as peer:
-            for name in LIMITED:
+@pytest.mark.needs("inbound.rate_limit")
+@every_case
+def test_every_message_counts(servers: Serving, transport: str, name: str) -> None:
+    limit = 4
+    peer = servers(transport, rate_limit_messages=limit, rate_limit_requests=1000, rate_limit_window_seconds=DAY)
+    if peer not in exhausted:  # few rejections, since the log has 20 of a kind in ten seconds
+        while "result" in peer.ask("tools/list"):
+            pass
+        exhausted.append(peer)
+    require_rejection(peer, name, limit, "MessageRateLimited")
+
+
+@pytest.mark.needs("inbound.rate_limit")
+@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
+def test_a_method_without_an_example_counts(method: str, log: Log) -> None:
+    with serving("2026-07-28", log.read, rate_limit_messages=1, rate_limit_window_seconds=DAY) as peer:
+        assert "error" not in send_other(peer, method)
+        error = send_other(peer, method)["error"]
+        assert error["code"] == -32000
+        assert error["message"].startswith("Rate limit exceeded. 0 requests remaining.")
+
+
+@pytest.mark.needs("inbound.rate_limit")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_requests_that_run_the_owners_code_share_one_limit(transport: str, log: Log) -> None:
+    limits = {"rate_limit_requests": len(LIMITED), "rate_limit_messages": 1000, "rate_limit_window_seconds": DAY}
+    with serving(transport, log.read, **limits) as peer:
+        for name in LIMITED:
+            assert "result" in peer.ask(name)
+        for _, name in cases(transport):
+            if name in LIMITED:
+                require_rejection(peer, name, len(LIMITED), "RateLimited")
+            else:
                 assert "result" in peer.ask(name)
-            for _, name in cases(transport):
-                if name in LIMITED:
-                    require_rejection(peer, name, len(LIMITED), "RateLimited")
-                else:
-                    assert "result" in peer.ask(name)
 
 
-if has("observe.telemetry"):
+@pytest.mark.needs("observe.telemetry")
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_every_request_is_a_span(transport: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    receiver = importlib.import_module("test_telemetry").receiver
+    names = [name for _, name in cases(transport)]
+    caller = "127.0.0.1" if transport in HTTP else "stdio"
+    expected = {(method_and_target(name), caller, status) for name in names for status in ("success", "error")}
+    with receiver() as collector, serving(transport, log.read, telemetry_endpoint=collector.endpoint) as peer:
+        for name in names:
+            assert "result" in peer.ask(name)
+            assert DETAIL not in str(peer.ask(name, "crash"))
+        found: set[tuple[str, str, str]] = set()
 
-    @pytest.mark.parametrize("transport", TRANSPORTS)
-    def test_every_request_is_a_span(transport: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
-        receiver = importlib.import_module("test_telemetry").receiver
-        names = [name for _, name in cases(transport)]
-        caller = "127.0.0.1" if transport in HTTP else "stdio"
-        expected = {(method_and_target(name), caller, status) for name in names for status in ("success", "error")}
-        with receiver() as collector, serving(transport, log.read, telemetry_endpoint=collector.endpoint) as peer:
-            for name in names:
-                assert "result" in peer.ask(name)
-                assert DETAIL not in str(peer.ask(name, "crash"))
-            found: set[tuple[str, str, str]] = set()
+        def all_arrived() -> bool:
+            found.update(
+                (span.name, span.attributes["enduser.id"], span.attributes["mcp_server.status"])
+                for span in collector.spans
+                if span.kind == "SERVER"
+            )
+            return expected <= found
 
-            def all_arrived() -> bool:
-                found.update(
-                    (span.name, span.attributes["enduser.id"], span.attributes["mcp_server.status"])
-                    for span in collector.spans
-                    if span.kind == "SERVER"
-                )
-                return expected <= found
+        wait_for(all_arrived, "a span of each request")
 
-            wait_for(all_arrived, "a span of each request")
 
-    def method_and_target(name: str) -> str:
-        """Return the name of the span of an example."""
-        method = EXAMPLES[name][0]
-        return " ".join([method, *TARGETS.get(name, {}).values()])
+def method_and_target(name: str) -> str:
+    """Return the name of the span of an example."""
+    method = EXAMPLES[name][0]
+    return " ".join([method, *TARGETS.get(name, {}).values()])

@@ -15,7 +15,6 @@ from mcp import Client
 from mcp.server.mcpserver import Context
 from pydantic import Field
 
-from harness import has
 from openapi_tools_under_test import KEY_VARIABLE, Tools, answer, body, document, operation, parameter
 from weather_station.production import get_logger, policy, upstream
 from weather_station.production.config import ConfigError, StartError
@@ -680,18 +679,17 @@ async def test_a_secret_header_is_redacted(
     assert SECOND_KEY not in capsys.readouterr().err
 
 
-if has("inbound.authorization"):
-
-    async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
-        protected = operation("find", security=[{"oauth": ["items:read"]}])
-        tools = make(
-            document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
-            with_scopes=True,
-        )
-        result = await tools.call("find")
-        assert result.is_error
-        assert "needs the scope items:read" in text_of(result)
-        assert not rest.requests
+@pytest.mark.needs("inbound.authorization")
+async def test_a_caller_needs_the_scopes_of_the_operation(make: Make, rest: Api) -> None:
+    protected = operation("find", security=[{"oauth": ["items:read"]}])
+    tools = make(
+        document({"/items": {"get": protected}}, securitySchemes={"oauth": {"type": "oauth2", "flows": {}}}),
+        with_scopes=True,
+    )
+    result = await tools.call("find")
+    assert result.is_error
+    assert "needs the scope items:read" in text_of(result)
+    assert not rest.requests
 
 
 @pytest.mark.parametrize(

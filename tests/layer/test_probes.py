@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness import config, has
+from harness import config
 from stand_in import silent
 from weather_station.__main__ import main
 from weather_station.production.config import about, without_credentials
@@ -98,15 +98,14 @@ async def test_a_probe_can_be_a_connection_or_a_function() -> None:
     assert (results["queue"].target, results["queue"].problem) == ("amqp://queue", "no route to the queue")
 
 
-if has("observe.telemetry"):
-
-    async def test_the_collector_is_probed_where_traces_are_exported() -> None:
-        """One after the other: the process has one tracer provider."""
-        assert "traces" not in create_server(config()).registry.health.probes
-        exporting = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
-        results = await startup.run_probes(exporting.registry)
-        assert results["traces"].target == "http://127.0.0.1:9"
-        assert results["traces"].problem
+@pytest.mark.needs("observe.telemetry")
+async def test_the_collector_is_probed_where_traces_are_exported() -> None:
+    """One after the other: the process has one tracer provider."""
+    assert "traces" not in create_server(config()).registry.health.probes
+    exporting = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
+    results = await startup.run_probes(exporting.registry)
+    assert results["traces"].target == "http://127.0.0.1:9"
+    assert results["traces"].problem
 
 
 def test_a_target_is_shown_without_its_credentials() -> None:

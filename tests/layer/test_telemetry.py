@@ -757,7 +757,7 @@ call(tools, telemetry_endpoint={collector.endpoint!r})
 assert not loaded, loaded
 assert exporter()
 """
-    in_a_process(code, OTEL_EXPORTER_ENDPOINT=collector.endpoint)
+    in_a_process(code, OTEL_METRICS_EXPORTER="none", OTEL_LOGS_EXPORTER="none")
     assert collector.one("tools/call work")
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from harness import DEADLINE_SECONDS, HAS_LOGGING, HEADERS, Serve, has, message, wait_for, without_audit_records
+from harness import DEADLINE_SECONDS, HAS_LOGGING, HEADERS, Serve, message, wait_for, without_audit_records
 from weather_station.production.observe import throttle
 from weather_station.production.observe.throttle import LIBRARIES, MAX_LINES
 
@@ -89,32 +89,30 @@ def test_lines_of_a_library_are_throttled_and_counted(
         assert "of the owner" in capfd.readouterr().err
 
 
-if has("inbound.identity"):
+@pytest.mark.needs("inbound.identity")
+@pytest.mark.parametrize("kind", ["host", "media type", "header"])
+def test_a_rejected_request_is_logged_with_the_client_behind_the_proxy(
+    kind: str, serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line, _, rest = MALFORMED[kind].partition(b"\r\n")
+    with serve(auth="none", trusted_proxies="127.0.0.1") as server:
+        send(server.base, line + b"\r\nX-Forwarded-For: 192.0.2.7\r\nX-Other: 1\r\n" + rest)
+        output = ""
 
-    @pytest.mark.parametrize("kind", ["host", "media type", "header"])
-    def test_a_rejected_request_is_logged_with_the_client_behind_the_proxy(
-        kind: str, serve: Serve, capfd: pytest.CaptureFixture[str]
-    ) -> None:
-        line, _, rest = MALFORMED[kind].partition(b"\r\n")
-        with serve(auth="none", trusted_proxies="127.0.0.1") as server:
-            send(server.base, line + b"\r\nX-Forwarded-For: 192.0.2.7\r\nX-Other: 1\r\n" + rest)
-            output = ""
+        def logged() -> bool:
+            nonlocal output
+            output += capfd.readouterr().err
+            return "request rejected" in output
 
-            def logged() -> bool:
-                nonlocal output
-                output += capfd.readouterr().err
-                return "request rejected" in output
-
-            wait_for(logged)
-            assert "192.0.2.7" in output
+        wait_for(logged)
+        assert "192.0.2.7" in output
 
 
-if HAS_LOGGING and has("inbound.rate_limit"):
-
-    def test_rejected_mcp_requests_are_a_few_lines(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
-        with serve(auth="none", rate_limit_requests=1, rate_limit_messages=1) as server:
-            capfd.readouterr()
-            for _ in range(FLOOD):
-                server.client.post(server.url, json=message("tools/list"), headers=HEADERS)
-            lines = [line for line in without_audit_records(capfd.readouterr().err) if "MessageRateLimited" in line]
-            assert 0 < len(lines) < 100
+@pytest.mark.needs("observe.logging", "inbound.rate_limit")
+def test_rejected_mcp_requests_are_a_few_lines(serve: Serve, capfd: pytest.CaptureFixture[str]) -> None:
+    with serve(auth="none", rate_limit_requests=1, rate_limit_messages=1) as server:
+        capfd.readouterr()
+        for _ in range(FLOOD):
+            server.client.post(server.url, json=message("tools/list"), headers=HEADERS)
+        lines = [line for line in without_audit_records(capfd.readouterr().err) if "MessageRateLimited" in line]
+        assert 0 < len(lines) < 100
