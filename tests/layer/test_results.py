@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.tools import Tool
@@ -41,7 +43,7 @@ from stand_in import StandIn, respond
 from weather_station.production import upstream
 from weather_station.production.config import StartError
 from weather_station.production.inbound.results import metadata_of
-from weather_station.production.json_values import valid_unicode
+from weather_station.production.json_values import MAX_DIGITS, NonFiniteNumberError, sendable, valid_unicode
 from weather_station.production.registry import CallContext
 from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
@@ -410,6 +412,18 @@ def test_a_long_number_that_clients_read_and_a_text_are_sent(
     returns, server = returning
     returns.value = value
     assert ask(server, version, *REQUESTS["mapping"])["result"]["structuredContent"] == value
+
+
+@settings(max_examples=200)
+@given(before=st.integers(0, 9000), digits=st.integers(4298, 4303), negative=st.booleans(), after=st.integers(0, 9000))
+def test_a_long_number_is_found_wherever_it_is(before: int, digits: int, *, negative: bool, after: int) -> None:
+    number = 10 ** (digits - 1) * (-1 if negative else 1)
+    value = {"before": "x" * before, "number": number, "after": ["7" * 4000, after, "x" * after]}
+    if digits <= MAX_DIGITS:
+        assert sendable(value) == value
+    else:
+        with pytest.raises(NonFiniteNumberError, match=r"more than 4300 digits at number\."):
+            sendable(value)
 
 
 ITERATORS: list[Callable[[], Any]] = [

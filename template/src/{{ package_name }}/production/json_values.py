@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
@@ -24,7 +23,7 @@ WRITTEN = ("null", "strings")
 MAX_DIGITS = 4300
 """Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
 
-_LONG_NUMBER = re.compile(rb"(?<!\d)\d{" + str(MAX_DIGITS + 1).encode() + b"}")
+DIGITS = b"0123456789"
 
 
 class NonFiniteNumberError(ToolError):
@@ -101,7 +100,7 @@ def measured(value: T) -> tuple[T, int]:
         encoded = to_json(value, inf_nan_mode="constants")
     if _has_constant(encoded):
         require_finite(value)
-    if len(encoded) > MAX_DIGITS and _LONG_NUMBER.search(encoded) and (path := _long_number(value)) is not None:
+    if len(encoded) > MAX_DIGITS and _has_digits(encoded) and (path := _long_number(value)) is not None:
         raise NonFiniteNumberError(f"The result has a number of more than {MAX_DIGITS} digits{path}.")
     return value, len(encoded)
 
@@ -125,6 +124,20 @@ def non_finite(value: Any) -> str | None:
         if isinstance(item, float) and not math.isfinite(item):
             return json.dumps(item) + _place(path)
     return None
+
+
+def _has_digits(encoded: bytes) -> bool:
+    """Return whether a JSON text has more than `MAX_DIGITS` digits in a row, in a number or in a text.
+
+    Among so many digits is one whose index is a multiple of their number: only those bytes are read.
+    """
+    for at in range(0, len(encoded), MAX_DIGITS + 1):
+        if encoded[at : at + 1].isdigit():
+            before, after = encoded[max(at - MAX_DIGITS, 0) : at], encoded[at : at + MAX_DIGITS + 1]
+            left, right = len(before) - len(before.rstrip(DIGITS)), len(after) - len(after.lstrip(DIGITS))
+            if left + right > MAX_DIGITS:
+                return True
+    return False
 
 
 def _long_number(value: Any) -> str | None:
