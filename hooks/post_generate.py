@@ -213,9 +213,6 @@ class Hook:
             ProjectError: the command failed for another reason, or took too long.
         """
         environment = {name: value for name, value in os.environ.items() if not PROJECT_VARIABLES.fullmatch(name)}
-        if arguments[0] == "run" and environment.pop("PYTHONDONTWRITEBYTECODE", ""):
-            # The processes of a test import the same libraries, and compile them unless there is bytecode.
-            environment["PYTHONPYCACHEPREFIX"] = str(self.project / ".venv" / "bytecode")
         try:
             done = subprocess.run(
                 [*self.uv, *arguments],

@@ -182,14 +182,3 @@ def test_the_hook_imports_the_standard_library_only(template: Path) -> None:
     source = (template / "hooks" / "post_generate.py").read_text("utf-8")
     imported = set(re.findall(r"^(?:from|import) (\w+)", source, re.MULTILINE))
     assert imported <= sys.stdlib_module_names
-
-
-def test_bytecode_is_in_the_environment_where_python_may_write_none(
-    renderings: Renderings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not before there is an environment, and not beside the sources."""
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    hook = Hook(renderings["default"].first)
-    hook.uv = [sys.executable, "-c", "import sys; print(sys.dont_write_bytecode, sys.pycache_prefix)"]
-    assert hook.execute("run") == f"False {hook.project / '.venv' / 'bytecode'}"
-    assert hook.execute("sync") == "True None"
