@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
+from redis.asyncio import Redis
 
+from store import running_store
 from weather_station.production import redis_connections
 from weather_station.production.config import ConfigError
 
@@ -69,3 +72,23 @@ def test_a_wrong_url_is_explained_without_a_part_of_it(url: str) -> None:
         redis_connections.pool(url.replace("{secret}", "hunter2"), "tag")
     assert str(raised.value).startswith("REDIS_URL: ")
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("options", ["", "?socket_timeout=5&socket_connect_timeout=5"])
+async def test_a_task_that_waits_for_redis_ends_when_it_is_cancelled(options: str) -> None:
+    """Whatever it waits for at that moment: a connection, the sending of its command, or the reply."""
+    with running_store() as store:
+        client = Redis(connection_pool=redis_connections.pool(f"{store.url}{options}", "tag"))
+        cancelled = 0
+        for steps in range(20):
+            for _ in range(20):
+                command = asyncio.create_task(client.set("key", "value"))
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+                if command.cancel():
+                    await asyncio.wait([command])
+                    assert command.cancelled()
+                    cancelled += 1
+        assert cancelled > 20
+        await client.aclose()
+        await client.connection_pool.disconnect()

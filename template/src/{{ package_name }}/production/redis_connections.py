@@ -15,6 +15,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from .config import ConfigError
 
+UNLIMITED = {"socket_timeout": None, "socket_connect_timeout": None}
+"""Options of connections: whoever uses one has a timeout of its own. Those of redis-py are made with
+`asyncio.wait_for`, which loses most cancellations in Python 3.11, so that a cancelled task would go on for ever."""
+
 LOOKUP_SECONDS = 0.5
 """Longest time to wait for one Sentinel or node while the address is looked up; all are asked at once."""
 
@@ -91,6 +95,8 @@ def _address(text: str, default: int) -> tuple[str, int]:
 def pool(url: str, tag: str, kind: str = "BlockingConnectionPool", **options: Any) -> Any:
     """Return a pool of redis-py for the server of a URL. Its `connection_class` can be used without the pool.
 
+    Its connections wait without a limit: the caller has a timeout.
+
     Args:
         url: The value of `REDIS_URL`.
         tag: Hash tag of all keys.
@@ -106,6 +112,7 @@ def pool(url: str, tag: str, kind: str = "BlockingConnectionPool", **options: An
     try:
         parsed = parse(url)
         made = getattr(redis, kind).from_url(parsed.single, **options)
+        made.connection_kwargs |= UNLIMITED
         if parsed.kind:
             made.connection_kwargs["locate"] = Locator(parsed, tag, made.connection_kwargs).locate
             made.connection_class = _located(made.connection_class)
@@ -158,7 +165,7 @@ class Locator:
         self._url = url
         self._tag = tag
         login = {name: options.get(name) for name in ("username", "password")}
-        self._options: dict[str, Any] = dict(url.sentinel_login if url.kind == "sentinel" else login)
+        self._options: dict[str, Any] = {**(url.sentinel_login if url.kind == "sentinel" else login), **UNLIMITED}
         self._options |= {name: value for name, value in options.items() if name.startswith("ssl")}
         self._options["ssl"] = url.single.startswith("rediss")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,14 +31,7 @@ class RedisStore:
         from redis.asyncio import Redis
         from redis.exceptions import RedisError
 
-        connections = pool(
-            url,
-            prefix,
-            max_connections=MAX_CONNECTIONS,
-            timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=TIMEOUT_SECONDS,
-        )
+        connections = pool(url, prefix, max_connections=MAX_CONNECTIONS, timeout=None)  # `_explained` has a timeout
         self._redis: Any = Redis(connection_pool=connections)  # redis-py's types say that a reply may be awaited or not
         self._errors = (RedisError, OSError)
         self._prefix = f"{{{prefix}}}:oauth:"
@@ -85,7 +79,10 @@ class RedisStore:
     @asynccontextmanager
     async def _explained(self) -> AsyncIterator[None]:
         try:
-            yield
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                yield
+        except TimeoutError:
+            raise StoreUnavailableError(f"no answer within {TIMEOUT_SECONDS:g} s") from None
         except self._errors as error:
             raise StoreUnavailableError(f"{type(error).__name__}: {error}") from None
 

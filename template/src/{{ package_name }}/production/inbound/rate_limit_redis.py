@@ -120,8 +120,6 @@ class SharedBuckets:
             url,
             prefix,
             "ConnectionPool",
-            socket_connect_timeout=None,  # `_connection_use` has a timeout
-            socket_timeout=None,  # likewise; its implementation, wait_for, may lose a cancellation in Python 3.11
             retry=Retry(NoBackoff(), 0),  # a call without a reply may have spent its permit
             protocol=2,  # RESP3 adds push messages, which are not replies
         )

@@ -75,9 +75,7 @@ class SharedState(InMemorySubscriptionBus):
             url,
             name,
             max_connections=MAX_CONNECTIONS + 1,
-            timeout=None,  # these three: `_answer` has a timeout
-            socket_connect_timeout=None,
-            socket_timeout=None,
+            timeout=None,  # `_answer` has a timeout
             retry=Retry(NoBackoff(), 0),  # a command without an answer may have been done
             protocol=2,
         )

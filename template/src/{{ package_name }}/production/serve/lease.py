@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -42,14 +43,12 @@ class Leases:
         from redis.exceptions import RedisError
 
         if self._client is None:
-            connections = pool(
-                self._url, self._server, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
-            )
-            self._client = Redis(connection_pool=connections)
+            self._client = Redis(connection_pool=pool(self._url, self._server, timeout=None))
         milliseconds = max(1, round(seconds * 1000))
         key = f"{{{self._server}}}:lease:{name}"
         try:
-            return bool(await self._client.eval(SCRIPT, 1, key, self._holder, milliseconds))
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                return bool(await self._client.eval(SCRIPT, 1, key, self._holder, milliseconds))
         except (RedisError, OSError):
             return None
 
