@@ -29,7 +29,8 @@ class Ahead(NamedTuple):
 def start(template: Path, old: Rendering, new: Rendering) -> None:
     """Start a process that renders both versions; none where processes cannot be forked.
 
-    It holds a lock until it ends, whatever ends it. An error in it is found again by who renders then.
+    It holds a lock until it ends, whatever ends it. Its errors are not reported: without its result `after` renders,
+    and meets the same error.
     """
     if not hasattr(os, "fork"):
         return

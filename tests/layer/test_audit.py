@@ -233,6 +233,11 @@ def test_whatever_a_client_sends_a_record_is_one_valid_line_of_bounded_size(
         assert written["arguments_sha256"] == digest([arguments] * times)
 
 
+def session_of(client_params: Any) -> Any:
+    """What a record reads of a session: how the client introduced itself."""
+    return SimpleNamespace(client_params=client_params)
+
+
 @cache
 def recorder() -> Any:
     """The audit of a server that is not running."""
@@ -314,7 +319,7 @@ def requests(draw: st.DrawFn) -> MCPRequest:
     meta: Any = draw(st.sampled_from([None, {CLIENT_INFO_META_KEY: info}]))
     peer = Request({"type": "http", "headers": [], "client": (draw(st.sampled_from(["127.0.0.1", "::1", "no"])), 1)})
     ctx: ServerRequestContext[Any, Any] = ServerRequestContext(
-        session=SimpleNamespace(client_params=client_params),  # type: ignore[arg-type]
+        session=session_of(client_params),
         lifespan_context=None,
         protocol_version=version,
         method="any",
@@ -362,7 +367,7 @@ def test_callers_that_share_an_id_keep_their_own_fields() -> None:
     audit = recorder()
     callers = [Caller("alice", tenant="one"), Caller("alice", tenant="two"), Caller("alice", tier="gold")]
     ctx: ServerRequestContext[Any, Any] = ServerRequestContext(
-        session=SimpleNamespace(client_params=None),  # type: ignore[arg-type]
+        session=session_of(None),
         lifespan_context=None,
         protocol_version=LEGACY,
         method="ping",

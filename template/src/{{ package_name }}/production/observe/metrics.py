@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from abc import abstractmethod
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator
@@ -77,8 +78,8 @@ class _Portions(prometheus.metrics.MetricWrapperBase):
         if amounts:
             self._add(amounts)
 
-    def _add(self, amounts: list[float]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _add(self, amounts: list[float]) -> None: ...
 
     def _child_samples(self) -> Iterable[Any]:
         self.add_up()

@@ -41,7 +41,7 @@ MAX_LISTEN_VALUES = 1000
 INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 
 TASK = "mcp.task"
-"""Key of a scope: the task that handles the HTTP request."""
+"""Key of the scope of a POST: the task that handles the HTTP request, which is not one that the SDK made."""
 
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
