@@ -82,7 +82,7 @@ async def test_a_task_that_waits_for_redis_ends_when_it_is_cancelled(options: st
         cancelled = 0
         for steps in range(20):
             for _ in range(20):
-                command = asyncio.create_task(client.set("key", "value"))
+                command = asyncio.ensure_future(client.set("key", "value"))
                 for _ in range(steps):
                     await asyncio.sleep(0)
                 if command.cancel():
