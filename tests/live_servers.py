@@ -12,9 +12,11 @@ import signal
 import socket
 import socketserver
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -240,18 +242,20 @@ def npm_packages(name: str, *packages: str) -> Path:
     if npm is None:
         pytest.skip("npm is missing: apt-get install npm")
     named = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    cache = (Path(named) if named else Path.home() / ".cache") / "mcp-server-template" / "npm" / name
-    manifest = {"private": True, "dependencies": dict(package.rsplit("@", 1) for package in packages)}
-    installed = cache / "installed.json"
-    if installed.exists() and json.loads(installed.read_text("utf-8")) == manifest:
-        return cache
-    shutil.rmtree(cache, ignore_errors=True)
-    cache.mkdir(parents=True)
-    (cache / "package.json").write_text(json.dumps(manifest), "utf-8")
-    done = run(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=cache)
-    assert done.returncode == 0, done.stderr
-    installed.write_text(json.dumps(manifest), "utf-8")
-    return cache
+    caches = (Path(named) if named else Path.home() / ".cache") / "mcp-server-template" / "npm"
+    manifest = json.dumps({"private": True, "dependencies": dict(package.rsplit("@", 1) for package in packages)})
+    installed = caches / f"{name}-{sha256(manifest.encode()).hexdigest()[:12]}"
+    if not installed.exists():
+        caches.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=caches) as temporary:
+            folder = Path(temporary) / name
+            folder.mkdir()
+            (folder / "package.json").write_text(manifest, "utf-8")
+            done = run(npm, "install", "--no-audit", "--no-fund", "--loglevel=error", cwd=folder)
+            assert done.returncode == 0, done.stderr
+            with contextlib.suppress(OSError):  # another process was faster
+                folder.rename(installed)
+    return installed
 
 
 def node(packages: Path) -> Path:
