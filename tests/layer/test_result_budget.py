@@ -315,3 +315,23 @@ def test_a_result_of_five_megabytes_takes_neither_memory_nor_conversions(version
     assert conversions[0] >= len(ITEMS)
     assert conversions[100_000] < 100_000 / 90
     assert 0 < peak < 2_000_000
+
+
+class Page(BaseModel):
+    items: list[Item]
+
+
+@pytest.mark.parametrize("text_copy", [True, False])
+def test_a_large_object_is_encoded_before_the_rest_of_its_conversion(text_copy: bool) -> None:
+    def add(server: ProductionServer) -> None:
+        @server.tool()
+        async def page(count: int) -> Page:
+            return Page.model_construct(items=ITEMS[:count])
+
+    limit = len(to_json({"items": ITEMS[:20]}, indent=2)) - 1
+    with running(config(max_result_bytes=limit, result_text_copy=text_copy), add) as server:
+        Item.converted = 0
+        assert call(server, LEGACY, "page", count=1000)["isError"] is True
+        assert Item.converted == (1000 if text_copy else 2000)
+        # The structure alone is smaller than its text.
+        assert call(server, LEGACY, "page", count=20).get("isError", False) is text_copy

@@ -17,7 +17,7 @@ from pydantic_core import to_json
 from ..observe.meter import Histogram
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
-from .results import CONTENT
+from .results import CONTENT, is_subclass_of
 
 METHODS = (TOOLS_CALL, RESOURCES_READ, PROMPTS_GET)
 
@@ -29,8 +29,11 @@ STRUCTURED_SINCE = "2025-06-18"
 
 NUMBERS = frozenset((int, float, bool, type(None)))
 
-UNCOUNTED = (*CONTENT, Resource, bytes)
-"""Types of content and binary data."""
+CONTAINERS = (dict, list, tuple)
+
+is_iterator = is_subclass_of(Iterator)
+is_uncounted = is_subclass_of(*CONTENT, Resource, bytes)
+"""Whether a type is one of content or binary data."""
 
 MAX_ARGUMENTS = 10
 """Arguments of a tool that its error names."""
@@ -84,15 +87,16 @@ def bytes_left(value: Any, left: int) -> int:
 
     The time depends on `left` and on the largest object that is neither a container nor a text.
     """
+    kind = type(value)
+    if kind in NUMBERS:
+        return left
     if isinstance(value, str):
         return left - len(value)
-    if type(value) in NUMBERS:
-        return left
-    if isinstance(value, CallToolResult):
-        return bytes_left(value.structured_content, left)
-    if not isinstance(value, dict | list | tuple):
+    if not isinstance(value, CONTAINERS):
+        if is_uncounted(kind):
+            return bytes_left(value.structured_content, left) if isinstance(value, CallToolResult) else left
         # The container has counted two bytes for this item, of which one is for the comma or bracket beside it.
-        return left if isinstance(value, UNCOUNTED) else left - max(0, _encoded_size(value) - 1)
+        return left - max(0, _encoded_size(value) - 1)
     left -= 2 * len(value)
     if left < 0:
         return left
@@ -108,7 +112,7 @@ def bytes_left(value: Any, left: int) -> int:
 
 
 def _encoded_size(value: Any) -> int:
-    if isinstance(value, Iterator):
+    if is_iterator(type(value)):
         raise TypeError(f"the result contains a {type(value).__name__}, which can be read only once: make it a list")
     try:
         return len(to_json(value, fallback=str))

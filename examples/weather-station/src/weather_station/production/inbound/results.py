@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from functools import cached_property, partial, wraps
+from functools import cached_property, lru_cache, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from mcp.server.mcpserver import Audio, Image
@@ -30,9 +30,14 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 """Return types that are content, not data."""
 
 
+def is_subclass_of(*kinds: type) -> Callable[[type], bool]:
+    """Return a function which remembers what `issubclass` says: asking a dozen pydantic models takes microseconds."""
+    return lru_cache(maxsize=256)(lambda kind: issubclass(kind, kinds))
+
+
 DATA = frozenset((str, int, float, bool, dict))
-SPECIAL = (*CONTENT, type(None), list, tuple, str)
-"""Types whose values the SDK converts: they are or may contain content, or pydantic changes subclasses of them."""
+is_special = is_subclass_of(type(None), list, tuple, str, *CONTENT)
+"""Whether the SDK converts values of a type: they are or may contain content, or pydantic changes subclasses of it."""
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
 """Return types without an output schema, since they do not describe their items."""
@@ -52,11 +57,20 @@ def converting(
             request.handler_called = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = listed(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
-        if request and request.check_result:
-            request.check_result(request, result)
+        measure(request, result)
         return convert(result)
 
     return run
+
+
+def measure(request: MCPRequest | None, result: Any) -> None:
+    """Measure what a handler returned, before it is converted.
+
+    Raises:
+        ToolError: it is too large.
+    """
+    if request and request.check_result:
+        request.check_result(request, result)
 
 
 def resource_content(value: Any) -> Any:
@@ -183,10 +197,8 @@ class ToolMetadata(FuncMetadata):
         """
         request = current_request.get()
         result = listed(result)
-        if request and request.check_result:
-            request.check_result(request, result)
         try:
-            converted = self._converted(result)
+            converted = self._converted(result, request)
             if converted is result:
                 to_json(result)
         except (PydanticSerializationError, UnicodeError, ValidationError):
@@ -207,11 +219,20 @@ class ToolMetadata(FuncMetadata):
                 converted = converted.model_copy(update=omitted)
         return converted
 
-    def _converted(self, result: Any) -> CallToolResult | InputRequiredResult:
-        """Return what the SDK makes of a result, without validating again what is valid by the way it is made."""
-        if type(result) not in DATA and isinstance(result, SPECIAL):
-            return super().convert_result(result)
+    def _converted(self, result: Any, request: MCPRequest | None) -> CallToolResult | InputRequiredResult:
+        """Return what the SDK makes of a result, without validating again what is valid by the way it is made.
+
+        Raises:
+            ToolError: it is too large.
+        """
+        is_object = type(result) not in DATA and not is_special(type(result))
+        if not is_object:
+            measure(request, result)
+            if type(result) not in DATA:
+                return super().convert_result(result)
         text = result if isinstance(result, str) else to_json(result, fallback=str, indent=2).decode()
+        if is_object:  # encoded once, unless its text is not sent
+            measure(request, result if request and request.copies == "structure" else text)
         text.encode()  # raises UnicodeError for a lone surrogate
         block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
         fields: dict[str, Any] = {
