@@ -330,7 +330,9 @@ async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResp
     def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
         sent = Sent()
         timer = SharedTimer(silence or 1.0, DeferredResponse.attend)
-        made.append(DeferredResponse(sent, timer, silence, may_stream=silence is not None))
+        task = asyncio.current_task()
+        assert task is not None
+        made.append(DeferredResponse(task, sent, timer, silence, may_stream=silence is not None))
         return made[-1], sent
 
     yield make

@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +23,7 @@ from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
 from ..registry import Registry
 from ..request import SharedTimer
-from .http_limits import HEADERS, IS_LISTEN, header_of, http_error, set_header
+from .http_limits import HEADERS, IS_LISTEN, TASK, header_of, http_error, set_header
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
@@ -93,7 +93,8 @@ class Responses:
         opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
         silence = self._silence if self._streams and not opens_session else None
         goes_on = self._has_sessions and not _is_modern(scope)  # as the client may come back
-        response = DeferredResponse(send, self._timer, silence, may_stream, None if goes_on else receive)
+        watched = None if goes_on else receive
+        response = DeferredResponse(scope[TASK], send, self._timer, silence, may_stream, watched)
         scope[RESPONSE] = response
         if self._has_sessions and self._streams and not may_stream and accept.strip():
             set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
@@ -131,6 +132,7 @@ class DeferredResponse:
     without its comments; if the answer is the only event, it is sent as JSON.
 
     Args:
+        task: The task that handles the request.
         send: Sends to the client.
         timer: Calls `attend` where the call takes long.
         silence: Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one
@@ -151,12 +153,14 @@ class DeferredResponse:
 
     def __init__(
         self,
+        task: asyncio.Task[Any],
         send: Send,
         timer: SharedTimer[DeferredResponse],
         silence: float | None,
         may_stream: bool,
         receive: Receive | None = None,
     ) -> None:
+        self.task = task
         self._send = send
         self.may_stream = may_stream
         self._silence = silence
@@ -164,8 +168,6 @@ class DeferredResponse:
         self._start: Message = {}
         self._parts: list[bytes] = []
         self._attending: list[asyncio.Task[None]] = []
-        self.task = cast("asyncio.Task[object]", asyncio.current_task())
-        """The task that handles the request."""
         self._timer = timer
         timer.add(self)
 
