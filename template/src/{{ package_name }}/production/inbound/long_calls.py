@@ -122,6 +122,8 @@ class LongCalls:
 
     def cancel(self, caller_id: str, request_id: object) -> None:
         """Cancel the call of a caller with this JSON-RPC id, unless several have it."""
+        if type(request_id) not in (int, str):
+            return
         key = (caller_id, str(request_id))
         found = [
             call.timer
