@@ -213,6 +213,7 @@ def startup(bench: Bench, generator: LoadGenerator) -> None:
         targets.EVERYTHING_OFF,
         ALL_BUT_TELEMETRY,
         ALL,
+        targets.EVERY_FEATURE,
         targets.FASTMCP,
         targets.FASTMCP_ALL,
         targets.SAMPLE,

@@ -13,14 +13,18 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from tests.support import EVERYTHING
 
 ROOT = Path(__file__).resolve().parent.parent
 ANSWERS = {"project_name": "Benchmark Server", "enable_metrics_tool": "true", "include_ci": "false"}
-VARIANTS = {
+VARIANTS: Mapping[str, Mapping[str, object]] = {
     "project": {},
     "redis": {"rate_limit_backend": "redis"},
     "permissions": {"enable_authorization": "true", "enable_audit": "true"},
+    "everything": EVERYTHING,
 }
 """The further answers of each generated project, by the name of its environment."""
 PACKAGE = "benchmark_server"
@@ -73,7 +77,7 @@ def project(cache: Path, variant: str, commit: str = "") -> Path:
         for name in TEMPLATE_PATHS:
             _copy(ROOT / name, source / name)
     shutil.rmtree(target / "src", ignore_errors=True)
-    data = [f"--data={name}={value}" for name, value in (ANSWERS | VARIANTS[variant]).items()]
+    data = [f"--data={name}={value}" for name, value in {**VARIANTS[variant], **ANSWERS}.items()]
     copy = [sys.executable, "-m", "copier", "copy", "--skip-tasks", "--defaults", "--overwrite", "--quiet"]
     _run([*copy, *data, str(source), str(target)])
     (target / "src" / PACKAGE / "tools" / "__init__.py").write_text(TOOLS, "utf-8")

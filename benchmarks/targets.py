@@ -71,6 +71,12 @@ EVERYTHING_OFF = _production("generated, every feature off")
 ALL_BUT_TELEMETRY = _production("generated, all but telemetry", INBOUND)
 WITH_PERMISSIONS = _production("generated, the same with authorization, tiers and audit", INBOUND, PERMISSIONS)
 ALL = _production("generated, all, every call traced", INBOUND, TRACES, OTLP)
+EVERY_FEATURE = replace(
+    ALL,
+    name="generated, with every feature that there is",
+    settings=ALL.settings | PERMISSIONS | REDIS | {"ENABLE_METRICS_TOOL": "true"},
+    environment="everything",
+)
 FASTMCP = Target("FastMCP 4, bare", "fastmcp_peer", environment="fastmcp")
 FASTMCP_LAYER = Target(
     "FastMCP 4, its middlewares and token",
