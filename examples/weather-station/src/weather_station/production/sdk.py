@@ -47,6 +47,7 @@ from .policy import FEATURE_ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
+    LISTEN,
     PROMPTS_GET,
     RESOURCES_READ,
     TOOLS_CALL,
@@ -108,7 +109,8 @@ class ProductionServer(MCPServer[Runtime]):
         info = self._lowlevel_server._server_info_stamp_source
         if {*map(type, info.values())} == {str}:  # no icons
             self._lowlevel_server._server_info_stamp_source = _ServerInfo(info)
-        self.drain = drain.install(registry)
+        listen = self._lowlevel_server.get_request_handler(LISTEN)
+        self.drain = drain.install(registry, listen.handler if listen else None)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
         self.middleware[:] = [pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire), *others]
