@@ -58,6 +58,7 @@ from .request import (
 )
 from .serve import drain, tool_loader
 from .upstream.client import Upstream
+from .upstream.errors import ungrouped
 
 SHUTDOWN_CALLBACK_SECONDS = 5.0
 """Time limit of one shutdown callback."""
@@ -523,8 +524,8 @@ async def _run_startup(callback: Callback) -> None:
     except BaseException as error:
         if not is_own_failure(error, task):
             raise
-        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise StartError(f"cannot start: {tool_loader.dotted_name(callback)} failed with {cause}") from error
+        causes = "; ".join(f"{type(each).__name__}: {each}".removesuffix(": ") for each in ungrouped(error))
+        raise StartError(f"cannot start: {tool_loader.dotted_name(callback)} failed with {causes}") from error
 
 
 async def _run_shutdown(callback: Callback, log_failure: Callable[..., object]) -> None:

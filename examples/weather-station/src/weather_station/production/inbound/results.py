@@ -20,7 +20,7 @@ from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputR
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..json_values import WRITTEN, encode, listed, measured, require_finite, valid_unicode
+from ..json_values import WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
 from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
@@ -210,8 +210,8 @@ class ToolMetadata(FuncMetadata):
     def _converted(self, result: Any) -> CallToolResult | InputRequiredResult:
         """Return what the SDK makes of a result, without validating again what is valid by the way it is made."""
         if type(result) not in DATA and isinstance(result, SPECIAL):
-            return super().convert_result(result)
-        text = result if isinstance(result, str) else to_json(result, fallback=str, indent=2).decode()
+            return super().convert_result(_texts_of(result) if self.output_model is None else result)
+        text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         text.encode()  # raises UnicodeError for a lone surrogate
         block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
         fields: dict[str, Any] = {
