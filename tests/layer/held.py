@@ -31,13 +31,15 @@ def legacy(method: str, params: dict[str, Any]) -> Exchange:
     return message(method, params), HEADERS
 
 
-def open_session(url: str, capabilities: dict[str, Any] | None = None) -> dict[str, str]:
+def open_session(
+    url: str, capabilities: dict[str, Any] | None = None, *, headers: dict[str, str] = HEADERS
+) -> dict[str, str]:
     """Open a session of a client with these capabilities, and return the header that belongs to it."""
     initialize = INITIALIZE | {"params": INITIALIZE["params"] | {"capabilities": capabilities or {}}}
     with httpx2.Client(trust_env=False, verify=NO_TLS) as client:
-        response = client.post(url, json=initialize, headers=HEADERS)
+        response = client.post(url, json=initialize, headers=headers)
         session = {"mcp-session-id": response.headers["mcp-session-id"]}
-        client.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=HEADERS | session)
+        client.post(url, json={"jsonrpc": "2.0", "method": "notifications/initialized"}, headers=headers | session)
     return session
 
 

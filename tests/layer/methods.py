@@ -1,6 +1,6 @@
 """Requests of every method that a server answers, over every transport, and handlers that do what a request asks for.
 
-What that is stands in the request's `_meta`: to answer, to crash, or to wait.
+What that is stands in the request's `_meta`: to answer, to name the caller, to crash, or to wait.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx2
 from mcp.server.context import ServerRequestContext
-from mcp_types import Completion, PaginatedRequestParams
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import SUBSCRIPTION_ID_META_KEY
+from mcp_types import INVALID_PARAMS, Completion, PaginatedRequestParams
 
 from harness import (
     HAS_METRICS,
@@ -28,6 +30,7 @@ from harness import (
     INITIALIZE,
     LEGACY,
     MODERN,
+    NO_TLS,
     Metrics,
     Process,
     Running,
@@ -35,15 +38,17 @@ from harness import (
     log_lines,
     message,
     modern,
+    rebuild_pipeline,
     running,
     stdio_process,
     wait_for,
 )
 from held import open_session
 from weather_station.production.config import variable
-from weather_station.production.request import current_request
+from weather_station.production.request import LISTEN, CallNext, MCPRequest, Result, current_request
 from weather_station.production.sdk import ProductionServer
 
+ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 DETAIL = "row 17 of the customers"
 MODE = "test/mode"
 END = "end"
@@ -64,7 +69,10 @@ EXAMPLES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "resources/templates/list": ("resources/templates/list", {}, (LEGACY, MODERN)),
     "server/discover": ("server/discover", {}, (MODERN,)),
     "tools/call": ("tools/call", {"name": "work", "arguments": {}}, (LEGACY, MODERN)),
+    "subscriptions/listen": (LISTEN, {"notifications": {"toolsListChanged": True}}, (MODERN,)),
     "tools/list": ("tools/list", {}, (LEGACY, MODERN)),
+    # At the end: over stdio the SDK reads nothing else until it is answered.
+    "initialize": ("initialize", INITIALIZE["params"], (LEGACY,)),
 }
 """By name: the method, its parameters, and the protocol versions that have it."""
 
@@ -77,10 +85,7 @@ TARGETS = {
 """Labels of the targets, by the log's field."""
 
 OWN_METHODS = {"tools/call", "resources/read", "prompts/get", "completion/complete", "test/extension"}
-"""Methods whose handlers are functions of this module, with the id of the caller in the result."""
-
-OTHER_METHODS = {"initialize", "subscriptions/listen"}
-"""Methods with tests of their own: the SDK handles the first itself, and the second is a stream."""
+"""Methods whose handlers are functions of this module."""
 
 HTTP = {
     "2025-11-25 stateless": (LEGACY, "stateless"),
@@ -93,7 +98,11 @@ TRANSPORTS = (*HTTP, *STDIO)
 TOOLS = f"{__name__}:tools"
 
 
-def cases(*transports: str) -> list[tuple[str, str]]:
+Case = tuple[str, str]
+"""A transport, and the name of an example."""
+
+
+def cases(*transports: str) -> list[Case]:
     """Return each transport with each example of its protocol version."""
     return [
         (transport, name)
@@ -104,10 +113,12 @@ def cases(*transports: str) -> list[tuple[str, str]]:
 
 
 async def act() -> str:
-    """Do what the request asks for, and return the id of its caller."""
+    """Do what the request asks for."""
     request = current_request.get()
     assert request is not None
-    mode, _, directory = request.params["_meta"][MODE].partition(":")
+    mode, _, directory = request.params.get("_meta", {}).get(MODE, "answer").partition(":")
+    if mode == "caller":
+        raise MCPError(INVALID_PARAMS, request.caller.id)
     if mode == "crash":
         raise ValueError(DETAIL)
     if mode == "exit":
@@ -120,7 +131,7 @@ async def act() -> str:
             await asyncio.sleep(60)
     if mode == "wait":
         await anyio.to_thread.run_sync(wait_in, Path(directory), request.request_id, abandon_on_cancel=True)
-    return request.caller.id
+    return "done"
 
 
 def wait_in(directory: Path, request_id: str) -> None:
@@ -155,7 +166,7 @@ def tools(server: ProductionServer) -> None:
     low_level = server._lowlevel_server
 
     async def extension(ctx: ServerRequestContext[Any, Any], params: PaginatedRequestParams) -> dict[str, Any]:
-        return {"caller": await act()}
+        return {"text": await act()}
 
     low_level.add_request_handler("test/extension", PaginatedRequestParams, extension)
 
@@ -170,6 +181,17 @@ def tools(server: ProductionServer) -> None:
         if method not in OWN_METHODS:
             low_level.add_request_handler(method, entry.params_type, acting(entry.handler))
 
+    innermost = server.registry.middleware.get("result_budget")
+
+    async def act_at_initialize(request: MCPRequest, call_next: CallNext) -> Result:
+        """Act for `initialize`, which the SDK handles itself."""
+        if request.method == "initialize":
+            await act()
+        return await (innermost(request, call_next) if innermost else call_next(request))
+
+    server.registry.middleware["result_budget"] = act_at_initialize
+    rebuild_pipeline(server)
+
 
 class Peer(ABC):
     """A client of a running server."""
@@ -179,7 +201,14 @@ class Peer(ABC):
 
     @abstractmethod
     def send(self, name: str, mode: str = "answer") -> Callable[[], dict[str, Any]]:
-        """Send the example, and return a function that waits for its response."""
+        """Send the example, and return a function that waits for its response.
+
+        That of a subscription is its acknowledgement, as a result; then the client leaves.
+        """
+
+    @abstractmethod
+    def subscription(self) -> AbstractContextManager[Callable[[], list[dict[str, Any]]]]:
+        """Open a subscription, and yield a function that returns what comes after its acknowledgement, to its end."""
 
     def ask(self, name: str, mode: str = "answer") -> dict[str, Any]:
         """Send the example, and return its response."""
@@ -206,20 +235,37 @@ class Peer(ABC):
 
 
 class HttpPeer(Peer):
-    def __init__(self, server: Running, transport: str, read_log: Callable[[], str]) -> None:
+    def __init__(self, server: Running, transport: str, read_log: Callable[[], str], token: str) -> None:
         super().__init__()
         self.server = server
         self._version, session_mode = HTTP[transport]
-        self._session = open_session(server.url) if session_mode == "stateful" else {}
+        self._token = {"authorization": f"Bearer {token}"} if token else {}
+        self._session = open_session(server.url, headers=HEADERS | self._token) if session_mode == "stateful" else {}
         self._read_log = read_log
         self._pool = ThreadPoolExecutor(len(EXAMPLES))
 
     def send(self, name: str, mode: str = "answer") -> Callable[[], dict[str, Any]]:
+        return self._pool.submit(self._first_message, name, mode).result
+
+    def _first_message(self, name: str, mode: str) -> dict[str, Any]:
+        with self._stream(name, mode) as response:
+            if name == LISTEN:
+                message = next(messages_of(response))
+                return {"result": message["params"]} if "method" in message else message
+            response.read()
+            return dict(response.json())
+
+    @contextmanager
+    def subscription(self) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        with self._stream(LISTEN, "answer") as response:
+            messages = messages_of(response)
+            assert next(messages)["method"] == ACKNOWLEDGED
+            yield lambda: [*messages]
+
+    def _stream(self, name: str, mode: str) -> AbstractContextManager[httpx2.Response]:
         content, headers = self.exchange(self._version, name, mode)
-        response = self._pool.submit(
-            self.server.client.post, self.server.url, json=content, headers=headers | self._session
-        )
-        return lambda: dict(response.result().json())
+        headers = headers | self._token | ({} if name == "initialize" else self._session)
+        return self.server.client.stream("POST", self.server.url, json=content, headers=headers)
 
     def stop(self) -> None:
         self.server.http.stop()
@@ -229,6 +275,13 @@ class HttpPeer(Peer):
 
     def metrics(self) -> Metrics:
         return self.server.metrics()
+
+
+def messages_of(response: httpx2.Response) -> Iterator[dict[str, Any]]:
+    """Yield the messages of a response: of a stream, or the only one."""
+    for line in response.iter_lines():
+        if (text := line.removeprefix("data: ")).startswith("{"):
+            yield json.loads(text)
 
 
 class StdioPeer(Peer):
@@ -246,14 +299,30 @@ class StdioPeer(Peer):
     def send(self, name: str, mode: str = "answer") -> Callable[[], dict[str, Any]]:
         content, _ = self.exchange(self._version, name, mode)
         self.process.send(content)
-        return lambda: self._receive(content["id"])
+        return lambda: self._response(name, content["id"])
+
+    def _response(self, name: str, number: int) -> dict[str, Any]:
+        message = self._receive(number)
+        if "method" not in message:
+            return message
+        self.process.send({"method": "notifications/cancelled", "params": {"requestId": number}})
+        return {"result": message["params"]}
+
+    @contextmanager
+    def subscription(self) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+        content, _ = self.exchange(self._version, LISTEN, "answer")
+        self.process.send(content)
+        assert self._receive(content["id"])["method"] == ACKNOWLEDGED
+        yield lambda: [json.loads(line) for line in iter(self.process.receive, b"")]
 
     def _receive(self, number: int) -> dict[str, Any]:
+        """Return the response to a request, or the acknowledgement of a subscription."""
         while number not in self._answers:
             line = self.process.receive()
             assert line, self.process.log()
-            answer = json.loads(line)
-            self._answers[answer["id"]] = answer
+            message = json.loads(line)
+            of = message["params"]["_meta"][SUBSCRIPTION_ID_META_KEY] if "method" in message else message["id"]
+            self._answers[of] = message
         return self._answers.pop(number)
 
     def stop(self) -> None:
@@ -270,16 +339,16 @@ class StdioPeer(Peer):
         wait_for(lambda: '"metrics":"' in self.process.log())
         found = re.search(r'"metrics":"(http[^"]+)"', self.process.log())
         assert found
-        return Metrics(httpx2.get(found[1], trust_env=False).text)
+        return Metrics(httpx2.get(found[1], trust_env=False, verify=NO_TLS).text)
 
 
 @contextmanager
-def serving(transport: str, read_log: Callable[[], str], **settings: Any) -> Iterator[Peer]:
-    """Run a server with handlers of all methods, and yield a client of it."""
+def serving(transport: str, read_log: Callable[[], str], *, token: str = "", **settings: Any) -> Iterator[Peer]:
+    """Run a server with handlers of all methods, and yield a client of it, over HTTP with this access token."""
     if transport in HTTP:
         _, session_mode = HTTP[transport]
         with running(config(session_mode=session_mode, **settings), tools) as server:
-            yield HttpPeer(server, transport, read_log)
+            yield HttpPeer(server, transport, read_log, token)
     else:
         ports: dict[str, Any] = {"METRICS_PORT": 0} if HAS_METRICS else {}
         environment = {variable(name): value for name, value in settings.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 import sys
@@ -142,8 +143,8 @@ async def test_a_subscription_ends_with_the_drain(serve: Serve, http: httpx2.Asy
             lines = stream.aiter_lines()
             await anext(lines)
             server.http.stop()
-            async for _line in lines:
-                pass
+            messages = [line.removeprefix("data: ") async for line in lines if line.startswith("data: {")]
+            assert "result" in json.loads(messages[-1])
 
 
 async def test_a_response_that_is_read_slowly_is_complete(serve: Serve, http: httpx2.AsyncClient) -> None:

@@ -112,6 +112,22 @@ async def test_shutdown_callbacks_run_in_reverse_order_even_if_one_fails_or_hang
     assert entries[1]["callback"].endswith("fail")
 
 
+async def test_the_errors_of_a_task_group_in_a_callback_are_named() -> None:
+    async def reject(error: Exception) -> None:
+        raise error
+
+    async def fail() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reject(ConnectionError("no database")))
+            group.create_task(reject(LookupError("no key")))
+
+    server = create_server(config())
+    on_startup(server, fail)
+    with pytest.raises(StartError, match=r"fail failed with ConnectionError: no database; LookupError: no key$"):
+        async with server.running():
+            pytest.fail("the server started")
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError(), GeneratorExit()], ids=repr)
 async def test_a_callback_may_raise_anything(error: BaseException) -> None:
     async def fail() -> None:

@@ -10,25 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp_types.methods import CLIENT_REQUESTS, SPEC_CLIENT_METHODS
 
-from harness import HAS_LOGGING, HAS_METRICS, HEADERS, INITIALIZE, config, modern, text_of, wait_for
-from methods import (
-    DETAIL,
-    END,
-    EXAMPLES,
-    HTTP,
-    MODE,
-    OTHER_METHODS,
-    OWN_METHODS,
-    STDIO,
-    TARGETS,
-    TRANSPORTS,
-    HttpPeer,
-    Peer,
-    cases,
-    serving,
-    tools,
-)
+from harness import HAS_LOGGING, HAS_METRICS, LEGACY, config, text_of, wait_for
+from methods import DETAIL, END, EXAMPLES, HTTP, STDIO, TARGETS, TRANSPORTS, Case, Peer, cases, serving, tools
+from weather_station.production.config import ANSWERS
+from weather_station.production.request import LISTEN
 from weather_station.server import create_server
 
 DAY = 86_400
@@ -39,7 +26,34 @@ Serving = Callable[..., Peer]
 
 Captured = pytest.CaptureFixture[str]
 
-every_case = pytest.mark.parametrize(("transport", "name"), cases())
+ALICE = "f81bf3ae2a2c57fb2b0f6a4f11a5d9c0"
+"""A token."""
+
+LAYERS = {"rate limit", "timeout", "log", "metric", "span", "identity", "crash text", "drain", "beyond grace"}
+
+EVERY = cases()
+SUBSCRIPTIONS = [case for case in EVERY if case[1] == LISTEN]
+OTHERS = [case for case in EVERY if case[1] != LISTEN]
+OVER_HTTP = cases(*HTTP)
+
+tested: set[tuple[str, str, str]] = set()
+"""The cells of the table that have a test: transport, method and layer."""
+
+
+def each_case(*layers: str, of: list[Case] = EVERY) -> pytest.MarkDecorator:
+    """Parametrize a test of these layers with each case."""
+    tested.update((transport, EXAMPLES[name][0], layer) for transport, name in of for layer in layers)
+    return pytest.mark.parametrize(("transport", "name"), of)
+
+
+def each_transport(*layers: str, of: list[Case] = EVERY) -> pytest.MarkDecorator:
+    """Parametrize a test of these layers, which goes through the cases by itself, with their transports."""
+    each_case(*layers, of=of)
+    return pytest.mark.parametrize("transport", dict.fromkeys(transport for transport, _ in of))
+
+
+def names(transport: str, of: list[Case] = EVERY) -> list[str]:
+    return [name for found, name in of if found == transport]
 
 
 class Log:
@@ -77,16 +91,22 @@ def capture(log: Log, capfd: Captured) -> None:
 
 
 def line_of(peer: Peer, name: str) -> dict[str, Any]:
-    """Return the line of the last request."""
+    """Return the line of the last request; that of a subscription is written after its client has left."""
     found: list[dict[str, Any]] = []
 
     def logged() -> bool:
         found.extend(line for line in peer.log() if "outcome" in line)
-        return bool(found)
+        return bool(found) and found[-1]["method"] == EXAMPLES[name][0]
 
     wait_for(logged, "the line of the request")
-    assert found[-1]["method"] == EXAMPLES[name][0]
     return found[-1]
+
+
+def require_answer(peer: Peer, name: str) -> None:
+    """Require that the server still answers the example."""
+    assert "result" in peer.ask(name)
+    if HAS_LOGGING:
+        assert line_of(peer, name)["outcome"] == "success"
 
 
 def failure_of(answer: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -103,44 +123,66 @@ def require_form(answer: dict[str, Any], name: str, code: int) -> None:
     assert name == "tools/call" or answer["error"]["code"] == code
 
 
-def test_every_method_that_the_server_answers_has_an_example() -> None:
+def test_the_table_is_complete() -> None:
+    """Each method that the server answers has a test of each layer over each transport whose protocol has it."""
     server = create_server(config())
     tools(server)
-    covered = {method for method, _, _ in EXAMPLES.values()} | OTHER_METHODS
-    answered = {*server._lowlevel_server._request_handlers, "initialize"}
-    assert answered == covered
+    needed = {
+        (transport, method, layer)
+        for method in {*server._lowlevel_server._request_handlers, "initialize"}
+        for transport in TRANSPORTS
+        if method not in SPEC_CLIENT_METHODS or (method, transport[: len(LEGACY)]) in CLIENT_REQUESTS
+        for layer in LAYERS | ({"token"} if transport in HTTP else set())
+    }
+    assert tested == needed
 
 
-@every_case
+def require_caller(peer: Peer, name: str, caller: str) -> None:
+    answer = peer.ask(name, "caller")
+    assert answer["error"]["message"] == caller, "the handler sees its caller"
+    if HAS_LOGGING:
+        assert line_of(peer, name)["client_id"] == caller
+
+
+@each_case("log", "metric", "identity")
 def test_a_request_is_answered_and_recorded(servers: Serving, transport: str, name: str) -> None:
     peer = servers(transport)
-    caller = "127.0.0.1" if transport in HTTP else "stdio"
-    result = peer.ask(name)["result"]
     method = EXAMPLES[name][0]
-    if method in OWN_METHODS:  # whose handlers return their caller's id
-        assert f'"{caller}"' in json.dumps(result)
+    target = next(iter(TARGETS.get(name, {"": ""}).values()))
+    labels = {
+        "mcp_method_name": method,
+        "gen_ai_tool_name": target if method == "tools/call" else "",
+        "gen_ai_prompt_name": target if method == "prompts/get" else "",
+        "mcp_resource_template": target if method == "resources/read" else "",
+        "error_type": "",
+    }
+
+    def count() -> float:
+        return peer.metrics().value("mcp_server_operation_duration_seconds_count", **labels) or 0
+
+    before = count() if HAS_METRICS else 0
+    assert "result" in peer.ask(name)
     if HAS_LOGGING:
         line = line_of(peer, name)
         assert line["outcome"] == "success"
-        assert line["client_id"] == caller
         assert {field: line.get(field) for field in ("tool", "prompt", "resource")} == {
             "tool": None,
             "prompt": None,
             "resource": None,
         } | TARGETS.get(name, {})
     if HAS_METRICS:
-        target = next(iter(TARGETS.get(name, {"": ""}).values()))
-        labels = {
-            "mcp_method_name": method,
-            "gen_ai_tool_name": target if method == "tools/call" else "",
-            "gen_ai_prompt_name": target if method == "prompts/get" else "",
-            "mcp_resource_template": target if method == "resources/read" else "",
-            "error_type": "",
-        }
-        assert peer.metrics().value("mcp_server_operation_duration_seconds_count", **labels)
+        wait_for(lambda: count() > before)
+    require_caller(peer, name, "127.0.0.1" if transport in HTTP else "stdio")
 
 
-@every_case
+@pytest.mark.needs("inbound.auth_token")
+@each_case("token", of=OVER_HTTP)
+def test_a_request_is_that_of_its_token(servers: Serving, transport: str, name: str) -> None:
+    caller = "alice" if ANSWERS["config"]["auth"] == "token" else "token:alice"
+    require_caller(servers(transport, auth_tokens=f"alice:{ALICE}", token=ALICE), name, caller)
+
+
+@each_case("crash text")
 @pytest.mark.parametrize(("mode", "error_type"), [("crash", "ValueError"), ("exit", "SystemExit")])
 def test_a_crash_fails_that_request_with_a_request_id_and_without_its_text(
     servers: Serving, transport: str, name: str, mode: str, error_type: str
@@ -155,10 +197,10 @@ def test_a_crash_fails_that_request_with_a_request_id_and_without_its_text(
         line = line_of(peer, name)
         assert (line["outcome"], line["error_type"]) == ("error", error_type)
         assert line["request_id"] == meta["request_id"]
-    assert "result" in peer.ask(name), "the server still works"
+    require_answer(peer, name)
 
 
-@pytest.mark.parametrize(("transport", "name"), cases("2025-11-25 stateful", *STDIO))
+@each_case(of=cases("2025-11-25 stateful", *STDIO))
 @pytest.mark.parametrize("mode", ["cancel", "cancel and wait"])
 def test_a_handler_that_cancels_its_own_task_fails_its_request_only(
     servers: Serving, transport: str, name: str, mode: str
@@ -171,10 +213,10 @@ def test_a_handler_that_cancels_its_own_task_fails_its_request_only(
     if HAS_LOGGING:
         line = line_of(peer, name)
         assert (line["outcome"], line["error_type"]) == ("error", "CancelledError")
-    assert "result" in peer.ask(name), "the server still works"
+    require_answer(peer, name)
 
 
-@every_case
+@each_case("timeout", of=OTHERS)
 def test_a_request_is_stopped_after_the_timeout(servers: Serving, transport: str, name: str, tmp_path: Path) -> None:
     peer = servers(transport, tool_timeout_seconds=0.05)
     answer = peer.ask(name, f"wait:{tmp_path}")
@@ -188,90 +230,35 @@ def test_a_request_is_stopped_after_the_timeout(servers: Serving, transport: str
         assert (line["outcome"], line["error_type"]) == ("error", "ToolTimeout" if name == "tools/call" else "Timeout")
 
 
-def test_a_subscription_has_no_timeout_and_ends_as_a_success(log: Log, tmp_path: Path) -> None:
-    """It is the only request that stays open: the server neither waits for it nor stops it after a time."""
-    with serving("2026-07-28", log.read, tool_timeout_seconds=0.05, shutdown_grace_seconds=LONG) as peer:
-        assert isinstance(peer, HttpPeer)
-        content, headers = modern("subscriptions/listen", {"notifications": {"toolsListChanged": True}})
-        content["params"]["_meta"][MODE] = "answer"
-        with peer.server.client.stream("POST", peer.server.url, json=content, headers=headers) as response:
-            events = response.iter_lines()
-            assert any("acknowledged" in line for line in events)
+@each_transport("timeout", "beyond grace", of=SUBSCRIPTIONS)
+def test_a_subscription_has_no_timeout_and_ends_as_a_success(transport: str, log: Log, tmp_path: Path) -> None:
+    """It is the only request that stays open: the server neither waits for it nor stops it after a time.
+
+    Its result, which the specification calls a graceful closure, tells the client that the server has ended it.
+    """
+    with serving(transport, log.read, tool_timeout_seconds=0.05, shutdown_grace_seconds=LONG) as peer:
+        with peer.subscription() as rest:
             assert "did not finish" in str(peer.ask("tools/call", f"wait:{tmp_path}"))
             if HAS_METRICS:
                 assert peer.metrics().value("mcp_active_requests") == 0
             peer.stop()
-            assert not [line for line in events if "error" in line]
+            (end,) = rest()
+            assert "result" in end
         if HAS_LOGGING:
-            lines: list[dict[str, Any]] = []
-
-            def ended() -> list[str]:
-                lines.extend(peer.log())
-                return [line["outcome"] for line in lines if line.get("method") == "subscriptions/listen"]
-
-            wait_for(ended)
-            assert ended() == ["success"]
+            assert line_of(peer, LISTEN)["outcome"] == "success"
 
 
-def other(method: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the message and the headers of a method that has no example."""
-    if method == "initialize":
-        return INITIALIZE, HEADERS
-    content, headers = modern(method, {"notifications": {"toolsListChanged": True}})
-    content["params"]["_meta"][MODE] = "answer"
-    return content, headers
-
-
-def send_other(peer: Peer, method: str) -> dict[str, Any]:
-    """Send a method that has no example over HTTP, and return the first message of its response."""
-    assert isinstance(peer, HttpPeer)
-    content, headers = other(method)
-    with peer.server.client.stream("POST", peer.server.url, json=content, headers=headers) as response:
-        line = next(line for line in response.iter_lines() if "{" in line)
-    return dict(json.loads(line[line.index("{") :]))
-
-
-@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
-def test_a_method_without_an_example_is_recorded(method: str, log: Log) -> None:
-    with serving("2026-07-28", log.read) as peer:
-        assert "error" not in send_other(peer, method)
-        if HAS_LOGGING:
-            lines: list[dict[str, Any]] = []
-
-            def ended() -> list[tuple[str, str]]:
-                lines.extend(peer.log())
-                return [(line["outcome"], line["client_id"]) for line in lines if line.get("method") == method]
-
-            wait_for(ended)
-            assert ended() == [("success", "127.0.0.1")]
-        if HAS_METRICS:
-            targets = dict.fromkeys(("gen_ai_tool_name", "gen_ai_prompt_name", "mcp_resource_template"), "")
-            labels = {"mcp_method_name": method, "error_type": ""} | targets
-            wait_for(lambda: peer.metrics().value("mcp_server_operation_duration_seconds_count", **labels))
-
-
-@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
-def test_a_draining_server_rejects_a_method_without_an_example(method: str, log: Log, tmp_path: Path) -> None:
-    with serving("2026-07-28", log.read, shutdown_grace_seconds=LONG) as peer:
-        wait = peer.send("tools/call", f"wait:{tmp_path}")
-        wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
-        peer.stop()
-        error = send_other(peer, method)["error"]
-        assert (error["code"], error["message"]) == (-32000, "Server is shutting down. Try again in a few seconds.")
-        (tmp_path / END).touch()
-        assert "result" in wait()
-
-
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@each_transport("drain")
 def test_a_draining_server_rejects_every_request_and_finishes_the_running_ones(
     transport: str, log: Log, tmp_path: Path
 ) -> None:
     with serving(transport, log.read, shutdown_grace_seconds=LONG) as peer:
-        names = [name for _, name in cases(transport)]
-        waits = [peer.send(name, f"wait:{tmp_path}") for name in names]
-        wait_for(lambda: len(list(tmp_path.iterdir())) == len(names))
+        # During `initialize` over stdio no other request is read, and a drain does not wait for a subscription.
+        held = set(names(transport)) - {LISTEN} - ({"initialize"} if transport in STDIO else set())
+        waits = [peer.send(name, f"wait:{tmp_path}") for name in held]
+        wait_for(lambda: len(list(tmp_path.iterdir())) == len(held))
         peer.stop()
-        for name in names:
+        for name in names(transport):
             answer = peer.ask(name)
             require_form(answer, name, -32000)
             text, meta = failure_of(answer)
@@ -285,14 +272,23 @@ def test_a_draining_server_rejects_every_request_and_finishes_the_running_ones(
             assert "result" in wait()
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_draining_server_over_stdio_finishes_a_running_initialize(log: Log, tmp_path: Path) -> None:
+    with serving("2025-11-25 stdio", log.read, shutdown_grace_seconds=LONG) as peer:
+        wait = peer.send("initialize", f"wait:{tmp_path}")
+        wait_for(lambda: len(list(tmp_path.iterdir())) == 1)
+        peer.stop()
+        (tmp_path / END).touch()
+        assert "result" in wait()
+
+
+@each_transport("beyond grace", of=OTHERS)
 def test_a_request_longer_than_the_grace_time_gets_an_error(transport: str, log: Log, tmp_path: Path) -> None:
     with serving(transport, log.read, shutdown_grace_seconds=0.2) as peer:
-        names = [name for _, name in cases(transport)]
-        waits = [peer.send(name, f"wait:{tmp_path}") for name in names]
-        wait_for(lambda: len(list(tmp_path.iterdir())) == len(names))
+        held = names(transport, of=OTHERS)
+        waits = [peer.send(name, f"wait:{tmp_path}") for name in held]
+        wait_for(lambda: len(list(tmp_path.iterdir())) == len(held))
         peer.stop()
-        for name, wait in zip(names, waits, strict=True):
+        for name, wait in zip(held, waits, strict=True):
             answer = wait()
             require_form(answer, name, -32000)
             assert failure_of(answer)[0] == "Server is shutting down; the call was stopped before it finished."
@@ -322,7 +318,7 @@ def require_rejection(peer: Peer, name: str, limit: int, error_type: str) -> Non
 
 
 @pytest.mark.needs("inbound.rate_limit")
-@every_case
+@each_case("rate limit")
 def test_every_message_counts(servers: Serving, transport: str, name: str) -> None:
     limit = 4
     peer = servers(transport, rate_limit_messages=limit, rate_limit_requests=1000, rate_limit_window_seconds=DAY)
@@ -334,39 +330,33 @@ def test_every_message_counts(servers: Serving, transport: str, name: str) -> No
 
 
 @pytest.mark.needs("inbound.rate_limit")
-@pytest.mark.parametrize("method", sorted(OTHER_METHODS))
-def test_a_method_without_an_example_counts(method: str, log: Log) -> None:
-    with serving("2026-07-28", log.read, rate_limit_messages=1, rate_limit_window_seconds=DAY) as peer:
-        assert "error" not in send_other(peer, method)
-        error = send_other(peer, method)["error"]
-        assert error["code"] == -32000
-        assert error["message"].startswith("Rate limit exceeded. 0 requests remaining.")
-
-
-@pytest.mark.needs("inbound.rate_limit")
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@each_transport()
 def test_requests_that_run_the_owners_code_share_one_limit(transport: str, log: Log) -> None:
-    limits = {"rate_limit_requests": len(LIMITED), "rate_limit_messages": 1000, "rate_limit_window_seconds": DAY}
+    limits: dict[str, Any] = {
+        "rate_limit_requests": len(LIMITED),
+        "rate_limit_messages": 1000,
+        "rate_limit_window_seconds": DAY,
+    }
     with serving(transport, log.read, **limits) as peer:
         for name in LIMITED:
             assert "result" in peer.ask(name)
-        for _, name in cases(transport):
+        for name in names(transport):
             if name in LIMITED:
                 require_rejection(peer, name, len(LIMITED), "RateLimited")
             else:
-                assert "result" in peer.ask(name)
+                require_answer(peer, name)
 
 
 @pytest.mark.needs("observe.telemetry")
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@each_transport("span")
 def test_every_request_is_a_span(transport: str, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
     receiver = importlib.import_module("test_telemetry").receiver
-    names = [name for _, name in cases(transport)]
     caller = "127.0.0.1" if transport in HTTP else "stdio"
-    expected = {(method_and_target(name), caller, status) for name in names for status in ("success", "error")}
+    spans = [method_and_target(name) for name in names(transport)]
+    expected = {(span, caller, status) for span in spans for status in ("success", "error")}
     with receiver() as collector, serving(transport, log.read, telemetry_endpoint=collector.endpoint) as peer:
-        for name in names:
+        for name in names(transport):
             assert "result" in peer.ask(name)
             assert DETAIL not in str(peer.ask(name, "crash"))
         found: set[tuple[str, str, str]] = set()

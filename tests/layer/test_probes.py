@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Callable
@@ -96,6 +97,27 @@ async def test_a_probe_can_be_a_connection_or_a_function() -> None:
     assert results["open"].problem is None
     assert results["shut"].problem
     assert (results["queue"].target, results["queue"].problem) == ("amqp://queue", "no route to the queue")
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (SystemExit(), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "CancelledError"),
+        (GeneratorExit(), "GeneratorExit"),
+        (ExceptionGroup("both", [ExceptionGroup("inner", [ConnectionError("no route")]), LookupError()]), "no route"),
+        (BaseExceptionGroup("both", [SystemExit(3), LookupError()]), "3"),
+    ],
+    ids=repr,
+)
+async def test_a_probe_that_raises_anything_fails(error: BaseException, problem: str) -> None:
+    async def fail() -> None:
+        raise error
+
+    registry = Registry(config(), about())
+    registry.health.probes["queue"] = Probe("amqp://queue", fail)
+    assert (await startup.run_probes(registry))["queue"].problem == problem
 
 
 @pytest.mark.needs("observe.telemetry")

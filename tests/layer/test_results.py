@@ -9,7 +9,7 @@ import math
 import re
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum, IntEnum, StrEnum
@@ -302,6 +302,33 @@ def test_a_lone_surrogate_in_a_result_is_replaced(
     assert REPLACED in json.dumps(answer["result"], ensure_ascii=False)
     assert not answer["result"].get("isError")
     assert returns.outcomes[-1] == ("success", None)
+
+
+class Unawaited:
+    """What a call of an async function returns without `await`, without a warning that it was never awaited."""
+
+    def __await__(self) -> Iterator[Any]:
+        yield from ()
+
+
+async def unread() -> AsyncIterator[int]:
+    yield 1
+
+
+@generations
+@pytest.mark.parametrize("value", [Unawaited(), unread(), [Unawaited()], {"deep": [{"x": Unawaited()}]}])
+@pytest.mark.parametrize(
+    "name", ["untyped", "in_a_thread", "mapping", "model", "static", "template", "prompt", "completion", "extension"]
+)
+def test_a_result_that_nothing_awaits_is_no_success(
+    returning: tuple[Returns, Running], version: str, name: str, value: Any
+) -> None:
+    """Of an `async def` without an `await` or behind a lambda, which the start cannot see."""
+    returns, server = returning
+    returns.value = value
+    answer = ask(server, version, *REQUESTS[name])
+    assert "an unexpected error occurred. Request id: " in json.dumps(answer)
+    assert returns.outcomes[-1][0] == "error"
 
 
 @generations

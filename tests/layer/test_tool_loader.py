@@ -162,6 +162,22 @@ MISTAKES = {
         "async def register(server): ...",
         r"\S+ask_\d+\.py:1: register is async, but nothing awaits it; make it a plain def",
     ),
+    "a register with a yield": (
+        "def register(server):\n    yield",
+        r"\S+ask_\d+\.py:1: register is a generator, which nothing runs; remove the yield",
+    ),
+    "an async register with a yield": (
+        "async def register(server):\n    yield",
+        r"\S+ask_\d+\.py:1: register is a generator, which nothing runs; remove the yield",
+    ),
+    "a module that ends the process": (
+        "import argparse\nargparse.ArgumentParser(usage='none').exit(3)",
+        r"\S+ask_\d+\.py:2: SystemExit: 3",
+    ),
+    "a register that ends the process": (
+        "def register(server):\n    raise SystemExit('no key')",
+        r"\S+ask_\d+\.py:2: SystemExit: no key",
+    ),
     "structured output without a return type": (
         registering("async def ask(): ...").replace("tool()", "tool(structured_output=True)"),
         r"\S+ask_\d+\.py:2: tool ask: .*return annotation required for structured output",
@@ -266,6 +282,11 @@ async def stream(city: str) -> AsyncIterator[str]:
     yield city
 
 
+class Nameless:
+    async def __call__(self) -> str:
+        return "Bern"
+
+
 def test_an_async_function_behind_an_async_decorator_is_registered() -> None:
     server = create_server(config())
     server.tool()(awaited)
@@ -291,6 +312,19 @@ def test_a_function_that_would_never_be_awaited_stops_the_start(register: Regist
     with pytest.raises(StartError, match=f"^{problem}") as caught:
         register(create_server(config()))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fn", [functools.partial(awaited, "Bern"), functools.partial(add, 1, 2), Nameless()])
+def test_an_object_that_is_no_function_stops_the_start(fn: Callable[..., Any]) -> None:
+    server = create_server(config())
+    registering: list[Callable[[], object]] = [
+        lambda: server.add_tool(fn, "city"),
+        lambda: server.resource("test://city")(fn),
+        lambda: server.prompt("city")(fn),
+    ]
+    for register in registering:
+        with pytest.raises(StartError, match=r"city: it is no function; register a def or async def that calls it$"):
+            register()
 
 
 @pytest.mark.parametrize("kind", ["resource", "prompt"])

@@ -47,6 +47,7 @@ from .policy import FEATURE_ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
     COMPLETE,
+    LISTEN,
     PROMPTS_GET,
     RESOURCES_READ,
     TOOLS_CALL,
@@ -57,6 +58,7 @@ from .request import (
 )
 from .serve import drain, tool_loader
 from .upstream.client import Upstream
+from .upstream.errors import ungrouped
 
 SHUTDOWN_CALLBACK_SECONDS = 5.0
 """Time limit of one shutdown callback."""
@@ -108,7 +110,8 @@ class ProductionServer(MCPServer[Runtime]):
         info = self._lowlevel_server._server_info_stamp_source
         if {*map(type, info.values())} == {str}:  # no icons
             self._lowlevel_server._server_info_stamp_source = _ServerInfo(info)
-        self.drain = drain.install(registry)
+        listen = self._lowlevel_server.get_request_handler(LISTEN)
+        self.drain = drain.install(registry, listen.handler if listen else None)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
         self.middleware[:] = [pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire), *others]
@@ -521,8 +524,8 @@ async def _run_startup(callback: Callback) -> None:
     except BaseException as error:
         if not is_own_failure(error, task):
             raise
-        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
-        raise StartError(f"cannot start: {tool_loader.dotted_name(callback)} failed with {cause}") from error
+        causes = "; ".join(f"{type(each).__name__}: {each}".removesuffix(": ") for each in ungrouped(error))
+        raise StartError(f"cannot start: {tool_loader.dotted_name(callback)} failed with {causes}") from error
 
 
 async def _run_shutdown(callback: Callback, log_failure: Callable[..., object]) -> None:

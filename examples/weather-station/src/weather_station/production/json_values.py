@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
@@ -58,18 +58,30 @@ def valid_unicode(value: Any) -> Any:
     return value
 
 
+def text_of_object(value: object) -> str:
+    """Return the text of an object of a type that JSON lacks.
+
+    Raises:
+        TypeError: it is a coroutine or the like.
+    """
+    if isinstance(value, Awaitable | AsyncIterator):
+        raise TypeError(f"the result has a {type(value).__name__} that nothing awaits")
+    return str(value)
+
+
 def encode(value: Any, *, indent: int | None = None) -> bytes:
     """Return the JSON of `value`, with U+FFFD for lone surrogates; an object of an unknown type is its `str`.
 
     Raises:
         NonFiniteNumberError: it has a number that JSON lacks.
         PydanticSerializationError: it cannot be encoded.
+        TypeError: it has a coroutine or the like.
     """
     try:
-        encoded = to_json(value, fallback=str, indent=indent)
+        encoded = to_json(value, fallback=text_of_object, indent=indent)
     except (PydanticSerializationError, UnicodeError):
         # Twice: before for the names of members, and after for texts that are made by a serializer or by `str`.
-        plain = to_jsonable_python(valid_unicode(value), fallback=str)
+        plain = to_jsonable_python(valid_unicode(value), fallback=text_of_object)
         encoded = to_json(valid_unicode(plain), indent=indent)
     if _has_constant(encoded) or b"null" in encoded:
         require_finite(value)

@@ -20,7 +20,7 @@ from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputR
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..json_values import WRITTEN, encode, listed, measured, require_finite, valid_unicode
+from ..json_values import WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
 from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
@@ -229,8 +229,8 @@ class ToolMetadata(FuncMetadata):
         if not is_object:
             measure(request, result)
             if type(result) not in DATA:
-                return super().convert_result(result)
-        text = result if isinstance(result, str) else to_json(result, fallback=str, indent=2).decode()
+                return super().convert_result(_texts_of(result) if self.output_model is None else result)
+        text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         if is_object:  # encoded once, unless its text is not sent
             measure(request, result if request and request.copies == "structure" else text)
         text.encode()  # raises UnicodeError for a lone surrogate

@@ -20,8 +20,10 @@ from ..environment import tls_context
 from ..inbound.guard import DEFAULT_PORTS
 from ..observe.health import HealthReport, report
 from ..registry import Probe, Registry
+from ..request import is_own_failure
 from ..sdk import ProductionServer
 from ..terminal import coloured, one_line
+from ..upstream.errors import ungrouped
 from .connections import base_url
 from .http import ENDPOINT
 
@@ -183,8 +185,11 @@ async def _run(probe: Probe) -> ProbeResult:
                 await probe.check()
     except TimeoutError:
         problem = f"no answer within {PROBE_SECONDS:g} s"
-    except Exception as error:
-        problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(error).split())) or type(error).__name__
+    except BaseException as error:
+        if not is_own_failure(error, asyncio.current_task()):
+            raise
+        cause = ungrouped(error)[0]
+        problem = re.sub(r"\[Errno -?\d+\] ", "", " ".join(str(cause).split())) or type(cause).__name__
     return ProbeResult(probe.target, problem, round((time.perf_counter() - started) * 1000), status)
 
 

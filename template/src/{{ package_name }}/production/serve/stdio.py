@@ -131,28 +131,27 @@ async def _serve(server: ProductionServer, source: int, sink: int) -> None:
 
 
 class _Pending:
-    """The requests without a response yet, which the drain waits for."""
+    """The requests without a response yet."""
 
     def __init__(self, drain: Drain) -> None:
         self._drain = drain
-        self._ids: set[str | int] = set()
-        """As the SDK compares them: "7" and 7 are the same."""
+        self._ids: dict[str | int, bool] = {}
+        """As the SDK compares them ("7" and 7 are the same): whether they are subscriptions."""
 
     def add(self, message: object) -> None:
         """Add a request; a cancellation removes its request, because the SDK does not answer it."""
-        if isinstance(message, JSONRPCRequest) and message.method != LISTEN:
+        if isinstance(message, JSONRPCRequest):
             request_id = coerce_request_id(message.id)
             if request_id not in self._ids:
-                self._ids.add(request_id)
-                self._drain.request_received()
+                self._ids[request_id] = is_listen = message.method == LISTEN
+                self._drain.request_received(is_listen)
         elif isinstance(message, JSONRPCNotification) and message.method == "notifications/cancelled":
             self.remove((message.params or {}).get("requestId"))
 
     def remove(self, request_id: object) -> None:
         known = as_request_id(request_id)
         if known is not None and (same := coerce_request_id(known)) in self._ids:
-            self._ids.remove(same)
-            self._drain.request_finished()
+            self._drain.request_finished(self._ids.pop(same))
 
 
 class _Output:

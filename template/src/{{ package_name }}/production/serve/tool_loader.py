@@ -67,13 +67,15 @@ def call_register(register: Callable[[MCPServer[Any]], object], server: MCPServe
     """Call a function that registers tools.
 
     Raises:
-        StartError: the function is asynchronous, so that the call would register nothing.
+        StartError: the function is asynchronous or a generator, so that the call registers nothing.
     """
     result = register(server)
     if inspect.isawaitable(result):
         if inspect.iscoroutine(result):
             result.close()
         raise StartError(f"{location(register)}: register is async, but nothing awaits it; make it a plain def")
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise StartError(f"{location(register)}: register is a generator, which nothing runs; remove the yield")
 
 
 @contextmanager
@@ -89,9 +91,9 @@ def errors_explained(redact: Callable[[str], str] = str) -> Iterator[None]:
     """
     try:
         yield
-    except (StartError, ConfigError):
+    except (StartError, ConfigError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         log.debug("cannot load the owner's code", exc_info=error)
         text = redact(_one_line(error))
         raise StartError(f"{_owner_location(error)}{type(error).__name__}: {text}{_hint(error)}") from error
@@ -128,6 +130,8 @@ def problem_with_handler(fn: Callable[..., Any], what: str, existing: Callable[.
         existing: The function that is already registered under this name.
     """
     handler = f"{location(fn)}: {what}"
+    if not own_name(fn):
+        return f"{handler}: it is no function; register a def or async def that calls it"
     if existing is not None:
         return f"{handler}: {location(existing)} has the same name; rename one of them"
     inner = inspect.unwrap(fn)
@@ -213,7 +217,7 @@ def has_schema(annotation: Any) -> bool:
     return True
 
 
-def _owner_location(error: Exception) -> str:
+def _owner_location(error: BaseException) -> str:
     """Return `file:line: ` of the innermost frame of `error` in the owner's code, or nothing if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{_display_path(error.filename)}:{error.lineno}: "
@@ -224,13 +228,13 @@ def _owner_location(error: Exception) -> str:
     return ""
 
 
-def _hint(error: Exception) -> str:
+def _hint(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith(PACKAGE.name):
         return ". If it is a library, add it with: uv add"
     return ""
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, SyntaxError):
         return error.msg
     text = str(error).partition("For further information visit")[0]

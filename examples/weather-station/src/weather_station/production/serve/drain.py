@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import cast
 
 import structlog
+from mcp.server.subscriptions import ListenHandler
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..inbound.http_limits import IS_LISTEN, IS_VALID
@@ -25,13 +27,22 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class Drain:
-    """Tracks running calls and requests, waits until they have ended, and cancels calls when the grace time is over."""
+    """Tracks running calls and requests, waits until they have ended, and cancels calls when the grace time is over.
 
-    def __init__(self, registry: Registry) -> None:
+    Args:
+        registry: Whose calls it tracks.
+        listen: The handler of `subscriptions/listen`; not the SDK's own where open streams end without a result.
+    """
+
+    def __init__(self, registry: Registry, listen: object) -> None:
         self._registry = registry
+        self._listen = listen
         self._calls = registry.calls
-        self._requests = 0
+        self._requests = Counter[bool]()
+        """Running requests: whether they are subscriptions, and their number."""
         self._expired = False
+        self._ending = False
+        """Whether the drain waits for subscriptions too."""
         self._idle = asyncio.Event()
         self.closing = asyncio.Event()
         """Set when open streams must end."""
@@ -62,13 +73,13 @@ class Drain:
         text = "Server is shutting down. Try again in a few seconds."
         return reject(request, "Draining", text, retry_after_seconds=RETRY_SECONDS)
 
-    def request_received(self) -> None:
+    def request_received(self, is_listen: bool) -> None:
         """Count a request as running; `request_finished` must follow."""
-        self._requests += 1
+        self._requests[is_listen] += 1
 
-    def request_finished(self) -> None:
+    def request_finished(self, is_listen: bool) -> None:
         """Count a request as finished: its response has been written, or there will be none."""
-        self._requests -= 1
+        self._requests[is_listen] -= 1
         self._check_idle()
 
     async def run(self, notice_seconds: float) -> float:
@@ -92,6 +103,10 @@ class Drain:
                 request.fail("error", "Cancelled")
                 task.cancel()
             await self._until_idle(1.0)
+        if self._requests[True] and isinstance(self._listen, ListenHandler):
+            self._listen.close()  # each open subscription gets its result
+            self._ending = True
+            await self._until_idle(1.0)
         self.closing.set()
         return max(0.0, deadline - time.monotonic())
 
@@ -102,13 +117,13 @@ class Drain:
             await asyncio.wait_for(self._idle.wait(), max(0.0, seconds))
 
     def _check_idle(self) -> None:
-        if not self._calls and not self._requests:
+        if not (self._calls or self._requests[False] or (self._ending and self._requests[True])):
             self._idle.set()
 
 
-def install(registry: Registry) -> Drain:
-    """Add the drain's middleware."""
-    drain = Drain(registry)
+def install(registry: Registry, listen: object) -> Drain:
+    """Add the drain's middleware; `listen` is the handler of `subscriptions/listen`."""
+    drain = Drain(registry, listen)
     registry.middleware["drain"] = drain.track
     registry.middleware["reject_draining"] = drain.reject
     return drain
@@ -117,8 +132,9 @@ def install(registry: Registry) -> Drain:
 class Streams:
     """ASGI middleware that counts running requests for the drain, and ends open streams after it.
 
-    A GET stream and `subscriptions/listen` stay open until the client disconnects. After the drain, or when their
-    caller's credentials are no longer valid, they receive an `http.disconnect` as if the client had disconnected.
+    A GET stream and `subscriptions/listen` stay open until the client disconnects. If they are still open after the
+    drain, or when their caller's credentials are no longer valid, they receive an `http.disconnect` as if the client
+    had disconnected.
     """
 
     def __init__(self, handler: ASGIApp, drain: Drain, registry: Registry) -> None:
@@ -127,17 +143,21 @@ class Streams:
         self._registry = registry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] == "GET" or scope[IS_LISTEN]:
+        if scope["method"] == "GET":
             await self._stream(scope, receive, send)
             return
+        is_listen = scope[IS_LISTEN]
         counted = not self._registry.draining  # a series of rejected requests must not prolong the drain
         if counted:
-            self._drain.request_received()
+            self._drain.request_received(is_listen)
         try:
-            await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
+            if is_listen:
+                await self._stream(scope, receive, send)
+            else:
+                await self._handler(scope, _until_closing(scope, receive, self._drain.closing), send)
         finally:
             if counted:
-                self._drain.request_finished()
+                self._drain.request_finished(is_listen)
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         incomplete = False
