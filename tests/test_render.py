@@ -63,7 +63,6 @@ DISTRIBUTIONS = {
     "jwt": "pyjwt",
     "opentelemetry.exporter.otlp.proto.grpc": "opentelemetry-exporter-otlp-proto-grpc",
     "opentelemetry.exporter.otlp.proto.http": "opentelemetry-exporter-otlp-proto-http",
-    "opentelemetry.instrumentation": "opentelemetry-instrumentation-httpx",
     "opentelemetry.proto": "opentelemetry-proto",
     "opentelemetry.sdk": "opentelemetry-sdk",
     **{

@@ -22,6 +22,7 @@ from mcp.server.context import CallNext as SDKCallNext
 from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context, Image
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
+from mcp.server.mcpserver.resources import TextResource
 from mcp.server.runner import ServerRunner
 from mcp_types import (
     Annotations,
@@ -506,6 +507,30 @@ def test_lists_are_those_of_the_sdk(loop: asyncio.Runner, both: Both, method: st
     for key in [key for key in server._functions if "another" in key[1]]:
         del server._functions[key]
     loop.run(both.compare(*request(version, method, "")))
+
+
+class Incomparable:
+    """As an array of numpy: whether two are equal is not a bool."""
+
+    def __eq__(self, other: object) -> Any:
+        raise ValueError("ambiguous")
+
+
+class Table(TextResource):
+    data: Any = None
+
+
+def test_a_list_changes_with_each_of_its_items(loop: asyncio.Runner, both: Both) -> None:
+    resources = both.server._resource_manager._resources
+    try:
+        for description in ("first", "second", "second"):
+            resources["test://table"] = Table(
+                uri="test://table", name="table", text="", description=description, data=Incomparable()
+            )
+            for _ in range(2):
+                loop.run(both.compare(*request(MODERN, "resources/list", "")))
+    finally:
+        del resources["test://table"]
 
 
 ABSENT = object()

@@ -7,6 +7,7 @@ of their own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -215,6 +216,54 @@ def test_the_trace_of_the_caller_continues_through_the_tool_to_the_upstream(
         lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
         logged = {line["message"]: (line["trace_id"], line["span_id"]) for line in lines if line.get("tool") == "fetch"}
         assert logged["fetching"] == logged["tool call"] == (TRACE_ID, call.span_id)
+
+
+URL = "https://api.example.com/things?city=Bern"
+
+
+@pytest.mark.parametrize(
+    ("method", "outcome", "name", "code", "description", "events"),
+    [
+        ("GET", 200, "GET", trace.StatusCode.UNSET, None, []),
+        ("QUERY", 307, "QUERY", trace.StatusCode.UNSET, None, []),
+        ("POST", 404, "POST", trace.StatusCode.ERROR, None, []),
+        ("BREW", 500, "HTTP", trace.StatusCode.ERROR, None, []),
+        ("PUT", httpx2.ConnectError("refused"), "PUT", trace.StatusCode.ERROR, "ConnectError: refused", ["exception"]),
+        ("PUT", asyncio.CancelledError(), "PUT", trace.StatusCode.UNSET, None, []),
+    ],
+)
+async def test_a_request_to_the_upstream_is_one_client_span(
+    method: str,
+    outcome: int | BaseException,
+    name: str,
+    code: trace.StatusCode,
+    description: str | None,
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("test"))
+    sent: list[trace.SpanContext] = []
+
+    async def send(request: httpx2.Request) -> httpx2.Response:
+        sent.append(trace.get_current_span().get_span_context())
+        assert request.headers["traceparent"].split("-")[2] == trace.format_span_id(sent[0].span_id)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return httpx2.Response(outcome)
+
+    with contextlib.suppress(httpx2.ConnectError, asyncio.CancelledError):
+        await telemetry._traced(send)(httpx2.Request(method, URL))
+    assert not trace.get_current_span().get_span_context().is_valid
+    (span,) = exporter.get_finished_spans()
+    expected: dict[str, Any] = {"http.method": "_OTHER" if name == "HTTP" else method, "http.url": URL}
+    if isinstance(outcome, int):
+        expected["http.status_code"] = outcome
+    assert (span.name, span.kind, dict(span.attributes or {})) == (name, trace.SpanKind.CLIENT, expected)
+    assert (span.status.status_code, span.status.description) == (code, description)
+    assert [event.name for event in span.events] == events
 
 
 def test_no_secret_is_exported_in_a_span(serve: Serve, collector: Collector, api: StandIn) -> None:

@@ -10,7 +10,9 @@ import time
 import tracemalloc
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from typing import Any
 
+import httpx2
 import pytest
 from mcp.server.mcpserver.exceptions import ToolError
 
@@ -51,6 +53,17 @@ async def test_a_compressed_response_is_decompressed(api: StandIn) -> None:
         response = await runtime.upstream.request("GET", "/")
     assert response.json() == {"answer": 42}
     assert "content-encoding" not in response.headers
+    assert response.headers["content-length"] == "14"
+
+
+async def test_a_response_has_the_standard_reason_phrase(api: StandIn) -> None:
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 hunter2\r\nContent-Length: 2\r\n\r\nok")
+
+    api.behave(behave)
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
+        response = await runtime.upstream.request("GET", "/")
+    assert (response.reason_phrase, response.text, response.is_closed) == ("OK", "ok", True)
 
 
 async def test_the_deadline_interrupts_an_attempt(api: StandIn) -> None:
@@ -108,6 +121,19 @@ async def test_all_parts_of_a_request_are_sent(api: StandIn) -> None:
     (request,) = api.requests
     assert (request.method, request.target, request.body) == ("POST", "/things?a=1", b"text")
     assert (request.headers["x-one"], request.headers["idempotency-key"]) == ("1", "k1")
+
+
+@pytest.mark.parametrize("path", ["/x", "/x?", "/x?a=1", "/x?a=1#part?b=2", "/x#part", "/é?ü=%41"])
+@pytest.mark.parametrize(
+    "params", [None, {}, {"b": "1 2&é#?"}, {"b": [1, 2.5, True, None]}, {"b": []}, {"": "", "c": "[:]"}]
+)
+async def test_a_query_is_that_of_httpx2(path: str, params: dict[str, Any] | None, api: StandIn) -> None:
+    async with opened(api.url, **ONE_ATTEMPT) as runtime:
+        for _ in range(2):
+            response = await runtime.upstream.request("GET", path, params=params)
+    expected = httpx2.Request("GET", api.url + path, params=params).url
+    assert response.request.url == expected
+    assert [request.target for request in api.requests] == [expected.raw_path.decode()] * 2
 
 
 async def test_forms_and_files_are_sent_again_by_a_retry(api: StandIn) -> None:

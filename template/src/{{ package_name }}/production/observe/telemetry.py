@@ -20,7 +20,6 @@ import structlog
 from mcp.shared.exceptions import MCPError
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context, attach, detach
-from opentelemetry.instrumentation.httpx import HTTPX2ClientInstrumentor
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -34,6 +33,7 @@ from ..config import About, without_credentials
 from ..json_values import valid_unicode
 from ..registry import Probe, Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
+from ..upstream.client import METHODS, Send
 from .redaction import MAX_TEXT, Redactor, configured_secrets, is_secret
 from .telemetry_settings import otel_environment, require, standard_endpoints, traces_endpoint
 
@@ -114,7 +114,7 @@ def install(registry: Registry, protocol: str, make_exporter: MakeExporter) -> N
     redactor = Redactor(configured_secrets(registry), registry.secrets)
     collector = traces_endpoint(registry.config)
     registry.health.probes["traces"] = Probe(without_credentials(collector), "tcp" if protocol == "grpc" else "http")
-    registry.upstream.client_hooks.append(_instrument)
+    registry.upstream.traced = _traced
 
     async def start() -> None:
         exporter = DeferredExporter(make)
@@ -248,8 +248,34 @@ def _attributes(request: MCPRequest) -> dict[str, str]:
     return attributes
 
 
-def _instrument(client: httpx2.AsyncClient) -> None:
-    HTTPX2ClientInstrumentor.instrument_client(client)
+def _traced(send: Send) -> Send:
+    """Record a span around each request to the upstream until the head of its response, and pass its context on.
+
+    The attributes are those of the conventions for HTTP that instrumentations use by default.
+    """
+
+    async def traced(request: httpx2.Request) -> httpx2.Response:
+        name, method = (request.method, request.method) if request.method in METHODS else ("HTTP", "_OTHER")
+        attributes = {"http.method": method, "http.url": str(request.url)}
+        span = _tracer.start_span(name, None, SpanKind.CLIENT, attributes)
+        outer = attach(trace.set_span_in_context(span))
+        try:
+            propagate.inject(request.headers)
+            response = await send(request)
+        except Exception as error:
+            span.record_exception(error)
+            span.set_status(StatusCode.ERROR, f"{type(error).__name__}: {error}")
+            raise
+        else:
+            span.set_attribute("http.status_code", response.status_code)
+            if response.status_code >= 400:
+                span.set_status(StatusCode.ERROR)
+            return response
+        finally:
+            detach(outer)
+            span.end()
+
+    return traced
 
 
 class SpanQueue(SpanProcessor):

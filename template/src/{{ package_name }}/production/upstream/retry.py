@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import cache, wraps
 from random import SystemRandom
 from typing import ParamSpec, TypeVar
 
@@ -71,7 +71,8 @@ class Retries:
         self.max_retries = config.max_retries
         self.delay_seconds = config.retry_delay_seconds
         self.max_delay_seconds = config.retry_max_delay_seconds
-        self._counter = meter.counter("mcp_upstream_retries_total", "Attempts that followed a failed one.", ("host",))
+        documentation = "Attempts that followed a failed one."
+        self._counter = cache(meter.counter("mcp_upstream_retries_total", documentation, ("host",)))
 
     async def middleware(self, request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         def may_retry(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from json import JSONDecodeError
@@ -128,13 +128,17 @@ class Retry(Protocol):
     ) -> Awaitable[Any]: ...
 
 
+Send = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
+"""Sends a request once, and returns the response before its body is read."""
+
+
 @dataclass(slots=True)
 class UpstreamParts:
     """What features add to the upstream client."""
 
     middleware: dict[str, UpstreamMiddleware] = field(default_factory=dict)
-    client_hooks: list[Callable[[httpx2.AsyncClient], None]] = field(default_factory=list)
-    """Each gets the HTTP client before its first request."""
+    traced: Callable[[Send], Send] = lambda send: send
+    """Returns a function that records each request that it sends, where the server has telemetry."""
     headers: dict[str, str] = field(default_factory=dict)
     """Headers of each request to the origin of `BASE_URL`, which a tool can override."""
     circuit: Callable[[str], Circuit] | None = None
@@ -155,6 +159,7 @@ class Upstream:
     def __init__(self, client: httpx2.AsyncClient, config: ProductionConfig, parts: UpstreamParts) -> None:
         base = httpx2.URL(config.upstream_base_url)
         self._client = client
+        self._send_http = parts.traced(partial(client.send, stream=True))
         self._credentials = credentials_of(config)
         self._headers = parts.headers
         self._base_url = config.upstream_base_url
@@ -191,8 +196,6 @@ class Upstream:
             headers={"User-Agent": f"{about.name}/{about.version}", "Accept": "application/json, */*;q=0.5"},
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # no cookies: callers must not share a session
         ) as client:
-            for hook in parts.client_hooks:
-                hook(client)
             yield cls(client, config, parts)
 
     async def get_json(
@@ -268,6 +271,10 @@ class Upstream:
             target = fill_path(path, path_params)
             if not absolute:
                 target = f"{self._base_url}/{target.lstrip('/')}"
+            if params is not None and "#" not in target:
+                # In the text, so that the same query is parsed once.
+                target = target.partition("?")[0] + (f"?{httpx2.QueryParams(params)}" if params else "")
+                params = None
             url = _parsed(target) if len(target) <= MAX_KEPT_URL else target
             http = self._client.build_request(
                 method,
@@ -293,8 +300,7 @@ class Upstream:
         if absolute and (not http.url.host or http.url.userinfo or (http.url.port or 0) > 65535):
             raise ToolError("a URL must have a host, a possible port, and no credentials")
         at_base = not absolute or http.url.origin == self._base_origin
-        named = {http.url.host, http.url.netloc.decode("ascii")}
-        if not at_base and self._allowed_hosts and named.isdisjoint(self._allowed_hosts):
+        if not at_base and self._allowed_hosts and self._allowed_hosts.isdisjoint(_names(http.url)):
             raise ToolError(f"requests to {http.url.host} are not allowed (UPSTREAM_ALLOWED_HOSTS)")
         if at_base:
             for name, value in self._headers.items():
@@ -351,21 +357,21 @@ class Upstream:
         """Send `request`, follow redirects within its origin, and return the last response."""
         http = request.http
         for _ in range(MAX_REDIRECTS + 1):
-            response = await self._client.send(http, stream=True)
+            response = await self._send_http(http)
             try:
-                complete = await self._read(request, response)
+                await self._read(request, response)
             finally:
                 await response.aclose()
             redirect = response.next_request
             if redirect is None:
-                return complete
+                return response
             if redirect.url.origin != http.url.origin:
                 raise _unusable(request.host, "redirected to another origin, which is not followed")
             http = redirect
         raise _unusable(request.host, f"redirected more than {MAX_REDIRECTS} times")
 
-    async def _read(self, request: UpstreamRequest, response: httpx2.Response) -> httpx2.Response:
-        """Return `response` with its decompressed body of at most `MAX_RESPONSE_BYTES`."""
+    async def _read(self, request: UpstreamRequest, response: httpx2.Response) -> None:
+        """Read the decompressed body of `response`, which has at most `MAX_RESPONSE_BYTES`."""
         parts: list[bytes] = []
         remaining = self._max_bytes
         async for part in response.aiter_bytes():
@@ -373,18 +379,10 @@ class Upstream:
             if remaining < 0:
                 raise _unusable(request.host, f"answered with more than {self._max_bytes} bytes (MAX_RESPONSE_BYTES)")
             parts.append(part)
-        headers = response.headers
-        if "content-encoding" in headers:
-            headers = httpx2.Headers(headers)
-            for name in ("content-encoding", "content-length"):
-                headers.pop(name, None)
-        return httpx2.Response(
-            response.status_code,
-            headers=headers,
-            content=b"".join(parts),
-            request=response.request,
-            extensions={MAX_MEMORY: MAX_GROWTH * self._max_bytes},
-        )
+        response._content = b"".join(parts)  # as its own `aread` does, which has no limit
+        if response.headers.pop("content-encoding", None) is not None:
+            response.headers["content-length"] = str(len(response.content))
+        response.extensions = {MAX_MEMORY: MAX_GROWTH * self._max_bytes}  # without the upstream's own reason phrase
 
 
 def connect_seconds(config: ProductionConfig) -> float:
@@ -415,6 +413,11 @@ _NOT_IN_SEGMENT = re.compile(r"[/\\\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 def _parsed(url: str) -> httpx2.URL:
     """Return the parsed form of a URL, which never changes; parsing takes most of the time of making a request."""
     return httpx2.URL(url)
+
+
+def _names(url: httpx2.URL) -> tuple[str, str]:
+    """Return the host of a URL, without and with its port."""
+    return url.host, url.netloc.decode("ascii")
 
 
 def fill_path(path: str, values: Mapping[str, object] | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -36,8 +37,7 @@ def _middleware(shares: Shares, seconds: float) -> UpstreamMiddleware:
     async def middleware(request: UpstreamRequest, call_next: UpstreamCallNext) -> httpx2.Response:
         ends = asyncio.get_running_loop().time() + seconds
         try:
-            async with asyncio.timeout_at(min(ends, request.deadline)):
-                release = await shares.acquire()
+            release = await shares.acquire(min(ends, request.deadline))
         except TimeoutError:
             raise UpstreamConnectError(
                 f"{shares.size} requests of this caller are running, a quarter of the connections (MAX_CONNECTIONS),"
@@ -72,8 +72,12 @@ class Shares:
         self.size = max(1, limit // SHARE_DIVISOR)
         self._shares: dict[str, _Share] = {}
 
-    async def acquire(self) -> Callable[[], None]:
-        """Wait for one part of the current caller's share, take it, and return the function that gives it back."""
+    async def acquire(self, until: float | None = None) -> Callable[[], None]:
+        """Wait for one part of the current caller's share, take it, and return the function that gives it back.
+
+        Raises:
+            TimeoutError: none is free until that time on the event loop's clock.
+        """
         caller = current_caller.get()
         if caller is None or caller.id == STDIO:
             return lambda: None
@@ -83,7 +87,8 @@ class Shares:
         share.users += 1
         leave = partial(self._leave, caller.id, share)
         try:
-            await share.free.acquire()
+            async with asyncio.timeout_at(until) if share.free.locked() else nullcontext():
+                await share.free.acquire()
         except BaseException:
             leave()
             raise
