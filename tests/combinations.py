@@ -27,7 +27,7 @@ from copier import run_copy
 
 from .conftest import Rendering
 from .render_many import compile_templates_once
-from .support import NEEDS, Answers, answers, choices, copy_template, questions, variables
+from .support import NEEDS, ROOT, Answers, answers, choices, copy_template, questions
 from .test_render import broken_imports, parse_error, ruff_problems, texts
 
 BATCH = 48
@@ -46,7 +46,8 @@ class Result(NamedTuple):
 
 def axes() -> dict[str, list[Any]]:
     """Return the values of each switch, and of each choice that the feature manifest reads."""
-    manifest = " ".join(variables()[table]["default"] for table in ("feature_table", "parts", "paths"))
+    tables = (ROOT / "interview" / "tables" / f"{name}.yml" for name in ("feature_table", "parts", "paths"))
+    manifest = " ".join(table.read_text("utf-8") for table in tables)
     values: dict[str, list[Any]] = {}
     for name, question in questions().items():
         if question["type"] == "bool":

@@ -136,8 +136,8 @@ def change_everything(template: Path) -> None:
     config = template / "copier.yml"
     question = "enable_caching:\n  type: bool\n  help: A cache of answers?\n  default: true\n\nenable_retries:\n"
     edit(config, "enable_retries:\n", question, count=1)
-    manifest = template / "interview" / "manifest.yml"
-    edit(manifest, "    redaction: ", "    caching: {{ enable_caching | default(true) }}\n    redaction: ", count=1)
+    parts = template / "interview" / "tables" / "parts.yml"
+    edit(parts, "redaction: ", "caching: {{ enable_caching | default(true) }}\nredaction: ", count=1)
     (meter.parent / "caching.py").write_text('"""Caching, which the next version brings."""\n', "utf-8")
     (project / "docs" / "caching.md").write_text("# Caching\n", "utf-8")
 

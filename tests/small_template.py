@@ -30,6 +30,8 @@ extras:
   type: bool
   default: true
 
+ANSWERS_ONLY
+
 _exclude:
   - |-
 MARK    {%- if not extras %}
@@ -54,12 +56,15 @@ def settings() -> str:
     """Return the settings of a small template, with the real entries for what Copier writes in an update."""
     manifest = (ROOT / "interview" / "manifest.yml").read_text("utf-8")
     excluded = re.search(r"^_exclude:\n  - \|-\n((?:.*\n)+?.*endif.*\n)", manifest, re.MULTILINE)
-    interview = (ROOT / "copier.yml").read_text("utf-8")
-    subdirectory = re.search(r"^_subdirectory: .*\n(?:  .*\n)+", interview, re.MULTILINE)
+    subdirectory = re.search(r"^_subdirectory: .*\n", (ROOT / "copier.yml").read_text("utf-8"), re.MULTILINE)
+    computed = (ROOT / "interview" / "computed.yml").read_text("utf-8")
+    answers_only = re.search(r"^answers_only:\n(?:  .*\n)+", computed, re.MULTILINE)
     assert excluded
     assert subdirectory
-    assert MARK in subdirectory[0]
-    return SETTINGS.replace("SUBDIRECTORY\n", subdirectory[0]).replace("MARK", excluded[1])
+    assert answers_only
+    assert MARK in answers_only[0]
+    settings = SETTINGS.replace("SUBDIRECTORY\n", subdirectory[0]).replace("ANSWERS_ONLY\n", answers_only[0])
+    return settings.replace("MARK", excluded[1])
 
 
 def migration_stages() -> str:

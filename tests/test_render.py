@@ -356,12 +356,17 @@ def test_a_file_is_removed_when_a_release_changes_its_condition(
         small_template, tmp_path, f"{production}/upstream/retry.py", "template/Dockerfile.jinja"
     )
     project = repository.copy(profile="minimal", enable_retries=True, include_docker=True)
-    condition, path = {
-        "a path": ("/Dockerfile: {{ ", "Dockerfile"),
-        "a module": ("- [retries, upstream.retry, {{ ", "src/weather_station/production/upstream/retry.py"),
+    table, condition, path = {
+        "a path": ("paths", "/Dockerfile: {{ ", "Dockerfile"),
+        "a module": (
+            "feature_table",
+            "- [retries, upstream.retry, {{ ",
+            "src/weather_station/production/upstream/retry.py",
+        ),
     }[operation]
     assert (project / path).exists()
-    edit(repository.template / "interview" / "manifest.yml", condition, f"{condition}profile != 'minimal' and ")
+    tables = repository.template / "interview" / "tables"
+    edit(tables / f"{table}.yml", condition, f"{condition}profile != 'minimal' and ")
     repository.release("2.0.0")
     repository.update(project)
     assert not (project / path).exists()

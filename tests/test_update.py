@@ -21,6 +21,7 @@ from .support import (
     interview,
     questions,
     render_text,
+    variables,
     variants,
     without_user_owned,
 )
@@ -65,7 +66,8 @@ class Recording(TemplateRepository):
     ],
 )
 def test_copier_renders_only_the_answers_into_its_temporary_copies(folder: str, rendered: str) -> None:
-    assert render_text(interview()["_subdirectory"], {"_copier_conf": {"dst_path": folder}}) == rendered
+    answers_only = render_text(variables()["answers_only"]["default"], {"_copier_conf": {"dst_path": folder}})
+    assert render_text(interview()["_subdirectory"], {"answers_only": answers_only == "True"}) == rendered
     source = inspect.getsource(_main.Worker._apply_update)
     assert all(f'prefix=f"{{__name__}}.{name}_copy."' in source for name in ("old", "new"))
     assert [path.name for path in (ROOT / "interview/update").iterdir()] == [ANSWERS_TEMPLATE]

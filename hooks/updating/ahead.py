@@ -45,9 +45,10 @@ def start(template: Path, old: Rendering, new: Rendering) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
         for stream in range(3):  # who reads the output of Copier need not wait for this process
             os.dup2(nothing, stream)
+        updated = new.files()
         files = [
-            {path: (file.content.decode("latin-1"), file.mode) for path, file in rendering.files().items()}
-            for rendering in (old, new)
+            {path: (file.content.decode("latin-1"), file.mode) for path, file in tree.items()}
+            for tree in (old.files_given(new, updated), updated)
         ]
         unfinished = template / f"{FILE}.part"
         unfinished.write_text(json.dumps([[old.answers, new.answers], files]), encoding="utf-8")

@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .git import EXECUTABLE, LINK, PLAIN, File, listing, read
+from .tables import PACKAGE
 
 FOLDER = "template/"
 """The part of the template's repository that is rendered."""
+
+INTERVIEW = ("copier.yml", "interview/")
+"""The other parts that Copier reads: the questions, and what they include."""
 
 OPERATION = "_copier_operation"
 RENDERED_AS = "rendered_as"
@@ -29,26 +33,51 @@ class Rendering(NamedTuple):
     only: Set[str] | None = None
     """The files of the template to render, by their paths under template/; all of them if None."""
 
+    def sources(self) -> dict[str, tuple[str, str]]:
+        """Return mode and object of each file that Copier reads, by its path in the template."""
+        return {
+            path: file
+            for path, file in listing(self.template, self.commit).items()
+            if path.startswith(INTERVIEW)
+            or (path.startswith(FOLDER) and (self.only is None or source_of(path) in self.only))
+        }
+
+    def given(self) -> dict[str, Any]:
+        """Return the answers to questions, without what Copier records beside them."""
+        return {name: value for name, value in self.answers.items() if not name.startswith("_")}
+
     def files(self) -> dict[str, File]:
         """Return the rendered files."""
         with tempfile.TemporaryDirectory(prefix="rendering.", ignore_cleanup_errors=True) as folder:
             source, target = Path(folder, "source"), Path(folder, "project")
-            listed = listing(self.template, self.commit)
-            if self.only is not None:
-                listed = {path: file for path, file in listed.items() if source_of(path) in {"", *self.only}}
-            for path, file in read(self.template, listed, listed).items():
+            sources = self.sources()
+            for path, file in read(self.template, sources, sources).items():
                 content = file.content
                 if not path.startswith(FOLDER):
                     content = content.replace(OPERATION.encode(), RENDERED_AS.encode())
                 write(source / path, File(content, file.mode))
-            data = {name: value for name, value in self.answers.items() if not name.startswith("_")}
+            data = self.given() | {RENDERED_AS: self.operation}
             with without_git(), compiling_once():
                 from copier import run_copy
 
-                data[RENDERED_AS] = self.operation
                 run_copy(str(source), target, data=data, defaults=True, skip_tasks=True, quiet=True)
             paths = {path.relative_to(target).as_posix(): on_disk(path) for path in target.rglob("*")}
             return {path: rendered for path, rendered in paths.items() if rendered}
+
+    def files_given(self, other: Rendering, files: Mapping[str, File]) -> dict[str, File]:
+        """Return the rendered files, given those of another version: only what differs in the template is rendered.
+
+        With another interview or other answers every file may differ, so all are rendered.
+        """
+        own, others = self.sources(), other.sources()
+        differing = {path for path in own.keys() | others.keys() if own.get(path) != others.get(path)}
+        package = str(self.given()["package_name"])
+        names = {source_of(path).replace(PACKAGE, package) for path in differing}
+        if self.given() != other.given() or any(not name or "{" in name for name in names):
+            return self.files()
+        only = {source_of(path) for path in differing & own.keys()}
+        rendered = self._replace(only=only).files() if only else {}
+        return {path: file for path, file in files.items() if path not in names} | rendered
 
 
 def source_of(path: str) -> str:
