@@ -47,6 +47,28 @@ async def test_a_redirect_on_the_same_origin_is_followed(api: StandIn) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("allowed", "url", "passes"),
+    [
+        ("127.0.0.2", "http://127.0.0.2:9/", True),
+        ("127.0.0.2:9", "http://127.0.0.2:9/", True),
+        ("127.0.0.2:9", "http://127.0.0.2:10/", False),
+        ("127.0.0.2:443", "https://127.0.0.2/", True),
+        ("127.0.0.2:443", "https://127.0.0.2:443/", True),
+        ("127.0.0.2:443", "http://127.0.0.2/", False),
+        ("127.0.0.2:80", "http://127.0.0.2/", True),
+        ("[::1]:443", "https://[::1]/", True),
+        ("[::1]:9", "http://[::1]:9/", True),
+        ("[::1]:9", "http://[::1]:10/", False),
+    ],
+)
+async def test_other_hosts_are_allowed_with_or_without_a_port(allowed: str, url: str, passes: bool) -> None:
+    async with opened("http://127.0.0.1:9", upstream_allowed_hosts=allowed, **ONE_ATTEMPT) as runtime:
+        with pytest.raises(ToolError) as raised:
+            await runtime.upstream.request("GET", url)
+    assert ("UPSTREAM_ALLOWED_HOSTS" not in str(raised.value)) is passes
+
+
 async def test_a_compressed_response_is_decompressed(api: StandIn) -> None:
     api.behave(respond(body=gzip.compress(b'{"answer": 42}'), content_encoding="gzip"))
     async with opened(api.url, **ONE_ATTEMPT) as runtime:
