@@ -417,7 +417,9 @@ def _parsed(url: str) -> httpx2.URL:
 
 def _names(url: httpx2.URL) -> tuple[str, str]:
     """Return the host of a URL, without and with its port."""
-    return url.host, url.netloc.decode("ascii")
+    port = url.port or (443 if url.scheme == "https" else 80)
+    host = url.netloc.decode("ascii").removesuffix(f":{port}")  # in brackets, if it is an IPv6 address
+    return url.host, f"{host}:{port}"
 
 
 def fill_path(path: str, values: Mapping[str, object] | None) -> str:
