@@ -140,7 +140,7 @@ SDK_DIRECT = "sdk_direct.py"
 MUTANTS = {
     "an envelope rule is dropped": (DIRECT_PATH, 'message.get("jsonrpc") != "2.0"', "False"),
     "a header rule is dropped": (DIRECT_PATH, 'headers.get(b"mcp-name") != name.encode()', "False"),
-    "a kind of result is lost": (SDK_DIRECT, '"isError": result.is_error', '"isError": False'),
+    "a kind of result is lost": (SDK_DIRECT, '"isError": fields["is_error"]', '"isError": False'),
     "the id is another one": (DIRECT_PATH, 'return b"%d" % request_id', 'return b"1"'),
     "a middleware is skipped": (SDK_DIRECT, "for item in self._inner:", "for item in ():"),
     "the pipeline is skipped": (SDK_DIRECT, "await pipeline.run(request)", "await handle(context)"),

@@ -38,7 +38,7 @@ from mcp_types import (
 from pydantic import BaseModel, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from harness import LEGACY, MODERN, Running, Serve, config, rebuild_pipeline, until
+from harness import LEGACY, MODERN, PRODUCTION, Running, Serve, config, rebuild_pipeline, until
 from weather_station.production import sdk_direct
 from weather_station.production.inbound.direct import DirectPath
 from weather_station.production.inbound.response_mode import DeferredResponse
@@ -795,6 +795,31 @@ def test_other_middleware_stays_around_a_call(version: str, *, has_outer: bool) 
 
     asyncio.run(compare())
     assert pair.direct == 4
+
+
+class OfAFeature:
+    """Middleware of the project's, which does not change requests."""
+
+    __module__ = f"{PRODUCTION}.feature"
+
+    async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Result:
+        result = await call_next(ctx)
+        assert isinstance(result, dict)
+        return result | {"_meta": {"feature": ctx.method}}
+
+
+@pytest.mark.parametrize("version", [MODERN, LEGACY])
+def test_middleware_of_a_feature_stays_around_a_call_as_in_the_sdk(version: str) -> None:
+    pair = Both()
+    pair.server.middleware.append(OfAFeature())
+
+    async def compare() -> None:
+        async with pair.server.session_manager.run():
+            await pair.compare(*request(version, "tools/call", "echo", {"value": "é"}))
+            status, _, body = await pair.send(*request(version, "tools/call", "echo", {"value": "é"}), on=True)
+            assert (status, b'"feature":"tools/call"' in body) == (200, True)
+
+    asyncio.run(compare())
 
 
 @pytest.mark.parametrize("version", [MODERN, LEGACY])
