@@ -8,24 +8,31 @@ import functools
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
 import httpx2
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp.server.mcpserver import Context
 
+from clocks import VirtualLoop
 from harness import HEADERS, Running, Serve, config, message, modern, rebuild_pipeline, running, wait_for
 from held import open_session
 from weather_station.production.config import ConfigError
+from weather_station.production.inbound.http_limits import HEADERS as READ_HEADERS
+from weather_station.production.inbound.http_limits import IS_LISTEN, RECEIVE, TASK
 from weather_station.production.inbound.response_mode import (
     BLANK,
     PING,
     WATCH_AFTER_SECONDS,
     DeferredResponse,
+    Responses,
     accepts_stream,
 )
-from weather_station.production.request import CallNext, MCPRequest, Result, SharedTimer
+from weather_station.production.request import CallNext, MCPRequest, Result
 from weather_station.production.sdk import ProductionServer
 
 JSON = {"accept": "application/json"}
@@ -329,10 +336,11 @@ async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResp
 
     def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
         sent = Sent()
-        timer = SharedTimer(silence or 1.0, DeferredResponse.attend)
         task = asyncio.current_task()
         assert task is not None
-        made.append(DeferredResponse(task, sent, timer, silence, may_stream=silence is not None))
+        made.append(DeferredResponse(task, sent, silence, may_stream=silence is not None))
+        if silence is not None:
+            made[-1].attend(silence)
         return made[-1], sent
 
     yield make
@@ -368,3 +376,53 @@ async def test_an_answer_is_sent_once_and_as_it_is(respond: Respond) -> None:
         {"type": "http.response.start", "status": 404, "headers": [(b"x-a", b"b")]},
         {"type": "http.response.body", "body": b"body"},
     ]
+
+
+def ages_when_attended(calls: list[tuple[float, float]]) -> list[list[float]]:
+    """Return at which ages each call was attended; it begins some seconds after the one before, and takes others."""
+    loop = VirtualLoop()
+    starts: list[float] = []
+    ages: list[list[float]] = [[] for _ in calls]
+    numbers: dict[object, int] = {}
+    registry: Any = SimpleNamespace(config=config(response_mode="auto"))
+    unused: Any = None
+
+    def attend(response: DeferredResponse, age: float) -> None:
+        number = numbers[response.task]
+        assert age <= loop.now - starts[number]
+        ages[number].append(loop.now - starts[number])
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(calls[numbers[asyncio.current_task()]][1])
+
+    async def call(number: int) -> None:
+        task = asyncio.current_task()
+        numbers[task] = number
+        scope = {"method": "POST", IS_LISTEN: False, READ_HEADERS: {}, TASK: task, RECEIVE: None}
+        await responses(scope, unused, unused)
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            for number, (wait, _) in enumerate(calls):
+                await asyncio.sleep(wait)
+                starts.append(loop.now)
+                group.create_task(call(number))
+
+    responses = Responses(registry, app, 1.0)
+    with pytest.MonkeyPatch.context() as patch, contextlib.closing(loop):
+        patch.setattr(DeferredResponse, "attend", attend)
+        loop.run_until_complete(run())
+    return ages
+
+
+parts = st.integers(0, 12).map(lambda number: (number + 0.5) * WATCH_AFTER_SECONDS / 8)
+
+
+@pytest.mark.pure
+@given(st.lists(st.tuples(parts, parts), max_size=12))
+def test_a_call_is_attended_once_when_it_takes_long(calls: list[tuple[float, float]]) -> None:
+    for (_, duration), ages in zip(calls, ages_when_attended(calls), strict=True):
+        assert len(ages) <= 1
+        assert all(WATCH_AFTER_SECONDS / 2 <= age <= min(WATCH_AFTER_SECONDS, duration) for age in ages)
+        if duration > WATCH_AFTER_SECONDS:
+            assert ages

@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import selectors
-from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mcp.shared.exceptions import MCPError
 
+from clocks import VirtualLoop
 from weather_station.production.request import SharedTimer, Timer
 
 pytestmark = pytest.mark.pure
 
 SECONDS = 10
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock stands still while something runs, and jumps to the next timer."""
-
-    def __init__(self) -> None:
-        super().__init__(_Selector(self))
-        self.now = 0.0
-
-    def time(self) -> float:
-        return self.now
-
-
-class _Selector(selectors.SelectSelector):
-    def __init__(self, loop: VirtualLoop) -> None:
-        super().__init__()
-        self._virtual = loop
-
-    def select(self, timeout: float | None = None) -> Any:
-        self._virtual.now += timeout or 0.0
-        return super().select(0)
 
 
 def expirations(steps: list[tuple[int, str, int]]) -> list[tuple[float, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from hashlib import blake2b
 from pathlib import Path
 from types import FunctionType
@@ -44,6 +44,7 @@ from pydantic_core import to_json
 from starlette.requests import Request
 
 from .inbound.pipeline import Pipeline
+from .inbound.response_mode import RESPONSE
 from .inbound.results import made
 from .request import current_request
 from .sdk import ProductionServer
@@ -175,12 +176,10 @@ ListKey = tuple[str, str, Hashable]
 
 @dataclass(eq=False)
 class Call:
-    """A request that the direct path answers, and its `DispatchContext`.
-
-    The response is one JSON document: nothing else can be sent to the client.
-    """
+    """A request that the direct path answers, and its `DispatchContext`."""
 
     can_send_request: ClassVar[bool] = False
+    sends_to_response: ClassVar[bool] = True
 
     request: Request
     request_id: int | str
@@ -213,7 +212,9 @@ class Call:
         raise NoBackChannelError(method)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None) -> None:
-        """Drop a notification, as the SDK does where the response is JSON."""
+        """Send a notification, unless the response is JSON or has ended."""
+        if (response := self.request.scope.get(RESPONSE)) is not None:
+            await response.notify(method, params, opts)
 
     async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         if (token := progress_token_from_params(self.params)) is not None:
@@ -447,7 +448,6 @@ def error_of(version: str, error: Exception) -> ErrorData:
     return found
 
 
-@lru_cache(maxsize=256)
 def accepts_json(accept: bytes) -> bool:
     """Return whether an Accept header accepts JSON."""
     return check_accept_headers(Request({"type": "http", "headers": [(b"accept", accept)]}))[0]

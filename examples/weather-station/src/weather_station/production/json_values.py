@@ -25,6 +25,9 @@ MAX_DIGITS = 4300
 
 DIGITS = b"0123456789"
 
+NUMBERS = frozenset((int, float, bool, type(None)))
+"""Types of values that are never containers or texts."""
+
 
 class NonFiniteNumberError(ToolError):
     """NaN or an infinity in a result: JSON has no such number (RFC 8259, section 6)."""

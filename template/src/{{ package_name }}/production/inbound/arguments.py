@@ -12,13 +12,12 @@ from typing import Any
 from mcp.server.mcpserver.utilities.func_metadata import FuncMetadata
 from pydantic import ValidationError
 
+from ..json_values import NUMBERS
 from .http_limits import MAX_JSON_DEPTH, deeper_than, more_values_than
 from .pipeline import MAX_VALIDATION_ERRORS, problems_of
 
 MAX_WEIGHT = 100
 """Arguments up to this weight are left to the SDK, see `_weight`."""
-
-NUMBERS = frozenset((int, float, bool, type(None)))
 
 HEAD = 20
 """Elements of each container that are validated again where the list of all errors is too long."""

@@ -43,6 +43,9 @@ INVALID_ID_TEXT = "The id of a request must be a string or an integer."
 TASK = "mcp.task"
 """Key of the scope of a POST: the task that handles the HTTP request, which is not one that the SDK made."""
 
+RECEIVE = "mcp.receive"
+"""Key of the same scope: receives what follows the body, which is that the client has left."""
+
 INVALID_REQUEST = -32600
 PARSE_ERROR = -32700
 
@@ -112,6 +115,7 @@ class InputLimits:
             await self._reject(scope, send, 400, "body", error, PARSE_ERROR)
             return
         scope[TASK] = asyncio.current_task()
+        scope[RECEIVE] = receive
         buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive_buffered() -> Message:

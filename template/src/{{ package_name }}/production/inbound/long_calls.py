@@ -110,6 +110,8 @@ class LongCalls:
         """Middleware: prepare a call's channel to its client."""
         context = request.context
         channel = channel_of(context)
+        if hasattr(channel, "sends_to_response"):  # of the direct path, which needs no preparation
+            return call_next(request)
         response = None if context.request is None else context.request.scope.get(RESPONSE)
         if self.stateless:
             if response is not None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -21,15 +21,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
+from ..memo import Memo
 from ..registry import Registry
-from ..request import SharedTimer
-from .http_limits import HEADERS, IS_LISTEN, TASK, header_of, http_error, set_header
+from .http_limits import HEADERS, IS_LISTEN, RECEIVE, TASK, header_of, http_error, set_header
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
 
 WATCH_AFTER_SECONDS = 0.25
-"""How long a call runs before its client is watched, so that a quick call costs no task."""
+"""How long a call runs at most before its client is watched: not from the start, so that a quick call costs no task."""
 
 PING = b": ping\r\n\r\n"
 """A comment, which clients ignore."""
@@ -79,8 +79,14 @@ class Responses:
     def __init__(self, registry: Registry, app: ASGIApp, silence: float) -> None:
         self._app = app
         self._silence = silence
-        self._timer = SharedTimer(min(silence, WATCH_AFTER_SECONDS), DeferredResponse.attend)
+        self._interval = min(silence, WATCH_AFTER_SECONDS) / 2
+        self._new: set[DeferredResponse] = set()
+        self._old: set[DeferredResponse] = set()
+        """The responses that are not attended yet: those since the last round of `_attend`, and those before."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The event loop in which rounds go on."""
         self._streams = registry.config.response_mode == "auto"
+        self._accepting = Memo(accepts_stream)
         self._has_sessions = registry.config.session_mode == "stateful"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,32 +94,47 @@ class Responses:
             await self._app(scope, receive, send)
             return
         accept = scope[HEADERS].get(b"accept", b"")
-        may_stream = self._streams and accepts_stream(accept)
-        # A header of the response to initialize has the session's id, so that it cannot begin before the SDK's does.
-        opens_session = self._has_sessions and not _is_modern(scope) and header_of(scope, SESSION) is None
-        silence = self._silence if self._streams and not opens_session else None
-        goes_on = self._has_sessions and not _is_modern(scope)  # as the client may come back
-        watched = None if goes_on else receive
-        response = DeferredResponse(scope[TASK], send, self._timer, silence, may_stream, watched)
-        scope[RESPONSE] = response
-        if self._has_sessions and self._streams and not may_stream and accept.strip():
-            set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
-        body = [await receive()]  # the whole body: `InputLimits` has buffered it
-
-        async def receive_body() -> Message:
-            return body.pop() if body else await receive()
-
+        may_stream = self._streams and self._accepting[accept]
+        silence = self._silence if self._streams else None
+        watched = scope[RECEIVE]
+        if self._has_sessions:
+            if not _is_modern(scope):
+                watched = None  # the call goes on, as the client may come back
+                if header_of(scope, SESSION) is None:
+                    silence = None  # the response to initialize begins with the session's id, a header of the SDK's
+            if self._streams and not may_stream and accept.strip():
+                set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
+        response = scope[RESPONSE] = DeferredResponse(scope[TASK], send, silence, may_stream, watched)
+        self._new.add(response)
+        if (loop := asyncio.get_running_loop()) is not self._loop:
+            self._loop = loop
+            loop.call_later(self._interval, self._attend, loop)
         try:
-            await self._app(scope, receive_body, response)
+            await self._app(scope, receive, response)
         except asyncio.CancelledError:
             if not response.left or response.task.cancelling() > 1:
                 raise
         finally:
-            response.close()
+            self._new.discard(response)
+            self._old.discard(response)
+            if response.attending:
+                response.close()
             del scope[RESPONSE]  # breaks a reference cycle, which would have to wait for the garbage collector
 
+    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Attend the responses that there were in the last round already.
 
-@lru_cache(maxsize=256)
+        A timer for each, even a shared one, would take a hundredth of a quick call.
+        """
+        for response in self._old:
+            response.attend(self._interval)
+        self._old, self._new = self._new, set()
+        if self._old:
+            loop.call_later(self._interval, self._attend, loop)
+        else:
+            self._loop = None
+
+
 def accepts_stream(accept: bytes) -> bool:
     """Return whether an Accept header accepts an event stream."""
     types = (media_type.partition(b";")[0].strip().lower() for media_type in accept.split(b","))
@@ -125,56 +146,45 @@ def _is_modern(scope: Scope) -> bool:
     return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
+@dataclass(slots=True, eq=False)
 class DeferredResponse:
     """The response to one request. An instance is the `send` of the application.
 
     What the application sends as one body is the answer. Where the SDK sends an event stream, its events are passed on
     without its comments; if the answer is the only event, it is sent as JSON.
-
-    Args:
-        task: The task that handles the request.
-        send: Sends to the client.
-        timer: Calls `attend` where the call takes long.
-        silence: Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one
-            that begins with its answer.
-        may_stream: Whether the response may be an event stream; one that must be JSON leaves out all other events.
-        receive: Receives from the client, whose call is cancelled when it leaves before it has the answer; `None` for
-            a call that goes on.
     """
 
-    complete = False
+    task: asyncio.Task[Any]
+    """The task that handles the request."""
+    send: Send
+    """Sends to the client."""
+    silence: float | None
+    """Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one that begins
+    with its answer."""
+    may_stream: bool
+    """Whether the response may be an event stream; one that must be JSON leaves out all other events."""
+    receive: Receive | None = None
+    """Receives from the client, whose call is cancelled when it leaves before it has the answer; `None` for a call that
+    goes on."""
+    complete: bool = False
     """Whether the answer has been sent."""
-    left = False
+    left: bool = False
     """Whether the call was cancelled because the client has left."""
-    _begun = False
-    _reads_stream = False
+    attending: Sequence[asyncio.Task[None]] = ()
+    """What `attend` has started."""
+    _begun: bool = False
     _writing: asyncio.Lock | None = None
     """Held while something that precedes the answer is sent."""
-
-    def __init__(
-        self,
-        task: asyncio.Task[Any],
-        send: Send,
-        timer: SharedTimer[DeferredResponse],
-        silence: float | None,
-        may_stream: bool,
-        receive: Receive | None = None,
-    ) -> None:
-        self.task = task
-        self._send = send
-        self.may_stream = may_stream
-        self._silence = silence
-        self._receive = receive
-        self._start: Message = {}
-        self._parts: list[bytes] = []
-        self._attending: list[asyncio.Task[None]] = []
-        self._timer = timer
-        timer.add(self)
+    _status: int = 0
+    _headers: Sequence[tuple[bytes, bytes]] = ()
+    _parts: tuple[bytes, ...] = ()
+    """What the application has sent."""
+    _reads_stream: bool = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._start = message
-            media_type = next((value for name, value in message["headers"] if name.lower() == b"content-type"), b"")
+            self._status, self._headers = message["status"], message["headers"]
+            media_type = next((value for name, value in self._headers if name.lower() == b"content-type"), b"")
             self._reads_stream = media_type.startswith(b"text/event-stream")
             return
         data, more = message.get("body", b""), message.get("more_body", False)
@@ -186,9 +196,9 @@ class DeferredResponse:
             if not more and not self.complete:  # the session has ended
                 await self._end_without_answer()
             return
-        self._parts.append(data)
+        self._parts += (data,)
         if not more:
-            await self.answer(self._start["status"], self._start["headers"], *self._parts)
+            await self.answer(self._status, self._headers, *self._parts)
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: object = None) -> None:
         """Send a notification, as the SDK's `DispatchContext`."""
@@ -209,10 +219,10 @@ class DeferredResponse:
             if not self._begun:
                 self._begun = True
                 start = {"type": "http.response.start", "status": 200, "headers": [*headers, *self._session()]}
-                await self._send(start)
-            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+                await self.send(start)
+            await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
-    async def answer(self, status: int, headers: list[tuple[bytes, bytes]], *parts: bytes) -> None:
+    async def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], *parts: bytes) -> None:
         """Send the answer: with `status` and `headers`, or as the last event where a stream has begun."""
         if self._writing is not None:
             async with self._writing:  # what comes after this one finds the response complete
@@ -221,44 +231,45 @@ class DeferredResponse:
             return
         self.complete = True
         if not self._begun:
-            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+            await self.send({"type": "http.response.start", "status": status, "headers": headers})
         elif self.may_stream:
             parts = (b"event: message\r\ndata: ", *parts, b"\r\n\r\n")
         for part in parts[:-1]:  # not joined, which takes a hundred microseconds for a long list
-            await self._send({"type": "http.response.body", "body": part, "more_body": True})
-        await self._send({"type": "http.response.body", "body": parts[-1]})
+            await self.send({"type": "http.response.body", "body": part, "more_body": True})
+        await self.send({"type": "http.response.body", "body": parts[-1]})
 
     async def _answer_json(self, body: bytes) -> None:
         headers = [*JSON_HEADERS, (b"content-length", b"%d" % len(body)), *self._session()]
         await self.answer(200, headers, body)
 
     def _session(self) -> list[tuple[bytes, bytes]]:
-        return [header for header in self._start.get("headers", ()) if header[0].lower() == SESSION]
+        return [header for header in self._headers if header[0].lower() == SESSION]
 
     async def _end_without_answer(self) -> None:
         self.complete = True
         if self._begun:
-            await self._send({"type": "http.response.body", "body": b""})
+            await self.send({"type": "http.response.body", "body": b""})
         else:
-            await http_error(self._send, 500, "The session ended before the request was answered.")
+            await http_error(self.send, 500, "The session ended before the request was answered.")
 
     def close(self) -> None:
         """Stop sending comments and blanks, and do not cancel the call any more."""
-        self._timer.remove(self)
-        for task in self._attending:
+        for task in self.attending:
             task.cancel()
         if self.left:
             self.task.uncancel()
 
-    def attend(self) -> None:
-        """Begin to send comments and blanks, and to watch the client."""
-        if self._silence is not None:
-            self._attending.append(asyncio.create_task(self._ping(self._silence)))
-        if self._receive is not None:
-            self._attending.append(asyncio.create_task(self._watch(self._receive)))
+    def attend(self, age: float) -> None:
+        """Begin to send comments and blanks, and to watch the client, `age` seconds after the call began."""
+        attending = []
+        if self.silence is not None:
+            attending.append(self._ping(self.silence, self.silence - age))
+        if self.receive is not None:
+            attending.append(self._watch(self.receive))
+        self.attending = [asyncio.create_task(task) for task in attending]
 
-    async def _ping(self, silence: float) -> None:
-        await asyncio.sleep(silence - min(silence, WATCH_AFTER_SECONDS))
+    async def _ping(self, silence: float, first: float) -> None:
+        await asyncio.sleep(first)
         while not self.complete:
             await (self.event(PING) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
             await asyncio.sleep(silence)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from functools import cached_property, lru_cache, partial, wraps
+from functools import cached_property, partial, wraps
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from mcp.server.mcpserver import Audio, Image
@@ -20,7 +20,8 @@ from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputR
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..json_values import WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
+from ..json_values import NUMBERS, WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
+from ..memo import Memo
 from ..request import TOOLS_CALL, MCPRequest, current_request
 
 T = TypeVar("T")
@@ -30,9 +31,9 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 """Return types that are content, not data."""
 
 
-def is_subclass_of(*kinds: type) -> Callable[[type], bool]:
-    """Return a function which remembers what `issubclass` says: asking a dozen pydantic models takes microseconds."""
-    return lru_cache(maxsize=256)(lambda kind: issubclass(kind, kinds))
+def is_subclass_of(*kinds: type) -> Memo[type, bool]:
+    """Return what `issubclass` says of types and `kinds`: asking a dozen pydantic models takes microseconds."""
+    return Memo(lambda kind: issubclass(kind, kinds))
 
 
 DATA = frozenset((str, int, float, bool, dict))
@@ -69,7 +70,7 @@ def measure(request: MCPRequest | None, result: Any) -> None:
     Raises:
         ToolError: it is too large.
     """
-    if request and request.check_result:
+    if request and request.check_result and type(result) not in NUMBERS:
         request.check_result(request, result)
 
 
@@ -225,7 +226,7 @@ class ToolMetadata(FuncMetadata):
         Raises:
             ToolError: it is too large.
         """
-        is_object = type(result) not in DATA and not is_special(type(result))
+        is_object = type(result) not in DATA and not is_special[type(result)]
         if not is_object:
             measure(request, result)
             if type(result) not in DATA:

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..config import EnvironmentSettings
+from ..memo import Memo
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL
 from ..sdk_direct import HANDSHAKE, LISTS, MODERN, Call, Handlers, accepts_json, error_of, is_verified, status_of
@@ -67,6 +68,7 @@ class DirectPath:
     def __init__(self, server: Any, sdk: ASGIApp) -> None:
         self._handlers = Handlers(server)
         self._sdk = sdk
+        self._accepting = Memo(accepts_json)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = scope[HEADERS]
@@ -76,7 +78,7 @@ class DirectPath:
             or len(headers) != len(scope["headers"])
             or not (version in MODERN or version in HANDSHAKE)
             or headers.get(b"content-type") != b"application/json"
-            or not accepts_json(headers.get(b"accept", b""))
+            or not self._accepting[headers.get(b"accept", b"")]
             or (response := scope.get(RESPONSE)) is None
             or (call := self._call(Request(scope, receive), scope[BODY], version, headers)) is None
         ):

