@@ -97,6 +97,13 @@ ADDED = {
 }
 """Text that the next version appends to a file, by suffix; other files get a comment."""
 
+CHANGED_JSON = {
+    '"editable": true': '"editable": false',
+    '"MCP server"': '"An MCP server"',
+    '"Audit record"': '"Record of the audit"',
+}
+"""Texts of dashboards and schemas, and what the next version has in their place."""
+
 OWNER_APPENDS = ("pyproject.toml.jinja", ".gitignore.jinja")
 """Files to whose end owners append; the template adds lines further up."""
 
@@ -109,7 +116,7 @@ def change_everything(template: Path) -> None:
             text = path.read_text("utf-8")
             path.write_text(text + ADDED.get(kind, "\n# A line that the next version brings.\n"), "utf-8")
             if kind == ".json":
-                for old, new in (('"editable": true', '"editable": false'), ('"MCP server"', '"An MCP server"')):
+                for old, new in CHANGED_JSON.items():
                     text = text.replace(old, new)
                 path.write_text(text, "utf-8")
 
