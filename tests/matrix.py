@@ -63,6 +63,7 @@ STRUCTURAL = (
     "session_mode",
     "response_mode",
     "upstream_base_url",
+    "upstream_api_key_env",
 )
 """Questions other than switches whose answers bring or remove a file, or decide how the server serves."""
 
