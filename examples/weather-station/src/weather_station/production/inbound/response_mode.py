@@ -80,9 +80,7 @@ class Responses:
         self._app = app
         self._silence = silence
         self._interval = min(silence, WATCH_AFTER_SECONDS) / 2
-        self._new: set[DeferredResponse] = set()
-        self._old: set[DeferredResponse] = set()
-        """The responses that are not attended yet: those since the last round of `_attend`, and those before."""
+        self._unattended: set[DeferredResponse] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop in which rounds go on."""
         self._streams = registry.config.response_mode == "auto"
@@ -105,7 +103,7 @@ class Responses:
             if self._streams and not may_stream and accept.strip():
                 set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
         response = scope[RESPONSE] = DeferredResponse(scope[TASK], send, silence, may_stream, watched)
-        self._new.add(response)
+        self._unattended.add(response)
         if (loop := asyncio.get_running_loop()) is not self._loop:
             self._loop = loop
             loop.call_later(self._interval, self._attend, loop)
@@ -115,21 +113,23 @@ class Responses:
             if not response.left or response.task.cancelling() > 1:
                 raise
         finally:
-            self._new.discard(response)
-            self._old.discard(response)
+            self._unattended.discard(response)
             if response.attending:
                 response.close()
             del scope[RESPONSE]  # breaks a reference cycle, which would have to wait for the garbage collector
 
     def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Attend the responses that there were in the last round already.
+        """Attend the responses that there were in an earlier round already.
 
         A timer for each, even a shared one, would take a hundredth of a quick call.
         """
-        for response in self._old:
+        old = [response for response in self._unattended if response.is_old]
+        self._unattended.difference_update(old)
+        for response in old:
             response.attend(self._interval)
-        self._old, self._new = self._new, set()
-        if self._old:
+        for response in self._unattended:
+            response.is_old = True
+        if self._unattended:
             loop.call_later(self._interval, self._attend, loop)
         else:
             self._loop = None
@@ -170,6 +170,8 @@ class DeferredResponse:
     """Whether the answer has been sent."""
     left: bool = False
     """Whether the call was cancelled because the client has left."""
+    is_old: bool = False
+    """Whether there was a round of `Responses` since the call began."""
     attending: Sequence[asyncio.Task[None]] = ()
     """What `attend` has started."""
     _begun: bool = False

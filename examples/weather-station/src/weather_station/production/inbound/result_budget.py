@@ -15,6 +15,7 @@ from mcp_types import CallToolResult
 from pydantic_core import to_json
 
 from ..json_values import NUMBERS
+from ..memo import Memo
 from ..observe.meter import Histogram
 from ..registry import Registry
 from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
@@ -48,7 +49,8 @@ def install(registry: Registry) -> None:
     labels = ("mcp_method_name", "gen_ai_tool_name")
     text = "Text and structure of sent results in bytes."
     sizes = registry.meter.histogram("mcp_result_size_bytes", text, labels, buckets=SIZE_BUCKETS)
-    children: dict[tuple[str, str], Histogram] = {}
+    of_tools = Memo[str, Histogram](lambda tool: sizes(TOOLS_CALL, tool))
+    of_others = Memo[str, Histogram](lambda method: sizes(method, ""))
     default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
 
     def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
@@ -75,8 +77,8 @@ def install(registry: Registry) -> None:
     def check_sent(request: MCPRequest) -> None:
         if 0 < request.max_result_bytes < request.result_bytes:
             raise _too_large(registry, request)
-        key = request.method, request.target_label if request.method == TOOLS_CALL else ""
-        (children.get(key) or children.setdefault(key, sizes(*key))).observe(request.result_bytes)
+        size = of_tools[request.target_label] if request.method == TOOLS_CALL else of_others[request.method]
+        size.observe(request.result_bytes)
 
     registry.middleware["result_budget"] = middleware
 
