@@ -45,7 +45,7 @@ from harness import (
 )
 from held import open_session
 from weather_station.production.config import variable
-from weather_station.production.request import LISTEN, CallNext, MCPRequest, Result, current_request
+from weather_station.production.request import LISTEN, MCPRequest, Result, current_request
 from weather_station.production.sdk import ProductionServer
 
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
@@ -181,15 +181,15 @@ def tools(server: ProductionServer) -> None:
         if method not in OWN_METHODS:
             low_level.add_request_handler(method, entry.params_type, acting(entry.handler))
 
-    innermost = server.registry.middleware.get("result_budget")
+    handle = server._handle
 
-    async def act_at_initialize(request: MCPRequest, call_next: CallNext) -> Result:
+    async def act_at_initialize(request: MCPRequest) -> Result:
         """Act for `initialize`, which the SDK handles itself."""
         if request.method == "initialize":
             await act()
-        return await (innermost(request, call_next) if innermost else call_next(request))
+        return await handle(request)
 
-    server.registry.middleware["result_budget"] = act_at_initialize
+    vars(server)["_handle"] = act_at_initialize
     rebuild_pipeline(server)
 
 

@@ -169,7 +169,7 @@ def test_every_middleware_of_this_project_has_a_place_in_the_order() -> None:
 def test_an_unknown_name_in_the_request_pipeline_stops_the_start() -> None:
     registry = Registry(config(), about())
     registry.middleware["cache"] = passing("cache", [])
-    with pytest.raises(StartError, match=r"^middleware cache has no place in the order drain, .*result_budget$"):
+    with pytest.raises(StartError, match=r"^middleware cache has no place in the order drain, .*timeout$"):
         ProductionServer(registry)
 
 

@@ -210,6 +210,8 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
+    preparations: list[Callable[[MCPRequest], None]] = field(default_factory=list)
+    """Each is called with a request inside all middleware, before its handler."""
     first_use: FirstUse = field(init=False)
     """Checks that a key is used once; set in projects with `once` or rate limits."""
     calls: dict[asyncio.Task[object], MCPRequest] = field(default_factory=dict)

@@ -333,6 +333,8 @@ class ProductionServer(MCPServer[Runtime]):
 
     async def _handle(self, request: MCPRequest) -> Result:
         """Run a request in the SDK."""
+        for prepare in self.registry.preparations:
+            prepare(request)
         ctx = request.context
         try:
             result = await request.call_sdk(ctx)

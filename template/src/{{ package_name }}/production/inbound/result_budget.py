@@ -6,7 +6,7 @@ is measured exactly. Images, audio and other binary content do not count.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -18,7 +18,7 @@ from ..json_values import NUMBERS
 from ..memo import Memo
 from ..observe.meter import Histogram
 from ..registry import Registry
-from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, CallNext, MCPRequest, Result
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, MCPRequest
 from .results import CONTENT, is_subclass_of
 
 METHODS = (TOOLS_CALL, RESOURCES_READ, PROMPTS_GET)
@@ -53,18 +53,18 @@ def install(registry: Registry) -> None:
     of_others = Memo[str, Histogram](lambda method: sizes(method, ""))
     default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
 
-    def middleware(request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
-        if request.method in METHODS:
-            limit = request.policy.max_result_bytes
-            request.max_result_bytes = limit = default if limit is None else limit
-            if limit and request.method != PROMPTS_GET:
-                request.check_result = check_result
-            request.check_sent = check_sent
-            if request.context.protocol_version < STRUCTURED_SINCE:
-                request.copies = "text"
-            elif not text_copy:
-                request.copies = "structure"
-        return call_next(request)
+    def prepare(request: MCPRequest) -> None:
+        if request.method not in METHODS:
+            return
+        limit = request.policy.max_result_bytes
+        request.max_result_bytes = limit = default if limit is None else limit
+        if limit and request.method != PROMPTS_GET:
+            request.check_result = check_result
+        request.check_sent = check_sent
+        if request.context.protocol_version < STRUCTURED_SINCE:
+            request.copies = "text"
+        elif not text_copy:
+            request.copies = "structure"
 
     def check_result(request: MCPRequest, value: Any) -> None:
         try:
@@ -80,7 +80,7 @@ def install(registry: Registry) -> None:
         size = of_tools[request.target_label] if request.method == TOOLS_CALL else of_others[request.method]
         size.observe(request.result_bytes)
 
-    registry.middleware["result_budget"] = middleware
+    registry.preparations.append(prepare)
 
 
 def bytes_left(value: Any, left: int) -> int:

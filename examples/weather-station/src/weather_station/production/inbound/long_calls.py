@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from types import CodeType
@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 
 from ..config import EnvironmentSettings, Seconds
 from ..registry import Registry
-from ..request import TOOLS_CALL, CallNext, MCPRequest, Result
+from ..request import TOOLS_CALL, MCPRequest
 from ..sdk import channel_of
 from .response_mode import RESPONSE, ResponseSettings
 
@@ -43,14 +43,14 @@ class LongCallSettings(EnvironmentSettings):
 
 
 def install(registry: Registry) -> None:
-    """Add the middleware.
+    """Prepare the channel of each call, and let notifications cancel calls.
 
     Raises:
         ConfigError: USER_TIMEOUT_SECONDS or PROXY_TIMEOUT_SECONDS is not valid.
     """
     settings = LongCallSettings.load()
     calls = LongCalls(registry, settings.user_timeout_seconds)
-    registry.middleware["long_calls"] = calls.middleware
+    registry.preparations.append(calls.prepare)
     if calls.stateless:
         registry.cancel_call = calls.cancel
 
@@ -106,12 +106,12 @@ class LongCalls:
         self._user_seconds = user_seconds
         self._running = registry.calls
 
-    def middleware(self, request: MCPRequest, call_next: CallNext) -> Awaitable[Result]:
-        """Middleware: prepare a call's channel to its client."""
+    def prepare(self, request: MCPRequest) -> None:
+        """Prepare a call's channel to its client."""
         context = request.context
         channel = channel_of(context)
         if hasattr(channel, "sends_to_response"):  # of the direct path, which needs no preparation
-            return call_next(request)
+            return
         response = None if context.request is None else context.request.scope.get(RESPONSE)
         if self.stateless:
             if response is not None:
@@ -120,7 +120,6 @@ class LongCalls:
             if response is not None and not response.may_stream:
                 channel.transport = replace(channel.transport, can_send_request=False)
             request.context = replace(context, session=UserSession(context.session, request, self._user_seconds))
-        return call_next(request)
 
     def cancel(self, caller_id: str, request_id: object) -> None:
         """Cancel the call of a caller with this JSON-RPC id, unless several have it."""

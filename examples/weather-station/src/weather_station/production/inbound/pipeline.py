@@ -64,8 +64,6 @@ ORDER = (
     "rate_limit",
     "concurrency",
     "timeout",
-    "long_calls",
-    "result_budget",
 )
 """The middleware's names, outermost first."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -177,15 +177,15 @@ class DeferredResponse:
     _begun: bool = False
     _writing: asyncio.Lock | None = None
     """Held while something that precedes the answer is sent."""
-    _status: int = 0
     _headers: Sequence[tuple[bytes, bytes]] = ()
-    _parts: tuple[bytes, ...] = ()
-    """What the application has sent."""
-    _reads_stream: bool = False
+    """What the application has sent; its status, and what is known of its body, are set with them."""
+    _status: int = field(init=False)
+    _parts: list[bytes] = field(init=False)
+    _reads_stream: bool = field(init=False)
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status, self._headers = message["status"], message["headers"]
+            self._status, self._headers, self._parts = message["status"], message["headers"], []
             media_type = next((value for name, value in self._headers if name.lower() == b"content-type"), b"")
             self._reads_stream = media_type.startswith(b"text/event-stream")
             return
@@ -198,7 +198,7 @@ class DeferredResponse:
             if not more and not self.complete:  # the session has ended
                 await self._end_without_answer()
             return
-        self._parts += (data,)
+        self._parts.append(data)
         if not more:
             await self.answer(self._status, self._headers, *self._parts)
 
