@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from weather_station.production.memo import MAX_RESULTS, Memo
@@ -25,6 +27,8 @@ def test_arguments_without_end_take_bounded_memory() -> None:
     memo: Memo[int, str] = Memo(str)
     assert [memo[number] for number in range(3 * MAX_RESULTS)] == [*map(str, range(3 * MAX_RESULTS))]
     assert len(memo) <= MAX_RESULTS
+    unlimited: Memo[int, str] = Memo(str, math.inf)
+    assert [unlimited[number] for number in range(3 * MAX_RESULTS)] == [*unlimited.values()]
 
 
 def test_a_failure_is_not_kept() -> None:

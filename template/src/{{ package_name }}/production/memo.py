@@ -14,17 +14,18 @@ MAX_RESULTS = 256
 class Memo(dict[K, V]):
     """What `function` returned: `memo[argument]` calls it where that is not known.
 
-    It forgets all when there are too many. A lookup takes a tenth of the time of `lru_cache`, which makes a tuple of an
-    argument that is neither `str` nor `int`.
+    It keeps at most `max_results`, and forgets all for one more. A lookup takes a tenth of the time of `lru_cache`,
+    which makes a tuple of an argument that is neither `str` nor `int`.
     """
 
-    def __init__(self, function: Callable[[K], V]) -> None:
+    def __init__(self, function: Callable[[K], V], max_results: float = MAX_RESULTS) -> None:
         super().__init__()
         self._function = function
+        self._max_results = max_results
 
     def __missing__(self, argument: K) -> V:
         result = self._function(argument)
-        if len(self) >= MAX_RESULTS:
+        if len(self) >= self._max_results:
             self.clear()
         self[argument] = result
         return result

@@ -180,6 +180,7 @@ class Call:
 
     can_send_request: ClassVar[bool] = False
     sends_to_response: ClassVar[bool] = True
+    """Marks a channel of this path, whose notifications go to the response."""
 
     request: Request
     request_id: int | str

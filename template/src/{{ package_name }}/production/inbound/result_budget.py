@@ -6,6 +6,7 @@ is measured exactly. Images, audio and other binary content do not count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def install(registry: Registry) -> None:
     labels = ("mcp_method_name", "gen_ai_tool_name")
     text = "Text and structure of sent results in bytes."
     sizes = registry.meter.histogram("mcp_result_size_bytes", text, labels, buckets=SIZE_BUCKETS)
-    of_tools = Memo[str, Histogram](lambda tool: sizes(TOOLS_CALL, tool))
+    of_tools = Memo[str, Histogram](lambda tool: sizes(TOOLS_CALL, tool), math.inf)  # registered ones only
     of_others = Memo[str, Histogram](lambda method: sizes(method, ""))
     default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
 
