@@ -51,6 +51,8 @@ from weather_station.production.sdk import ProductionServer
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 DETAIL = "row 17 of the customers"
 MODE = "test/mode"
+METRICS_ADDRESS = re.compile(r"""['"]?metrics['"]?[=:]['"](http[^'"]+)""")
+"""Matches the address in both formats of the log."""
 END = "end"
 
 EXAMPLES: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
@@ -336,10 +338,9 @@ class StdioPeer(Peer):
         return log_lines(complete)
 
     def metrics(self) -> Metrics:
-        wait_for(lambda: '"metrics":"' in self.process.log())
-        found = re.search(r'"metrics":"(http[^"]+)"', self.process.log())
-        assert found
-        return Metrics(httpx2.get(found[1], trust_env=False, verify=NO_TLS).text)
+        wait_for(lambda: METRICS_ADDRESS.search(self.process.log()))
+        (address,) = METRICS_ADDRESS.findall(self.process.log())
+        return Metrics(httpx2.get(address, trust_env=False, verify=NO_TLS).text)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 from math import inf, nan
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import prometheus_client
@@ -478,6 +478,12 @@ def test_a_stdio_server_has_metrics_on_the_configured_port() -> None:
         wait_for(shows_metrics)
         server.close_stdin()
         assert server.status() == 0
+
+
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+def test_an_address_of_metrics_is_announced_only_where_they_are_served(transport: Literal["http", "stdio"]) -> None:
+    addresses = create_server(config(transport=transport, metrics_port=None)).registry.http.addresses
+    assert addresses == ({"metrics": "/metrics"} if transport == "http" else {})
 
 
 @pytest.mark.parametrize("transport", ["http", "stdio"])

@@ -225,7 +225,8 @@ def install(registry: Registry) -> None:
     port = config.metrics_port
     if port is None or (port == config.port != 0 and config.transport == "http"):
         registry.http.routes.append(route)
-        registry.http.addresses["metrics"] = meter.path
+        if config.transport == "http":
+            registry.http.addresses["metrics"] = meter.path
     else:
         registry.http.listeners.append(Listener("metrics", "METRICS_PORT", port, meter.path, (route,)))
 
