@@ -29,6 +29,7 @@ from weather_station.production.inbound.response_mode import (
     PING,
     WATCH_AFTER_SECONDS,
     DeferredResponse,
+    Form,
     Responses,
     accepts_stream,
 )
@@ -338,7 +339,8 @@ async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResp
         sent = Sent()
         task = asyncio.current_task()
         assert task is not None
-        made.append(DeferredResponse(task, sent, silence, may_stream=silence is not None))
+        scope = {TASK: task, READ_HEADERS: {b"accept": b"*/*"}}
+        made.append(DeferredResponse(scope, sent, Form(silence is not None, silence, is_watched=False)))
         if silence is not None:
             made[-1].attend(silence)
         return made[-1], sent

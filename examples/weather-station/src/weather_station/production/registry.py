@@ -24,7 +24,7 @@ from .caller import Caller, peer_caller
 from .config import About, ProductionConfig
 from .observe.meter import Meter, NullMeter
 from .policy import Policy
-from .request import MCPRequest, Middleware
+from .request import MCPRequest, Middleware, ResultBudget
 from .upstream.client import Upstream, UpstreamParts
 
 Server = MCPServer[Any]
@@ -210,8 +210,10 @@ class Registry:
     identify: Callable[[Request | None], Caller] = peer_caller
     middleware: dict[str, Middleware] = field(default_factory=dict)
     """Middleware by the names in `inbound.pipeline.ORDER`."""
-    preparations: list[Callable[[MCPRequest], None]] = field(default_factory=list)
-    """Each is called with a request inside all middleware, before its handler."""
+    budget: ResultBudget | None = None
+    """Limits the results."""
+    prepare_channel: Callable[[MCPRequest], None] = lambda request: None
+    """Prepares the SDK's channel from a request to its client."""
     first_use: FirstUse = field(init=False)
     """Checks that a key is used once; set in projects with `once` or rate limits."""
     calls: dict[asyncio.Task[object], MCPRequest] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import anyio
 from mcp.server.context import CallNext as SDKCallNext
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 Result = HandlerResult
 Status = Literal["success", "input_required", "client_error", "rejected", "error"]
+Copies = Literal["both", "text", "structure"]
 
 TOOLS_CALL = "tools/call"
 RESOURCES_READ = "resources/read"
@@ -138,6 +139,22 @@ class Timer:
             self._task.cancel()
 
 
+class ResultBudget(Protocol):
+    """What limits the results of a server."""
+
+    def limit(self, request: MCPRequest) -> int:
+        """Return the bytes of text and structure that the result may have; 0 for no limit."""
+
+    def copies(self, request: MCPRequest) -> Copies:
+        """Return which copies are sent of a result that has an output schema."""
+
+    def check_returned(self, request: MCPRequest, value: Any) -> None:
+        """Raise if what the handler returned is too large; it is not converted yet."""
+
+    def check_sent(self, request: MCPRequest) -> None:
+        """Raise if the result, whose `result_bytes` are known, is too large; record its size otherwise."""
+
+
 @dataclass(slots=True)
 class MCPRequest:
     """One request of a client while the pipeline handles it."""
@@ -161,6 +178,8 @@ class MCPRequest:
     """The policy of the target."""
     has_sdk_task: bool = False
     """Whether the SDK made the task for this request, so that no other code cancels it."""
+    budget: ResultBudget | None = None
+    """Limits the result; `None` for no limit, and both copies of what has an output schema."""
     status: Status = "success"
     error_type: str | None = None
     """Class of the original exception, `ToolError` for an error result of the tool, or the reason of a rejection."""
@@ -172,16 +191,10 @@ class MCPRequest:
     """The timeout of the request."""
     entered: bool = False
     """Whether the server runs this request already: what its handler calls in Python is not a request of the client."""
-    max_result_bytes: int = 0
-    """Bytes of text and structure that the result may have; 0 for no limit."""
-    check_result: Callable[[MCPRequest, Any], None] | None = None
-    """Gets what the handler returned, before it is converted; raises where it is too large."""
-    check_sent: Callable[[MCPRequest], None] | None = None
-    """Called when `result_bytes` is known; raises where the result is too large."""
+    is_nested: bool = False
+    """Whether its handler has called another one in Python, whose result is not sent."""
     result_bytes: int = 0
     """Bytes of text and structure in the result, as JSON."""
-    copies: Literal["both", "text", "structure"] = "both"
-    """Which copies are sent of a result that has an output schema: text, structure, or both."""
 
     @property
     def is_cancelled(self) -> bool:

@@ -333,8 +333,6 @@ class ProductionServer(MCPServer[Runtime]):
 
     async def _handle(self, request: MCPRequest) -> Result:
         """Run a request in the SDK."""
-        for prepare in self.registry.preparations:
-            prepare(request)
         ctx = request.context
         try:
             result = await request.call_sdk(ctx)
@@ -350,8 +348,8 @@ class ProductionServer(MCPServer[Runtime]):
             self._observe_session(ctx)
         if isinstance(result, dict) and request.encoded is None:
             result = results.sendable_result(request, result)
-        if request.check_sent is not None:
-            request.check_sent(request)
+        if request.budget is not None:
+            request.budget.check_sent(request)
         return result
 
     def _accepts(self, ctx: ServerRequestContext[Any, Any]) -> bool:
@@ -491,7 +489,7 @@ def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:
     if request is None or context is None:
         return None
     if request.entered:
-        request.check_result = None
+        request.is_nested = True
         return None
     request.entered = True
     has_state = "requestState" in request.params  # asked first: the attributes of a `Context` take microseconds

@@ -179,8 +179,6 @@ class Call:
     """A request that the direct path answers, and its `DispatchContext`."""
 
     can_send_request: ClassVar[bool] = False
-    sends_to_response: ClassVar[bool] = True
-    """Marks a channel of this path, whose notifications go to the response."""
 
     request: Request
     request_id: int | str

@@ -123,7 +123,9 @@ class Pipeline:
     def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> Coroutine[Any, Any, Result]:
         if ctx.request_id is None:
             return self._notify(ctx, self._registry.identify(ctx.request).id, call_next)
-        return self.run(self.request(ctx, call_next))
+        request = self.request(ctx, call_next)
+        self._registry.prepare_channel(request)
+        return self.run(request)
 
     def request(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> MCPRequest:
         """Return the request that `run` handles."""
@@ -131,7 +133,8 @@ class Pipeline:
         caller = self._registry.identify(ctx.request)
         task = asyncio.current_task()
         of_sdk = ctx.request is None or ctx.request.scope.get(TASK) is not task
-        return MCPRequest(method, target, label, ctx, caller, new_request_id(), task, call_next, policy, of_sdk)
+        budget = self._registry.budget
+        return MCPRequest(method, target, label, ctx, caller, new_request_id(), task, call_next, policy, of_sdk, budget)
 
     async def run(self, request: MCPRequest) -> Result:
         """Handle a request in all middleware."""

@@ -19,7 +19,7 @@ from ..json_values import NUMBERS
 from ..memo import Memo
 from ..observe.meter import Histogram
 from ..registry import Registry
-from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, MCPRequest
+from ..request import PROMPTS_GET, RESOURCES_READ, TOOLS_CALL, Copies, MCPRequest
 from .results import CONTENT, is_subclass_of
 
 METHODS = (TOOLS_CALL, RESOURCES_READ, PROMPTS_GET)
@@ -47,41 +47,70 @@ class ResultTooLargeError(ToolError):
 def install(registry: Registry) -> None:
     """Limit the size of results, and record the sizes of those that are sent."""
     registry.policy_fields.add("max_result_bytes")
-    labels = ("mcp_method_name", "gen_ai_tool_name")
-    text = "Text and structure of sent results in bytes."
-    sizes = registry.meter.histogram("mcp_result_size_bytes", text, labels, buckets=SIZE_BUCKETS)
-    of_tools = Memo[str, Histogram](lambda tool: sizes(TOOLS_CALL, tool), math.inf)  # registered ones only
-    of_others = Memo[str, Histogram](lambda method: sizes(method, ""))
-    default, text_copy = registry.config.max_result_bytes, registry.config.result_text_copy
+    registry.budget = Budget(registry)
 
-    def prepare(request: MCPRequest) -> None:
-        if request.method not in METHODS:
-            return
+
+class Budget:
+    """The limit of results by their policies and by the settings, and the histogram of their sizes."""
+
+    def __init__(self, registry: Registry) -> None:
+        labels = ("mcp_method_name", "gen_ai_tool_name")
+        text = "Text and structure of sent results in bytes."
+        sizes = registry.meter.histogram("mcp_result_size_bytes", text, labels, buckets=SIZE_BUCKETS)
+        self._sizes_of_tools = Memo[str, Histogram](lambda tool: sizes(TOOLS_CALL, tool), math.inf)  # registered only
+        self._sizes_of_others = Memo[str, Histogram](lambda method: sizes(method, ""))
+        self._default = registry.config.max_result_bytes
+        self._text_copy = registry.config.result_text_copy
+        self._registry = registry
+
+    def limit(self, request: MCPRequest) -> int:
+        """Return the bytes of text and structure that the result may have; 0 for no limit."""
         limit = request.policy.max_result_bytes
-        request.max_result_bytes = limit = default if limit is None else limit
-        if limit and request.method != PROMPTS_GET:
-            request.check_result = check_result
-        request.check_sent = check_sent
-        if request.context.protocol_version < STRUCTURED_SINCE:
-            request.copies = "text"
-        elif not text_copy:
-            request.copies = "structure"
+        return self._default if limit is None else limit
 
-    def check_result(request: MCPRequest, value: Any) -> None:
+    def copies(self, request: MCPRequest) -> Copies:
+        """Return which copies are sent of a result that has an output schema."""
+        if request.context.protocol_version < STRUCTURED_SINCE:
+            return "text"
+        return "both" if self._text_copy else "structure"
+
+    def check_returned(self, request: MCPRequest, value: Any) -> None:
+        """Check what a handler returned, before it is converted.
+
+        Raises:
+            ResultTooLargeError: it is certain that the result is too large.
+        """
+        limit = self.limit(request)
+        if not limit or request.method == PROMPTS_GET:
+            return
         try:
-            left = bytes_left(value, request.max_result_bytes)
+            left = bytes_left(value, limit)
         except RecursionError:  # circular: the conversion reports it
             return
         if left < 0:
-            raise _too_large(registry, request)
+            raise self._too_large(request, limit)
 
-    def check_sent(request: MCPRequest) -> None:
-        if 0 < request.max_result_bytes < request.result_bytes:
-            raise _too_large(registry, request)
-        size = of_tools[request.target_label] if request.method == TOOLS_CALL else of_others[request.method]
+    def check_sent(self, request: MCPRequest) -> None:
+        """Check a result whose `result_bytes` are known, and record its size.
+
+        Raises:
+            ResultTooLargeError: it is too large.
+        """
+        method = request.method
+        if method not in METHODS:
+            return
+        if 0 < (limit := self.limit(request)) < request.result_bytes:
+            raise self._too_large(request, limit)
+        size = self._sizes_of_tools[request.target_label] if method == TOOLS_CALL else self._sizes_of_others[method]
         size.observe(request.result_bytes)
 
-    registry.preparations.append(prepare)
+    def _too_large(self, request: MCPRequest, limit: int) -> ResultTooLargeError:
+        text = f"The result is larger than {limit} bytes, the most that this server sends. "
+        is_tool = request.method == TOOLS_CALL
+        names = self._registry.targets.arguments(request.target_label) if is_tool else ()
+        if names:
+            return ResultTooLargeError(f"{text}Ask for less with the arguments: {', '.join(names[:MAX_ARGUMENTS])}.")
+        return ResultTooLargeError(f"{text}The same request will fail again.")
 
 
 def bytes_left(value: Any, left: int) -> int:
@@ -120,11 +149,3 @@ def _encoded_size(value: Any) -> int:
         return len(to_json(value, fallback=str))
     except Exception:  # the conversion reports what is wrong
         return 0
-
-
-def _too_large(registry: Registry, request: MCPRequest) -> ResultTooLargeError:
-    text = f"The result is larger than {request.max_result_bytes} bytes, the most that this server sends. "
-    names = registry.targets.arguments(request.target_label) if request.method == TOOLS_CALL else ()
-    if names:
-        return ResultTooLargeError(f"{text}Ask for less with the arguments: {', '.join(names[:MAX_ARGUMENTS])}.")
-    return ResultTooLargeError(f"{text}The same request will fail again.")

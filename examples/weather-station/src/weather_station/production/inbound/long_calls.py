@@ -50,7 +50,7 @@ def install(registry: Registry) -> None:
     """
     settings = LongCallSettings.load()
     calls = LongCalls(registry, settings.user_timeout_seconds)
-    registry.preparations.append(calls.prepare)
+    registry.prepare_channel = calls.prepare
     if calls.stateless:
         registry.cancel_call = calls.cancel
 
@@ -110,8 +110,6 @@ class LongCalls:
         """Prepare a call's channel to its client."""
         context = request.context
         channel = channel_of(context)
-        if hasattr(channel, "sends_to_response"):  # of the direct path, which needs no preparation
-            return
         response = None if context.request is None else context.request.scope.get(RESPONSE)
         if self.stateless:
             if response is not None:

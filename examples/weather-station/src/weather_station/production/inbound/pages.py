@@ -45,7 +45,7 @@ def page(items: Sequence[T], cursor: str | None, size: int = 100) -> Page[T]:
     if cursor and not 0 < start < len(items):
         raise ToolError("The cursor is not valid. Pass the next_cursor of the previous page, or none at all.")
     request = current_request.get()
-    left = ((request.max_result_bytes if request else 0) or math.inf) - MARGIN
+    left = ((request.budget.limit(request) if request and request.budget else 0) or math.inf) - MARGIN
     end = start
     for item in items[start : start + max(1, size)]:
         left -= len(encode(item)) + len(encode([[item]], indent=2))  # the structure, and the text

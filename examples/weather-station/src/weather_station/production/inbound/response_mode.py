@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
@@ -23,7 +23,7 @@ from ..config import EnvironmentSettings, Seconds
 from ..json_values import encode
 from ..memo import Memo
 from ..registry import Registry
-from .http_limits import HEADERS, IS_LISTEN, RECEIVE, TASK, header_of, http_error, set_header
+from .http_limits import IS_LISTEN, RECEIVE, TASK, header_of, http_error, set_header
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
@@ -73,36 +73,38 @@ def install(registry: Registry) -> None:
         registry.http.respond = lambda app: Responses(registry, app, settings.sse_after_seconds)
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a response may be before its answer."""
+
+    streams: bool
+    """Whether it may be an event stream, for a client that accepts one."""
+    silence: float | None
+    """Seconds without a byte after which it begins and gets a comment or a blank; `None` for one that begins with its
+    answer."""
+    is_watched: bool
+    """Whether the call is cancelled when the client leaves before it has the answer."""
+
+
 class Responses:
     """ASGI middleware that gives the application a `DeferredResponse` to write to."""
 
     def __init__(self, registry: Registry, app: ASGIApp, silence: float) -> None:
+        streams = registry.config.response_mode == "auto"
         self._app = app
-        self._silence = silence
+        self._form = Form(streams, silence if streams else None, is_watched=True)
+        self._has_sessions = registry.config.session_mode == "stateful"
         self._interval = min(silence, WATCH_AFTER_SECONDS) / 2
         self._unattended: set[DeferredResponse] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         """The event loop in which rounds go on."""
-        self._streams = registry.config.response_mode == "auto"
-        self._accepting = Memo(accepts_stream)
-        self._has_sessions = registry.config.session_mode == "stateful"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST" or scope[IS_LISTEN]:
             await self._app(scope, receive, send)
             return
-        accept = scope[HEADERS].get(b"accept", b"")
-        may_stream = self._streams and self._accepting[accept]
-        silence = self._silence if self._streams else None
-        watched = scope[RECEIVE]
-        if self._has_sessions:
-            if not _is_modern(scope):
-                watched = None  # the call goes on, as the client may come back
-                if header_of(scope, SESSION) is None:
-                    silence = None  # the response to initialize begins with the session's id, a header of the SDK's
-            if self._streams and not may_stream and accept.strip():
-                set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
-        response = scope[RESPONSE] = DeferredResponse(scope[TASK], send, silence, may_stream, watched)
+        form = self._form_in_session(scope) if self._has_sessions else self._form
+        response = scope[RESPONSE] = DeferredResponse(scope, send, form)
         self._unattended.add(response)
         if (loop := asyncio.get_running_loop()) is not self._loop:
             self._loop = loop
@@ -117,6 +119,19 @@ class Responses:
             if response.attending:
                 response.close()
             del scope[RESPONSE]  # breaks a reference cycle, which would have to wait for the garbage collector
+
+    def _form_in_session(self, scope: Scope) -> Form:
+        """Return the form of a response where the server has sessions, and accept a stream of the SDK."""
+        form = self._form
+        if not _is_modern(scope):
+            form = replace(form, is_watched=False)  # the call goes on, as the client may come back
+            if header_of(scope, SESSION) is None:
+                form = replace(form, silence=None)  # that to initialize begins with the session's id, of the SDK
+        accept = header_of(scope, b"accept") or b""
+        if form.streams and not _accepting[accept] and accept.strip():
+            form = replace(form, streams=False)
+            set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
+        return form
 
     def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
         """Attend the responses that there were in an earlier round already.
@@ -141,6 +156,9 @@ def accepts_stream(accept: bytes) -> bool:
     return not STREAM_TYPES.isdisjoint(types)
 
 
+_accepting = Memo(accepts_stream)
+
+
 def _is_modern(scope: Scope) -> bool:
     version = header_of(scope, b"mcp-protocol-version")
     return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
@@ -154,18 +172,11 @@ class DeferredResponse:
     without its comments; if the answer is the only event, it is sent as JSON.
     """
 
-    task: asyncio.Task[Any]
-    """The task that handles the request."""
+    scope: Scope
+    """The request's."""
     send: Send
     """Sends to the client."""
-    silence: float | None
-    """Seconds without a byte after which the response begins and gets a comment or a blank; `None` for one that begins
-    with its answer."""
-    may_stream: bool
-    """Whether the response may be an event stream; one that must be JSON leaves out all other events."""
-    receive: Receive | None = None
-    """Receives from the client, whose call is cancelled when it leaves before it has the answer; `None` for a call that
-    goes on."""
+    form: Form
     complete: bool = False
     """Whether the answer has been sent."""
     left: bool = False
@@ -182,6 +193,17 @@ class DeferredResponse:
     _status: int = field(init=False)
     _parts: list[bytes] = field(init=False)
     _reads_stream: bool = field(init=False)
+
+    @property
+    def task(self) -> asyncio.Task[Any]:
+        """The task that handles the request."""
+        task: asyncio.Task[Any] = self.scope[TASK]
+        return task
+
+    @property
+    def may_stream(self) -> bool:
+        """Whether the response may be an event stream; one that must be JSON leaves out all events but the answer."""
+        return self.form.streams and _accepting[header_of(self.scope, b"accept") or b""]
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -264,10 +286,10 @@ class DeferredResponse:
     def attend(self, age: float) -> None:
         """Begin to send comments and blanks, and to watch the client, `age` seconds after the call began."""
         attending = []
-        if self.silence is not None:
-            attending.append(self._ping(self.silence, self.silence - age))
-        if self.receive is not None:
-            attending.append(self._watch(self.receive))
+        if (silence := self.form.silence) is not None:
+            attending.append(self._ping(silence, silence - age))
+        if self.form.is_watched:
+            attending.append(self._watch(self.scope[RECEIVE]))
         self.attending = [asyncio.create_task(task) for task in attending]
 
     async def _ping(self, silence: float, first: float) -> None:

@@ -22,7 +22,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from ..json_values import NUMBERS, WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
 from ..memo import Memo
-from ..request import TOOLS_CALL, MCPRequest, current_request
+from ..request import TOOLS_CALL, Copies, MCPRequest, current_request
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -70,8 +70,8 @@ def measure(request: MCPRequest | None, result: Any) -> None:
     Raises:
         ToolError: it is too large.
     """
-    if request and request.check_result and type(result) not in NUMBERS:
-        request.check_result(request, result)
+    if request and request.budget and not request.is_nested and type(result) not in NUMBERS:
+        request.budget.check_returned(request, result)
 
 
 def resource_content(value: Any) -> Any:
@@ -197,9 +197,10 @@ class ToolMetadata(FuncMetadata):
             ToolError: it is too large.
         """
         request = current_request.get()
+        copies = request.budget.copies(request) if request and request.budget else "both"
         result = listed(result)
         try:
-            converted = self._converted(result, request)
+            converted = self._converted(result, request, copies)
             if converted is result:
                 to_json(result)
         except (PydanticSerializationError, UnicodeError, ValidationError):
@@ -215,25 +216,28 @@ class ToolMetadata(FuncMetadata):
                     if converted.structured_content is not None and type(result) is not dict:
                         converted = _finite(converted, result)
                     break
-            if request and request.copies != "both" and converted.structured_content is not None:
-                omitted: dict[str, Any] = {"structured_content": None} if request.copies == "text" else {"content": []}
+            if copies != "both" and converted.structured_content is not None:
+                omitted: dict[str, Any] = {"structured_content": None} if copies == "text" else {"content": []}
                 converted = converted.model_copy(update=omitted)
         return converted
 
-    def _converted(self, result: Any, request: MCPRequest | None) -> CallToolResult | InputRequiredResult:
+    def _converted(
+        self, result: Any, request: MCPRequest | None, copies: Copies
+    ) -> CallToolResult | InputRequiredResult:
         """Return what the SDK makes of a result, without validating again what is valid by the way it is made.
 
         Raises:
             ToolError: it is too large.
         """
-        is_object = type(result) not in DATA and not is_special[type(result)]
+        is_data = type(result) in DATA
+        is_object = not is_data and not is_special[type(result)]
         if not is_object:
             measure(request, result)
-            if type(result) not in DATA:
+            if not is_data:
                 return super().convert_result(_texts_of(result) if self.output_model is None else result)
         text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         if is_object:  # encoded once, unless its text is not sent
-            measure(request, result if request and request.copies == "structure" else text)
+            measure(request, result if copies == "structure" else text)
         text.encode()  # raises UnicodeError for a lone surrogate
         block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
         fields: dict[str, Any] = {
