@@ -7,6 +7,7 @@ import functools
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from types import FunctionType, ModuleType
 from typing import Any
 
 import anyio
@@ -281,26 +282,82 @@ async def with_progress_inside(ctx: Context[Any, Any]) -> None:
     await step(1)
 
 
-@functools.wraps(with_progress)
-async def wrapped(*arguments: Any, **options: Any) -> None:
-    await with_progress(*arguments, **options)
+def passing(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def run(*arguments: Any, **options: Any) -> None:
+        await fn(*arguments, **options)
+
+    return run
+
+
+def reporting(fn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(fn)
+    async def run(ctx: Context[Any, Any]) -> None:
+        await ctx.report_progress(0)
+
+    return run
+
+
+@reporting
+async def decorated(ctx: Context[Any, Any]) -> None:
+    pass
+
+
+async def with_helper(ctx: Context[Any, Any]) -> None:
+    await with_progress_inside(ctx)
+
+
+async def with_helper_of_a_module(ctx: Context[Any, Any]) -> None:
+    await helpers.with_helper(ctx)
+
+
+helpers = ModuleType("helpers")
+vars(helpers)["with_helper"] = with_helper
 
 
 class Owner:
     async def method(self, ctx: Context[Any, Any]) -> None:
         await ctx.report_progress(1)
 
+    async def __call__(self, ctx: Context[Any, Any]) -> None:
+        await with_helper(ctx)
+
+
+async def recursive() -> None:
+    await recursive()
+
+
+async def other_package() -> None:
+    other.report()
+
+
+other = ModuleType("other")
+vars(other)["report"] = FunctionType(with_progress.__code__, vars(other))
+
 
 async def silent(text: str = "report_progress") -> str:
     return text
 
 
-@pytest.mark.parametrize("fn", [with_progress, with_progress_inside, wrapped, Owner().method])
+REPORTING: list[Callable[..., Any]] = [
+    with_progress,
+    with_progress_inside,
+    passing(with_progress),
+    decorated,
+    with_helper,
+    with_helper_of_a_module,
+    functools.partial(with_progress),
+    Owner().method,
+    Owner(),
+]
+
+
+@pytest.mark.parametrize("fn", REPORTING)
 def test_a_function_that_reports_progress_is_recognized(fn: Callable[..., Any]) -> None:
     assert reports_progress(fn)
 
 
-@pytest.mark.parametrize("fn", [silent, len, functools.partial(silent, "x"), None])
+@pytest.mark.parametrize("fn", [silent, recursive, other_package, len, functools.partial(silent, "x"), None])
 def test_another_function_is_not(fn: Callable[..., Any] | None) -> None:
     assert not reports_progress(fn)
 

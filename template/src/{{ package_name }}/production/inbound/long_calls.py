@@ -8,11 +8,11 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import CodeType
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 from mcp.server.session import ServerSession
@@ -87,14 +87,41 @@ def notices(registry: Registry, settings: LongCallSettings) -> Iterator[str]:
 
 
 def reports_progress(fn: Callable[..., Any] | None) -> bool:
-    """Return whether the code of a function, or of one inside it, names `report_progress`."""
-    pending = [getattr(inspect.unwrap(fn), "__code__", None)] if fn is not None else []
+    """Return whether the code of a function names `report_progress`, or that of one of its package which it names."""
+    pending: list[Any] = [fn]
+    seen: set[FunctionType] = set()
     while pending:
-        if isinstance(code := pending.pop(), CodeType):
-            if "report_progress" in code.co_names:
+        item = pending.pop()
+        if isinstance(item, partial):
+            pending.append(item.func)
+        elif not isinstance(item, FunctionType):
+            method = item if isinstance(item, MethodType) else getattr(item, "__call__", None)  # noqa: B004
+            pending += [method.__func__] if isinstance(method, MethodType) else []
+        elif item not in seen:
+            seen.add(item)
+            names = set(_names(item.__code__))
+            if "report_progress" in names:
                 return True
-            pending += code.co_consts
+            pending += [getattr(item, "__wrapped__", None), *_functions(names, item.__globals__)]
     return False
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):  # a function inside it
+            yield from _names(constant)
+
+
+def _functions(names: set[str], module: Mapping[str, Any]) -> Iterator[FunctionType]:
+    """Yield the functions that are named in a module, and those in modules named there, of the same package."""
+    package = module["__name__"].partition(".")[0]
+    values = [module[name] for name in names & module.keys()]
+    for inner in [vars(value) for value in values if isinstance(value, ModuleType)]:
+        values += [inner[name] for name in names & inner.keys()]
+    for value in values:
+        if isinstance(value, FunctionType) and value.__globals__["__name__"].partition(".")[0] == package:
+            yield value
 
 
 class LongCalls:
