@@ -40,6 +40,9 @@ DATA = frozenset((str, int, float, bool, dict))
 is_special = is_subclass_of(type(None), list, tuple, str, *CONTENT)
 """Whether the SDK converts values of a type: they are or may contain content, or pydantic changes subclasses of it."""
 
+MAX_QUICK = 1_000
+"""Characters of a text that is measured only as it is sent."""
+
 BARE = (list, dict, tuple, set, frozenset, object, Any)
 """Return types without an output schema, since they do not describe their items."""
 
@@ -65,12 +68,14 @@ def converting(
 
 
 def measure(request: MCPRequest | None, result: Any) -> None:
-    """Measure what a handler returned, before it is converted.
+    """Measure what a handler returned, before it is converted, unless the conversion takes less time than that.
 
     Raises:
         ToolError: it is too large.
     """
-    if request and request.budget and not request.is_nested and type(result) not in NUMBERS:
+    kind = type(result)
+    is_quick = kind in NUMBERS or (kind is str and len(result) <= MAX_QUICK)
+    if not is_quick and request and request.budget and not request.is_nested:
         request.budget.check_returned(request, result)
 
 
