@@ -37,7 +37,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
 
-from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, run_python, wait_for
+from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, modern, result_of, run_python, wait_for
 from stand_in import StandIn, refusing, silent
 from weather_station.production import get_logger, tracer, upstream
 from weather_station.production.config import ConfigError
@@ -388,6 +388,18 @@ def test_the_parent_is_that_of_the_message_with_a_link_to_that_of_the_http_reque
         span = collector.one("tools/call health_check")
     assert (span.trace_id, span.parent_id) == (TRACE_ID, PARENT_ID)
     assert span.links == [(HTTP_TRACE_ID, HTTP_PARENT_ID)]
+
+
+@pytest.mark.parametrize("name", ["traceparent", "tracestate", "baggage"])
+def test_a_field_of_the_client_does_not_fail_its_request(serve: Serve, collector: Collector, name: str) -> None:
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        content, headers = modern("tools/call", {"name": "health_check", "arguments": {}})
+        fields = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "tracestate": "a=b", "baggage": "a=b"}
+        content["params"]["_meta"] |= fields | {name: fields[name] + "\ud800"}
+        headers |= {"content-type": "application/json"}
+        response = server.client.post(server.url, content=json.dumps(content), headers=headers)
+        assert not result_of(response)["isError"]
+        assert collector.one("tools/call health_check").trace_id == TRACE_ID or name == "traceparent"
 
 
 @pytest.mark.parametrize("wrong", ["x", "00-0-0-01", f"00-{'0' * 32}-{PARENT_ID}-01", "0" * 100_000, 7, None])

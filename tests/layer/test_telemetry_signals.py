@@ -29,6 +29,7 @@ def add_crash(server: ProductionServer) -> None:
     async def crash() -> str:
         fields = {"password": "hunter2", "number": 2**70, "text": "a\ud800", "parts": {"a": [1, "b"]}}
         get_logger("owner").warning("about to crash", **fields)
+        get_logger("owner").warning("odd \ud800")
         raise LookupError("token=hunter2")
 
 
@@ -81,6 +82,7 @@ def test_the_lines_of_the_log_are_exported(
         wait_for(lambda: any(record.body.string_value == "tool call" for record in collector.records()))
     records = {record.body.string_value: record for record in collector.records()}
     lines = {line["message"]: line for line in log_lines(capfd.readouterr().err)}
+    assert "odd \ufffd" in records
     for text in ("about to crash", "tool call", "tool raised an unexpected exception"):
         record, line = records[text], lines[text]
         attributes = attributes_of(record)

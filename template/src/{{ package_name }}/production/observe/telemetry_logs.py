@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from ..json_values import valid_unicode
 from ..registry import Registry
 from .telemetry_settings import exports
 
@@ -51,7 +52,7 @@ def install(registry: Registry) -> None:
             context=get_current(),
             severity_text=line["severity"],
             severity_number=severities.get(level // 10 * 10, SeverityNumber.UNSPECIFIED),
-            body=line[BODY],
+            body=valid_unicode(line[BODY]),
             attributes=encodable({key: value for key, value in line.items() if key not in ELSEWHERE}),
         )
         batches[-1].on_emit(ReadWriteLogRecord(record, resource, scope))

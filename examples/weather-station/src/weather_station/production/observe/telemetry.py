@@ -219,7 +219,10 @@ def _extracted(carrier: Mapping[str, Any]) -> Context | None:
         return None
     values = ((name, carrier.get(name)) for name in TRACE_FIELDS)
     fields = {name: value for name, value in values if isinstance(value, str) and len(value) <= MAX_TRACE_FIELD}
-    context = propagate.extract(fields)
+    try:
+        context = propagate.extract(valid_unicode(fields))
+    except Exception:  # what a client writes must not fail its request
+        return None
     return context if trace.get_current_span(context).get_span_context().is_valid else None
 
 
