@@ -231,7 +231,9 @@ def modern(method: str, params: dict[str, Any] | None = None) -> tuple[dict[str,
 
 def rebuild_pipeline(server: ProductionServer) -> None:
     """Build the pipeline anew from the middleware in the server's registry."""
-    server.middleware[0] = Pipeline(server.registry, server._target_of, server._handle, server._to_wire)
+    server.middleware[0] = Pipeline(
+        server.registry, server._target_of, server._handle, server._to_wire, server._prepare_channel
+    )
 
 
 def new_request(

@@ -86,7 +86,7 @@ class Tools:
 
 
 async def ask(ctx: Context[Any, Any], seconds: float = 0.0) -> str:
-    answer = await ctx.elicit("Are you sure?", Answer)
+    answer = await ctx.elicit("Are you sure\ud800?", Answer)  # a lone surrogate, which JSON lacks
     await anyio.sleep(seconds)
     return str(answer)
 
@@ -225,6 +225,18 @@ async def test_waiting_for_the_user_is_not_time_of_the_tool(
         assert text_of(late["result"]) == "Tool ask did not finish within 0.3 seconds and was stopped."
 
 
+async def test_waiting_for_the_client_itself_is_time_of_the_tool(serve: Serve, http: httpx2.AsyncClient) -> None:
+    async def ping(ctx: Context[Any, Any]) -> None:
+        await ctx.session.send_ping()
+
+    with serve(
+        lambda server: server.tool()(ping), session_mode="stateful", response_mode="auto", tool_timeout_seconds=0.3
+    ) as server:
+        headers = HEADERS | open_session(server.url)
+        response = await http.post(server.url, json=server.request("ping"), headers=headers)
+    assert "Tool ping did not finish within 0.3 seconds" in response.text
+
+
 def test_waiting_for_the_user_over_stdio() -> None:
     with stdio_process("test_long_calls:register", TOOL_TIMEOUT_SECONDS=0.3) as server:
         initialize = json.loads(json.dumps(INITIALIZE))
@@ -331,6 +343,10 @@ async def other_package() -> None:
     other.report()
 
 
+async def same_name(mapping: dict[str, int]) -> None:
+    mapping.with_progress()  # type: ignore[attr-defined]
+
+
 other = ModuleType("other")
 vars(other)["report"] = FunctionType(with_progress.__code__, vars(other))
 
@@ -339,7 +355,10 @@ async def silent(text: str = "report_progress") -> str:
     return text
 
 
+without_module = FunctionType(with_progress.__code__, {})
+
 REPORTING: list[Callable[..., Any]] = [
+    without_module,
     with_progress,
     with_progress_inside,
     passing(with_progress),
@@ -357,9 +376,35 @@ def test_a_function_that_reports_progress_is_recognized(fn: Callable[..., Any]) 
     assert reports_progress(fn)
 
 
-@pytest.mark.parametrize("fn", [silent, recursive, other_package, len, functools.partial(silent, "x"), None])
+OTHERS: list[Any] = [
+    silent,
+    recursive,
+    same_name,
+    other_package,
+    len,
+    functools.partial(silent, "x"),
+    None,
+]
+
+
+@pytest.mark.parametrize("fn", OTHERS)
 def test_another_function_is_not(fn: Callable[..., Any] | None) -> None:
     assert not reports_progress(fn)
+
+
+class Odd:
+    """An object that fails whenever it is looked at."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+def test_an_object_that_cannot_be_looked_at_stops_no_start() -> None:
+    odd: Any = Odd()
+    wrapper = FunctionType(other_package.__code__, {"other": odd})
+    vars(wrapper)["__wrapped__"] = odd
+    assert not reports_progress(wrapper)
+    assert not reports_progress(odd)
 
 
 JSON_PROGRESS = "RESPONSE_MODE=json leaves out the progress of with_progress: set RESPONSE_MODE=auto"

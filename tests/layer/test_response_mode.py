@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import json
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from types import SimpleNamespace
@@ -59,6 +61,7 @@ class Tools:
         server.tool()(self.quick)
         server.tool()(self.progress)
         server.tool()(self.held)
+        server.tool()(self.odd)
 
     async def quick(self) -> str:
         return "quick"
@@ -67,6 +70,12 @@ class Tools:
         for step in (1, 2):
             await ctx.report_progress(step, 2, MARK)
         return "after progress"
+
+    async def odd(self, ctx: Context[Any, Any]) -> str:
+        await ctx.report_progress(1, 2, "a\ud800")
+        text: Any = type("Text", (), {"__str__": lambda self: "text"})()
+        await ctx.report_progress(math.nan, 2, text)
+        return "odd"
 
     async def held(self) -> str:
         end, cancelled, ended = self.end, self.cancelled, self.ended
@@ -161,6 +170,41 @@ def test_progress_makes_the_response_a_stream(servers: Servers, protocol: str, s
         params = notification["params"]
         assert (params["progressToken"], params["progress"], params["message"]) == (MARK, number, MARK)
     assert (answer["id"], answer["result"]["content"][0]["text"]) == (1, "after progress")
+
+
+@ways
+@pytest.mark.parametrize("mode", ["auto", "sse", "json"])
+def test_what_json_lacks_in_a_notification_does_not_fail_its_call(
+    servers: Servers, protocol: str, session_mode: str, mode: str
+) -> None:
+    server, _ = servers(mode, session_mode)
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "odd")
+    response = server.client.post(server.url, json=content, headers=headers)
+    answer = response.json() if mode == "json" else events(response.text)[-1]
+    assert answer["result"]["content"][0]["text"] == "odd"
+    if mode != "json":
+        (texts, sent) = [event["params"] for event in events(response.text)[:-1]]
+        assert texts["message"] == "a\ufffd"
+        assert (sent["progress"], sent["message"]) == (None, "text")
+
+
+@ways
+def test_accept_may_have_several_lines(servers: Servers, protocol: str, session_mode: str) -> None:
+    server, _ = servers("auto", session_mode)
+    content, headers = tool_call(protocol, session_of(server.url, session_mode), "progress")
+    others = [(name, value) for name, value in headers.items() if name != "accept"]
+    for first, second in itertools.permutations(("application/json", "text/event-stream")):
+        lines = [*others, ("accept", first), ("accept", second)]
+        response = server.client.post(server.url, json=content, headers=lines)
+        assert response.headers["content-type"] == "text/event-stream", response.text
+
+
+@pytest.mark.parametrize("session_mode", ["stateless", "stateful"])
+def test_a_call_is_no_subscription_by_its_header(servers: Servers, session_mode: str) -> None:
+    server, _ = servers("auto", session_mode)
+    content, headers = tool_call("legacy", session_of(server.url, session_mode), "progress")
+    response = server.client.post(server.url, json=content, headers=headers | {"mcp-method": "subscriptions/listen"})
+    assert len(events(response.text)) == 3
 
 
 @ways
@@ -306,6 +350,12 @@ def test_a_silence_that_is_no_duration_stops_the_start(
         (b"TEXT/Event-Stream ; q=1", True),
         (b"text/*", True),
         (b"text/html,*/*;q=0.8", True),
+        (b"text/event-stream;q=0", False),
+        (b"application/json, */*; Q=0.000", False),
+        (b"*/*, text/event-stream;q=0", False),
+        (b"*/*;q=0, text/*;q=0.001", True),
+        (b"text/event-stream;x=y;q=0.", False),
+        (b"text/event-stream;q=no", True),
     ],
 )
 def test_the_types_of_an_event_stream_are_recognized(accept: bytes, accepted: bool) -> None:
@@ -378,6 +428,25 @@ async def test_an_answer_is_sent_once_and_as_it_is(respond: Respond) -> None:
         {"type": "http.response.start", "status": 404, "headers": [(b"x-a", b"b")]},
         {"type": "http.response.body", "body": b"body"},
     ]
+
+
+async def test_a_call_that_ends_while_its_stream_begins_has_an_answer() -> None:
+    messages: list[Any] = []
+    block = asyncio.Event()
+
+    async def send(message: Any) -> None:
+        if message.get("headers"):
+            await block.wait()  # the client does not read
+        messages.append(message)
+
+    scope = {TASK: None, READ_HEADERS: {b"accept": b"*/*"}}
+    response = DeferredResponse(scope, send, Form(streams=True, silence=None, is_watched=False))
+    task = asyncio.create_task(response.notify("notifications/progress", {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    await response.answer(200, [], b"timed out")
+    assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
 
 
 def ages_when_attended(calls: list[tuple[float, float]]) -> list[list[float]]:

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from mcp.server.mcpserver import Context, Image
+from mcp.server.mcpserver.exceptions import ResourceError
+from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
 from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
 
 from harness import HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
 from weather_station.production import policy
-from weather_station.production.inbound.result_budget import bytes_left
+from weather_station.production.inbound.result_budget import BLOCK_BYTES, blocks_left, bytes_left
+from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
 
 LIMIT = 2000
@@ -191,6 +197,69 @@ def test_clients_without_structured_results_get_the_text_only(server: Running) -
     assert json.loads(result["content"][0]["text"])["number"] == 0
 
 
+def add_tool(server: ProductionServer, name: str, make: Callable[[], Any], kind: Any) -> None:
+    async def tool() -> Any:
+        return make()
+
+    tool.__annotations__["return"] = kind
+    server.tool(name.replace(" ", "_"))(tool)
+
+
+@dataclass
+class Part:
+    numbers: Any
+
+
+class Lazy(BaseModel):
+    numbers: Iterable[int]
+
+
+def lazy() -> Lazy:
+    return Lazy.model_validate({"numbers": iter(range(3))})
+
+
+LAZY: dict[str, tuple[Callable[[], Any], Any]] = {
+    "model": (lazy, Lazy),
+    "models": (lambda: [lazy()], list[Lazy]),
+    "members": (lambda: {"a": lazy()}, dict[str, Lazy]),
+    "dataclasses": (lambda: [Part(number for number in range(3))], list[Part]),
+    "generators": (lambda: {"a": {"b": (number for number in range(3))}}, dict[str, Any]),
+    "tuples": (lambda: {"a": ((number for number in range(3)), 1)}, dict[str, Any]),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # expected a generator, has the list of its items
+@pytest.mark.parametrize("limit", [0, 100_000])
+def test_what_can_be_read_once_is_sent_as_text_and_as_structure(limit: int) -> None:
+    def add(server: ProductionServer) -> None:
+        for name, (make, kind) in LAZY.items():
+            add_tool(server, name, make, kind)
+
+        @server.resource("test://lazy/{name}")
+        async def resource(name: str) -> Any:
+            return LAZY[name][0]()
+
+    with running(config(max_result_bytes=limit), add) as server:
+        for name in LAZY:
+            result = call(server, LEGACY, name)
+            texts = [json.loads(block["text"]) for block in result["content"]]
+            structure = result["structuredContent"]
+            assert "[0,1,2]" in json.dumps(structure, separators=(",", ":")), name
+            assert texts == (structure["result"] if isinstance(structure.get("result"), list) else [structure])
+            read = ask(server, LEGACY, "resources/read", {"uri": f"test://lazy/{name}"})
+            assert "[0,1,2]" in "".join(read["result"]["contents"][0]["text"].split()), name
+
+
+def test_a_text_has_the_copies_that_other_results_have() -> None:
+    for text_copy in (True, False):
+        with running(config(result_text_copy=text_copy), register) as server:
+            for version, expected in ((LEGACY, (text_copy, True)), ("2025-03-26", (True, False))):
+                headers = HEADERS | {"mcp-protocol-version": version}
+                content = server.request("text", {"count": 3})
+                result = server.client.post(server.url, json=content, headers=headers).json()["result"]
+                assert (result["content"] != [], "structuredContent" in result) == expected
+
+
 @pytest.mark.parametrize("version", ["2025-06-18", LEGACY])
 def test_the_copy_as_text_can_be_switched_off(version: str) -> None:
     with running(config(result_text_copy=False), register) as server:
@@ -222,6 +291,31 @@ def test_sizes_and_errors_are_metrics() -> None:
     assert metrics.value("mcp_tool_calls_total", tool_name="text", status="client_error") == 1
 
 
+@generations
+@pytest.mark.parametrize("error", [ResourceError("y" * 10_000), MCPError(-32000, "y", data=["y" * 10_000])])
+def test_the_error_of_a_resource_has_the_limit_too(version: str, error: Exception) -> None:
+    def add(server: ProductionServer) -> None:
+        @server.resource("test://failing")
+        async def failing() -> str:
+            raise error
+
+    with running(config(max_result_bytes=LIMIT), add) as server:
+        answer = ask(server, version, "resources/read", {"uri": "test://failing"})
+    assert answer["error"]["message"].startswith(TEXT)
+    assert len(json.dumps(answer)) < LIMIT
+
+
+@pytest.mark.needs("observe.metrics")
+@pytest.mark.parametrize("tool", ["text", "exact"])
+def test_a_call_is_one_size_however_it_ends(tool: str) -> None:
+    with running(config(max_result_bytes=LIMIT), register) as server:
+        for count in (2, 2 * LIMIT):  # of `exact`, found only as it is sent
+            call(server, LEGACY, tool, count=count)
+        metrics = server.metrics()
+    labels = {"mcp_method_name": "tools/call", "gen_ai_tool_name": tool}
+    assert metrics.value("mcp_result_size_bytes_count", **labels) == 2
+
+
 # --- The measure before the conversion ------------------------------------------------------------------------------
 
 values = st.recursive(
@@ -246,6 +340,81 @@ def test_what_is_found_too_large_is(value: Any, limit: int) -> None:
         return
     if bytes_left(value, limit) < 0:
         assert size > limit
+
+
+SHAPES: dict[str, Any] = {
+    "numbers": [1] * 40,
+    "large numbers": [2**200, -(2**70), True, None, 0.5],
+    "texts": ["", "x", "\u00e9"],
+    "one text": ["x" * 30],
+    "lists of lists": [["x", [1, []]], [], [2]],
+    "members": {"abc": 1, "": {}, "\n": ["x"], "d": {"e": None}},
+    "models": [Row(number=1, name="a"), Row(number=-2, name="")],
+    "contents": [TextContent(type="text", text="x"), Image(data=b"123", format="png"), "y"],
+    "content": CallToolResult(content=[TextContent(type="text", text="xy")], structured_content={"k": [1, "z"]}),
+    "text": "x" * 20,
+    "nothing": [],
+}
+
+
+class Measured:
+    """A server with a tool for each shape, whose limit a test sets."""
+
+    def __init__(self) -> None:
+        self.limit, self.size = 0, 0
+        self.server: Running
+
+    def register(self, server: ProductionServer) -> None:
+        kinds: dict[type, Any] = {list: list[Any], dict: dict[str, Any]}
+        for name, value in SHAPES.items():
+            add_tool(server, f"any {name}", partial(copy, value), Any)
+            kind = Any if name == "contents" else kinds.get(type(value), type(value))  # contents are no data
+            add_tool(server, f"typed {name}", partial(copy, value), kind)
+        budget = server.registry.budget
+        assert budget is not None
+        check_sent = budget.check_sent
+
+        def record(request: MCPRequest) -> None:
+            self.size = request.result_bytes
+            check_sent(request)
+
+        vars(budget).update(check_sent=record, limit=lambda request: self.limit)
+
+    def is_sent(self, tool: str, version: str, limit: int) -> bool:
+        self.limit = limit
+        headers = HEADERS | {"mcp-protocol-version": version}
+        answer = self.server.client.post(self.server.url, json=self.server.request(tool, {}), headers=headers).json()
+        return not answer["result"].get("isError", False)
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["both", "structure"])
+def measured(request: pytest.FixtureRequest) -> Iterator[Measured]:
+    found = Measured()
+    with running(config(result_text_copy=request.param), found.register) as found.server:
+        yield found
+
+
+@pytest.mark.parametrize("version", ["2025-03-26", LEGACY])
+@pytest.mark.parametrize("kind", ["any", "typed"])
+def test_a_result_of_its_limit_is_sent(measured: Measured, kind: str, version: str) -> None:
+    for name in SHAPES:
+        tool = f"{kind} {name}".replace(" ", "_")
+        assert measured.is_sent(tool, version, 0), name
+        size = measured.size
+        assert measured.is_sent(tool, version, max(size, 1)), name
+        assert size < 2 or not measured.is_sent(tool, version, size - 1), name
+
+
+@pytest.mark.parametrize("count", [30, 5000])
+def test_the_messages_of_a_prompt_are_measured_before_they_are_made(count: int) -> None:
+    def add(server: ProductionServer) -> None:
+        @server.prompt()
+        async def messages() -> Any:
+            return ["x"] * count
+
+    with running(config(max_result_bytes=LIMIT), add) as server:
+        answer = ask(server, LEGACY, "prompts/get", {"name": "messages"})
+    assert ("error" in answer) is (count == 5000)
 
 
 class Counted(list[Any]):
@@ -275,6 +444,22 @@ def test_the_work_depends_on_the_limit_only(item: Any, count: int, read: int) ->
     left, counted = bytes_left(value, 10_000), value.read
     assert left < 0
     assert counted <= read
+
+
+@pytest.mark.pure
+@pytest.mark.parametrize("item", [1, "", 0.5, None, TextContent(type="text", text="")])
+@pytest.mark.parametrize("block", BLOCK_BYTES.values())
+def test_the_number_of_blocks_is_limited(item: Any, block: int) -> None:
+    value = Counted([item] * 50_000)
+    assert blocks_left([value], 10_000, block) < 0
+    assert value.read <= 10_000 / block + 1
+
+
+@pytest.mark.pure
+def test_digits_and_names_of_members_are_measured() -> None:
+    assert bytes_left([10**4000] * 30, 100_000) < 0
+    assert bytes_left([-(10**4000)] * 25, 100_000) >= 0
+    assert bytes_left({"k" * 100 + str(number): 1 for number in range(1000)}, 100_000) < 0
 
 
 class Item(BaseModel):

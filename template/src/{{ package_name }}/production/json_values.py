@@ -15,6 +15,8 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
+from .memo import Memo
+
 T = TypeVar("T")
 
 WRITTEN = ("null", "strings")
@@ -24,6 +26,8 @@ MAX_DIGITS = 4300
 """Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
 
 DIGITS = b"0123456789"
+
+_is_iterator = Memo[type, bool](lambda kind: issubclass(kind, Iterator))
 
 NUMBERS = frozenset((int, float, bool, type(None)))
 """Types of values that are never containers or texts."""
@@ -36,6 +40,56 @@ class NonFiniteNumberError(ToolError):
 def listed(value: Any) -> Any:
     """Return the items of an iterator, which can be read only once, as a list; any other value as it is."""
     return [*value] if isinstance(value, Iterator) else value
+
+
+def contains_iterator(value: Any) -> bool:
+    """Return whether a value is or contains an iterator, which can be read only once.
+
+    Raises:
+        RecursionError: it contains itself.
+    """
+    kind = type(value)
+    if kind in NUMBERS or kind is str:
+        return False
+    return _is_iterator[kind] or any(map(contains_iterator, _items(value)))
+
+
+def with_lists(value: T) -> T:
+    """Return `value`, with a list in place of each iterator in it: a result is read twice, as text and as structure."""
+    try:
+        return _with_lists(value) if contains_iterator(value) else value
+    except RecursionError:  # it contains itself: the conversion reports it
+        return value
+
+
+def _with_lists(value: Any) -> Any:
+    value = listed(value)
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(_with_lists, value))
+    if isinstance(value, list | tuple):
+        return type(value)(map(_with_lists, value))
+    if isinstance(value, BaseModel):
+        return value.model_copy(update={name: _with_lists(item) for name, item in value})
+    if is_dataclass(value) and not isinstance(value, type):
+        copied = copy.copy(value)
+        for field in fields(value):
+            object.__setattr__(copied, field.name, _with_lists(getattr(value, field.name)))
+        return copied
+    return value
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    if isinstance(value, list | tuple):
+        return value
+    if isinstance(value, BaseModel):
+        return [*vars(value).values(), *(value.model_extra or {}).values()]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, field.name, None) for field in fields(value)]
+    return ()
 
 
 def valid_unicode(value: Any) -> Any:
@@ -89,6 +143,18 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
     if _has_constant(encoded) or b"null" in encoded:
         require_finite(value)
     return encoded
+
+
+def encode_message(value: Any) -> bytes:
+    """Return the JSON of a message to the client, which never fails a call.
+
+    It has U+FFFD for lone surrogates, null for numbers that JSON lacks, and the `str` of objects of other types.
+    """
+    try:
+        return to_json(value, inf_nan_mode="null", fallback=str)
+    except (PydanticSerializationError, UnicodeError):
+        plain = to_jsonable_python(valid_unicode(value), fallback=str)
+        return to_json(valid_unicode(plain), inf_nan_mode="null")
 
 
 def sendable(value: T) -> T:

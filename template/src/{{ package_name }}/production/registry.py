@@ -213,7 +213,7 @@ class Registry:
     budget: ResultBudget | None = None
     """Limits the results."""
     prepare_channel: Callable[[MCPRequest], None] = lambda request: None
-    """Prepares the SDK's channel from a request to its client."""
+    """Prepares the channel from a request to its client, where the SDK made it."""
     first_use: FirstUse = field(init=False)
     """Checks that a key is used once; set in projects with `once` or rate limits."""
     calls: dict[asyncio.Task[object], MCPRequest] = field(default_factory=dict)

@@ -154,6 +154,9 @@ class ResultBudget(Protocol):
     def check_sent(self, request: MCPRequest) -> None:
         """Raise if the result, whose `result_bytes` are known, is too large; record its size otherwise."""
 
+    def check_error(self, request: MCPRequest, error: MCPError) -> None:
+        """Raise if the error that answers the request is too large."""
+
 
 @dataclass(slots=True)
 class MCPRequest:

@@ -34,6 +34,7 @@ from mcp_types import (
 )
 from mcp_types.methods import SPEC_CLIENT_METHODS, validate_client_request
 from pydantic import AnyUrl, ValidationError
+from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -43,6 +44,7 @@ from .config import UPDATE, ConfigError, StartError
 from .inbound import pipeline, results
 from .inbound.arguments import problems_with
 from .inbound.threads import Threads
+from .json_values import encode_message
 from .policy import FEATURE_ANSWERS, NO_POLICY, Policy, policy_of
 from .registry import Callback, Registry, Runtime
 from .request import (
@@ -114,7 +116,8 @@ class ProductionServer(MCPServer[Runtime]):
         self.drain = drain.install(registry, listen.handler if listen else None)
         # The SDK's tracing middleware names spans by what the client wrote: `observe.telemetry` starts one of its own.
         others = [item for item in self.middleware if not isinstance(item, OpenTelemetryMiddleware)]
-        self.middleware[:] = [pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire), *others]
+        inside = pipeline.Pipeline(registry, self._target_of, self._handle, self._to_wire, self._prepare_channel)
+        self.middleware[:] = [inside, *others]
 
     def add_tool(
         self,
@@ -331,6 +334,12 @@ class ProductionServer(MCPServer[Runtime]):
             pipeline.explain_arguments(request, kind, pipeline.problems_of(error))
         pipeline.explain_failure(request, error)
 
+    def _prepare_channel(self, request: MCPRequest) -> None:
+        """Let the handler send any text and number: one that JSON lacks would end the SDK's stream."""
+        channel = channel_of(request.context)
+        channel.notify, channel.send_raw_request = _as_json(channel.notify), _as_json(channel.send_raw_request)
+        self.registry.prepare_channel(request)
+
     async def _handle(self, request: MCPRequest) -> Result:
         """Run a request in the SDK."""
         ctx = request.context
@@ -343,6 +352,8 @@ class ProductionServer(MCPServer[Runtime]):
         except MCPError as error:
             if error.error.message == INVALID_RESULT and isinstance(error.__context__, ValidationError):
                 raise TypeError(INVALID_RESULT) from error
+            if request.budget is not None:
+                request.budget.check_error(request, error)
             raise
         if request.method == "initialize" and self.registry.on_session_end:
             self._observe_session(ctx)
@@ -481,6 +492,15 @@ class ProductionServer(MCPServer[Runtime]):
 def channel_of(context: ServerRequestContext[Any, Any]) -> Any:
     """Return the `DispatchContext` of a request, by which a handler sends messages to the client."""
     return context.session._request_outbound
+
+
+def _as_json(send: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]:
+    """Return a method of a `DispatchContext` whose parameters become what JSON can have."""
+
+    def send_json(method: str, params: Mapping[str, Any] | None, opts: Any = None) -> Awaitable[R]:
+        return send(method, params and from_json(encode_message(dict(params))), opts)
+
+    return send_json
 
 
 def _enter(context: Context[Any, Any] | None) -> MCPRequest | None:

@@ -3,14 +3,16 @@
 - Notifications of a call, such as its progress, go to its response (`response_mode`).
 - Without sessions, a `notifications/cancelled` (protocol 2025-11-25 and earlier) comes in a request of its own. It
   cancels a call only if exactly one running call of the same caller has the id: ids are not unique.
-- While a call waits for its client, as in `ctx.elicit`, its timeout does not run. The client has USER_TIMEOUT_SECONDS.
+- While a call waits for the user or the model, as in `ctx.elicit`, its timeout does not run. The client has
+  USER_TIMEOUT_SECONDS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from dis import get_instructions
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
@@ -29,6 +31,9 @@ from .response_mode import RESPONSE, ResponseSettings
 
 REQUEST_CANCELLED = -32800
 """JSON-RPC code with which the SDK answers a cancelled request of protocol 2025-11-25 and earlier."""
+
+ASKING = frozenset(("elicitation/create", "sampling/createMessage"))
+"""Requests that the client's user or model answers; for any other one, the call's timeout runs on."""
 
 R = TypeVar("R", bound=BaseModel)
 
@@ -94,34 +99,42 @@ def reports_progress(fn: Callable[..., Any] | None) -> bool:
         item = pending.pop()
         if isinstance(item, partial):
             pending.append(item.func)
+        elif isinstance(item, MethodType):
+            pending.append(item.__func__)
         elif not isinstance(item, FunctionType):
-            method = item if isinstance(item, MethodType) else getattr(item, "__call__", None)  # noqa: B004
-            pending += [method.__func__] if isinstance(method, MethodType) else []
+            call = getattr(type(item), "__call__", None)  # noqa: B004
+            pending += [call] if isinstance(call, FunctionType) else []
         elif item not in seen:
             seen.add(item)
-            names = set(_names(item.__code__))
+            codes = [*_codes(item.__code__)]
+            names = {name for code in codes for name in code.co_names}
             if "report_progress" in names:
                 return True
-            pending += [getattr(item, "__wrapped__", None), *_functions(names, item.__globals__)]
+            used = {step.argval for code in codes for step in get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+            pending += [vars(item).get("__wrapped__"), *_functions(used, names, item.__globals__)]
     return False
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    yield from code.co_names
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    """Yield the code of a function, and of the functions inside it."""
+    yield code
     for constant in code.co_consts:
-        if isinstance(constant, CodeType):  # a function inside it
-            yield from _names(constant)
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
 
 
-def _functions(names: set[str], module: Mapping[str, Any]) -> Iterator[FunctionType]:
-    """Yield the functions that are named in a module, and those in modules named there, of the same package."""
-    package = module["__name__"].partition(".")[0]
-    values = [module[name] for name in names & module.keys()]
+def _functions(used: set[str], names: set[str], module: Mapping[str, Any]) -> Iterator[FunctionType]:
+    """Yield the functions of a package that code of `module` uses: by their name, or by that of their module."""
+    values = [module[name] for name in used & module.keys()]
     for inner in [vars(value) for value in values if isinstance(value, ModuleType)]:
         values += [inner[name] for name in names & inner.keys()]
     for value in values:
-        if isinstance(value, FunctionType) and value.__globals__["__name__"].partition(".")[0] == package:
+        if isinstance(value, FunctionType) and _package(value.__globals__) == _package(module):
             yield value
+
+
+def _package(module: Mapping[str, Any]) -> str:
+    return str(module.get("__name__")).partition(".")[0]
 
 
 class LongCalls:
@@ -163,7 +176,7 @@ class LongCalls:
 
 
 class UserSession(ServerSession):
-    """A session of the SDK for one call, whose timeout is stopped while a request of the call waits for the client."""
+    """A session of the SDK for one call, whose timeout is stopped while a question of the call waits for its answer."""
 
     def __init__(self, session: ServerSession, call: MCPRequest, seconds: float) -> None:
         vars(self).update(vars(session))
@@ -181,7 +194,7 @@ class UserSession(ServerSession):
         **options: Any,
     ) -> R:
         """Send a request to the client, and wait for its answer."""
-        with self._stopped_timeout():
+        with self._stopped_timeout() if request.method in ASKING else nullcontext():
             return await super().send_request(
                 request, result_type, request_read_timeout_seconds or self._seconds, *args, **options
             )

@@ -20,7 +20,17 @@ from mcp_types import SERVER_INFO_META_KEY, CallToolResult, ContentBlock, InputR
 from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError, create_model
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-from ..json_values import NUMBERS, WRITTEN, encode, listed, measured, require_finite, text_of_object, valid_unicode
+from ..json_values import (
+    NUMBERS,
+    WRITTEN,
+    encode,
+    listed,
+    measured,
+    require_finite,
+    text_of_object,
+    valid_unicode,
+    with_lists,
+)
 from ..memo import Memo
 from ..request import TOOLS_CALL, Copies, MCPRequest, current_request
 
@@ -62,7 +72,7 @@ def converting(
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = listed(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
         measure(request, result)
-        return convert(result)
+        return convert(with_lists(result))
 
     return run
 
@@ -213,8 +223,8 @@ class ToolMetadata(FuncMetadata):
         if isinstance(result, CallToolResult):
             require_finite(result.structured_content)
             require_finite(result.meta)
-        elif isinstance(converted, CallToolResult) and not isinstance(result, str):
-            for block in converted.content:
+        elif isinstance(converted, CallToolResult):
+            for block in converted.content if not isinstance(result, str) else ():
                 text = block.text if isinstance(block, TextContent) else ""
                 if "NaN" in text or "Infinity" in text or "null" in text:
                     require_finite(result)
@@ -238,8 +248,9 @@ class ToolMetadata(FuncMetadata):
         is_object = not is_data and not is_special[type(result)]
         if not is_object:
             measure(request, result)
-            if not is_data:
-                return super().convert_result(_texts_of(result) if self.output_model is None else result)
+        result = with_lists(result)
+        if not is_object and not is_data:
+            return super().convert_result(_texts_of(result) if self.output_model is None else result)
         text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         if is_object:  # encoded once, unless its text is not sent
             measure(request, result if copies == "structure" else text)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate, islice
 
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..observe.rejections import Reason, Rejections
@@ -27,6 +28,8 @@ HEADERS = "mcp.headers"
 
 IS_LISTEN = "mcp.is_listen"
 """Key of the same scope: whether Mcp-Method is `LISTEN_METHOD`."""
+
+ACCEPT = b"accept"
 
 BODY = "mcp.body"
 """Key of the scope of a POST: its whole body, for those that need it before the application reads it."""
@@ -82,6 +85,8 @@ class InputLimits:
             limit, max_values = min(limit, MAX_LISTEN_BYTES), min(max_values, MAX_LISTEN_VALUES)
             settings = ("a subscription", "a subscription")
         headers = scope[HEADERS]
+        if is_repeated(scope, ACCEPT):  # one list (RFC 9110, section 5.3), of which the SDK reads one line
+            set_header(scope, ACCEPT, b", ".join(value for name, value in scope["headers"] if name == ACCEPT))
         length, media_type = headers.get(b"content-length", b"").lstrip(b"0"), headers.get(b"content-type", b"")
         if media_type != b"application/json":
             media_type = media_type.partition(b";")[0].strip().lower()
@@ -298,8 +303,14 @@ def read_headers(scope: Scope) -> dict[bytes, bytes]:
     if len(found) != len(headers):
         found = dict(reversed(headers))
     scope[HEADERS] = found
-    scope[IS_LISTEN] = found.get(b"mcp-method") == LISTEN_METHOD
+    scope[IS_LISTEN] = found.get(b"mcp-method") == LISTEN_METHOD and is_modern(scope)
     return found
+
+
+def is_modern(scope: Scope) -> bool:
+    """Return whether a request is one of a protocol version without handshake."""
+    version = header_of(scope, b"mcp-protocol-version")
+    return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 def header_of(scope: Scope, name: bytes) -> bytes | None:

@@ -102,6 +102,7 @@ class Pipeline:
         target_of: Returns the target of a request.
         handler: Runs the request in the SDK, inside all middleware.
         to_wire: Returns the wire form of a result that did not come from the SDK.
+        prepare: Prepares the SDK's channel from a request to its client.
 
     Raises:
         StartError: a middleware's name is not in `ORDER`.
@@ -113,10 +114,12 @@ class Pipeline:
         target_of: Callable[[ServerRequestContext[Any, Any]], Target],
         handler: CallNext,
         to_wire: Callable[[ServerRequestContext[Any, Any], CallToolResult], Result],
+        prepare: Callable[[MCPRequest], None],
     ) -> None:
         self._registry = registry
         self._target_of = target_of
         self._to_wire = to_wire
+        self._prepare = prepare
         middleware = {"errors": errors, "timeout": timeout(registry.config.tool_timeout_seconds), **registry.middleware}
         self._handle: CallNext = compose(ORDER, middleware, handler)
 
@@ -124,7 +127,7 @@ class Pipeline:
         if ctx.request_id is None:
             return self._notify(ctx, self._registry.identify(ctx.request).id, call_next)
         request = self.request(ctx, call_next)
-        self._registry.prepare_channel(request)
+        self._prepare(request)
         return self.run(request)
 
     def request(self, ctx: ServerRequestContext[Any, Any], call_next: SDKCallNext) -> MCPRequest:

@@ -16,14 +16,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..config import EnvironmentSettings, Seconds
-from ..json_values import encode
+from ..json_values import encode_message
 from ..memo import Memo
 from ..registry import Registry
-from .http_limits import IS_LISTEN, RECEIVE, TASK, header_of, http_error, set_header
+from .http_limits import ACCEPT, IS_LISTEN, RECEIVE, TASK, header_of, http_error, is_modern, set_header
 
 RESPONSE: Final = "mcp.response"
 """Key of a request's scope: its `DeferredResponse`."""
@@ -45,7 +44,11 @@ STREAM_HEADERS = [
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
-STREAM_TYPES = frozenset((b"*/*", b"text/*", b"text/event-stream"))
+STREAM_RANGES = (b"text/event-stream", b"text/*", b"*/*")
+"""The media ranges that an event stream matches, the one with precedence first."""
+
+_NOT_ACCEPTABLE = re.compile(rb"q\s*=\s*0(\.0{0,3})?")
+"""Matches the weight of a media range that is not acceptable (RFC 9110, section 12.4.2)."""
 
 SESSION = b"mcp-session-id"
 
@@ -123,14 +126,14 @@ class Responses:
     def _form_in_session(self, scope: Scope) -> Form:
         """Return the form of a response where the server has sessions, and accept a stream of the SDK."""
         form = self._form
-        if not _is_modern(scope):
+        if not is_modern(scope):
             form = replace(form, is_watched=False)  # the call goes on, as the client may come back
             if header_of(scope, SESSION) is None:
                 form = replace(form, silence=None)  # that to initialize begins with the session's id, of the SDK
-        accept = header_of(scope, b"accept") or b""
+        accept = header_of(scope, ACCEPT) or b""
         if form.streams and not _accepting[accept] and accept.strip():
             form = replace(form, streams=False)
-            set_header(scope, b"accept", accept + b", text/event-stream")  # the SDK requires it
+            set_header(scope, ACCEPT, accept + b", text/event-stream")  # the SDK requires it
         return form
 
     def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -151,17 +154,15 @@ class Responses:
 
 
 def accepts_stream(accept: bytes) -> bool:
-    """Return whether an Accept header accepts an event stream."""
-    types = (media_type.partition(b";")[0].strip().lower() for media_type in accept.split(b","))
-    return not STREAM_TYPES.isdisjoint(types)
+    """Return whether an Accept header accepts an event stream (RFC 9110, section 12.5.1)."""
+    ranges = {}
+    for media_range in accept.lower().split(b","):
+        media_type, *parameters = (part.strip() for part in media_range.split(b";"))
+        ranges[media_type] = not any(map(_NOT_ACCEPTABLE.fullmatch, parameters))
+    return next((ranges[each] for each in STREAM_RANGES if each in ranges), False)
 
 
 _accepting = Memo(accepts_stream)
-
-
-def _is_modern(scope: Scope) -> bool:
-    version = header_of(scope, b"mcp-protocol-version")
-    return version is not None and version.decode("latin-1") not in HANDSHAKE_PROTOCOL_VERSIONS
 
 
 @dataclass(slots=True, eq=False)
@@ -203,7 +204,7 @@ class DeferredResponse:
     @property
     def may_stream(self) -> bool:
         """Whether the response may be an event stream; one that must be JSON leaves out all events but the answer."""
-        return self.form.streams and _accepting[header_of(self.scope, b"accept") or b""]
+        return self.form.streams and _accepting[header_of(self.scope, ACCEPT) or b""]
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -226,8 +227,9 @@ class DeferredResponse:
 
     async def notify(self, method: str, params: Mapping[str, Any] | None, opts: object = None) -> None:
         """Send a notification, as the SDK's `DispatchContext`."""
-        message = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": dict(params)})
-        await self.event(b"event: message\r\ndata: %b\r\n\r\n" % encode(message))
+        if self.may_stream:
+            message = {"jsonrpc": "2.0", "method": method} | ({} if params is None else {"params": dict(params)})
+            await self.event(b"event: message\r\ndata: %b\r\n\r\n" % encode_message(message))
 
     async def event(self, event: bytes) -> None:
         """Send an event that precedes the answer, as an event stream has it; the response becomes a stream."""
@@ -241,9 +243,9 @@ class DeferredResponse:
             if self.complete:
                 return
             if not self._begun:
-                self._begun = True
                 start = {"type": "http.response.start", "status": 200, "headers": [*headers, *self._session()]}
-                await self.send(start)
+                await self.send(start)  # a call that is cancelled while this waits has not begun
+                self._begun = True
             await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def answer(self, status: int, headers: Sequence[tuple[bytes, bytes]], *parts: bytes) -> None:

@@ -7,15 +7,17 @@ is measured exactly. Images, audio and other binary content do not count.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.prompts.base import Message
 from mcp.server.mcpserver.resources import Resource
-from mcp_types import CallToolResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import CallToolResult, TextContent
 from pydantic_core import to_json
 
-from ..json_values import NUMBERS
+from ..json_values import NUMBERS, contains_iterator
 from ..memo import Memo
 from ..observe.meter import Histogram
 from ..registry import Registry
@@ -32,9 +34,17 @@ STRUCTURED_SINCE = "2025-06-18"
 
 CONTAINERS = (dict, list, tuple)
 
-is_iterator = is_subclass_of(Iterator)
-is_uncounted = is_subclass_of(*CONTENT, Resource, bytes)
-"""Whether a type is one of content or binary data."""
+BLOCK_BYTES = {
+    TOOLS_CALL: len('{"type":"text","text":""},'),
+    PROMPTS_GET: len('{"role":"user","content":{"type":"text","text":""}},'),
+}
+"""By method: the bytes around the text of an item, where each one becomes content."""
+
+SMALL = 2**64
+"""Integers up to this one are not measured."""
+
+is_uncounted = is_subclass_of(*CONTENT, Message, Resource, bytes)
+"""Whether a type is one of content, of which only texts count, or of binary data."""
 
 MAX_ARGUMENTS = 10
 """Arguments of a tool that its error names."""
@@ -80,18 +90,37 @@ class Budget:
         Raises:
             ResultTooLargeError: it is certain that the result is too large.
         """
+        block = BLOCK_BYTES.get(request.method, 0)
+        if request.method == TOOLS_CALL and self.copies(request) == "structure":
+            block = 0
+            while isinstance(value, list | tuple) and len(value) == 1:  # can become a text without what is around it
+                (value,) = value
+        # Of a single block only the text is measured.
+        self._require(
+            request, lambda limit: blocks_left(value, limit + block, block) if block else bytes_left(value, limit)
+        )
+
+    def check_error(self, request: MCPRequest, error: MCPError) -> None:
+        """Check the error that answers a request.
+
+        Raises:
+            ResultTooLargeError: it is too large.
+        """
+        self._require(request, lambda limit: bytes_left([error.error.message, error.error.data], limit))
+
+    def _require(self, request: MCPRequest, left_of: Callable[[int], int]) -> None:
         limit = self.limit(request)
-        if not limit or request.method == PROMPTS_GET:
+        if not limit or request.method not in METHODS:
             return
         try:
-            left = bytes_left(value, limit)
+            left = left_of(limit)
         except RecursionError:  # circular: the conversion reports it
             return
         if left < 0:
             raise self._too_large(request, limit)
 
     def check_sent(self, request: MCPRequest) -> None:
-        """Check a result whose `result_bytes` are known, and record its size.
+        """Check a result whose `result_bytes` are known, and record its size, or that of the error in its place.
 
         Raises:
             ResultTooLargeError: it is too large.
@@ -99,9 +128,12 @@ class Budget:
         method = request.method
         if method not in METHODS:
             return
-        if 0 < (limit := self.limit(request)) < request.result_bytes:
-            raise self._too_large(request, limit)
         size = self._sizes_of_tools[request.target_label] if method == TOOLS_CALL else self._sizes_of_others[method]
+        if 0 < (limit := self.limit(request)) < request.result_bytes:
+            error = self._too_large(request, limit)
+            if method == TOOLS_CALL:  # for which an error is a result
+                size.observe(len(str(error)))
+            raise error
         size.observe(request.result_bytes)
 
     def _too_large(self, request: MCPRequest, limit: int) -> ResultTooLargeError:
@@ -113,6 +145,18 @@ class Budget:
         return ResultTooLargeError(f"{text}The same request will fail again.")
 
 
+def blocks_left(value: Any, left: int, block: int) -> int:
+    """Return what `bytes_left` does, where each item of a list, and of lists in it, takes `block` bytes more."""
+    if not isinstance(value, list | tuple):
+        # A dict may be content with binary data.
+        return left - 2 if block == BLOCK_BYTES[PROMPTS_GET] and isinstance(value, dict) else bytes_left(value, left)
+    for item in value:
+        left = blocks_left(item, left, block) - (0 if isinstance(item, list | tuple) else block)
+        if left < 0:
+            break
+    return left
+
+
 def bytes_left(value: Any, left: int) -> int:
     """Return `left` minus a lower bound of the bytes of `value` as JSON; stop as soon as that is below 0.
 
@@ -120,21 +164,25 @@ def bytes_left(value: Any, left: int) -> int:
     """
     kind = type(value)
     if kind in NUMBERS:
-        return left
+        return left - _digits(value) if kind is int else left
     if isinstance(value, str):
         return left - len(value)
+    if isinstance(value, CallToolResult):
+        return bytes_left(value.structured_content, left - sum(map(_size_of_object, value.content)))
     if not isinstance(value, CONTAINERS):
-        if is_uncounted[kind]:
-            return bytes_left(value.structured_content, left) if isinstance(value, CallToolResult) else left
-        # The container has counted two bytes for this item, of which one is for the comma or bracket beside it.
-        return left - max(0, _encoded_size(value) - 1)
+        return left - _size_of_object(value)
     left -= 2 * len(value)
     if left < 0:
         return left
-    for item in value.values() if isinstance(value, dict) else value:
+    if isinstance(value, dict):
+        left -= sum(len(key) + 3 for key in value if type(key) is str)  # with quotes and a colon
+        value = value.values()
+    for item in value:
         kind = type(item)
         if kind is str:
             left -= len(item)
+        elif kind is int:
+            left -= _digits(item)
         elif kind not in NUMBERS:
             left = bytes_left(item, left)
             if left < 0:
@@ -142,10 +190,20 @@ def bytes_left(value: Any, left: int) -> int:
     return left
 
 
-def _encoded_size(value: Any) -> int:
-    if is_iterator[type(value)]:
-        raise TypeError(f"the result contains a {type(value).__name__}, which can be read only once: make it a list")
+def _digits(number: int) -> int:
+    """Return a lower bound of the digits of a number beyond the first ones."""
+    return 0 if -SMALL < number < SMALL else number.bit_length() * 3 // 10
+
+
+def _size_of_object(value: Any) -> int:
+    if is_uncounted[type(value)]:
+        if isinstance(value, Message):
+            value = value.content
+        return len(value.text) if isinstance(value, TextContent) else 0
     try:
-        return len(to_json(value, fallback=str))
+        if contains_iterator(value):  # measuring would read it
+            return 0
+        # The container has counted two bytes for this item, of which one is for the comma or bracket beside it.
+        return max(0, len(to_json(value, fallback=str)) - 1)
     except Exception:  # the conversion reports what is wrong
         return 0
