@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from collector import Collector, attributes_of, over_grpc, over_http, protocols, receiving
-from harness import Running, Serve, config, has, log_lines, run_python, wait_for
+from harness import DEADLINE_SECONDS, Running, Serve, config, has, log_lines, run_python, wait_for
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ConfigError
@@ -102,6 +105,34 @@ def test_a_hanging_collector_delays_neither_calls_nor_the_stop(serve: Serve, mon
     with silent() as endpoint, serve(telemetry_endpoint=endpoint) as server:
         for _ in range(20):
             assert not server.call("health_check").get("isError")
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_exporter_that_raises_is_asked_again_until_the_stop(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    exports: list[threading.Thread] = []
+    stopping, closed = threading.Event(), threading.Event()
+
+    def export(metrics: Any) -> None:
+        exports.append(threading.current_thread())
+        if stopping.is_set() and exports[-1].name == "metrics export":
+            closed.wait(DEADLINE_SECONDS)
+        if exports[-1].name == "metrics export":
+            raise ValueError("closed channel")
+
+    def make(*arguments: Any) -> Any:
+        return SimpleNamespace(export=export, shutdown=closed.set)
+
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    monkeypatch.setattr(telemetry_signals, "exporter_of", make)
+    with serve(telemetry_endpoint="http://127.0.0.1:9"):
+        wait_for(lambda: len(exports) > 2)
+        stopping.set()
+        count = len(exports)
+        wait_for(lambda: len(exports) > count)
+    exports[0].join(DEADLINE_SECONDS)
+    assert not exports[0].is_alive()
 
 
 @protocols

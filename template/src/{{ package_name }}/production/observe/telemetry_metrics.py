@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 import prometheus_client as prometheus
+import structlog
 
 from ..config import ConfigError
 from ..registry import Registry
@@ -40,6 +41,8 @@ INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 
 READY_SECONDS = 5.0
 """How long an export waits for the readiness checks, which end within two seconds."""
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 def install(registry: Registry) -> None:
@@ -73,7 +76,11 @@ def install(registry: Registry) -> None:
         while not stopped.wait(int(text) / 1000):
             with suppress(RuntimeError, TimeoutError, CancelledError):  # the loop ends, or is busy
                 asyncio.run_coroutine_threadsafe(update_ready(), loop).result(READY_SECONDS)
-            export()
+            try:
+                export()
+            except Exception:
+                if not stopped.is_set():  # else its exporter was closed
+                    log.warning("the metrics could not be exported", exc_info=True)
 
     async def start() -> None:
         stopped.clear()
