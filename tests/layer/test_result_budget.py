@@ -502,6 +502,26 @@ def test_a_result_of_five_megabytes_takes_neither_memory_nor_conversions(version
     assert 0 < peak < 2_000_000
 
 
+def test_a_list_without_its_text_does_not_become_content() -> None:
+    numbers = [1] * 40_000
+
+    def add(server: ProductionServer) -> None:
+        @server.tool()
+        async def long() -> list[int]:
+            return numbers
+
+    with running(config(result_text_copy=False), add) as server:
+        call(server, LEGACY, "health_check")
+        tracemalloc.start()
+        try:
+            result = call(server, LEGACY, "long")
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert (result["content"], result["structuredContent"]) == ([], {"result": numbers})
+    assert peak < 10_000_000
+
+
 class Page(BaseModel):
     items: list[Item]
 

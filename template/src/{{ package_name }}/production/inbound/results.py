@@ -244,12 +244,14 @@ class ToolMetadata(FuncMetadata):
         Raises:
             ToolError: it is too large.
         """
-        is_data = type(result) in DATA
-        is_object = not is_data and not is_special[type(result)]
+        is_structured = self.output_model is not None and self.output_schema is not None
+        is_object = type(result) not in DATA and not is_special[type(result)]
+        # Without its text, a list has no content: each item of a list becomes a block, which takes microseconds.
+        lacks_text = is_structured and copies == "structure" and not isinstance(result, CONTENT)
         if not is_object:
             measure(request, result)
         result = with_lists(result)
-        if not is_object and not is_data:
+        if not is_object and not lacks_text and type(result) not in DATA:
             return super().convert_result(_texts_of(result) if self.output_model is None else result)
         text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         if is_object:  # encoded once, unless its text is not sent
@@ -264,7 +266,7 @@ class ToolMetadata(FuncMetadata):
             "result_type": "complete",
         }
         given = {"content"}
-        if self.output_model is not None and self.output_schema is not None:
+        if is_structured:
             fields["structured_content"] = self._structure(result)
             given.add("structured_content")
         return made(CallToolResult, fields, given)
