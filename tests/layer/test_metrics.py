@@ -398,6 +398,20 @@ async def test_a_scrape_shows_what_was_counted_since_one_without_changes() -> No
             assert found.value("job_seconds_count", queue="mail") == count
 
 
+async def test_a_lone_surrogate_in_a_label_fails_no_scrape() -> None:
+    meter = PrometheusMeter()
+    for labels in (("mail\ud800",), ()):
+        named = {} if labels else {"queue": "mail\ud801"}
+        meter.counter("jobs_total", "Jobs.", ("queue",))(*labels, **named).inc()
+        meter.gauge("queue_length", "Jobs that wait.", ("queue",))(*labels, **named).set(3)
+        meter.histogram("job_seconds", "Duration.", ("queue",), buckets=(1.0,))(*labels, **named).observe(0.5)
+    scraped = (await meter.exposition().text(*choose_encoder(""))).decode()
+    for metrics in (Metrics(scraped), Metrics(meter.text())):
+        assert metrics.value("jobs_total", queue="mail\ufffd") == 2
+        assert metrics.value("queue_length", queue="mail\ufffd") == 3
+        assert metrics.value("job_seconds_count", queue="mail\ufffd") == 2
+
+
 def test_declaring_a_metric_with_another_type_or_other_labels_is_an_error() -> None:
     meter = PrometheusMeter()
     meter.counter("jobs_total", "Jobs.", ("queue",))

@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from ..config import ConfigError
+from ..json_values import valid_unicode
 from ..registry import Listener, Registry
 from ..request import (
     LISTEN,
@@ -62,7 +63,17 @@ MAX_ERROR_TYPES = 20
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 
-class _Portions(prometheus.metrics.MetricWrapperBase):
+class _Labelled(prometheus.metrics.MetricWrapperBase):
+    """A metric whose labels have U+FFFD for lone surrogates, with which no scrape would succeed."""
+
+    def labels(self, *values: object, **named: object) -> Any:
+        return super().labels(
+            *(valid_unicode(str(value)) for value in values),
+            **{name: valid_unicode(str(value)) for name, value in named.items()},
+        )
+
+
+class _Portions(_Labelled):
     """A metric without exemplars that adds up its amounts in portions, which takes a fifth of the time."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -119,6 +130,9 @@ class LeanHistogram(_Portions, prometheus.Histogram):
             counted = below
 
 
+class LabelledGauge(_Labelled, prometheus.Gauge): ...
+
+
 Family = prometheus.Counter | prometheus.Gauge | prometheus.Histogram
 FamilyType = TypeVar("FamilyType", bound=Family)
 
@@ -141,7 +155,7 @@ class PrometheusMeter:
         return counter.labels if labels else lambda: counter
 
     def gauge(self, name: str, documentation: str, labels: tuple[str, ...] = ()) -> Callable[..., prometheus.Gauge]:
-        gauge = self._family(prometheus.Gauge, name, documentation, labels)
+        gauge = self._family(LabelledGauge, name, documentation, labels)
         return gauge.labels if labels else lambda: gauge
 
     def histogram(
