@@ -41,6 +41,7 @@ from weather_station.production import readiness_check
 from weather_station.production.config import about
 from weather_station.production.features import FEATURES
 from weather_station.production.inbound import pipeline
+from weather_station.production.observe import exposition
 from weather_station.production.observe.metrics import (
     LATENCY_BUCKETS,
     MAX_ERROR_TYPES,
@@ -398,6 +399,38 @@ async def test_a_scrape_shows_what_was_counted_since_one_without_changes() -> No
             assert found.value("job_seconds_count", queue="mail") == count
 
 
+async def test_calls_end_while_a_scrape_or_an_export_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exposition, "SLICE_SECONDS", 0)
+    pattern = prometheus_client.Counter("jobs_total", "Jobs.", ("queue",), registry=None)
+    pattern.labels(exposition.PLACEHOLDER)
+    meter = PrometheusMeter()
+    meter.zeros = exposition.ZeroSeries(pattern)
+    meter.zeros.tools = dict.fromkeys(map(str, range(200)))
+    jobs = meter.counter("jobs_total", "Jobs.", ("queue",))
+
+    def call() -> None:
+        if meter.zeros.tools:
+            queue, _ = meter.zeros.tools.popitem()
+            jobs(queue).inc()
+
+    async def calls() -> None:
+        for _ in range(100):
+            call()
+            await asyncio.sleep(0)
+
+    text, _ = await asyncio.gather(meter.exposition().text(*choose_encoder("")), calls())
+    assert len(Metrics(text.decode()).series("jobs_total")) == 200
+
+    class Called(prometheus_client.Metric):
+        def add_sample(self, *args: Any, **options: Any) -> None:
+            call()
+            super().add_sample(*args, **options)
+
+    metric = Called("jobs", "Jobs.", "counter")
+    meter.zeros.add_to(metric)
+    assert len(metric.samples) == 100
+
+
 async def test_a_lone_surrogate_in_a_label_fails_no_scrape() -> None:
     meter = PrometheusMeter()
     for labels in (("mail\ud800",), ()):
@@ -443,6 +476,17 @@ def test_the_content_type_is_that_of_the_requested_format(serve: Serve, accept: 
         assert "mcp_tool_calls" in {family.name for family in parse(response.text)}
     else:
         assert Metrics(response.text).value("mcp_active_requests") == 0
+
+
+@pytest.mark.parametrize("media_type", ["application/openmetrics-text", "text/plain"])
+@pytest.mark.parametrize("version", ["abc", "\u00b2", "1.x", "1.0.0.7", "99", "1.0.0=1", "1.0.0;version=2.0.0", ""])
+def test_a_client_chooses_among_formats_that_there_are(serve: Serve, media_type: str, version: str) -> None:
+    with serve() as server:
+        accept = f"{media_type}; version={version}".encode()
+        response = server.client.get(f"{server.base}/metrics", headers={b"accept": accept})
+    assert response.status_code == 200
+    known = ("text/plain; version=0.0.4; charset=utf-8", f"{media_type}; version=1.0.0; charset=utf-8; escaping=")
+    assert response.headers["content-type"].startswith(known)
 
 
 def test_metrics_need_no_credentials(serve: Serve) -> None:

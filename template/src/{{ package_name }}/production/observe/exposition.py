@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import Any
 
 import prometheus_client as prometheus
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 Encode = Callable[[Collector], bytes]
-"""Returns the text of metrics: `prometheus_client.exposition.choose_encoder`."""
+"""Returns the text of metrics."""
+
+VERSION = "1.0.0"
+"""That of the formats that a request can choose, besides the text format of version 0.0.4."""
+
+_VERSIONS = re.compile(r"version=([^;]*)")
 
 SLICE_SECONDS = 0.001
 """How long the event loop is held at a time."""
@@ -20,6 +27,16 @@ END = b"# EOF\n"
 """The last line of the OpenMetrics format."""
 
 PLACEHOLDER = "\x00"
+
+
+def format_of(accept: str) -> tuple[Encode, str]:
+    """Return the encoder of the format that an Accept header chooses, and its content type.
+
+    Not what the client library chooses of any text: it fails where a version is not a number, and returns any later
+    version as it came, so that clients would choose the keys under which texts are kept.
+    """
+    known = [each for each in accept.split(",") if {*map(str.strip, _VERSIONS.findall(each))} <= {VERSION}]
+    return choose_encoder(",".join(known))
 
 
 class ZeroSeries:
@@ -38,20 +55,21 @@ class ZeroSeries:
     def add_to(self, metric: prometheus.Metric) -> None:
         """Add the series of tools that have not been called to `metric`."""
         pattern = self._metrics.get(metric.name)
+        tools = [*self.tools]  # this is a thread, and a call can end meanwhile
         for sample in pattern.samples if pattern else ():
-            for tool in self.tools:
+            for tool in tools:
                 labels = {name: tool if value == PLACEHOLDER else value for name, value in sample.labels.items()}
                 metric.add_sample(sample.name, labels, sample.value)
 
-    def text(self, name: str, content_type: str, encode: Encode) -> Iterator[bytes]:
-        """Yield the lines of the metric `name` for each tool."""
+    def text(self, name: str, content_type: str, encode: Encode, tools: Iterable[str]) -> Iterator[bytes]:
+        """Yield the lines of the metric `name` for each of `tools`."""
         pattern = self._metrics.get(name)
         if pattern is None:
             return
         template = self._templates.get((name, content_type))
         if template is None:
             template = self._templates[name, content_type] = _lines(pattern, encode)
-        for tool in self.tools:
+        for tool in tools:
             escaped = tool.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
             yield template.replace(PLACEHOLDER.encode(), escaped.encode())
 
@@ -85,10 +103,11 @@ class Exposition:
                     yield encode(_Metrics(without_creation_times(metric))).removesuffix(END)
                 continue
             head = encode(_Metrics(family._get_metric())).removesuffix(END)
+            children, tools = [*family._metrics.items()], [*self._zeros.tools]  # calls end between two parts
             yield head
-            for labels, child in [*family._metrics.items()]:
+            for labels, child in children:
                 yield self._series(family, labels, child, encode, content_type, len(head))
-            yield from self._zeros.text(family._name, content_type, encode)
+            yield from self._zeros.text(family._name, content_type, encode, tools)
         yield encode(_Metrics())
 
     def _series(

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any, TypeVar, get_args
 
 import prometheus_client as prometheus
-from prometheus_client.exposition import choose_encoder, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.samples import Sample
 from starlette.requests import Request
 from starlette.responses import Response
@@ -38,7 +38,7 @@ from ..request import (
     Status,
 )
 from ..upstream import attempts
-from .exposition import PLACEHOLDER, Exposition, ZeroSeries, without_creation_times
+from .exposition import PLACEHOLDER, Exposition, ZeroSeries, format_of, without_creation_times
 from .health import failing_checks
 from .meter import Counter, Histogram
 
@@ -347,7 +347,7 @@ def _endpoint(registry: Registry, meter: PrometheusMeter) -> Callable[[Request],
     async def metrics(request: Request) -> Response:
         # The checks run at each scrape, since nothing else may request /readyz. They end within two seconds.
         ready.set(0 if await failing_checks(registry) else 1)
-        encode, content_type = choose_encoder(",".join(request.headers.getlist("accept")))
+        encode, content_type = format_of(",".join(request.headers.getlist("accept")))
         text = await exposition.text(encode, content_type)
         return Response(text, headers={"content-type": content_type, "cache-control": "no-store"})
 
