@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 from hypothesis import example, given
@@ -19,10 +21,17 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
 from pydantic import BaseModel, field_serializer
 from pydantic_core import to_json
+from typing_extensions import TypedDict
 
 from harness import HEADERS, LEGACY, MODERN, Running, config, message, modern, running, text_of
 from weather_station.production import policy
-from weather_station.production.inbound.result_budget import BLOCK_BYTES, blocks_left, bytes_left
+from weather_station.production.inbound.result_budget import (
+    BLOCK,
+    MESSAGE,
+    bytes_left,
+    content_left,
+    messages_left,
+)
 from weather_station.production.request import MCPRequest
 from weather_station.production.sdk import ProductionServer
 
@@ -417,6 +426,10 @@ def test_the_messages_of_a_prompt_are_measured_before_they_are_made(count: int) 
     assert ("error" in answer) is (count == 5000)
 
 
+class Text(Enum):
+    LONG = "x" * 10_001
+
+
 class Counted(list[Any]):
     """A list that counts its items when they are read."""
 
@@ -446,13 +459,121 @@ def test_the_work_depends_on_the_limit_only(item: Any, count: int, read: int) ->
     assert counted <= read
 
 
+EMPTY = TextContent(type="text", text="")
+
+
 @pytest.mark.pure
-@pytest.mark.parametrize("item", [1, "", 0.5, None, TextContent(type="text", text="")])
-@pytest.mark.parametrize("block", BLOCK_BYTES.values())
-def test_the_number_of_blocks_is_limited(item: Any, block: int) -> None:
-    value = Counted([item] * 50_000)
-    assert blocks_left([value], 10_000, block) < 0
-    assert value.read <= 10_000 / block + 1
+@pytest.mark.parametrize("item", [1, "", 0.5, None, [], [[]], EMPTY])
+def test_the_number_of_blocks_is_limited(item: Any) -> None:
+    for value in (Counted([item] * 50_000), Counted([item] * 1_000_000)):
+        assert content_left([value], 10_000) < 0
+        assert value.read <= (10_000 + BLOCK) / (2 if item in (None, [], [[]]) else BLOCK) + 1
+        value.read = 0
+        assert messages_left(value, 10_000) < 0
+        assert value.read <= 10_000 / MESSAGE + 1
+
+
+@pytest.mark.pure
+def test_all_parts_of_a_tool_result_are_measured() -> None:
+    long = "x" * 10_001
+    resource = EmbeddedResource(type="resource", resource=TextResourceContents(uri="test://x", text=long))
+    many = Counted([EMPTY] * 50_000)
+    for result in (
+        CallToolResult(content=[resource]),
+        CallToolResult(content=[], structured_content={"a": [1] * 50_000}),
+        CallToolResult(content=[], _meta={"a": [1] * 50_000}),
+        CallToolResult(content=[TextContent(type="text", text=long)]),
+        CallToolResult.model_construct(content=many, structured_content=None, meta=None),
+    ):
+        assert content_left(result, 10_000) < 0
+    assert many.read <= 10_000 / BLOCK + 2
+    for value in (long.encode(), bytearray(long.encode()), Text.LONG):
+        assert content_left(value, 10_000) < 0
+        assert messages_left(value, 10_000) < 0
+    for content in (long, {"type": "text", "text": long}):
+        assert messages_left({"role": "user", "content": content}, 10_000) < 0
+
+
+def endless(server: ProductionServer) -> None:
+    """Add what never ends."""
+
+    @server.tool()
+    async def numbers() -> Any:
+        return itertools.count()
+
+    @server.tool()
+    def in_a_thread() -> Any:
+        return itertools.repeat("")
+
+    @server.resource("test://numbers")
+    async def resource() -> Any:
+        return itertools.count()
+
+    @server.prompt()
+    def prompt() -> Any:
+        return itertools.repeat("x")
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [
+        ("tools/call", {"name": "numbers", "arguments": {}}),
+        ("tools/call", {"name": "in_a_thread", "arguments": {}}),
+        ("resources/read", {"uri": "test://numbers"}),
+        ("prompts/get", {"name": "prompt"}),
+    ],
+)
+def test_an_iterator_without_an_end_is_too_large(method: str, params: dict[str, Any]) -> None:
+    with running(config(max_result_bytes=LIMIT), endless) as server:
+        assert TEXT in json.dumps(ask(server, LEGACY, method, params))
+
+
+def test_a_list_in_the_messages_of_a_prompt_is_one_message() -> None:
+    inner = ["a", 1] * 10
+
+    def add(server: ProductionServer) -> None:
+        @server.prompt()
+        async def messages() -> Any:
+            return ["intro", inner]
+
+    with running(config(max_result_bytes=LIMIT), add) as server:
+        answer = ask(server, LEGACY, "prompts/get", {"name": "messages"})
+    texts = [each["content"]["text"] for each in answer["result"]["messages"]]
+    assert (texts[0], json.loads(texts[1])) == ("intro", inner)
+
+
+class Named(BaseModel):
+    name: str
+
+
+class Described(Named):
+    description: str = "x" * 300
+
+
+class Entry(TypedDict):
+    name: str
+
+
+def test_what_the_declared_type_lacks_does_not_count_where_only_the_structure_is_sent() -> None:
+    def add(server: ProductionServer) -> None:
+        @server.tool()
+        async def models(count: int) -> list[Named]:
+            return [Described(name="x")] * count
+
+        @server.tool()
+        async def entries(count: int) -> list[Entry]:
+            entry: Any = {"name": "x", "description": "y" * 300}
+            return [entry] * count
+
+        @server.tool()
+        async def entry(count: int) -> Entry:
+            return cast("Entry", {"name": "x" * count, "description": "y" * 3 * LIMIT})
+
+    with running(config(max_result_bytes=LIMIT, result_text_copy=False), add) as server:
+        for tool, fits, exceeds in (("models", 100, 400), ("entries", 100, 400), ("entry", 9, 3000)):
+            for count, is_error in ((fits, False), (exceeds, True)):
+                result = call(server, LEGACY, tool, count=count)
+                assert result.get("isError", False) is is_error, (tool, count, result)
 
 
 @pytest.mark.pure

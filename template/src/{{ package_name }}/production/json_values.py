@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from enum import Enum
+from itertools import islice
 from typing import Any, TypeVar
 
 from mcp.server.mcpserver.exceptions import ToolError
@@ -25,21 +26,33 @@ WRITTEN = ("null", "strings")
 MAX_DIGITS = 4300
 """Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
 
-DIGITS = b"0123456789"
+LARGEST = 10**MAX_DIGITS
+"""The least integer with more digits."""
 
-_is_iterator = Memo[type, bool](lambda kind: issubclass(kind, Iterator))
+DIGITS = b"0123456789"
 
 NUMBERS = frozenset((int, float, bool, type(None)))
 """Types of values that are never containers or texts."""
+
+is_iterator = Memo[type, bool](lambda kind: issubclass(kind, Iterator))
+_contains_values = Memo[type, bool](
+    lambda kind: issubclass(kind, (dict, list, tuple, Iterator, BaseModel)) or is_dataclass(kind)
+)
+_is_examined = Memo[type, bool](
+    lambda kind: (
+        issubclass(kind, (int, float, Decimal, dict, list, tuple, set, frozenset, BaseModel)) or is_dataclass(kind)
+    )
+)
+"""Whether values of a type are or may contain numbers that JSON lacks or clients cannot read."""
 
 
 class NonFiniteNumberError(ToolError):
     """NaN or an infinity in a result: JSON has no such number (RFC 8259, section 6)."""
 
 
-def listed(value: Any) -> Any:
-    """Return the items of an iterator, which can be read only once, as a list; any other value as it is."""
-    return [*value] if isinstance(value, Iterator) else value
+def listed(value: Any, max_items: int | None = None) -> Any:
+    """Return at most `max_items` of an iterator, which can be read only once, as a list; any other value as it is."""
+    return [*islice(value, max_items)] if isinstance(value, Iterator) else value
 
 
 def contains_iterator(value: Any) -> bool:
@@ -49,9 +62,9 @@ def contains_iterator(value: Any) -> bool:
         RecursionError: it contains itself.
     """
     kind = type(value)
-    if kind in NUMBERS or kind is str:
+    if not _contains_values[kind]:
         return False
-    return _is_iterator[kind] or any(map(contains_iterator, _items(value)))
+    return is_iterator[kind] or any(map(contains_iterator, _items(value)))
 
 
 def with_lists(value: T) -> T:
@@ -223,17 +236,28 @@ def _has_digits(encoded: bytes) -> bool:
 
 def _long_number(value: Any) -> str | None:
     """Return the place of the first integer in `value` that has more than `MAX_DIGITS` digits, or `None`."""
-    found = (path for path, item in _walk(value) if isinstance(item, int) and abs(item) >= 10**MAX_DIGITS)
+    found = (path for path, item in _walk(value) if isinstance(item, int) and not -LARGEST < item < LARGEST)
     return next(map(_place, found), None)
 
 
 def _walk(value: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield `value` and all that it contains, with their paths."""
+    """Yield `value` and what it contains, with their paths, except most values that are certainly sendable."""
     pending: list[tuple[tuple[str, ...], Any]] = [((), value)]
     while pending:
         path, item = pending.pop()
         yield path, item
-        pending.extend([((*path, str(key)), child) for key, child in _children(item)][::-1])
+        children = [((*path, str(key)), child) for key, child in _children(item) if not _is_sendable(child)]
+        pending.extend(children[::-1])
+
+
+def _is_sendable(value: Any) -> bool:
+    """Return whether a value is no container and no number that JSON lacks or clients cannot read."""
+    kind = type(value)
+    if kind is int:
+        return bool(-LARGEST < value < LARGEST)
+    if kind is float:
+        return math.isfinite(value)
+    return kind is bool or not _is_examined[kind]
 
 
 def _place(path: tuple[str, ...]) -> str:

@@ -262,6 +262,14 @@ def give_error(request: MCPRequest, code: int, text: str, **meta: Any) -> CallTo
     raise MCPError(code=code, message=valid_unicode(text), data=meta or None)
 
 
+def max_items(request: MCPRequest | None) -> int | None:
+    """Return how many items of an iterator are read: more than the result may have bytes; `None` for no limit."""
+    if request is None or request.budget is None or request.is_nested:
+        return None
+    limit = request.budget.limit(request)
+    return limit + 1 if limit else None
+
+
 def is_own_failure(error: BaseException, task: asyncio.Task[Any] | None) -> bool:
     """Return whether code in `task` failed with `error`, which may be any `BaseException`.
 

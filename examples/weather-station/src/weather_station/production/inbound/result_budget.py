@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.mcpserver.prompts.base import Message
 from mcp.server.mcpserver.resources import Resource
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, TextContent
+from mcp_types import CallToolResult, EmbeddedResource, TextContent, TextResourceContents
 from pydantic_core import to_json
 
 from ..json_values import NUMBERS, contains_iterator
@@ -34,17 +39,20 @@ STRUCTURED_SINCE = "2025-06-18"
 
 CONTAINERS = (dict, list, tuple)
 
-BLOCK_BYTES = {
-    TOOLS_CALL: len('{"type":"text","text":""},'),
-    PROMPTS_GET: len('{"role":"user","content":{"type":"text","text":""}},'),
-}
-"""By method: the bytes around the text of an item, where each one becomes content."""
+BLOCK = len('{"type":"text","text":""},')
+"""Bytes around the text of a block of content."""
+
+MESSAGE = len('{"role":"user","content":{"type":"text","text":""}},')
+"""Bytes around the text of a message."""
 
 SMALL = 2**64
 """Integers up to this one are not measured."""
 
-is_uncounted = is_subclass_of(*CONTENT, Message, Resource, bytes)
-"""Whether a type is one of content, of which only texts count, or of binary data."""
+is_content = is_subclass_of(*CONTENT, Message, Resource)
+"""Whether a type is one of content, of which only texts count."""
+
+is_scalar = is_subclass_of(Enum, Decimal, date, time, timedelta, UUID, PurePath, bytes, bytearray)
+"""Whether the values of a type are short, or have a length: encoding them one by one takes microseconds each."""
 
 MAX_ARGUMENTS = 10
 """Arguments of a tool that its error names."""
@@ -90,15 +98,16 @@ class Budget:
         Raises:
             ResultTooLargeError: it is certain that the result is too large.
         """
-        block = BLOCK_BYTES.get(request.method, 0)
-        if request.method == TOOLS_CALL and self.copies(request) == "structure":
-            block = 0
+        method = request.method
+        if method == TOOLS_CALL:
             while isinstance(value, list | tuple) and len(value) == 1:  # can become a text without what is around it
                 (value,) = value
-        # Of a single block only the text is measured.
-        self._require(
-            request, lambda limit: blocks_left(value, limit + block, block) if block else bytes_left(value, limit)
-        )
+            is_content = self.copies(request) != "structure" or isinstance(value, CallToolResult)
+            self._require(request, lambda limit: (content_left if is_content else bytes_left)(value, limit))
+        elif method == PROMPTS_GET:
+            self._require(request, lambda limit: messages_left(value, limit))
+        elif not isinstance(value, bytes):  # binary
+            self._require(request, lambda limit: bytes_left(value, limit))
 
     def check_error(self, request: MCPRequest, error: MCPError) -> None:
         """Check the error that answers a request.
@@ -145,13 +154,42 @@ class Budget:
         return ResultTooLargeError(f"{text}The same request will fail again.")
 
 
-def blocks_left(value: Any, left: int, block: int) -> int:
-    """Return what `bytes_left` does, where each item of a list, and of lists in it, takes `block` bytes more."""
+def content_left(value: Any, left: int) -> int:
+    """Return `left` minus a lower bound of the text and structure that a tool's result becomes, as `bytes_left` does.
+
+    Each item of a list, and of lists in it, becomes a block. Of a single block only the text counts.
+    """
+    left += BLOCK
+    if isinstance(value, CallToolResult):
+        left = _blocks_left(value.content, left)
+        return bytes_left(value.meta, bytes_left(value.structured_content, left))
+    return _blocks_left(value, left)
+
+
+def _blocks_left(value: Any, left: int) -> int:
     if not isinstance(value, list | tuple):
-        # A dict may be content with binary data.
-        return left - 2 if block == BLOCK_BYTES[PROMPTS_GET] and isinstance(value, dict) else bytes_left(value, left)
+        return bytes_left(value, left) - BLOCK
     for item in value:
-        left = blocks_left(item, left, block) - (0 if isinstance(item, list | tuple) else block)
+        # Nothing is sent of an empty list and of None: they count, so that the work is bounded.
+        if item is None:
+            left -= 2
+        else:
+            left = _blocks_left(item, left) - (2 if isinstance(item, list | tuple) else 0)
+        if left < 0:
+            break
+    return left
+
+
+def messages_left(value: Any, left: int) -> int:
+    """Return `left` minus a lower bound of the messages of a prompt, as `bytes_left` does."""
+    for item in value if isinstance(value, list | tuple) else (value,):
+        left -= MESSAGE
+        if isinstance(item, dict):  # its content may be binary
+            content = item.get("content")
+            text = content.get("text") if isinstance(content, dict) else content
+            left -= len(text) if isinstance(text, str) else 0
+        else:
+            left = bytes_left(item, left)
         if left < 0:
             break
     return left
@@ -167,8 +205,6 @@ def bytes_left(value: Any, left: int) -> int:
         return left - _digits(value) if kind is int else left
     if isinstance(value, str):
         return left - len(value)
-    if isinstance(value, CallToolResult):
-        return bytes_left(value.structured_content, left - sum(map(_size_of_object, value.content)))
     if not isinstance(value, CONTAINERS):
         return left - _size_of_object(value)
     left -= 2 * len(value)
@@ -196,10 +232,12 @@ def _digits(number: int) -> int:
 
 
 def _size_of_object(value: Any) -> int:
-    if is_uncounted[type(value)]:
-        if isinstance(value, Message):
-            value = value.content
-        return len(value.text) if isinstance(value, TextContent) else 0
+    kind = type(value)
+    if is_content[kind]:
+        return len(_text_of(value))
+    if is_scalar[kind]:
+        value = value.value if isinstance(value, Enum) else value
+        return len(value) if isinstance(value, str | bytes | bytearray) else 0
     try:
         if contains_iterator(value):  # measuring would read it
             return 0
@@ -207,3 +245,11 @@ def _size_of_object(value: Any) -> int:
         return max(0, len(to_json(value, fallback=str)) - 1)
     except Exception:  # the conversion reports what is wrong
         return 0
+
+
+def _text_of(content: Any) -> str:
+    if isinstance(content, Message):
+        content = content.content
+    if isinstance(content, EmbeddedResource):
+        content = content.resource
+    return content.text if isinstance(content, TextContent | TextResourceContents) else ""

@@ -6,6 +6,7 @@ A plain `def` runs in a thread here and not in the SDK, which loses the context 
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from functools import cached_property, partial, wraps
@@ -24,6 +25,7 @@ from ..json_values import (
     NUMBERS,
     WRITTEN,
     encode,
+    is_iterator,
     listed,
     measured,
     require_finite,
@@ -32,7 +34,7 @@ from ..json_values import (
     with_lists,
 )
 from ..memo import Memo
-from ..request import TOOLS_CALL, Copies, MCPRequest, current_request
+from ..request import TOOLS_CALL, Copies, MCPRequest, current_request, max_items
 
 T = TypeVar("T")
 Model = TypeVar("Model", bound=BaseModel)
@@ -47,8 +49,9 @@ def is_subclass_of(*kinds: type) -> Memo[type, bool]:
 
 
 DATA = frozenset((str, int, float, bool, dict))
-is_special = is_subclass_of(type(None), list, tuple, str, *CONTENT)
-"""Whether the SDK converts values of a type: they are or may contain content, or pydantic changes subclasses of it."""
+is_special = is_subclass_of(type(None), list, tuple, str, bytes, bytearray, *CONTENT)
+"""Whether the SDK converts values of a type: they are or may contain content, pydantic changes subclasses of it, or
+their length says whether they are too large."""
 
 MAX_QUICK = 1_000
 """Characters of a text that is measured only as it is sent."""
@@ -70,7 +73,8 @@ def converting(
         if request := current_request.get():
             request.handler_called = True
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
-        result = listed(await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs))))
+        result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
+        result = _read(result, request)
         measure(request, result)
         return convert(with_lists(result))
 
@@ -89,6 +93,16 @@ def measure(request: MCPRequest | None, result: Any) -> None:
         request.budget.check_returned(request, result)
 
 
+def _read(result: Any, request: MCPRequest | None) -> Any:
+    """Return the items of an iterator as a list, no more of them than are too many; any other result as it is."""
+    return listed(result, max_items(request)) if is_iterator[type(result)] else result
+
+
+def _items_only(result: Any) -> list[None] | None:
+    """Return what has the number of a result's items, where nothing else of them is certain to be sent."""
+    return [None] * len(result) if isinstance(result, list | tuple) else None
+
+
 def resource_content(value: Any) -> Any:
     """Return the content of a resource whose function returned `value`."""
     if isinstance(value, bytes | InputRequiredResult | Resource):
@@ -98,8 +112,10 @@ def resource_content(value: Any) -> Any:
 
 def prompt_content(value: Any) -> Any:
     """Return the messages of a prompt whose function returned `value`."""
-    if isinstance(value, list | tuple):
-        return [prompt_content(item) for item in value]
+    return [*map(_message, value)] if isinstance(value, list | tuple) else _message(value)
+
+
+def _message(value: Any) -> Any:
     if isinstance(value, (str, dict, Message, *CONTENT)):
         return valid_unicode(value)
     return encode(value, indent=2).decode()
@@ -158,6 +174,13 @@ class ToolMetadata(FuncMetadata):
         return adapter if known is output_model else super()._output_adapter(output_model)
 
     @cached_property
+    def _narrows(self) -> bool:
+        """Whether the structure may lack what a result has, such as the fields of a subclass."""
+        schema = self.output_schema or {}
+        parts = [schema["properties"], schema.get("$defs")] if self.wrap_output else [schema]
+        return '"properties":' in json.dumps(parts)
+
+    @cached_property
     def _argument_names(self) -> list[tuple[str, str]]:
         """The parameters: the name of the model's field, and that of the function's parameter."""
         return [(name, field.alias or name) for name, field in self.arg_model.model_fields.items()]
@@ -213,7 +236,7 @@ class ToolMetadata(FuncMetadata):
         """
         request = current_request.get()
         copies = request.budget.copies(request) if request and request.budget else "both"
-        result = listed(result)
+        result = _read(result, request)
         try:
             converted = self._converted(result, request, copies)
             if converted is result:
@@ -248,14 +271,15 @@ class ToolMetadata(FuncMetadata):
         is_object = type(result) not in DATA and not is_special[type(result)]
         # Without its text, a list has no content: each item of a list becomes a block, which takes microseconds.
         lacks_text = is_structured and copies == "structure" and not isinstance(result, CONTENT)
+        narrows = lacks_text and self._narrows
         if not is_object:
-            measure(request, result)
+            measure(request, _items_only(result) if narrows else result)
         result = with_lists(result)
         if not is_object and not lacks_text and type(result) not in DATA:
             return super().convert_result(_texts_of(result) if self.output_model is None else result)
         text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
-        if is_object:  # encoded once, unless its text is not sent
-            measure(request, result if copies == "structure" else text)
+        if is_object and not lacks_text:
+            measure(request, text)
         text.encode()  # raises UnicodeError for a lone surrogate
         block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
         fields: dict[str, Any] = {
@@ -269,6 +293,8 @@ class ToolMetadata(FuncMetadata):
         if is_structured:
             fields["structured_content"] = self._structure(result)
             given.add("structured_content")
+            if lacks_text and (is_object or narrows):
+                measure(request, fields["structured_content"])
         return made(CallToolResult, fields, given)
 
     def _structure(self, result: Any) -> Any:

@@ -22,7 +22,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from ..caller import STDIO, current_caller
 from ..json_values import listed
 from ..registry import Registry
-from ..request import current_request, reject
+from ..request import current_request, max_items, reject
 
 
 class Threads:
@@ -83,6 +83,7 @@ class Threads:
         state: Literal["waiting", "running", "ended"] = "waiting"
         lock = threading.Lock()
         loop = asyncio.get_running_loop()
+        request = current_request.get()
         stuck = False
 
         def release() -> None:
@@ -97,7 +98,7 @@ class Threads:
                     return None, None
                 state = "running"
             try:
-                return listed(function()), None
+                return listed(function(), max_items(request)), None
             except BaseException as error:
                 return None, error  # a future that has a GeneratorExit closes the coroutines that wait for it
             finally:
