@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 Encode = Callable[[Collector], bytes]
-"""Returns the text of metrics."""
+"""Returns the metrics of a collector as text in one format."""
 
 VERSION = "1.0.0"
 """That of the formats that a request can choose, besides the text format of version 0.0.4."""
@@ -27,6 +27,7 @@ END = b"# EOF\n"
 """The last line of the OpenMetrics format."""
 
 PLACEHOLDER = "\x00"
+"""Stands for the name of a tool; no tool has this character in its name."""
 
 
 def format_of(accept: str) -> tuple[Encode, str]:
@@ -75,7 +76,13 @@ class ZeroSeries:
 
 
 class Exposition:
-    """Makes the text of families of metrics, and remembers that of each series until its values change."""
+    """Makes the text of families of metrics, and remembers that of each series until its values change.
+
+    Args:
+        others: Metrics of the process.
+        families: By name. Their private attributes are read, since `collect` makes an object for each sample.
+        zeros: Series of tools that have not been called.
+    """
 
     def __init__(self, others: Collector, families: Mapping[str, Any], zeros: ZeroSeries) -> None:
         self._others = others

@@ -1,7 +1,7 @@
 """Prometheus metrics: counts and durations of MCP requests, and the endpoint that exposes them with all other metrics.
 
-Labels are bounded: a tool name is that of a registered tool or `unknown`, and a tool has at most `MAX_ERROR_TYPES`
-error types before `other`.
+Labels are bounded: a tool name is that of a registered tool or `unknown`, and a tool, or a method and its target, has
+at most `MAX_ERROR_TYPES` error types before `other`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MULTIPROCESS = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client writes all metrics to files in the directory that this variable names."""
 
 MAX_ERROR_TYPES = 20
-"""Error types of one tool; further ones are counted as `other`."""
+"""Error types of one tool, or of one method and target; further ones are counted as `other`."""
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -167,9 +167,10 @@ class PrometheusMeter:
     def _family(
         self, kind: type[FamilyType], name: str, documentation: str, labels: tuple[str, ...], **options: Any
     ) -> FamilyType:
-        family = self._families.get(name)
+        key = name.removesuffix("_total")  # which the client library adds to the name of a counter
+        family = self._families.get(key)
         if family is None:
-            family = self._families[name] = kind(name, documentation, labels, registry=None, **options)
+            family = self._families[key] = kind(name, documentation, labels, registry=None, **options)
         if not isinstance(family, kind) or family._labelnames != labels:
             raise ValueError(f"the metric {name} is declared already, with another type or other labels")
         return family
