@@ -18,7 +18,8 @@ class Row(NamedTuple):
     setting: str
     default: str
     beyond: str
-    counted: str
+    counted: str = ""
+    """Only in projects with metrics."""
 
 
 FIXED = {

@@ -408,8 +408,8 @@ def test_an_object_that_cannot_be_looked_at_stops_no_start() -> None:
 
 
 JSON_PROGRESS = "RESPONSE_MODE=json leaves out the progress of with_progress: set RESPONSE_MODE=auto"
-LATE = ": with RESPONSE_MODE=json a proxy in front gives up before that, after PROXY_TIMEOUT_SECONDS="
-ADVICE = ": set RESPONSE_MODE=auto, or raise it"
+LATE = ": with RESPONSE_MODE=json a proxy in front gives up no later than that, after PROXY_TIMEOUT_SECONDS="
+ADVICE = ": set RESPONSE_MODE=auto, or raise the proxy's timeout and PROXY_TIMEOUT_SECONDS"
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,10 @@ ADVICE = ": set RESPONSE_MODE=auto, or raise it"
         (
             {"response_mode": "auto"},
             {"SSE_AFTER_SECONDS": "20", "PROXY_TIMEOUT_SECONDS": "20"},
-            ["SSE_AFTER_SECONDS=20: a proxy gives up before that (PROXY_TIMEOUT_SECONDS=20)"],
+            [
+                "SSE_AFTER_SECONDS=20: a proxy in front gives up no later than that, after PROXY_TIMEOUT_SECONDS=20: "
+                "set SSE_AFTER_SECONDS lower"
+            ],
         ),
     ],
 )

@@ -28,7 +28,7 @@ from weather_station.production.inbound.http_limits import HEADERS as READ_HEADE
 from weather_station.production.inbound.http_limits import IS_LISTEN, RECEIVE, TASK
 from weather_station.production.inbound.response_mode import (
     BLANK,
-    PING,
+    COMMENT,
     WATCH_AFTER_SECONDS,
     DeferredResponse,
     Form,
@@ -98,8 +98,8 @@ def all_servers() -> Iterator[Servers]:
     with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as environment:
 
         @functools.cache
-        def start(mode: str, session_mode: str, silence: str = "10") -> tuple[Running, Tools]:
-            environment.setenv("SSE_AFTER_SECONDS", silence)
+        def start(mode: str, session_mode: str, sse_after: str = "10") -> tuple[Running, Tools]:
+            environment.setenv("SSE_AFTER_SECONDS", sse_after)
             tools = Tools()
             settings = config(response_mode=mode, session_mode=session_mode)
             return stack.enter_context(running(settings, tools)), tools
@@ -213,7 +213,7 @@ async def test_a_silent_call_becomes_a_stream_with_comments(
 ) -> None:
     server, tools = servers("auto", session_mode, "0.05")
     content, headers = tool_call(protocol, session_of(server.url, session_mode), "held")
-    received = await received_until_the_end(http, server.url, tools, content, headers, "text/event-stream", 3 * PING)
+    received = await received_until_the_end(http, server.url, tools, content, headers, "text/event-stream", 3 * COMMENT)
     (answer,) = events(received.decode())
     assert answer["result"]["content"][0]["text"] == "held"
 
@@ -277,7 +277,7 @@ async def test_a_client_that_accepts_only_json_gets_json(
         call = asyncio.create_task(http.post(server.url, json=content, headers=headers | JSON))
         if name == "held":
             await anyio.to_thread.run_sync(tools.started.wait)
-            await anyio.sleep(0.15)  # three times the silence after which another client has a stream
+            await anyio.sleep(0.15)  # three times what it takes until another client has a stream
             tools.end.set()
         response = await call
         assert response.headers["content-type"] == "application/json"
@@ -325,13 +325,13 @@ async def test_a_stream_whose_session_ends_is_closed(servers: Servers, http: htt
     content, headers = tool_call("legacy", open_session(server.url), "held")
     async with http.stream("POST", server.url, json=content, headers=headers) as response:
         received = response.aiter_raw()
-        assert await anext(received) == PING
+        assert await anext(received) == COMMENT
         assert (await http.delete(server.url, headers=headers)).status_code == 200
-        assert b"".join([chunk async for chunk in received]).replace(PING, b"") == b""
+        assert b"".join([chunk async for chunk in received]).replace(COMMENT, b"") == b""
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "soon", "nan"])
-def test_a_silence_that_is_no_duration_stops_the_start(
+def test_a_setting_that_is_no_duration_stops_the_start(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("SSE_AFTER_SECONDS", value)
@@ -385,14 +385,14 @@ class Sent:
 async def respond() -> AsyncIterator[Callable[[float | None], tuple[DeferredResponse, Sent]]]:
     made: list[DeferredResponse] = []
 
-    def make(silence: float | None) -> tuple[DeferredResponse, Sent]:
+    def make(begins_after: float | None) -> tuple[DeferredResponse, Sent]:
         sent = Sent()
         task = asyncio.current_task()
         assert task is not None
         scope = {TASK: task, READ_HEADERS: {b"accept": b"*/*"}}
-        made.append(DeferredResponse(scope, sent, Form(silence is not None, silence, is_watched=False)))
-        if silence is not None:
-            made[-1].attend(silence)
+        made.append(DeferredResponse(scope, sent, Form(begins_after is not None, begins_after, is_watched=False)))
+        if begins_after is not None:
+            made[-1].start_tasks(begins_after)
         return made[-1], sent
 
     yield make
@@ -412,7 +412,7 @@ async def test_after_the_answer_nothing_is_sent(respond: Respond) -> None:
         for number in range(20):
             group.create_task(response.event(b"data: late %d\r\n\r\n" % number))
     length = len(sent.messages)
-    await asyncio.sleep(0.02)  # twenty times the silence
+    await asyncio.sleep(0.02)  # twenty times the interval of comments
     assert len(sent.messages) == length
     assert sent.body.endswith(b"data: {}\r\n\r\n")
     assert b"late" not in sent.body
@@ -440,7 +440,7 @@ async def test_a_call_that_ends_while_its_stream_begins_has_an_answer() -> None:
         messages.append(message)
 
     scope = {TASK: None, READ_HEADERS: {b"accept": b"*/*"}}
-    response = DeferredResponse(scope, send, Form(streams=True, silence=None, is_watched=False))
+    response = DeferredResponse(scope, send, Form(streams=True, begins_after=None, is_watched=False))
     task = asyncio.create_task(response.notify("notifications/progress", {}))
     await asyncio.sleep(0)
     task.cancel()
@@ -449,8 +449,8 @@ async def test_a_call_that_ends_while_its_stream_begins_has_an_answer() -> None:
     assert [message["type"] for message in messages] == ["http.response.start", "http.response.body"]
 
 
-def ages_when_attended(calls: list[tuple[float, float]]) -> list[list[float]]:
-    """Return at which ages each call was attended; it begins some seconds after the one before, and takes others."""
+def ages_when_tasks_start(calls: list[tuple[float, float]]) -> list[list[float]]:
+    """Return at which ages the tasks of each call start; a call begins some seconds after the last and takes others."""
     loop = VirtualLoop()
     starts: list[float] = []
     ages: list[list[float]] = [[] for _ in calls]
@@ -458,7 +458,7 @@ def ages_when_attended(calls: list[tuple[float, float]]) -> list[list[float]]:
     registry: Any = SimpleNamespace(config=config(response_mode="auto"))
     unused: Any = None
 
-    def attend(response: DeferredResponse, age: float) -> None:
+    def start_tasks(response: DeferredResponse, age: float) -> None:
         number = numbers[response.task]
         assert age <= loop.now - starts[number]
         ages[number].append(loop.now - starts[number])
@@ -481,7 +481,7 @@ def ages_when_attended(calls: list[tuple[float, float]]) -> list[list[float]]:
 
     responses = Responses(registry, app, 1.0)
     with pytest.MonkeyPatch.context() as patch, contextlib.closing(loop):
-        patch.setattr(DeferredResponse, "attend", attend)
+        patch.setattr(DeferredResponse, "start_tasks", start_tasks)
         loop.run_until_complete(run())
     return ages
 
@@ -491,8 +491,8 @@ parts = st.integers(0, 12).map(lambda number: (number + 0.5) * WATCH_AFTER_SECON
 
 @pytest.mark.pure
 @given(st.lists(st.tuples(parts, parts), max_size=12))
-def test_a_call_is_attended_once_when_it_takes_long(calls: list[tuple[float, float]]) -> None:
-    for (_, duration), ages in zip(calls, ages_when_attended(calls), strict=True):
+def test_the_tasks_of_a_call_start_once_when_it_takes_long(calls: list[tuple[float, float]]) -> None:
+    for (_, duration), ages in zip(calls, ages_when_tasks_start(calls), strict=True):
         assert len(ages) <= 1
         assert all(WATCH_AFTER_SECONDS / 2 <= age <= min(WATCH_AFTER_SECONDS, duration) for age in ages)
         if duration > WATCH_AFTER_SECONDS:

@@ -20,11 +20,11 @@ from .memo import Memo
 
 T = TypeVar("T")
 
-WRITTEN = ("null", "strings")
-"""Values of `ser_json_inf_nan` by which a model writes the numbers that JSON lacks."""
+INF_NAN_MODES = ("null", "strings")
+"""Values of `ser_json_inf_nan` by which a model writes NaN and infinities in a form that JSON has."""
 
 MAX_DIGITS = 4300
-"""Digits of an integer that Python reads, by default; JavaScript and other clients read it as infinity."""
+"""Digits of the longest integer that is sent: by default Python reads no longer one, and JavaScript reads infinity."""
 
 LARGEST = 10**MAX_DIGITS
 """The least integer with more digits."""
@@ -47,7 +47,10 @@ _is_examined = Memo[type, bool](
 
 
 class NonFiniteNumberError(ToolError):
-    """NaN or an infinity in a result: JSON has no such number (RFC 8259, section 6)."""
+    """A result has a number that clients cannot read.
+
+    It is NaN or an infinity, which JSON lacks (RFC 8259, section 6), or an integer of more than `MAX_DIGITS` digits.
+    """
 
 
 def listed(value: Any, max_items: int | None = None) -> Any:
@@ -150,10 +153,10 @@ def encode(value: Any, *, indent: int | None = None) -> bytes:
     try:
         encoded = to_json(value, fallback=text_of_object, indent=indent)
     except (PydanticSerializationError, UnicodeError):
-        # Twice: before for the names of members, and after for texts that are made by a serializer or by `str`.
+        # Before, since keys must be valid to be encoded; after, since serializers and `str` can make invalid texts.
         plain = to_jsonable_python(valid_unicode(value), fallback=text_of_object)
         encoded = to_json(valid_unicode(plain), indent=indent)
-    if _has_constant(encoded) or b"null" in encoded:
+    if _has_constant(encoded) or b"null" in encoded:  # null: pydantic's form of NaN in a model
         require_finite(value)
     return encoded
 
@@ -174,7 +177,7 @@ def sendable(value: T) -> T:
     """Return `value`, which consists of JSON types, with U+FFFD for lone surrogates.
 
     Raises:
-        NonFiniteNumberError: it has a number that JSON lacks.
+        NonFiniteNumberError: it has NaN, an infinity, or an integer of more than `MAX_DIGITS` digits.
         PydanticSerializationError: it cannot be encoded.
     """
     return measured(value)[0]
@@ -184,7 +187,7 @@ def measured(value: T) -> tuple[T, int]:
     """Return what `sendable` returns, and the number of bytes of its JSON.
 
     Raises:
-        NonFiniteNumberError: it has a number that JSON lacks.
+        NonFiniteNumberError: it has NaN, an infinity, or an integer of more than `MAX_DIGITS` digits.
         PydanticSerializationError: it cannot be encoded.
     """
     try:
@@ -271,7 +274,7 @@ def _children(value: Any) -> Iterable[tuple[Any, Any]]:
         return enumerate(value)
     if isinstance(value, BaseModel):
         # pydantic writes null, unless the model chose what it writes.
-        if value.model_config.get("ser_json_inf_nan") in WRITTEN:
+        if value.model_config.get("ser_json_inf_nan") in INF_NAN_MODES:
             return ()
         return (*value, *((name, getattr(value, name)) for name in type(value).model_computed_fields))
     if is_dataclass(value) and not isinstance(value, type):

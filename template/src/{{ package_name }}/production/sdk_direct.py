@@ -45,7 +45,7 @@ from starlette.requests import Request
 
 from .inbound.pipeline import Pipeline
 from .inbound.response_mode import RESPONSE
-from .inbound.results import made
+from .inbound.results import build_unvalidated
 from .request import current_request
 from .sdk import ProductionServer
 
@@ -283,7 +283,7 @@ class Handlers:
             if key in params:
                 fields[name] = params[key].copy()
                 given.add(name)
-        return made(CallToolRequestParams, fields, given)
+        return build_unvalidated(CallToolRequestParams, fields, given)
 
     def mirrors_arguments(self, name: str) -> bool:
         """Return whether arguments of a tool are repeated in headers, which the SDK compares."""
@@ -346,7 +346,7 @@ class Handlers:
             result: HandlerResult
             if call.handler == self._call_tool:
                 private = self._private | {"_request_context": ctx, "_input_params": call.typed}
-                context: Context[Any, Any] = made(Context, {}, set(), private)
+                context: Context[Any, Any] = build_unvalidated(Context, {}, set(), private)
                 result = await self._server.call_tool(call.typed.name, call.typed.arguments or {}, context)
             else:
                 result = await call.handler(ctx, call.typed)

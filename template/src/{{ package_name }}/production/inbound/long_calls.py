@@ -59,21 +59,24 @@ def install(registry: Registry) -> None:
     if calls.stateless:
         registry.cancel_call = calls.cancel
 
-    async def add_notices() -> None:
+    async def add_notices() -> None:  # at startup: the tools are registered after `install`
         registry.notices += [text for text in notices(registry, settings) if text not in registry.notices]
 
     registry.on_startup.append(add_notices)
 
 
 def notices(registry: Registry, settings: LongCallSettings) -> Iterator[str]:
-    """Yield a line for each part of the configuration with which long calls do not arrive."""
+    """Yield one line for each setting with which a proxy ends a long call or its progress is lost."""
     config = registry.config
     if config.transport != "http" or config.response_mode == "sse":
         return
     limit = settings.proxy_timeout_seconds
     if config.response_mode == "auto":
-        if (silence := ResponseSettings.load().sse_after_seconds) >= limit:
-            yield f"SSE_AFTER_SECONDS={silence:g}: a proxy gives up before that (PROXY_TIMEOUT_SECONDS={limit})"
+        if (seconds := ResponseSettings.load().sse_after_seconds) >= limit:
+            yield (
+                f"SSE_AFTER_SECONDS={seconds:g}: a proxy in front gives up no later than that, after "
+                f"PROXY_TIMEOUT_SECONDS={limit}: set SSE_AFTER_SECONDS lower"
+            )
         return
     advice = "set RESPONSE_MODE=auto"
     tools = registry.targets.labels(TOOLS_CALL)
@@ -86,13 +89,17 @@ def notices(registry: Registry, settings: LongCallSettings) -> Iterator[str]:
         late.append(f"TOOL_TIMEOUT_SECONDS={config.tool_timeout_seconds:g}")
     if late:
         yield (
-            f"{', '.join(late)}: with RESPONSE_MODE=json a proxy in front gives up before that, after "
-            f"PROXY_TIMEOUT_SECONDS={limit}: {advice}, or raise it"
+            f"{', '.join(late)}: with RESPONSE_MODE=json a proxy in front gives up no later than that, after "
+            f"PROXY_TIMEOUT_SECONDS={limit}: {advice}, or raise the proxy's timeout and PROXY_TIMEOUT_SECONDS"
         )
 
 
 def reports_progress(fn: Callable[..., Any] | None) -> bool:
-    """Return whether the code of a function names `report_progress`, or that of one of its package which it names."""
+    """Return whether a call of `fn` may report progress.
+
+    That is so if its bytecode, or that of a function of the same top-level package that it uses, names
+    `report_progress`.
+    """
     pending: list[Any] = [fn]
     seen: set[FunctionType] = set()
     while pending:
@@ -138,7 +145,7 @@ def _package(module: Mapping[str, Any]) -> str:
 
 
 class LongCalls:
-    """The running calls of a server."""
+    """Prepares the channel of each call to its client, and cancels calls by notification."""
 
     def __init__(self, registry: Registry, user_seconds: float) -> None:
         config = registry.config
@@ -179,11 +186,12 @@ class UserSession(ServerSession):
     """A session of the SDK for one call, whose timeout is stopped while a question of the call waits for its answer."""
 
     def __init__(self, session: ServerSession, call: MCPRequest, seconds: float) -> None:
+        # A copy: the SDK's session belongs to the connection, and this timeout to one call.
         vars(self).update(vars(session))
         self._call = call
         self._seconds = seconds
         self._waiting = 0
-        self._left = 0.0
+        self._seconds_left = 0.0
 
     async def send_request(
         self,
@@ -206,11 +214,11 @@ class UserSession(ServerSession):
             yield
             return
         if not self._waiting:
-            self._left = timer.stop()
+            self._seconds_left = timer.stop()
         self._waiting += 1
         try:
             yield
         finally:
             self._waiting -= 1
             if not self._waiting:
-                timer.start(self._left)
+                timer.start(self._seconds_left)

@@ -7,15 +7,28 @@ from typing import Protocol
 
 
 class Counter(Protocol):
-    def inc(self, amount: float = 1) -> None: ...
+    """A sum that only grows."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Add `amount`.
+
+        Raises:
+            ValueError: it is negative.
+        """
 
 
 class Gauge(Protocol):
-    def set(self, value: float) -> None: ...
+    """A value that goes up and down."""
+
+    def set(self, value: float) -> None:
+        """Set the current value."""
 
 
 class Histogram(Protocol):
-    def observe(self, amount: float) -> None: ...
+    """Counts of values by bucket, and their sum."""
+
+    def observe(self, amount: float) -> None:
+        """Record one value, in the unit of the metric's name."""
 
 
 class Meter(Protocol):
@@ -24,6 +37,10 @@ class Meter(Protocol):
     Each method returns a function from label values, in the order of `labels`, to the child with these values.
     Children are created on first use and kept: get them once, outside the hot path, and never for unbounded values.
     Declaring a metric again returns the same one.
+
+    Args:
+        buckets: Upper bounds in ascending order, in the unit of the name; infinity is added. Those of the first
+            declaration count.
 
     Raises:
         ValueError: the name is declared already, with another type or other labels.
@@ -47,7 +64,7 @@ class _NullMetric:
 
 
 class NullMeter:
-    """Records nothing."""
+    """Records nothing, and checks no amounts."""
 
     def counter(self, *declaration: object, **options: object) -> Callable[..., _NullMetric]:
         return lambda *values: _NullMetric()

@@ -13,14 +13,14 @@ from prometheus_client.samples import Sample
 from pydantic import BaseModel, Field
 
 from ..registry import Registry
-from .metrics import PrometheusMeter
+from .metrics import STATUSES, PrometheusMeter
 
 
 class ToolMetrics(BaseModel):
     """One tool since the server started."""
 
     tool: str
-    calls: dict[str, int] = Field(description="Finished calls by status: success, error or rejected")
+    calls: dict[str, int] = Field(description="Finished calls by status: " + ", ".join(STATUSES))
     errors: dict[str, int] = Field(description="Failed calls by error type")
     mean_seconds: float | None
 
@@ -29,7 +29,7 @@ class Metrics(BaseModel):
     """All tools that were called since the server started."""
 
     uptime_seconds: float
-    active_requests: int = Field(description="Running tool calls, this one included")
+    active_requests: int = Field(description="Running requests of all methods, this one included")
     tools: list[ToolMetrics]
     prometheus: str | None = Field(default=None, description="All metrics in the Prometheus text format, if requested")
 

@@ -30,8 +30,8 @@ RESPONSE: Final = "mcp.response"
 WATCH_AFTER_SECONDS = 0.25
 """How long a call runs at most before its client is watched: not from the start, so that a quick call costs no task."""
 
-PING = b": ping\r\n\r\n"
-"""A comment, which clients ignore."""
+COMMENT = b": ping\r\n\r\n"
+"""A comment of an event stream, which clients ignore."""
 
 BLANK = b" "
 """Allowed before a JSON value (RFC 8259, section 2)."""
@@ -62,7 +62,7 @@ class ResponseSettings(EnvironmentSettings):
     """Settings of `auto`."""
 
     sse_after_seconds: Seconds = 10.0
-    """Time without a byte after which a response begins, and gets a comment or a blank."""
+    """Seconds after which a response begins, and between its comments or blanks, whatever else is sent."""
 
 
 def install(registry: Registry) -> None:
@@ -78,13 +78,13 @@ def install(registry: Registry) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a response may be before its answer."""
+    """How one response is sent: as JSON or a stream, when it begins, and whether its client is watched."""
 
     streams: bool
     """Whether it may be an event stream, for a client that accepts one."""
-    silence: float | None
-    """Seconds without a byte after which it begins and gets a comment or a blank; `None` for one that begins with its
-    answer."""
+    begins_after: float | None
+    """Seconds after which it begins, and between its comments or blanks, whatever else is sent; `None` for one that
+    begins with its answer."""
     is_watched: bool
     """Whether the call is cancelled when the client leaves before it has the answer."""
 
@@ -92,15 +92,15 @@ class Form:
 class Responses:
     """ASGI middleware that gives the application a `DeferredResponse` to write to."""
 
-    def __init__(self, registry: Registry, app: ASGIApp, silence: float) -> None:
+    def __init__(self, registry: Registry, app: ASGIApp, begins_after: float) -> None:
         streams = registry.config.response_mode == "auto"
         self._app = app
-        self._form = Form(streams, silence if streams else None, is_watched=True)
+        self._form = Form(streams, begins_after if streams else None, is_watched=True)
         self._has_sessions = registry.config.session_mode == "stateful"
-        self._interval = min(silence, WATCH_AFTER_SECONDS) / 2
-        self._unattended: set[DeferredResponse] = set()
+        self._interval = min(begins_after, WATCH_AFTER_SECONDS) / 2
+        self._without_tasks: set[DeferredResponse] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
-        """The event loop in which rounds go on."""
+        """The event loop that has the next `_tick` scheduled; `None` if none has."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] != "POST" or scope[IS_LISTEN]:
@@ -108,18 +108,19 @@ class Responses:
             return
         form = self._form_in_session(scope) if self._has_sessions else self._form
         response = scope[RESPONSE] = DeferredResponse(scope, send, form)
-        self._unattended.add(response)
+        self._without_tasks.add(response)
         if (loop := asyncio.get_running_loop()) is not self._loop:
             self._loop = loop
-            loop.call_later(self._interval, self._attend, loop)
+            loop.call_later(self._interval, self._tick, loop)
         try:
             await self._app(scope, receive, response)
         except asyncio.CancelledError:
-            if not response.left or response.task.cancelling() > 1:
+            # Not raised if only `_watch` has cancelled: the client has left, so nobody gets an error.
+            if not response.client_left or response.task.cancelling() > 1:
                 raise
         finally:
-            self._unattended.discard(response)
-            if response.attending:
+            self._without_tasks.discard(response)
+            if response.tasks:
                 response.close()
             del scope[RESPONSE]  # breaks a reference cycle, which would have to wait for the garbage collector
 
@@ -129,26 +130,27 @@ class Responses:
         if not is_modern(scope):
             form = replace(form, is_watched=False)  # the call goes on, as the client may come back
             if header_of(scope, SESSION) is None:
-                form = replace(form, silence=None)  # that to initialize begins with the session's id, of the SDK
+                # The response to initialize cannot begin early: its header with the session's id comes from the SDK.
+                form = replace(form, begins_after=None)
         accept = header_of(scope, ACCEPT) or b""
         if form.streams and not _accepting[accept] and accept.strip():
             form = replace(form, streams=False)
             set_header(scope, ACCEPT, accept + b", text/event-stream")  # the SDK requires it
         return form
 
-    def _attend(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Attend the responses that there were in an earlier round already.
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Start the tasks of each response that an earlier tick has seen.
 
         A timer for each, even a shared one, would take a hundredth of a quick call.
         """
-        old = [response for response in self._unattended if response.is_old]
-        self._unattended.difference_update(old)
+        old = [response for response in self._without_tasks if response.seen_before]
+        self._without_tasks.difference_update(old)
         for response in old:
-            response.attend(self._interval)
-        for response in self._unattended:
-            response.is_old = True
-        if self._unattended:
-            loop.call_later(self._interval, self._attend, loop)
+            response.start_tasks(self._interval)
+        for response in self._without_tasks:
+            response.seen_before = True
+        if self._without_tasks:
+            loop.call_later(self._interval, self._tick, loop)
         else:
             self._loop = None
 
@@ -180,12 +182,12 @@ class DeferredResponse:
     form: Form
     complete: bool = False
     """Whether the answer has been sent."""
-    left: bool = False
+    client_left: bool = False
     """Whether the call was cancelled because the client has left."""
-    is_old: bool = False
-    """Whether there was a round of `Responses` since the call began."""
-    attending: Sequence[asyncio.Task[None]] = ()
-    """What `attend` has started."""
+    seen_before: bool = False
+    """Whether an earlier tick of `Responses` has seen it."""
+    tasks: Sequence[asyncio.Task[None]] = ()
+    """What `start_tasks` has started."""
     _begun: bool = False
     _writing: asyncio.Lock | None = None
     """Held while something that precedes the answer is sent."""
@@ -280,28 +282,28 @@ class DeferredResponse:
 
     def close(self) -> None:
         """Stop sending comments and blanks, and do not cancel the call any more."""
-        for task in self.attending:
+        for task in self.tasks:
             task.cancel()
-        if self.left:
+        if self.client_left:
             self.task.uncancel()
 
-    def attend(self, age: float) -> None:
+    def start_tasks(self, age: float) -> None:
         """Begin to send comments and blanks, and to watch the client, `age` seconds after the call began."""
-        attending = []
-        if (silence := self.form.silence) is not None:
-            attending.append(self._ping(silence, silence - age))
+        started = []
+        if (seconds := self.form.begins_after) is not None:
+            started.append(self._keep_alive(seconds, seconds - age))
         if self.form.is_watched:
-            attending.append(self._watch(self.scope[RECEIVE]))
-        self.attending = [asyncio.create_task(task) for task in attending]
+            started.append(self._watch(self.scope[RECEIVE]))
+        self.tasks = [asyncio.create_task(each) for each in started]
 
-    async def _ping(self, silence: float, first: float) -> None:
+    async def _keep_alive(self, interval: float, first: float) -> None:
         await asyncio.sleep(first)
         while not self.complete:
-            await (self.event(PING) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
-            await asyncio.sleep(silence)
+            await (self.event(COMMENT) if self.may_stream else self._begin_with(BLANK, JSON_HEADERS))
+            await asyncio.sleep(interval)
 
     async def _watch(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         if not self.complete:
-            self.left = self.task.cancel()  # not by a scope of anyio, which costs a twentieth of a call
+            self.client_left = self.task.cancel()  # not by a scope of anyio, which costs a twentieth of a call

@@ -22,8 +22,8 @@ from pydantic import BaseModel, PydanticUserError, TypeAdapter, ValidationError,
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from ..json_values import (
+    INF_NAN_MODES,
     NUMBERS,
-    WRITTEN,
     encode,
     is_iterator,
     listed,
@@ -44,7 +44,7 @@ CONTENT: tuple[type, ...] = (CallToolResult, InputRequiredResult, Image, Audio, 
 
 
 def is_subclass_of(*kinds: type) -> Memo[type, bool]:
-    """Return what `issubclass` says of types and `kinds`: asking a dozen pydantic models takes microseconds."""
+    """Return a memo of `issubclass(kind, kinds)`, which takes microseconds for pydantic models."""
     return Memo(lambda kind: issubclass(kind, kinds))
 
 
@@ -53,7 +53,7 @@ is_special = is_subclass_of(type(None), list, tuple, str, bytes, bytearray, *CON
 """Whether the SDK converts values of a type: they are or may contain content, pydantic changes subclasses of it, or
 their length says whether they are too large."""
 
-MAX_QUICK = 1_000
+MAX_UNMEASURED = 1_000
 """Characters of a text that is measured only as it is sent."""
 
 BARE = (list, dict, tuple, set, frozenset, object, Any)
@@ -75,20 +75,20 @@ def converting(
         is_async = inspect.iscoroutinefunction(fn if inspect.isroutine(fn) else type(fn).__call__)
         result = await (fn(*args, **kwargs) if is_async else run_in_thread(partial(fn, *args, **kwargs)))
         result = _read(result, request)
-        measure(request, result)
+        require_size(request, result)
         return convert(with_lists(result))
 
     return run
 
 
-def measure(request: MCPRequest | None, result: Any) -> None:
-    """Measure what a handler returned, before it is converted, unless the conversion takes less time than that.
+def require_size(request: MCPRequest | None, result: Any) -> None:
+    """Raise if what a handler returned is too large to convert; skip what is quicker to convert than to measure.
 
     Raises:
         ToolError: it is too large.
     """
     kind = type(result)
-    is_quick = kind in NUMBERS or (kind is str and len(result) <= MAX_QUICK)
+    is_quick = kind in NUMBERS or (kind is str and len(result) <= MAX_UNMEASURED)
     if not is_quick and request and request.budget and not request.is_nested:
         request.budget.check_returned(request, result)
 
@@ -122,12 +122,12 @@ def _message(value: Any) -> Any:
 
 
 def _finite(converted: CallToolResult, result: Any) -> CallToolResult:
-    """Return the converted `result` with its numbers that JSON lacks as its model writes them.
+    """Return `converted` with NaN and infinities as `ser_json_inf_nan` of the model of `result` says.
 
     Raises:
-        NonFiniteNumberError: a serializer made such a number, and the model does not say how to write it.
+        NonFiniteNumberError: it has such a number, and the model does not say how to write it.
     """
-    if isinstance(result, BaseModel) and result.model_config.get("ser_json_inf_nan") in WRITTEN:
+    if isinstance(result, BaseModel) and result.model_config.get("ser_json_inf_nan") in INF_NAN_MODES:
         return converted.model_copy(update={"structured_content": from_json(result.model_dump_json(by_alias=True))})
     require_finite(converted.structured_content)
     return converted
@@ -149,7 +149,9 @@ _set_fields, _set_given, _set_extra, _set_private = (
 """Set the parts of a model in less time than `object.__setattr__`, which looks up each by its name."""
 
 
-def made(kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None) -> Model:
+def build_unvalidated(
+    kind: type[Model], fields: dict[str, Any], given: set[str], private: dict[str, Any] | None = None
+) -> Model:
     """Return a model with valid fields, of which a client or handler has `given` some.
 
     What pydantic does to make one takes a twentieth of a call.
@@ -240,7 +242,7 @@ class ToolMetadata(FuncMetadata):
         try:
             converted = self._converted(result, request, copies)
             if converted is result:
-                to_json(result)
+                to_json(result)  # raises for lone surrogates, which the SDK meets only when it sends
         except (PydanticSerializationError, UnicodeError, ValidationError):
             converted = self._repaired(valid_unicode(result))
         if isinstance(result, CallToolResult):
@@ -249,6 +251,7 @@ class ToolMetadata(FuncMetadata):
         elif isinstance(converted, CallToolResult):
             for block in converted.content if not isinstance(result, str) else ():
                 text = block.text if isinstance(block, TextContent) else ""
+                # null: pydantic's form of NaN in a model
                 if "NaN" in text or "Infinity" in text or "null" in text:
                     require_finite(result)
                     if converted.structured_content is not None and type(result) is not dict:
@@ -273,15 +276,17 @@ class ToolMetadata(FuncMetadata):
         lacks_text = is_structured and copies == "structure" and not isinstance(result, CONTENT)
         narrows = lacks_text and self._narrows
         if not is_object:
-            measure(request, _items_only(result) if narrows else result)
+            require_size(request, _items_only(result) if narrows else result)
         result = with_lists(result)
         if not is_object and not lacks_text and type(result) not in DATA:
             return super().convert_result(_texts_of(result) if self.output_model is None else result)
         text = result if isinstance(result, str) else to_json(result, fallback=text_of_object, indent=2).decode()
         if is_object and not lacks_text:
-            measure(request, text)
+            require_size(request, text)
         text.encode()  # raises UnicodeError for a lone surrogate
-        block = made(TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"})
+        block = build_unvalidated(
+            TextContent, {"type": "text", "text": text, "annotations": None, "meta": None}, {"type", "text"}
+        )
         fields: dict[str, Any] = {
             "meta": None,
             "content": [block],
@@ -294,8 +299,8 @@ class ToolMetadata(FuncMetadata):
             fields["structured_content"] = self._structure(result)
             given.add("structured_content")
             if lacks_text and (is_object or narrows):
-                measure(request, fields["structured_content"])
-        return made(CallToolResult, fields, given)
+                require_size(request, fields["structured_content"])
+        return build_unvalidated(CallToolResult, fields, given)
 
     def _structure(self, result: Any) -> Any:
         adapter = self._output_adapter(self.output_model)
@@ -325,7 +330,7 @@ def sendable_result(request: MCPRequest, result: dict[str, Any]) -> dict[str, An
     """Return the result of a request as JSON can have it, and record the bytes of its text and structure.
 
     Raises:
-        NonFiniteNumberError: it has a number that JSON lacks.
+        NonFiniteNumberError: it has NaN, an infinity, or an integer of more than `MAX_DIGITS` digits.
         PydanticSerializationError: it cannot be encoded.
     """
     if request.method == TOOLS_CALL and _is_plain(result):
