@@ -600,7 +600,7 @@ def broken(draw: st.DrawFn) -> Any:
 
 class BrokenEnum(Enum):
     A = b"\xff"
-    value = property(fail)  # type: ignore[assignment]
+    value = property(fail)
 
 
 @dataclasses.dataclass

@@ -123,6 +123,10 @@ def failures(server: Running) -> list[float | None]:
     return [metrics.value("mcp_telemetry_export_failures_total", signal=signal) for signal in SIGNALS]
 
 
+def wait_for_exports(received: Received, count: int) -> None:
+    wait_for(lambda: all(received.count(signal) >= count for signal in SIGNALS))
+
+
 @pytest.mark.parametrize(
     ("status", "location", "shown"),
     [
@@ -164,7 +168,7 @@ def test_a_body_without_end_takes_no_memory_and_the_export_counts_as_accepted(
     with answering(endless(header)) as (received, endpoint), exporting(serve, monkeypatch, endpoint) as server:
         for number in range(1, 4):
             server.call("health_check")
-            wait_for(lambda number=number: all(received.count(signal) >= number for signal in SIGNALS))
+            wait_for_exports(received, number)
         wait_for(lambda: len(received.sent) >= 3 * len(SIGNALS))
         assert failures(server) == [0] * len(SIGNALS)
     assert max(received.sent) < ENDLESS
@@ -174,7 +178,7 @@ def test_the_connection_is_kept(serve: Serve, monkeypatch: pytest.MonkeyPatch) -
     with answering(accept) as (received, endpoint), exporting(serve, monkeypatch, endpoint) as server:
         for number in range(1, 4):
             server.call("health_check")
-            wait_for(lambda number=number: all(received.count(signal) >= number for signal in SIGNALS))
+            wait_for_exports(received, number)
         assert failures(server) == [0] * len(SIGNALS)
     assert len(received.connections) == len(SIGNALS)
 
