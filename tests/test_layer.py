@@ -57,6 +57,7 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
         "test_auth_token.py",
         "test_rate_limit.py",
         "test_telemetry.py",
+        "test_telemetry_session.py",
     ),
     "default-upstream_auth-token_exchange": CREDENTIALS["default-upstream_auth-token_exchange"],
     OPENAPI: ("test_openapi.py", "test_openapi_media_types.py"),

@@ -36,6 +36,7 @@ OPTIONAL = (
     "observe.metrics_tool",
     "observe.redaction",
     "observe.telemetry",
+    "observe.telemetry_session",
     "observe.telemetry_signals",
     "openapi",
     "redis_connections",

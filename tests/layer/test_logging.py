@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import dataclasses
 import io
 import json
 import logging
@@ -13,12 +15,16 @@ import select
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 import httpx2
 import pytest
+import structlog
 from anyio import to_thread
 from hypothesis import given
 from hypothesis import strategies as st
@@ -524,6 +530,146 @@ def test_any_message_with_any_fields_is_one_line(message: str, fields: dict[str,
     line = written(lambda writer: writer.write_record(20, "any", message, fields, None))
     assert line["level"] == "info"
     assert line["logger"] == "any"
+
+
+failing: ContextVar[BaseException | None] = ContextVar("failing", default=None)
+"""What the methods of the owner's classes raise."""
+
+
+@contextlib.contextmanager
+def raising(error: BaseException) -> Iterator[None]:
+    token = failing.set(error)
+    try:
+        yield
+    finally:
+        failing.reset(token)
+
+
+def fail(*arguments: object) -> Any:
+    if (error := failing.get()) is not None:
+        raise error
+    return None
+
+
+METHODS = (
+    *("__str__", "__repr__", "__eq__", "__len__", "__bool__", "__iter__", "__getitem__", "__format__"),
+    *("__int__", "__float__", "__index__", "__fspath__", "items", "keys", "values", "isoformat", "lower", "value"),
+)
+
+
+class Metaclass(type):
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__mro__"):
+            fail()
+        return super().__getattribute__(name)
+
+    def __eq__(cls, other: object) -> bool:
+        fail()
+        return cls is other
+
+    __hash__ = type.__hash__
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> Any:
+    """Return a value of a class of which some methods raise."""
+    base, arguments = draw(
+        st.sampled_from(
+            [
+                (object, ()),
+                (str, ("token=hunter2",)),
+                (bytes, (b"x",)),
+                (int, (2**70,)),
+                (float, (1.5,)),
+                (dict, ({"a": 1, "tokens": 2},)),
+                (list, ([1, ("cookie", "x")],)),
+                (tuple, (("token", "x"),)),
+                (set, ({1},)),
+                (date, (2026, 1, 1)),
+                (ValueError, ("x",)),
+            ]
+        )
+    )
+    members: dict[str, Any] = dict.fromkeys(draw(st.sets(st.sampled_from(METHODS), max_size=6)), fail)
+    if draw(st.booleans()):
+        members["__class__"] = property(draw(st.sampled_from([fail, lambda self: str, lambda self: Decimal])))
+    members["__hash__"] = object.__hash__  # a key needs one
+    metaclass = draw(st.sampled_from([type, type, Metaclass]))
+    return metaclass("Own", (base,), members)(*arguments)
+
+
+class BrokenEnum(Enum):
+    A = b"\xff"
+    value = property(fail)
+
+
+@dataclasses.dataclass
+class BrokenFields:
+    a: int = 1
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "a":
+            fail()
+        return super().__getattribute__(name)
+
+
+broken_values = st.recursive(
+    broken() | st.builds(lambda: BrokenEnum.A) | st.builds(lambda: BrokenFields()) | st.integers() | texts,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(st.sampled_from(["token", "city"]), inner)
+        | st.lists(st.tuples(texts | broken(), inner), max_size=3).map(dict)
+    ),
+    max_leaves=6,
+)
+failures = st.sampled_from(
+    [ValueError("x"), SystemExit(3), KeyboardInterrupt(), RecursionError(), asyncio.CancelledError()]
+)
+
+
+@pytest.mark.pure
+@given(broken_values, failures, st.sampled_from(["field", "token", "max_tokens"]))
+def test_a_value_whose_methods_raise_fails_no_call_that_logs(value: Any, failure: BaseException, key: str) -> None:
+    def with_structlog(writer: RecordWriter) -> None:
+        with contextlib.suppress(structlog.DropEvent):
+            writer.process_event(logging.getLogger("own"), "error", {"event": "m", key: value})
+
+    def with_logging(writer: RecordWriter) -> None:
+        logger = logging.Logger("own")
+        logger.addHandler(StdlibHandler(writer))
+        logger.error("m", extra={key: value})
+
+    def as_message(writer: RecordWriter) -> None:
+        fields = {"event": value, "positional_args": (value,), "exc_info": value, "stack_info": value}
+        with contextlib.suppress(structlog.DropEvent):
+            writer.process_event(logging.getLogger("own"), "error", fields)
+
+    with raising(failure):
+        for act in (with_structlog, with_logging):
+            line = written(act)
+            assert line["message"] == "m"
+            assert key in line
+            assert "logging_failed" not in line
+        assert written(as_message)["level"] == "error"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (type("Own", (str,), {"__str__": fail})("x"), "<Own that cannot be shown: ValueError>"),
+        (type("Own", (dict,), {"items": fail})(a=1), "<Own that cannot be shown: ValueError>"),
+        (type("Own", (date,), {"isoformat": fail})(2026, 1, 1), "<Own that cannot be shown: ValueError>"),
+        ({type("Own", (), {"__repr__": fail})(): 1}, {"<Own that cannot be shown: ValueError>": 1}),
+        ({"token": type("Own", (), {"__eq__": fail, "__hash__": None})()}, {"token": REDACTED}),
+        ([1, BrokenEnum.A], [1, "<BrokenEnum that cannot be shown: ValueError>"]),
+    ],
+)
+def test_only_the_value_whose_method_raises_is_not_shown(value: object, shown: object) -> None:
+    with raising(ValueError()):
+        line = written(lambda writer: writer.write_record(20, "x", "m", {"value": value, "other": 1}, None))
+        whole = Redactor().value(value)
+    assert (line["value"], line["other"]) == (shown, 1)
+    assert isinstance(whole, dict) is isinstance(value, dict)
 
 
 def test_configured_secrets_are_never_logged(serve: Serve, capfd: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import TraceState
+from starlette.requests import Request
 
 from harness import DEADLINE_SECONDS, HEADERS, Running, Serve, config, message, modern, result_of, run_python, wait_for
 from stand_in import StandIn, refusing, silent
@@ -44,6 +45,7 @@ from weather_station.production.config import ConfigError
 from weather_station.production.observe import telemetry
 from weather_station.production.observe.redaction import Redactor
 from weather_station.production.observe.telemetry import CallerSampler, OncePerMinute, RedactingExporter
+from weather_station.production.observe.throttle import MAX_LINES
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve.connections import base_url, bind
 from weather_station.server import create_app, create_server
@@ -312,6 +314,10 @@ def test_secrets_are_redacted_in_every_part_of_a_span(act: Callable[[trace.Span]
     assert "[redacted]" in export(act).to_json()
 
 
+def test_a_key_is_exported_in_valid_unicode() -> None:
+    assert export(lambda span: span.set_attribute("k\ud800", "x")).attributes == {"k\ufffd": "x"}
+
+
 PIECES = ("token", "=", "api_key", "?sig=", "Bearer ", "://", "u:p", "@", '"', "'", "\n", " ", "a0b1c2d3e4f5", KNOWN)
 
 
@@ -325,7 +331,7 @@ PIECES = ("token", "=", "api_key", "?sig=", "Bearer ", "://", "u:p", "@", '"', "
 def test_a_span_without_secrets_is_exported_as_it_is_and_any_other_redacted(attributes: dict[str, Any]) -> None:
     kept = InMemorySpanExporter()
     redactor = Redactor([KNOWN])
-    RedactingExporter(kept, redactor).export([ReadableSpan("work", attributes=attributes)])
+    RedactingExporter(kept, redactor).export([ReadableSpan("work", attributes=attributes, start_time=1, end_time=2)])
     (exported,) = kept.get_finished_spans()
     assert dict(exported.attributes or {}) == redactor.value(attributes)
 
@@ -400,6 +406,33 @@ def test_a_field_of_the_client_does_not_fail_its_request(serve: Serve, collector
         response = server.client.post(server.url, content=json.dumps(content), headers=headers)
         assert not result_of(response)["isError"]
         assert collector.one("tools/call health_check").trace_id == TRACE_ID or name == "traceparent"
+
+
+@pytest.mark.parametrize("name", ["tracestate", "baggage"])
+def test_wrong_fields_of_clients_are_a_few_lines(
+    serve: Serve, collector: Collector, capfd: pytest.CaptureFixture[str], name: str
+) -> None:
+    fields = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", name: "x," * 4000}
+    with serve(telemetry_endpoint=collector.endpoint) as server:
+        capfd.readouterr()
+        for _ in range(30):
+            content = server.request("health_check")
+            content["params"]["_meta"] = fields
+            server.post(content)
+        lines = [line for line in capfd.readouterr().err.splitlines() if "opentelemetry" in line]
+    assert len(lines) <= 2 * MAX_LINES  # an interval may end in between
+
+
+def test_several_headers_of_the_state_of_a_trace_are_one_list() -> None:
+    parent = f"00-{TRACE_ID}-{PARENT_ID}-01".encode()
+    headers = [(b"traceparent", parent), (b"tracestate", b"a=1,b=2"), (b"tracestate", b"c=3")]
+    http = Request({"type": "http", "headers": headers})
+    context = telemetry._extracted(telemetry._trace_headers(http))
+    state = trace.get_current_span(context).get_span_context().trace_state
+    assert list(state.items()) == [("a", "1"), ("b", "2"), ("c", "3")]
+    longer = Request({"type": "http", "headers": [*headers, (b"tracestate", b"d=" + b"x" * telemetry.MAX_TRACE_FIELD)]})
+    context = telemetry._extracted(telemetry._trace_headers(longer))
+    assert trace.get_current_span(context).get_span_context().trace_state == {}
 
 
 @pytest.mark.parametrize("wrong", ["x", "00-0-0-01", f"00-{'0' * 32}-{PARENT_ID}-01", "0" * 100_000, 7, None])
@@ -483,6 +516,37 @@ def test_no_value_of_an_owner_fails_an_export(
     if exported is not None:
         found = span.attributes[key]
         assert (found if isinstance(found, str) else [item.string_value for item in found.values]) == exported
+
+
+@pytest.mark.parametrize(
+    ("scope", "act"),
+    [
+        (("sc\ud800",), lambda span: None),
+        (("own", "v\ud800", None, "u\ud800", {"k\ud800": "\ud800", "n": 2**70}), lambda span: None),
+        (("own",), lambda span: span.end(end_time=-5)),
+        (("own",), lambda span: span.end(end_time=2**80)),
+        (("own",), lambda span: span.end(end_time=1.5e9)),
+        (("own",), lambda span: span.end(end_time="now")),
+        (("own",), lambda span: span.add_event("event", timestamp=-5)),
+        (("own",), lambda span: span.add_event("event", timestamp=2**64)),
+    ],
+)
+def test_no_tracer_or_time_of_an_owner_fails_an_export(
+    serve: Serve, collector: Collector, scope: tuple[Any, ...], act: Callable[[Any], object]
+) -> None:
+    def register(server: ProductionServer) -> None:
+        async def work() -> str:
+            span = trace.get_tracer(*scope).start_span("own work")
+            act(span)
+            if span.is_recording():
+                span.end()
+            return "done"
+
+        server.tool()(work)
+
+    with serve(register, telemetry_endpoint=collector.endpoint) as server:
+        server.call("work")
+        collector.one("own work")
 
 
 def test_large_texts_take_little_memory_in_the_queue(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

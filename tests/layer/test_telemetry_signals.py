@@ -14,7 +14,7 @@ from harness import DEADLINE_SECONDS, Running, Serve, config, has, log_lines, ru
 from stand_in import silent
 from weather_station.production import get_logger
 from weather_station.production.config import ConfigError
-from weather_station.production.observe import telemetry_signals
+from weather_station.production.observe import telemetry_metrics, telemetry_signals
 from weather_station.production.sdk import ProductionServer
 from weather_station.server import create_server
 
@@ -153,6 +153,35 @@ def test_failed_exports_are_counted(serve: Serve, monkeypatch: pytest.MonkeyPatc
         wait_for(lambda: all(failures(server)))
 
 
+def test_an_export_that_fails_before_the_exporter_is_counted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        raise ValueError("a metric that cannot be read")
+
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "20")
+    monkeypatch.setattr(telemetry_metrics, "converted", fail)
+    with receiving(serve, "grpc", monkeypatch) as (server, collector):
+        wait_for(lambda: server.metrics().value("mcp_telemetry_export_failures_total", signal="metrics"))
+        assert collector.requests["metrics"] == []
+
+
+def test_an_outage_is_one_line_a_minute_although_no_traces_are_exported() -> None:
+    done = run_python(
+        """
+with harness.running(harness.config(telemetry_endpoint="http://127.0.0.1:9")) as server:
+    def failures():
+        return server.metrics().value("mcp_telemetry_export_failures_total", signal="metrics")
+    harness.wait_for(lambda: failures() > 3)
+""",
+        OTEL_TRACES_EXPORTER="none",
+        OTEL_METRIC_EXPORT_INTERVAL=20,
+        OTEL_BLRP_SCHEDULE_DELAY=20,
+        OTEL_EXPORTER_OTLP_TIMEOUT=1,
+    )
+    assert done.returncode == 0, done.stderr
+    about_export = [line for line in done.stderr.splitlines() if "opentelemetry" in line]
+    assert len(about_export) == 1, about_export
+
+
 def test_signals_can_be_switched_off(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
     monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
@@ -161,7 +190,7 @@ def test_signals_can_be_switched_off(serve: Serve, monkeypatch: pytest.MonkeyPat
     assert collector.requests == {"metrics": [], "logs": [], "traces": []}
 
 
-@pytest.mark.parametrize("interval", ["0", "-1", "x", "1.5", "86400001"])
+@pytest.mark.parametrize("interval", ["0", "-1", "x", "1.5", "86400001", "9" * 5000])
 def test_an_interval_that_is_none_stops_the_start(serve: Serve, monkeypatch: pytest.MonkeyPatch, interval: str) -> None:
     monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", interval)
     with pytest.raises(ConfigError, match="OTEL_METRIC_EXPORT_INTERVAL"), receiving(serve, "grpc", monkeypatch):

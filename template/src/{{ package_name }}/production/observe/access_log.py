@@ -14,6 +14,9 @@ from ..registry import Registry
 MAX_PATH = 200
 """Characters of a path in the log."""
 
+CLIENT_CLOSED = 499
+"""The status, as nginx logs it, of a request whose client left before the response began."""
+
 _random = SystemRandom()
 logger = logging.getLogger(__name__)
 
@@ -31,7 +34,7 @@ class AccessLog:
         if scope["type"] != "http" or not logger.isEnabledFor(level):
             await self._app(scope, receive, send)
             return
-        status = 500
+        status = CLIENT_CLOSED
         started = time.perf_counter()
 
         async def send_and_note(message: Message) -> None:
@@ -42,6 +45,9 @@ class AccessLog:
 
         try:
             await self._app(scope, receive, send_and_note)
+        except BaseException:
+            status = 500 if status == CLIENT_CLOSED else status
+            raise
         finally:
             fields = {
                 "http_method": scope["method"],

@@ -30,7 +30,7 @@ from ..terminal import coloured
 from . import plain_logging
 from .access_log import AccessLog
 from .log_formats import Console, Format, as_json, bounded
-from .redaction import Redactor, configured_secrets
+from .redaction import Redactor, class_name, configured_secrets
 from .stderr import FLUSH_SECONDS, STDERR
 from .throttle import Throttle
 
@@ -155,13 +155,13 @@ class RecordWriter:
             redacted = self.redactor.value(fields) if fields else {}
             exception = _exception_info(exc_info)
             if exception is not None:
-                redacted["error_type"] = exception[0].__qualname__
+                redacted["error_type"] = self.redactor.value(exception[0].__qualname__)
                 redacted["exception"] = self._redacted_trace("".join(traceback.format_exception(*exception)))
             if stack:
                 text = stack if isinstance(stack, str) else "".join(traceback.format_stack())
                 redacted["stack"] = self._redacted_trace(text)
-        except Exception as error:
-            redacted = {"logging_failed": type(error).__name__}
+        except BaseException as error:  # raised by a method of what was logged; nothing is awaited here
+            redacted = {"logging_failed": class_name(error)}
         self.write_line(level, logger, message, redacted)
 
     def write_line(self, level: int, logger: str, message: str, fields: dict[str, Any]) -> None:

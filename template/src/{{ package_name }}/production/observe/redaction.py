@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import Enum
 from functools import cache, lru_cache, partial
 from pathlib import PurePath
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 from urllib.parse import quote, unquote
 from uuid import UUID
 
@@ -319,40 +319,46 @@ class Redactor:
     def value(self, value: object) -> Any:
         """Return `value` as JSON values without secrets, at most `MAX_DEPTH` deep and `MAX_VALUES` in all.
 
-        A value that JSON has no type for becomes its repr. Exceptions from the value's own methods are not raised.
+        A value that JSON has no type for becomes its repr, a mapping always a `dict`. Exceptions from the value's own
+        methods are not raised.
         """
         self._learn()
-        return self._value(value, MAX_DEPTH, _Budget())
+        shown = self._value(value, MAX_DEPTH, _Budget())
+        return {"...": shown} if type(shown) is str and issubclass(type(value), Mapping) else shown
 
     def _value(self, value: object, depth: int, budget: _Budget) -> Any:
         budget.left -= 1
-        if type(value) is str:
-            return self.shortened(value)
-        if value is None or isinstance(value, bool):
+        kind = type(value)
+        if kind is str:
+            return self.shortened(cast("str", value))
+        if value is None or kind is bool:
             return value
+        if kind is int:
+            return _integer(cast("int", value))
+        try:
+            return self._object(value, depth, budget)
+        except BaseException as error:  # raised by its own methods, which are not awaited: no cancellation of the task
+            return self.shortened(f"<{class_name(value)} that cannot be shown: {class_name(error)}>")
+
+    def _object(self, value: object, depth: int, budget: _Budget) -> Any:
         if isinstance(value, Enum):
             value = value.value
         if isinstance(value, str):
-            return self.shortened(str(value))
+            return self.shortened(_exact(str(value)))
         if isinstance(value, int):
             return _integer(int(value))
         if isinstance(value, float):
-            return float(value) if math.isfinite(value) else repr(float(value))
-        try:
-            return self._object(value, depth, budget)
-        except Exception as error:  # raised by its __repr__, its iterator or a property
-            return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
-
-    def _object(self, value: object, depth: int, budget: _Budget) -> Any:
+            number = float(value)
+            return number if math.isfinite(number) else repr(number)
         if isinstance(value, (date, time)):
-            return value.isoformat()
+            return _exact(value.isoformat())
         if isinstance(value, (UUID, Decimal, PurePath)):
-            return self.shortened(str(value))
+            return self.shortened(_exact(str(value)))
         if isinstance(value, (Mapping, BaseModel)) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
             return self._mapping(_fields(value), depth, budget) if depth else "..."
         if isinstance(value, (list, tuple, Set)):
             return self._list(value, depth, budget) if depth else "..."
-        return self.shortened(repr(value))
+        return self.shortened(_exact(repr(value)))
 
     def _mapping(self, items: Iterable[tuple[object, object]], depth: int, budget: _Budget) -> dict[str, Any]:
         redacted: dict[str, Any] = {}
@@ -360,14 +366,23 @@ class Redactor:
             if budget.left <= 0:
                 redacted["..."] = "more"
                 break
-            name = raw if isinstance(raw, str) else repr(raw)
+            name = raw if type(raw) is str else self._key(raw)
             known = self._names.get(name)
             key, secret = self._name(name) if known is None else known
             while key in redacted:
                 key += "_"
-            secret = secret and not _is_harmless(name, value)
-            redacted[key] = REDACTED if secret else self._value(value, depth - 1, budget)
+            if secret and not _is_harmless(name, value):
+                budget.left -= 1
+                redacted[key] = REDACTED
+            else:
+                redacted[key] = self._value(value, depth - 1, budget)
         return redacted
+
+    def _key(self, key: object) -> str:
+        try:
+            return _exact(key if isinstance(key, str) else repr(key))
+        except BaseException as error:  # as in `_value`
+            return f"<{class_name(key)} that cannot be shown: {class_name(error)}>"
 
     def _name(self, name: str) -> tuple[str, bool]:
         """Return a name without secrets, and whether it is that of a secret; keep both for the next time."""
@@ -405,6 +420,20 @@ def shorten(text: str, limit: int, length: int = 0) -> str:
     return f"{text[:limit]}... ({max(length, len(text))} characters)"
 
 
+def _exact(text: str) -> str:
+    """Return a text of a subclass of `str`, whose methods may raise, as a `str`.
+
+    Raises:
+        TypeError: it is no text.
+    """
+    return str.__str__(text)
+
+
+def class_name(value: object) -> str:
+    """Return the name of the class of `value`, whatever its metaclass does."""
+    return _exact(type.__dict__["__name__"].__get__(type(value)))
+
+
 def _integer(number: int) -> int | str:
     if -(2**63) <= number < 2**64:
         return number
@@ -421,9 +450,10 @@ def _fields(value: Any) -> Iterable[tuple[object, object]]:
 
 def _is_harmless(key: str, value: object) -> bool:
     """Return whether the value of a secret's name is no secret: empty, a boolean, or a number of tokens."""
-    if value is None or isinstance(value, bool) or value in ("", b""):
+    kind = type(value)  # none of its own methods is called: they may raise
+    if value is None or kind is bool or ((kind is str or kind is bytes) and not value):
         return True
-    return isinstance(value, (int, float)) and key.lower().endswith("tokens")
+    return issubclass(kind, (int, float)) and key.lower().endswith("tokens")
 
 
 def _is_secret_pair(element: object) -> TypeGuard[tuple[str | bytes, object]]:

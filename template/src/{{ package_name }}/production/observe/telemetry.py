@@ -24,6 +24,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import Sampler, SamplingResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link as SpanLink
 from opentelemetry.trace import SpanKind, Status, StatusCode
 from opentelemetry.util.types import Attributes
@@ -47,11 +48,12 @@ EXPORTERS = (
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
     "opentelemetry.exporter.otlp.proto.http._log_exporter",
     "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.proto.common._internal",
 )
 """The loggers of the exporters."""
 
-TRACE_FIELDS = ("traceparent", "tracestate", "baggage")
-"""Fields of a request's `_meta` (MCP specification 2026-07-28, basic#meta)."""
+TRACE_FIELDS = ("traceparent", "tracestate")
+"""Fields of a request's `_meta` (MCP specification 2026-07-28, basic#meta) and of HTTP. Nothing reads `baggage`."""
 
 MAX_TRACE_FIELD = 8192
 """Characters of one of `TRACE_FIELDS`; a longer one is ignored."""
@@ -70,6 +72,9 @@ MAX_BATCH = 256
 
 MAX_INTEGER = 2**63
 """OTLP has no larger integers."""
+
+MAX_TIME = 2**64 - 1
+"""The last time of OTLP, in nanoseconds since 1970."""
 
 Signal = Literal["traces", "metrics", "logs"]
 
@@ -132,9 +137,15 @@ def batches(exporter: SpanExporter) -> BatchSpanProcessor:
 
 def counting(registry: Registry, signal: Signal, exporter: Any) -> Any:
     """Make an exporter of a signal count the exports that fail, and return it."""
+    exporter.export = counted(registry, signal, exporter.export)
+    return exporter
+
+
+def counted(registry: Registry, signal: Signal, export: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `export`, which counts the calls that raise an exception or do not return `SUCCESS`."""
+    _limit_exporter_logs()
     documentation = "Exports over OTLP that the collector did not accept."
     failures = registry.meter.counter("mcp_telemetry_export_failures_total", documentation, ("signal",))(signal)
-    export = exporter.export
 
     def count_failure(*batch: Any, **options: Any) -> Any:
         result = None
@@ -145,8 +156,7 @@ def counting(registry: Registry, signal: Signal, exporter: Any) -> Any:
                 failures.inc()
         return result
 
-    exporter.export = count_failure
-    return exporter
+    return count_failure
 
 
 def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
@@ -202,7 +212,7 @@ async def _trace(request: MCPRequest, call_next: CallNext) -> Result:
 def _parent(request: MCPRequest) -> tuple[Context | None, list[SpanLink]]:
     """Return the context of the client's span, `None` for that of the running code, and the links."""
     http = request.context.request
-    of_http = _extracted(http.headers) if http is not None and _has(http, b"traceparent") else None
+    of_http = _extracted(_trace_headers(http)) if http is not None and _has(http, b"traceparent") else None
     of_message = _extracted(request.context.meta or {})
     if of_message is None or of_http is None:
         return of_message or of_http, []
@@ -212,6 +222,12 @@ def _parent(request: MCPRequest) -> tuple[Context | None, list[SpanLink]]:
 def _has(http: Request, name: bytes) -> bool:
     """Return whether a request has a header: the request's own mapping takes several times as long."""
     return any(key == name for key, _ in http.scope["headers"])
+
+
+def _trace_headers(http: Request) -> dict[str, str]:
+    """Return `TRACE_FIELDS` of the headers; several lines of `tracestate` are one list (W3C Trace Context, 3.3.1)."""
+    fields = {name: http.headers.getlist(name) for name in TRACE_FIELDS}
+    return {name: ",".join(values) if name == "tracestate" else values[0] for name, values in fields.items() if values}
 
 
 def _extracted(carrier: Mapping[str, Any]) -> Context | None:
@@ -335,7 +351,7 @@ def _bounded(span: ReadableSpan) -> ReadableSpan:
         span.name[:MAX_QUEUED],
         Status(span.status.status_code, (span.status.description or "")[:MAX_QUEUED] or None),
         short(span.attributes),
-        [Event(event.name[:MAX_QUEUED], short(event.attributes), event.timestamp) for event in span.events],
+        [Event(event.name[:MAX_QUEUED], short(event.attributes), _time(event.timestamp)) for event in span.events],
         [SpanLink(link.context, short(link.attributes)) for link in span.links],
     )
 
@@ -358,10 +374,33 @@ def _copied(
         links,
         span.kind,
         status=status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
+        start_time=_time(span.start_time),
+        end_time=_time(span.end_time),
+        instrumentation_scope=_scope(span.instrumentation_scope),
     )
+
+
+def _time(value: Any) -> int:
+    """Return the time of a span that OTLP can have; 0 for what is no number."""
+    try:
+        return min(max(int(value), 0), MAX_TIME)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _is_time(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_TIME
+
+
+@lru_cache(maxsize=256)
+def _scope(scope: InstrumentationScope | None) -> InstrumentationScope | None:
+    """Return the scope of a tracer in valid Unicode: `scope` itself where it is."""
+    if scope is None:
+        return None
+    texts = [str(text or "") for text in (scope.name, scope.version, scope.schema_url)]
+    name, version, schema_url = valid_unicode(texts)
+    cleaned = InstrumentationScope(name, version, schema_url, encodable(scope.attributes or {}))
+    return scope if cleaned == scope else cleaned
 
 
 class CallerSampler(Sampler):
@@ -406,7 +445,6 @@ def _process_provider(registry: Registry) -> ServerTracerProvider | None:
     """Set and return the provider of this process; `None` where another one is set, as by auto-instrumentation."""
     current = trace.get_tracer_provider()
     if isinstance(current, trace.ProxyTracerProvider):
-        _limit_exporter_logs()
         provider = ServerTracerProvider(registry)
         trace.set_tracer_provider(provider)
         return provider
@@ -460,7 +498,11 @@ class RedactingExporter(SpanExporter):
     def _is_clean(self, span: ReadableSpan) -> bool:
         """Return whether `span` can be exported as it is: a check that costs an eighth of a redacted copy."""
         attributes = span.attributes or {}
-        if span.events or span.links or span.status.description or _any_is_secret(tuple(attributes)):
+        if span.events or span.links or span.status.description or not _are_clean(tuple(attributes)):
+            return False
+        if not (_is_time(span.start_time) and _is_time(span.end_time)):
+            return False
+        if _scope(span.instrumentation_scope) is not span.instrumentation_scope:
             return False
         texts = [span.name]
         for value in attributes.values():
@@ -478,7 +520,7 @@ class RedactingExporter(SpanExporter):
             Status(span.status.status_code, self._text(span.status.description or "") or None),
             self._attributes(span.attributes),
             [
-                Event(self._text(event.name), self._attributes(event.attributes), event.timestamp)
+                Event(self._text(event.name), self._attributes(event.attributes), _time(event.timestamp))
                 for event in span.events
             ],
             [SpanLink(link.context, self._attributes(link.attributes)) for link in span.links],
@@ -507,9 +549,9 @@ def _encodable(value: Any) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _any_is_secret(keys: tuple[str, ...]) -> bool:
+def _are_clean(keys: tuple[str, ...]) -> bool:
     # Cached, because most spans have the same keys.
-    return any(map(is_secret, keys))
+    return valid_unicode(keys) == keys and not any(map(is_secret, keys))
 
 
 class OncePerMinute(logging.Filter):
@@ -526,10 +568,12 @@ class OncePerMinute(logging.Filter):
         return True
 
 
+once_per_minute = OncePerMinute()
+
+
 def _limit_exporter_logs() -> None:
-    once_per_minute = OncePerMinute()
     for name in EXPORTERS:
-        logging.getLogger(name).addFilter(once_per_minute)
+        logging.getLogger(name).addFilter(once_per_minute)  # which a logger has only once
     # These have a warning for each span while the queue is full, and for each attribute beyond a limit.
     for name in ("opentelemetry.sdk._shared_internal", "opentelemetry.attributes"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from ..registry import Registry
+from .telemetry_session import collector_session
 from .telemetry_settings import exports, require
 
 if TYPE_CHECKING:
@@ -27,4 +28,4 @@ def exporter(endpoint: str | None) -> SpanExporter:
     """Return an exporter to `endpoint`, a base URL such as `http://jaeger:4318`, or to that of the environment."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
-    return OTLPSpanExporter(endpoint=endpoint and endpoint.removesuffix(PATH) + PATH)
+    return OTLPSpanExporter(endpoint=endpoint and endpoint.removesuffix(PATH) + PATH, session=collector_session())

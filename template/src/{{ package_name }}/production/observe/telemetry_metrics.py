@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 import prometheus_client as prometheus
@@ -38,6 +39,7 @@ ATTRIBUTES = {
 UNITS = {"_seconds": "s", "_bytes": "By"}
 
 INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
+MAX_DIGITS = 20
 
 READY_SECONDS = 5.0
 """How long an export waits for the readiness checks, which end within two seconds."""
@@ -55,10 +57,10 @@ def install(registry: Registry) -> None:
     if not exports(registry.config, "metrics") or not isinstance(meter, PrometheusMeter):
         return
     from . import telemetry_signals
-    from .telemetry import counting, resource_of
+    from .telemetry import counted, resource_of
 
     text = otel_environment().get(INTERVAL, "60000")
-    if not text.isdecimal() or not 0 < int(text) <= 86_400_000:
+    if len(text) > MAX_DIGITS or not text.isdecimal() or not 0 < int(text) <= 86_400_000:
         raise ConfigError([f"{INTERVAL}: must be a number of milliseconds (accepted: from 1 to 86400000)"])
     exporters = [telemetry_signals.exporter_of(registry.config, "metrics")]
     resource = resource_of(registry.about)
@@ -66,8 +68,17 @@ def install(registry: Registry) -> None:
     started = time.time_ns()
     stopped = threading.Event()
 
-    def export() -> None:
-        exporters[-1].export(converted(meter.collect(), resource, started, time.time_ns()))
+    def send() -> Any:
+        return exporters[-1].export(converted(meter.collect(), resource, started, time.time_ns()))
+
+    send_and_count = counted(registry, "metrics", send)
+
+    def export(is_last: bool = False) -> None:
+        try:
+            send_and_count()
+        except Exception:
+            if is_last or not stopped.is_set():  # else its exporter was closed
+                log.warning("the metrics could not be exported", exc_info=True)
 
     async def update_ready() -> None:
         ready.set(0 if await failing_checks(registry) else 1)
@@ -76,22 +87,18 @@ def install(registry: Registry) -> None:
         while not stopped.wait(int(text) / 1000):
             with suppress(RuntimeError, TimeoutError, CancelledError):  # the loop ends, or is busy
                 asyncio.run_coroutine_threadsafe(update_ready(), loop).result(READY_SECONDS)
-            try:
-                export()
-            except Exception:
-                if not stopped.is_set():  # else its exporter was closed
-                    log.warning("the metrics could not be exported", exc_info=True)
+            export()
 
     async def start() -> None:
         stopped.clear()
-        exporters.append(counting(registry, "metrics", telemetry_signals.exporter_of(registry.config, "metrics")))
+        exporters.append(telemetry_signals.exporter_of(registry.config, "metrics"))
         # A daemon thread, so that a collector that does not answer cannot keep the process alive.
         threading.Thread(target=run, args=(asyncio.get_running_loop(),), name="metrics export", daemon=True).start()
 
     async def stop() -> None:
         if not stopped.is_set():
             stopped.set()
-            await telemetry_signals.finish(export, exporters[-1].shutdown, "metrics")
+            await telemetry_signals.finish(partial(export, is_last=True), exporters[-1].shutdown, "metrics")
 
     registry.on_startup.append(start)
     registry.on_shutdown.append(stop)

@@ -12,6 +12,7 @@ import structlog
 
 from ..config import ProductionConfig
 from .telemetry import FLUSH_SECONDS
+from .telemetry_session import collector_session
 from .telemetry_settings import exports, otel_environment, require, standard_endpoints
 
 MODULES = {"metrics": ("metric_exporter", "OTLPMetricExporter"), "logs": ("_log_exporter", "OTLPLogExporter")}
@@ -37,8 +38,13 @@ def exporter_of(config: ProductionConfig, signal: Literal["metrics", "logs"]) ->
         endpoint = None
     elif endpoint and protocol == "http":
         endpoint = f"{endpoint.removesuffix('/v1/traces')}/v1/{signal}"
-    require(lambda: exporter(endpoint=endpoint).shutdown())
-    return exporter(endpoint=endpoint)
+
+    def make() -> Any:
+        options = {} if protocol == "grpc" else {"session": collector_session()}
+        return exporter(endpoint=endpoint, **options)
+
+    require(lambda: make().shutdown())
+    return make()
 
 
 async def finish(export: Callable[[], object], shutdown: Callable[[], object], signal: str) -> None:

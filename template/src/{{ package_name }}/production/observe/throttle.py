@@ -10,7 +10,18 @@ from collections.abc import Callable
 LOG_INTERVAL_SECONDS = 10.0
 """The interval in which the number of lines is limited."""
 
-LIBRARIES = ("anyio", "asyncio", "h11", "httptools", "mcp", "sse_starlette", "starlette", "uvicorn", "websockets")
+LIBRARIES = (
+    "anyio",
+    "asyncio",
+    "h11",
+    "httptools",
+    "mcp",
+    "opentelemetry",
+    "sse_starlette",
+    "starlette",
+    "uvicorn",
+    "websockets",
+)
 """Loggers, with those below them, of libraries that handle what arrives from clients."""
 
 MAX_LINES = 5

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -83,12 +83,14 @@ def use(handler: RootHandler, processors: Iterable[Processor], level: str) -> No
 
 def format_message(message: object, arguments: object) -> str:
     """Return `message % arguments` as the standard library does, or `message` alone where they do not fit."""
-    if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
-        arguments = arguments[0]
     try:
-        return str(message) % arguments if arguments else str(message)
-    except Exception as error:
-        return message if isinstance(message, str) else f"message that cannot be shown: {error.__class__.__name__}"
+        if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], dict):
+            arguments = arguments[0]
+        return str.__str__(str(message) % arguments if arguments else str(message))
+    except BaseException as error:  # raised by a method of what is logged; nothing is awaited here
+        if issubclass(type(message), str):
+            return str.__str__(cast("str", message))
+        return f"message that cannot be shown: {type(error).__name__}"
 
 
 def _as_record(logger: WrappedLogger, method_name: str, event: EventDict) -> tuple[tuple[str], dict[str, Any]]:
