@@ -40,6 +40,7 @@ UNITS = {"_seconds": "s", "_bytes": "By"}
 
 INTERVAL = "OTEL_METRIC_EXPORT_INTERVAL"
 MAX_DIGITS = 20
+"""Digits of an interval: Python does not read a number of thousands."""
 
 READY_SECONDS = 5.0
 """How long an export waits for the readiness checks, which end within two seconds."""
