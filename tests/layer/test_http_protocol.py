@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import json
-from collections.abc import Iterator
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mcp.server.mcpserver import Context
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from harness import HAS_METRICS, HEADERS, Running, Serve, config, message, running, wait_for
-from raw_http import Raw
+from harness import (
+    HAS_METRICS,
+    HEADERS,
+    LEGACY,
+    MODERN,
+    Running,
+    Serve,
+    config,
+    message,
+    modern,
+    running,
+    wait_for,
+)
+from raw_http import Raw, post_head
 from weather_station.production.sdk import ProductionServer
 from weather_station.production.serve import http_protocol
 from weather_station.production.serve.http_protocol import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     MAX_PIPELINED,
+    MAX_QUEUED_BYTES,
     MAX_TINY_CHUNKS,
     TINY_CHUNK,
+    HttpProtocol,
 )
 
 MIB = 1024 * 1024
+READ_BYTES = 256 * 1024
+"""What the event loop reads at once."""
 H2C = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n"
 WEBSOCKET = (
     b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: x\r\n"
@@ -169,6 +191,233 @@ def test_more_requests_at_once_than_the_limit_close_the_connection(echo: Running
     with Raw(echo.base) as connection:
         connection.send(b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n" * MAX_PIPELINED)
         assert [connection.response()[0] for _ in range(MAX_PIPELINED)] == [200] * MAX_PIPELINED
+
+
+# --- Requests behind a running one ----------------------------------------------------------------------------------
+
+
+class Held:
+    """Tools and a route that run until they are cancelled, or the test ends those of the route."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.cancelled = self.polls = 0
+        self.end = threading.Event()
+
+    def __call__(self, server: ProductionServer) -> None:
+        server.tool()(self.silent)
+        server.tool()(self.progress)
+        server.custom_route("/held", ["GET", "POST"])(self.route)
+
+    def wait(self, *, begun: int, cancelled: int = 0) -> None:
+        wait_for(lambda: len(self.begun) >= begun and self.cancelled >= cancelled)
+
+    async def silent(self) -> str:
+        with self._counted("silent"):
+            await asyncio.Event().wait()
+        return ""
+
+    async def progress(self, ctx: Context[Any, Any]) -> str:
+        with self._counted("progress"):
+            for step in itertools.count():
+                await ctx.report_progress(step)
+                await asyncio.sleep(0.001)
+        return ""
+
+    @contextlib.contextmanager
+    def _counted(self, name: str) -> Iterator[None]:
+        self.begun.append(name)
+        try:
+            yield
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    async def route(self, request: Request) -> Response:
+        """Ask all the time whether the client has left, except for `?without`, and return the size of the body."""
+        size = len(await request.body())
+        query = request.url.query
+        self.begun.append(query)
+        while not self.end.is_set() and (query == "without" or not await request.is_disconnected()):
+            self.polls += 1
+            await asyncio.sleep(0.001)
+        return JSONResponse({"query": query, "size": size})
+
+
+@pytest.fixture
+def held(serve: Serve) -> Iterator[tuple[Running, Held]]:
+    tools = Held()
+    with serve(tools) as server:
+        try:
+            yield server, tools
+        finally:
+            tools.end.set()
+
+
+def close(connection: Raw) -> None:
+    connection.socket.close()
+
+
+def close_sending(connection: Raw) -> None:
+    connection.socket.shutdown(socket.SHUT_WR)
+    assert b"result" not in connection.rest()
+
+
+def reset(connection: Raw) -> None:
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.socket.close()
+
+
+def call_of(tool: str, version: str) -> bytes:
+    content, headers = message("tools/call", {"name": tool, "arguments": {}}), HEADERS
+    if version == MODERN:
+        content, headers = modern("tools/call", {"name": tool, "arguments": {}})
+    content["params"].setdefault("_meta", {})["progressToken"] = "token"
+    body = json.dumps(content).encode()
+    return post_head("/mcp", len(body), **headers) + body
+
+
+def protocol_of(server: Running) -> HttpProtocol:
+    """Return the protocol of the only connection."""
+    (protocol,) = server.http.server_state.connections
+    assert isinstance(protocol, HttpProtocol)
+    return protocol
+
+
+def wait_for_queued(server: Running, held: Held, count: int) -> None:
+    """Wait until one request runs and `count` are behind it."""
+    wait_for(lambda: held.begun and len(protocol_of(server).pipeline) == count)
+
+
+def queued_bytes(protocol: HttpProtocol) -> int:
+    heads = [cycle.scope["headers"] for cycle, _ in list(protocol.pipeline)]
+    bodies = [len(cycle.body) for cycle, _ in list(protocol.pipeline)]
+    return sum(bodies) + sum(len(name) + len(value) for head in heads for name, value in head)
+
+
+@pytest.mark.parametrize("leave", [close, close_sending, reset])
+@pytest.mark.parametrize("version", [LEGACY, MODERN])
+@pytest.mark.parametrize(
+    "mode",
+    [*(pytest.param(mode, marks=pytest.mark.needs("inbound.response_mode")) for mode in ("auto", "json")), "sse"],
+)
+def test_a_client_that_leaves_cancels_its_call_whatever_is_queued(
+    mode: str, version: str, leave: Callable[[Raw], None], serve: Serve, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tools = Held()
+    with serve(tools, response_mode=mode) as server:
+        with contextlib.ExitStack() as stack:
+            for tool, count in itertools.product(("silent", "progress"), (1, 2, 1 + MAX_PIPELINED)):
+                connection = stack.enter_context(Raw(server.base))
+                connection.send(call_of(tool, version) * count)
+                stack.callback(leave, connection)
+            tools.wait(begun=6)
+        tools.wait(begun=6, cancelled=6)
+        wait_for(lambda: not server.http.server_state.tasks)
+        assert len(tools.begun) == tools.cancelled == 6
+        assert server.get("/livez").status_code == 200
+    log = capfd.readouterr().err
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+
+
+def test_a_client_may_leave_while_the_head_or_body_of_a_queued_request_is_incomplete(
+    serve: Serve,
+) -> None:
+    tools = Held()
+    call = call_of("silent", LEGACY)
+    large = post_head("/held", MAX_QUEUED_BYTES - 1000) + b"x" * (MAX_QUEUED_BYTES - 2000)
+    with serve(tools, response_mode="sse") as server:
+        for number, rest in enumerate((call[:30], call[:-1], call + call[:-1], large), 1):
+            with Raw(server.base) as connection:
+                connection.send(call + rest)
+                tools.wait(begun=number)
+            tools.wait(begun=number, cancelled=number)
+            wait_for(lambda: not server.http.server_state.tasks)
+    assert tools.begun == ["silent"] * 4
+
+
+def test_a_request_that_goes_on_without_its_client_ends_quietly(
+    held: tuple[Running, Held], capfd: pytest.CaptureFixture[str]
+) -> None:
+    server, tools = held
+    with Raw(server.base) as connection:
+        connection.send(b"GET /held?without HTTP/1.1\r\nHost: localhost\r\n\r\n" * 3)
+        tools.wait(begun=1)
+    wait_for(lambda: not server.http.server_state.connections)
+    tools.end.set()
+    wait_for(lambda: not server.http.server_state.tasks)
+    assert tools.begun == ["without"]
+    log = capfd.readouterr().err
+    assert "Traceback" not in log
+    assert "ERROR" not in log
+
+
+def test_responses_come_in_the_order_of_the_requests_however_these_arrive(serve: Serve) -> None:
+    tools = Held()
+    with serve(tools, keep_alive_seconds=1) as server, Raw(server.base) as connection:
+        for number in range(1 + MAX_PIPELINED):
+            connection.send(b"GET /held?%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % number)
+            wait_for_queued(server, tools, number)
+        assert tools.begun == ["0"]
+        tools.end.set()
+        for number in range(1 + MAX_PIPELINED):
+            status, body = connection.response()
+            assert (status, json.loads(body)["query"]) == (200, str(number))
+        assert connection.rest() == b""  # it is closed as one without a request
+
+
+def test_no_request_begins_behind_one_that_closes_the_connection(held: tuple[Running, Held]) -> None:
+    server, tools = held
+    with Raw(server.base) as connection:
+        connection.send(b"GET /held HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n" * 3)
+        wait_for(lambda: tools.begun)
+        tools.end.set()
+        assert connection.response()[0] == 200
+        assert connection.rest() == b""
+    assert len(tools.begun) == 1
+
+
+def test_the_limit_of_requests_at_once_holds_also_if_they_arrive_one_by_one(held: tuple[Running, Held]) -> None:
+    server, tools = held
+    with Raw(server.base) as connection:
+        for number in range(1 + MAX_PIPELINED):
+            connection.send(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_for_queued(server, tools, number)
+        connection.send(b"GET /held HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.rest() == b""
+    assert rejections(server, "malformed") == expected(1)
+    assert len(tools.begun) == 1
+
+
+QUEUED = {
+    "one body": [post_head("/held?1", 32 * MIB) + b"x" * 32 * MIB],
+    "bodies": [post_head(f"/held?{number}", 30_000) + b"x" * 30_000 for number in range(1, 1 + MAX_PIPELINED)],
+    "heads": [post_head(f"/held?{number}", 0, a="x" * 60_000) for number in range(1, 1 + MAX_PIPELINED)],
+}
+
+
+@pytest.mark.parametrize("name", QUEUED)
+def test_what_is_queued_is_bounded_and_answered_in_the_end(name: str, serve: Serve) -> None:
+    """Also behind an application that asks whether its client has left, at which uvicorn reads on."""
+    tools = Held()
+    with serve(tools, max_request_bytes=64 * MIB) as server, Raw(server.base) as connection:
+        connection.send(b"GET /held?0 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        wait_for(lambda: tools.polls)
+        sender = threading.Thread(target=connection.send, args=QUEUED[name], daemon=True)
+        sender.start()
+        protocol = protocol_of(server)
+        wait_for(lambda: protocol.flow.read_paused)
+        polls = tools.polls
+        wait_for(lambda: tools.polls > polls + 100)
+        assert MAX_QUEUED_BYTES < queued_bytes(protocol) <= MAX_QUEUED_BYTES + READ_BYTES
+        tools.end.set()
+        for number in range(1 + len(QUEUED[name])):
+            status, body = connection.response()
+            size = {"one body": 32 * MIB, "bodies": 30_000, "heads": 0}[name] if number else 0
+            assert (status, json.loads(body)) == (200, {"query": str(number), "size": size})
+        assert protocol.flow.queued_bytes == 0
+        sender.join()
 
 
 # --- Time -----------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from ..inbound.http_limits import error_body
 from ..observe.rejections import Reason
@@ -41,6 +42,13 @@ TINY_CHUNK = 16
 
 MAX_PIPELINED = 16
 """Requests that a client may send before it has the response to the first one."""
+
+MAX_QUEUED_BYTES = 65_536
+"""Bytes of requests that wait for an earlier one, beyond which nothing is read until all of them have begun.
+
+With an incomplete head and one read of the event loop, 256 KiB, a connection keeps at most 384 KiB of them. It is
+little, as no limit on what one caller holds applies before a request begins.
+"""
 
 LINGER_SECONDS = 1.0
 """Seconds in which a rejected client may go on sending: closing with unread data would lose the response."""
@@ -106,6 +114,21 @@ class EdgeConfig(uvicorn.Config):
         """The connections without a request."""
 
 
+class QueueFlow(FlowControl):
+    """uvicorn's flow control with `MAX_QUEUED_BYTES`.
+
+    Each `receive` of an application resumes reading, and an application may use it all the time to see whether its
+    client has left.
+    """
+
+    queued_bytes = 0
+    """Size of the requests that were queued since the queue was last empty."""
+
+    def resume_reading(self) -> None:
+        if self.read_paused and self.queued_bytes <= MAX_QUEUED_BYTES:
+            super().resume_reading()
+
+
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, with limits that httptools and uvicorn do not have.
 
@@ -116,12 +139,17 @@ class HttpProtocol(HttpToolsProtocol):
       proxy has checked (RFC 9110, section 6.5.1).
     - An offer to upgrade to HTTP/2 or WebSocket is ignored (RFC 9110, section 7.8): httptools would end the request
       before its body.
+    - When a client leaves, its running request ends, and those queued behind it do not begin. uvicorn does not notice
+      while a request is queued, as it does not read then, and tells only the last request that it has read. Beyond
+      `MAX_QUEUED_BYTES` nothing is read here either: that the client has left is noticed when a response cannot be
+      written, when all queued requests have begun, or when the time of an incomplete one is over.
     - Every connection has TCP_NODELAY. uvicorn writes the head and the body of a response separately; without the
       option the body waits 40 ms for the client's delayed acknowledgement of the head. asyncio sets it only on sockets
       with an explicit protocol number, which accepted sockets do not have on every platform.
     """
 
     config: EdgeConfig
+    flow: QueueFlow
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -140,12 +168,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._reads_body = False
         self._body_timer: asyncio.TimerHandle | None = None
         self._rejected = False
+        self._running: RequestResponseCycle | None = None
+        """The last request that has begun; those of `pipeline` wait for its response."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         connection = transport.get_extra_info("socket")
         with suppress(OSError, TypeError):  # TypeError: uvloop, which sets the option itself
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         super().connection_made(transport)
+        self.flow = QueueFlow(transport)
         setting = self._connections.add(self)
         if setting is None:
             self._idle.add(self)
@@ -159,7 +190,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_body_timer()
         self._unset_keepalive_if_required()
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # tells `cycle` only, the last request that was read
+        self.pipeline.clear()
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
 
     def drop(self) -> None:
         """Close the connection without an answer."""
@@ -193,11 +228,14 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
+            self._running, application = self.pipeline.pop()
+            self._start_asgi_task(self._running, application)
+            if not self.pipeline:
+                self.flow.queued_bytes = 0
         else:
             self._idle.add(self)
+        self.flow.resume_reading()
 
     def _feed(self, data: bytes) -> None:
         offered = True
@@ -230,7 +268,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         if len(self.headers) > MAX_HEADERS or (
             self._unfinished > MAX_HEAD_BYTES  # of which some may be the body's
-            and len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES
+            and self._head_bytes() > MAX_HEAD_BYTES
         ):
             raise RejectedError(TOO_LARGE)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -241,11 +279,26 @@ class HttpProtocol(HttpToolsProtocol):
         if self._excess is not None and self.url.partition(b"?")[0] not in PROBES:
             raise RejectedError(self._excess)
         super().on_headers_complete()
+        if self.pipeline:
+            self._count_queued(self._head_bytes())
+        else:
+            self._running = self.cycle
         self._reads_body = True
         self._tiny_chunks = 0
         if self._excess is not None:
             self.cycle.keep_alive = False
         self.headers = []  # where trailers go; those of the request are in its scope
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _count_queued(self, size: int) -> None:
+        """Count bytes of a queued request, and read on, where uvicorn does not, unless they are too many."""
+        self.flow.queued_bytes += size
+        if self.flow.queued_bytes > MAX_QUEUED_BYTES:
+            self.flow.pause_reading()
+        else:
+            self.flow.resume_reading()
 
     def _read_absolute_url(self) -> None:
         """Replace a URL by its path, and the Host header by the URL's (RFC 9112, section 3.2.2)."""
@@ -270,6 +323,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._finished()
         self._chunk_bytes += len(body)
         super().on_body(body)
+        if self.pipeline:
+            self._count_queued(len(body))
 
     def on_message_complete(self) -> None:
         if self.parser.should_upgrade():
