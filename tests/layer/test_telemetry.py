@@ -822,12 +822,13 @@ def test_the_standard_variables_switch_traces_off(collector: Collector, variable
     assert collector.spans == []
 
 
-def test_a_protocol_that_this_project_lacks_causes_a_notice(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = "grpc" if PROTOCOL != "grpc" else "http/protobuf"
+@pytest.mark.parametrize("other", ["grpc" if PROTOCOL != "grpc" else "http/protobuf", "http/json"])
+def test_a_protocol_that_this_project_lacks_causes_a_notice(monkeypatch: pytest.MonkeyPatch, other: str) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", other)
     server = create_server(config(telemetry_endpoint="http://127.0.0.1:9"))
     (notice,) = [notice for notice in server.registry.notices if notice.startswith("telemetry")]
-    assert f"telemetry_protocol={other}" in notice
+    assert f"not {other}" in notice
+    assert (f"telemetry_protocol={other}" in notice) is (other != "http/json")
 
 
 def test_another_tracer_provider_of_the_process_stays() -> None:

@@ -43,6 +43,9 @@ FLUSH_SECONDS = 2.0
 
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
+CHOICES = ("http/protobuf", "grpc")
+"""The answers to `telemetry_protocol`."""
+
 EXPORTERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http.metric_exporter",
@@ -163,11 +166,13 @@ def _notices(environment: Mapping[str, str], protocol: str) -> list[str]:
     requested = next((environment[name] for name in PROTOCOLS if name in environment), protocol)
     if requested == protocol:
         return []
-    return [
-        f"telemetry: this project exports {protocol}, not {requested}; "
-        "change it with: uvx copier update --trust --defaults --vcs-ref=:current: "
-        f"--data telemetry_protocol={requested}"
-    ]
+    advice = f"unset the variable: the template has {' and '.join(CHOICES)}"
+    if requested in CHOICES:
+        advice = (
+            "change it with: uvx copier update --trust --defaults --vcs-ref=:current: "
+            f"--data telemetry_protocol={requested}"
+        )
+    return [f"telemetry: this project exports {protocol}, not {requested}; {advice}"]
 
 
 def resource_of(about: About) -> Resource:
@@ -472,9 +477,6 @@ class DeferredExporter(SpanExporter):
         if self._made is not None:
             self._made.shutdown()
 
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._made is None or self._made.force_flush(timeout_millis)
-
 
 class RedactingExporter(SpanExporter):
     """Removes secrets from spans and passes them to another exporter, in the exporting thread."""
@@ -491,9 +493,6 @@ class RedactingExporter(SpanExporter):
         if not self._closed:
             self._closed = True
             self._exporter.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30_000) -> bool:
-        return self._exporter.force_flush(timeout_millis)
 
     def _is_clean(self, span: ReadableSpan) -> bool:
         """Return whether `span` can be exported as it is: a check that costs an eighth of a redacted copy."""
