@@ -295,7 +295,9 @@ def queued_bytes(protocol: HttpProtocol) -> int:
     return sum(bodies) + sum(len(name) + len(value) for head in heads for name, value in head)
 
 
-@pytest.mark.parametrize("leave", [close, close_sending, reset])
+@pytest.mark.parametrize(
+    "leave", [close, *(pytest.param(leave, marks=pytest.mark.release) for leave in (close_sending, reset))]
+)
 @pytest.mark.parametrize("version", [LEGACY, MODERN])
 @pytest.mark.parametrize(
     "mode",

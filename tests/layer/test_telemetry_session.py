@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -20,7 +21,9 @@ SIGNALS = [
     *(["metrics"] if has("observe.telemetry_metrics") else []),
     *(["logs"] if has("observe.telemetry_logs") else []),
 ]
-pytestmark = pytest.mark.skipif(not SIGNALS, reason="no signal is exported over HTTP")
+"""Those of which an exporter over HTTP is tested; a project over gRPC has it for metrics and logs."""
+
+further = partial(pytest.param, marks=pytest.mark.release)
 
 ENDLESS = 64 * 1024 * 1024
 """Bytes after which a body is taken for one that the exporter reads without end."""
@@ -131,9 +134,9 @@ def wait_for_exports(received: Received, count: int) -> None:
     ("status", "location", "shown"),
     [
         (301, "https://collector.example/v1/x", "redirects to https://collector.example/v1/x (HTTP 301)"),
-        (302, "/elsewhere", "redirects to /elsewhere (HTTP 302)"),
-        (307, "https://collector.example/" + "x" * 1000, f"https://collector.example/{'x' * 174} (HTTP 307)"),
-        (308, "http://[", "redirects to http://[ (HTTP 308)"),
+        further(302, "/elsewhere", "redirects to /elsewhere (HTTP 302)"),
+        further(307, "https://collector.example/" + "x" * 1000, f"https://collector.example/{'x' * 174} (HTTP 307)"),
+        further(308, "http://[", "redirects to http://[ (HTTP 308)"),
         (304, None, "HTTP 304"),
     ],
 )
@@ -160,7 +163,12 @@ def test_a_redirect_is_a_failed_export_whose_line_has_the_address(
 
 
 @pytest.mark.parametrize(
-    "header", [("transfer-encoding", "chunked"), ("content-length", str(2 * ENDLESS)), ("connection", "close")]
+    "header",
+    [
+        ("transfer-encoding", "chunked"),
+        further(("content-length", str(2 * ENDLESS))),
+        further(("connection", "close")),
+    ],
 )
 def test_a_body_without_end_takes_no_memory_and_the_export_counts_as_accepted(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, header: tuple[str, str]

@@ -164,6 +164,7 @@ def test_an_export_that_fails_before_the_exporter_is_counted(serve: Serve, monke
         assert collector.requests["metrics"] == []
 
 
+@pytest.mark.release
 def test_an_outage_is_one_line_a_minute_although_no_traces_are_exported() -> None:
     done = run_python(
         """
