@@ -193,6 +193,7 @@ def proxying(name: str, server: Server, folder: Path, **changes: str) -> Iterato
         main = f"{main}{ACCESS_LOG}{text}}}\n"
         command: list[str | Path] = [tool("nginx"), "-e", "stderr", "-p", folder, "-c", folder / "proxy.conf"]
     else:
+        text = text.replace("request_buffers 4MiB", "buffer_requests")  # the name in Debian's Caddy 2.6
         main = (
             f"{{\nadmin off\nauto_https disable_redirects\nhttp_port {free_port()}\nhttps_port {port}\n"
             f"default_bind {LOCAL}\n}}\n{text}"
