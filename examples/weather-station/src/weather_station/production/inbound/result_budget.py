@@ -102,8 +102,8 @@ class Budget:
         if method == TOOLS_CALL:
             while isinstance(value, list | tuple) and len(value) == 1:  # can become a text without what is around it
                 (value,) = value
-            is_content = self.copies(request) != "structure" or isinstance(value, CallToolResult)
-            self._require(request, lambda limit: (content_left if is_content else bytes_left)(value, limit))
+            has_content = self.copies(request) != "structure" or isinstance(value, CallToolResult)
+            self._require(request, lambda limit: (content_left if has_content else bytes_left)(value, limit))
         elif method == PROMPTS_GET:
             self._require(request, lambda limit: messages_left(value, limit))
         elif not isinstance(value, bytes):  # binary
